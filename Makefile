@@ -1,0 +1,77 @@
+# Every target makes .venv by itself and reuses it as long as pyproject.toml does not change.
+
+PYTHON ?= python3
+WORKERS ?= 2
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+MADE := $(VENV)/.made
+DEMO := $(VENV)/.demo
+DEV := $(VENV)/.dev
+STAGE := $(VENV)/stage
+
+# Two workers on however many cores: most of a run is compiling, which is serial in each worker. How many threads the
+# kernels use is set in tests/conftest.py. Tests of one xdist_group share what their fixtures build.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+.PHONY: help train test test-all lint bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make train      train the demo model, live in the terminal  (ARGS="--help" lists its options)'
+	@echo 'make test       the test suite, less the slow and networked tests  (ARGS="-k adam", WORKERS=4)'
+	@echo 'make test-all   every test'
+	@echo 'make lint       ruff, mypy and import-linter'
+	@echo 'make bench      fastopt against torch, as ratios  (ARGS=...)'
+	@echo 'make clean      remove .venv and everything built'
+	@echo 'PYTHON=python3.12 chooses the interpreter that .venv is made with (3.11 or newer).'
+
+train: $(DEMO)
+	$(BIN)/fastopt train $(ARGS)
+
+test: $(DEV)
+	$(PYTEST) -m "not full" $(ARGS)
+
+test-all: $(DEV)
+	$(PYTEST) $(ARGS)
+
+# mypy and import-linter look at folders, not at the import hook of an editable install, so they would not find kernels/
+# under the name fastopt.kernels: they get a normal install.
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build $(STAGE)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(STAGE) .
+	rm -rf build
+	cd $(STAGE) && ../bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p fastopt
+	cd $(STAGE) && ../bin/lint-imports --no-logo --config $(CURDIR)/pyproject.toml
+
+bench: $(DEV)
+	$(BIN)/python bench/compare_torch.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find fastopt kernels tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# A stamp is written only after everything before it went well, so an interrupted installation is taken up again.
+# The first one holds the path of the checkout: a venv is full of absolute paths and does not survive a move or a copy.
+ifneq ($(shell test -x $(BIN)/python && cat $(MADE) 2>/dev/null),$(CURDIR))
+.PHONY: $(MADE)
+endif
+
+$(MADE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'fastopt needs Python 3.11 or newer, and $(PYTHON) is not: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	@printf '%s' '$(CURDIR)' > $@
+
+$(DEMO): pyproject.toml $(MADE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+# On top of the demo stamp, not beside it: two pips must not write to one venv at a time.
+$(DEV): pyproject.toml $(DEMO)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
