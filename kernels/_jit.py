@@ -1,0 +1,255 @@
+"""How fastopt compiles: flags, specialisation and the cache on disk. The only file that spells Numba's decorators.
+
+A *specialisation* is one kernel for one rule and one dtype. It is a clone of the kernel function with its own name and
+its own globals (the scalars class, the dtype, the number of slots), compiled for one explicit signature, so that a call
+with any other types is an error instead of a second compilation.
+
+Numba's own cache keeps one index per function, keyed by that function's source file: editing a rule that the kernel
+calls goes unnoticed, and one unreadable entry spoils the others. Ours keeps one file per specialisation, named by
+everything that its machine code depends on, and guarded by a checksum.
+"""
+
+import functools
+import hashlib
+import inspect
+import os
+import pickle
+import platform
+import sys
+import tempfile
+import types as pytypes
+from pathlib import Path
+
+import llvmlite
+import numba
+import numpy as np
+from llvmlite import binding as llvm
+from numba import njit
+from numba.core import compiler
+from numba.core.serialize import dumps
+from numba.extending import register_jitable
+
+# The Python error model checks every division for zero, which blocks vectorisation. No fastmath: it gains nothing on
+# memory-bound work, and without it no result depends on how elements are grouped into vectors, chunks and threads.
+FLAGS = {"error_model": "numpy"}
+
+callee = register_jitable(**FLAGS)
+"""Decorator: a plain function that compiled kernels may call, on any device."""
+
+compilations = 0
+"""Number of specialisations that this process has compiled (not loaded from disk)."""
+
+
+def specialise(kernel, name, signature, bindings, *, parallel=False, nogil=True, key=None):
+    """Compile ``kernel`` for one signature, or load it from the cache.
+
+    Parameters
+    ----------
+    kernel : function
+        Its globals named in ``bindings`` are replaced in a private clone.
+    name : str
+        A readable name for the specialisation: part of the file name in the cache, seen in profilers.
+    signature : numba signature
+        The only one that the result accepts.
+    bindings : dict
+        Global name → value: dtype, scalars class, compiled callees.
+    parallel : bool
+        Whether ``prange`` runs on Numba's threads.
+    nogil : bool
+        Whether it releases the GIL while it runs.
+    key : str or None
+        Fingerprint of what ``bindings`` bring in. ``None`` means that it is unknown: do not cache.
+
+    Returns
+    -------
+    dispatcher
+        Compiled for ``signature`` alone.
+    """
+    qualified = f"{kernel.__name__}_{name}"
+    clone = pytypes.FunctionType(kernel.__code__, {**kernel.__globals__, **bindings}, qualified)
+    clone.__qualname__ = qualified
+    clone.__module__ = kernel.__module__
+    dispatcher = njit(nogil=nogil, parallel=parallel, **FLAGS)(clone)
+    folder = cache_folder()
+    if key is not None and folder is not None:
+        digest = hashlib.sha256(f"{build_key()} {qualified} {signature} {parallel} {key}".encode()).hexdigest()[:24]
+        dispatcher._cache = _FileCache(folder / f"{qualified}-{digest}.fastopt")
+    dispatcher.compile(signature)
+    dispatcher.disable_compile()
+    global compilations
+    compilations += not dispatcher.stats.cache_hits
+    return dispatcher
+
+
+class _FileCache:
+    """Numba's cache protocol over one file that holds one compiled signature."""
+
+    def __init__(self, path):
+        self.path = path
+
+    cache_path = property(lambda self: str(self.path.parent))
+
+    def load_overload(self, signature, target):
+        """The compiled code, or None. Whatever is wrong with the file, the answer is to compile."""
+        target.refresh()
+        try:
+            checksum, payload = (content := self.path.read_bytes())[:32], content[32:]
+            if hashlib.sha256(payload).digest() != checksum:
+                return None
+            return compiler.CompileResult._rebuild(target, *pickle.loads(payload))
+        except Exception:
+            return None
+
+    def save_overload(self, signature, result):
+        """Write the compiled code, atomically. A cache that cannot be written costs time, never the step."""
+        if result.library.has_dynamic_globals:
+            return
+        try:
+            payload = dumps(result._reduce())
+            with tempfile.NamedTemporaryFile(dir=self.path.parent, delete=False) as file:
+                file.write(hashlib.sha256(payload).digest() + payload)
+            os.replace(file.name, self.path)
+        except Exception as error:
+            _report_unwritten(self.path, error)
+
+    def enable(self):
+        """Always enabled: a specialisation without a cache has none."""
+
+    def disable(self):
+        """See `enable`."""
+
+    def flush(self):
+        """Forget the compiled code."""
+        self.path.unlink(missing_ok=True)
+
+
+def _report_unwritten(path, error):
+    if os.environ.get("FASTOPT_CACHE_DEBUG"):
+        print(f"fastopt: not cached: {path.name}: {error!r}", file=sys.stderr)
+
+
+@functools.cache
+def cache_folder():
+    """The folder that compiled code is kept in, or None where none can be written.
+
+    The first of ``$FASTOPT_CACHE_DIR``, ``$NUMBA_CACHE_DIR/fastopt``, and ``fastopt`` in the user's cache folder, that
+    can be created and written. Never a folder that other users can write to: the files are executed when loaded.
+    """
+    for candidate in _candidate_folders():
+        try:
+            candidate.mkdir(parents=True, exist_ok=True, mode=0o700)
+            tempfile.TemporaryFile(dir=candidate).close()
+        except OSError:
+            continue
+        return candidate
+    return None
+
+
+def _candidate_folders():
+    chosen = os.environ.get("FASTOPT_CACHE_DIR")
+    if chosen:
+        return [Path(chosen)]
+    candidates = []
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        candidates.append(Path(os.environ["NUMBA_CACHE_DIR"]) / "fastopt")
+    user = Path(os.path.expanduser("~"))
+    if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
+        candidates.append(Path(os.environ["LOCALAPPDATA"]) / "fastopt")
+    elif sys.platform == "darwin":
+        candidates.append(user / "Library" / "Caches" / "fastopt")
+    else:
+        candidates.append(Path(os.environ.get("XDG_CACHE_HOME") or user / ".cache") / "fastopt")
+    return [folder for folder in candidates if folder.is_absolute()]
+
+
+@functools.cache
+def build_key():
+    """Digest of what all compiled code depends on: this folder's sources, the compilers, the processor."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
+    for part in (numba.__version__, llvmlite.__version__, np.__version__, platform.python_version(), sys.abiflags):
+        digest.update(f"{part}\0".encode())
+    digest.update(f"{llvm.get_default_triple()} {numba.config.CPU_NAME} {numba.config.CPU_FEATURES}".encode())
+    digest.update(f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}".encode())
+    return digest.hexdigest()
+
+
+def fingerprint(*functions):
+    """Digest of functions and all that they refer to, or None if that cannot be told.
+
+    Follows helper functions, classes, constants and attributes of modules through globals and closures, so that an edit
+    anywhere in a user's rule is noticed. Functions of ``__main__`` have no fingerprint: another script's ``__main__``
+    could not load them.
+    """
+    digest = hashlib.sha256()
+    try:
+        for function in functions:
+            _digest_value(function, digest, set())
+    except _Opaque:
+        return None
+    return digest.hexdigest()
+
+
+class _Opaque(Exception):
+    """A value whose content cannot be fingerprinted."""
+
+
+_SOURCES_IN_BUILD_KEY = (__name__.rpartition(".")[0] + ".", "numpy", "numba", "math", "builtins")
+
+
+def _digest_value(value, digest, seen):
+    if isinstance(value, (bool, int, float, complex, str, bytes, type(None), np.generic, np.dtype, range, slice)):
+        digest.update(f"{type(value).__name__}:{value!r};".encode())
+    elif isinstance(value, (tuple, list, frozenset)):
+        digest.update(f"{type(value).__name__}{len(value)}".encode())
+        for item in sorted(value, key=repr) if isinstance(value, frozenset) else value:
+            _digest_value(item, digest, seen)
+    elif id(value) in seen:
+        digest.update(b"again")
+    else:
+        seen.add(id(value))
+        _digest_object(value, digest, seen)
+
+
+def _digest_object(value, digest, seen):
+    if hasattr(value, "py_func"):  # a Numba dispatcher
+        value = value.py_func
+    module = str(getattr(value, "__module__", None) or getattr(value, "__name__", ""))
+    if module == "__main__":
+        raise _Opaque
+    if isinstance(value, pytypes.CodeType):
+        _digest_code(value, digest, seen)
+    elif isinstance(value, (pytypes.ModuleType, pytypes.BuiltinFunctionType)) or module.startswith(
+        _SOURCES_IN_BUILD_KEY
+    ):
+        digest.update(f"{module}.{getattr(value, '__qualname__', '')};".encode())
+    elif inspect.isfunction(value):
+        digest.update(f"{module}.{value.__qualname__};".encode())
+        _digest_code(value.__code__, digest, seen)
+        for item in _references(value):
+            _digest_value(item, digest, seen)
+    elif isinstance(value, type) and hasattr(value, "_fields"):
+        digest.update(f"{module}.{value.__qualname__}{value._fields};".encode())
+    else:
+        raise _Opaque
+
+
+def _digest_code(code, digest, seen):
+    digest.update(code.co_code)
+    for part in (code.co_names, code.co_varnames, code.co_freevars, code.co_consts):
+        _digest_value(part, digest, seen)
+
+
+def _references(function):
+    """Values of the globals, module attributes and closure cells that the function's code names, in a fixed order."""
+    captured = inspect.getclosurevars(function)
+    named = {**captured.globals, **captured.nonlocals}
+    for name, module in sorted(named.items()):
+        yield name
+        yield module
+        if isinstance(module, pytypes.ModuleType) and not module.__name__.startswith(_SOURCES_IN_BUILD_KEY):
+            for attribute in sorted(captured.unbound):
+                if hasattr(module, attribute):
+                    yield getattr(module, attribute)

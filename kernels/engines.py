@@ -1,0 +1,97 @@
+"""How a rule's kernels make up one step: which run, in which order.
+
+An engine is made for one plan: an object with ``work`` (`launch.Work`), ``scalars`` (the class that selects the rule),
+``rule_slots`` (names), ``slots`` (name → array per parameter) and ``parameters``. Calling the engine does the step.
+"""
+
+import numpy as np
+
+from . import cpu, launch
+from .layout import CLIP
+from .registry import RULES
+
+
+class Elementwise:
+    """A rule that needs nothing but the element: one launch."""
+
+    def __init__(self, plan):
+        self.work = plan.work
+        self.dtype = plan.work.table.dtype
+        self._compile(plan.scalars, len(plan.rule_slots))
+
+    def _compile(self, scalars, slots):
+        self._step = launch.kernel(cpu.step, scalars, slots, self.dtype)
+
+    def __call__(self, options):
+        """Do the step that the work's tables describe."""
+        launch.launch(self._step, self.work, options)
+
+    def accumulate(self, options):
+        """Add the gradients to the accumulators."""
+        launch.launch(launch.kernel(cpu.accumulate, None, 0, self.dtype), self.work, options)
+
+    def norms(self, options):
+        """Sum of the squares of all gradients, and whether they are finite: one launch that reads the gradients."""
+        launch.launch(launch.kernel(cpu.norms, None, 0, self.dtype), self.work, options)
+        return launch.serial_function(cpu.total, "sums", None, 0, self.dtype)(self.work.sums)
+
+    def clip_all(self, factor):
+        """Have the next step multiply every gradient by ``factor``."""
+        self.work.factors[CLIP] = factor
+
+    def clip_each(self, clipnorm):
+        """Have the next step limit each parameter's gradient to the norm ``clipnorm``; after `norms`."""
+        clip_each = launch.serial_function(cpu.clip_each, "chunks factors sums number", None, 0, self.dtype)
+        clip_each(self.work.chunks, self.work.factors, self.work.sums, clipnorm)
+
+    def warm_up(self):
+        """Compile, or load, what a step may need on top of the rule itself."""
+        for function in (cpu.norms, cpu.accumulate):
+            launch.kernel(function, None, 0, self.dtype)
+        launch.serial_function(cpu.total, "sums", None, 0, self.dtype)
+        launch.serial_function(cpu.clip_each, "chunks factors sums number", None, 0, self.dtype)
+
+
+class TwoPhase(Elementwise):
+    """A rule with sums over each parameter between two elementwise phases: two launches."""
+
+    def _compile(self, scalars, slots):
+        self._first = launch.kernel(cpu.phase_one, scalars, slots, self.dtype)
+        self._between = launch.serial_function(cpu.between, "chunks factors table sums", scalars, slots, self.dtype)
+        self._second = launch.kernel(cpu.phase_two, scalars, slots, self.dtype)
+
+    def __call__(self, options):
+        """Do the step that the work's tables describe."""
+        work = self.work
+        launch.launch(self._first, work, options)
+        self._between(work.chunks, work.factors, work.table, work.sums)
+        launch.launch(self._second, work, options)
+
+
+def engine_for(scalars):
+    """The engine class for the rule of a scalars class."""
+    rule = RULES[scalars]
+    return rule.engine or (TwoPhase if rule.first else Elementwise)
+
+
+def contiguous_chunks(sizes, groups, longest):
+    """The chunk table for segments of the given sizes, each in chunks of at most ``longest`` elements.
+
+    Parameters
+    ----------
+    sizes, groups : int64 array [segments]
+        Elements of each segment, and its row in the scalars table.
+    longest : int
+        Elements of the longest chunk.
+
+    Returns
+    -------
+    int64 array [chunks, 4]
+    """
+    sizes = np.asarray(sizes, np.int64)
+    counts = -(-sizes // longest)
+    segment = np.repeat(np.arange(len(sizes)), counts)
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    offset = (np.arange(len(segment)) - first) * longest
+    length = np.minimum(sizes[segment] - offset, longest)
+    return np.ascontiguousarray(np.stack([segment, offset, length, np.asarray(groups)[segment]], axis=1), np.int64)

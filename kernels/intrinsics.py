@@ -1,0 +1,112 @@
+"""The few operations that Python cannot express: memory at an address, a table row as a NamedTuple."""
+
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+from numba.np.arrayobj import populate_array
+
+from ._jit import FLAGS
+
+
+@intrinsic
+def strided_at(typing, address, size, stride, dtype):
+    """A 1-D array over ``size`` elements from ``address`` on, ``stride`` bytes apart. It owns nothing."""
+    array = types.Array(dtype.dtype, 1, "A")
+
+    def build(context, builder, signature, arguments):
+        return _array_value(context, builder, array, *arguments[:3])
+
+    return array(types.intp, types.intp, types.intp, dtype), build
+
+
+@intrinsic
+def array_at(typing, address, first, size, dtype):
+    """A contiguous 1-D array over elements ``first`` to ``first + size`` of those at ``address``. It owns nothing."""
+    array = types.Array(dtype.dtype, 1, "C")
+
+    def build(context, builder, signature, arguments):
+        start, first, size, _ = arguments
+        width = context.get_constant(types.intp, array.dtype.bitwidth // 8)
+        return _array_value(context, builder, array, builder.add(start, builder.mul(first, width)), size, width)
+
+    return array(types.intp, types.intp, types.intp, dtype), build
+
+
+def _array_value(context, builder, array, address, size, stride):
+    value = context.make_array(array)(context, builder)
+    populate_array(
+        value,
+        data=builder.inttoptr(address, context.get_data_type(array.dtype).as_pointer()),
+        shape=cgutils.pack_array(builder, [size]),
+        strides=cgutils.pack_array(builder, [stride]),
+        itemsize=context.get_constant(types.intp, array.dtype.bitwidth // 8),
+        meminfo=None,
+    )
+    return value._getvalue()
+
+
+@intrinsic
+def scalars_at(typing, scalars, table, row, column):
+    """The NamedTuple ``scalars`` whose fields lie side by side in a C-contiguous table, from ``[row, column]`` on."""
+    fields = len(scalars.instance_class._fields)
+    result = types.NamedUniTuple(table.dtype, fields, scalars.instance_class)
+
+    def build(context, builder, signature, arguments):
+        _, table_value, row_index, first = arguments
+        array = context.make_array(table)(context, builder, value=table_value)
+        width = builder.extract_value(array.shape, 1)
+        start = builder.add(builder.mul(row_index, width), first)
+        where = [builder.add(start, start.type(k)) for k in range(fields)]
+        values = [builder.load(builder.gep(array.data, [index])) for index in where]
+        return context.make_tuple(builder, result, values)
+
+    return result(scalars, table, types.intp, types.intp), build
+
+
+def arrays_at(rows, addresses, segment, first, size, dtype):
+    """A tuple of arrays, one for each of ``rows`` of the address table: elements ``first`` to ``first + size`` each."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(arrays_at, jit_options=FLAGS)
+def _arrays_at(rows, addresses, segment, first, size, dtype):
+    if len(rows) == 0:
+        return lambda rows, addresses, segment, first, size, dtype: ()
+
+    def tuple_of_arrays(rows, addresses, segment, first, size, dtype):
+        array = array_at(addresses[rows[0], segment], first, size, dtype)
+        return (array, *arrays_at(rows[1:], addresses, segment, first, size, dtype))
+
+    return tuple_of_arrays
+
+
+def load(arrays, i):
+    """Element ``i`` of each array, as a tuple."""
+    return tuple(array[i] for array in arrays)
+
+
+@overload(load, jit_options=FLAGS)
+def _load(arrays, i):
+    if len(arrays) == 0:
+        return lambda arrays, i: ()
+    return lambda arrays, i: (arrays[0][i], *load(arrays[1:], i))
+
+
+def store(arrays, i, values):
+    """Write each of ``values`` to element ``i`` of its array."""
+    for array, value in zip(arrays, values, strict=True):
+        array[i] = value
+
+
+@overload(store, jit_options=FLAGS)
+def _store(arrays, i, values):
+    if len(arrays) != len(values):
+        raise TypeError(f"the rule has {len(arrays)} slots but returned {len(values)}")
+    if len(arrays) == 0:
+        return lambda arrays, i, values: None
+
+    def store_each(arrays, i, values):
+        arrays[0][i] = values[0]
+        store(arrays[1:], i, values[1:])
+
+    return store_each

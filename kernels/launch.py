@@ -1,0 +1,181 @@
+"""Compiled kernels and how they are started: serial or on Numba's threads, safely after fork and between threads."""
+
+import functools
+import os
+import threading
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+
+from . import cpu
+from ._jit import fingerprint, specialise
+from .layout import CHUNK, LENGTH, SLOTS
+from .registry import RULES
+
+PARALLEL_FROM = 32_768
+"""Fewer elements than this run serially: waking threads costs more than they save."""
+
+_lock = threading.Lock()  # Numba's workqueue layer aborts the process when two Python threads launch at once.
+_state: dict[str, Any] = {"threads": None, "forked": False}
+
+
+def set_num_threads(threads):
+    """Cap the threads that a step uses, for the whole process. Results do not depend on it.
+
+    Parameters
+    ----------
+    threads : int
+        At least 1. More than Numba's own number of threads gives no more than those.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``threads`` is no integer, or below 1.
+    """
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
+        raise TypeError(f"threads must be an int, got {type(threads).__name__}")
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    _state["threads"] = int(threads)
+
+
+def get_num_threads():
+    """The threads that a step uses at most."""
+    if _state["forked"]:
+        return 1
+    return _state["threads"] or numba.config.NUMBA_NUM_THREADS
+
+
+def _after_fork_in_child():
+    # Once any OpenMP runtime has run in the parent (torch's too), entering one in the child hangs or kills it.
+    _state["forked"] = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class Work:
+    """The tables of one plan, as `layout` describes them, and how its chunks are shared among threads.
+
+    Parameters
+    ----------
+    chunks : int64 array [chunks, columns]
+        The chunk table; it may have more columns than the common ones.
+    addresses : int64 array [SLOTS + slots, segments]
+        Must outlive no array that it names.
+    gradients : int64 array [2, segments]
+        Filled anew for every step.
+    layouts : int64 array
+        Records of strided gradients.
+    table : array [groups, fields]
+        Scalars, in the compute dtype.
+    terms : int
+        Sums per chunk that the rule needs; norms need two.
+    factors : array [2, segments], optional
+        Shared with another work.
+    """
+
+    def __init__(self, chunks, addresses, gradients, layouts, table, terms=0, factors=None):
+        self.chunks = chunks
+        self.addresses = addresses
+        self.gradients = gradients
+        self.layouts = layouts
+        self.factors = np.ones((2, addresses.shape[1]), table.dtype) if factors is None else factors
+        self.table = table
+        self.sums = np.zeros((len(chunks), max(terms, 2)))
+        self.tables = (chunks, addresses, gradients, layouts, self.factors, table, self.sums)
+        self._ends = np.cumsum(chunks[:, LENGTH])
+        self.elements = int(self._ends[-1]) if len(chunks) else 0
+        self._bins = {}
+
+    def bins(self, threads):
+        """Boundaries that split the chunks into ``threads`` ranges of nearly equal element counts."""
+        if threads not in self._bins:
+            targets = np.linspace(0, self.elements, threads + 1)[1:]
+            bounds = np.searchsorted(self._ends, targets - CHUNK / 2)
+            self._bins[threads] = np.concatenate([[0], bounds[:-1], [len(self.chunks)]]).astype(np.int64)
+        return self._bins[threads]
+
+
+class Kernel:
+    """One kernel for one rule and dtype, in its serial and its parallel form."""
+
+    __slots__ = ("parallel", "serial")
+
+    def __init__(self, serial, parallel):
+        self.serial = serial
+        self.parallel = parallel
+
+
+def launch(kernel, work, options):
+    """Run ``kernel`` over all chunks of ``work``."""
+    if work.elements < PARALLEL_FROM or (threads := get_num_threads()) == 1:
+        kernel.serial(0, work.chunks.shape[0], *work.tables, options)
+    else:
+        with _lock:
+            kernel.parallel(work.bins(threads), *work.tables, options)
+
+
+_TABLES = ("chunks", "addresses", "gradients", "layouts", "factors", "table", "sums", "options")
+
+
+def _table_types(dtype):
+    table = types.Array(dtype, 2, "C")
+    integers = types.Array(types.int64, 2, "C")
+    sums = types.Array(types.float64, 2, "C")
+    return integers, integers, integers, types.Array(types.int64, 1, "C"), table, table, sums, types.int64
+
+
+@functools.cache
+def kernel(function, scalars, slots, dtype):
+    """The kernel ``function`` of cpu.py (or of a module like it), compiled for a rule and a dtype, both forms.
+
+    Parameters
+    ----------
+    function : function
+        With the common signature.
+    scalars : NamedTuple class or None
+        Selects the rule; None for kernels that use no rule.
+    slots : int
+        Number of slots of the rule.
+    dtype : numpy.dtype
+        float32 or float64.
+    """
+    bindings, name, key = _specialisation(scalars, slots, dtype)
+    tables = _table_types(numba.from_dtype(dtype))
+    index = types.int64
+    serial = specialise(function, name, types.void(index, index, *tables), bindings, key=key)
+    if _state["forked"]:
+        return Kernel(serial, None)
+    bins = types.Array(types.int64, 1, "C")
+    key = key and f"{function.__name__} {key}"
+    parallel = specialise(
+        cpu.spread, f"{function.__name__}_{name}", types.void(bins, *tables), {"rows": serial}, parallel=True, key=key
+    )
+    return Kernel(serial, parallel)
+
+
+@functools.cache
+def serial_function(function, signature, scalars, slots, dtype):
+    """A function with a signature of its own, compiled for a rule and a dtype, serial only.
+
+    ``signature`` names its arguments: tables, or "number".
+    """
+    bindings, name, key = _specialisation(scalars, slots, dtype)
+    kinds = dict(zip(_TABLES, _table_types(numba.from_dtype(dtype)), strict=True)) | {"number": types.float64}
+    return specialise(function, name, tuple(kinds[part] for part in signature.split()), bindings, key=key)
+
+
+def _specialisation(scalars, slots, dtype):
+    bindings = {"DTYPE": dtype.type, "SLOT_ROWS": tuple(range(SLOTS, SLOTS + slots))}
+    if scalars is None:
+        return bindings, dtype.name, "no rule"
+    rule = RULES[scalars]
+    bindings["SCALARS"] = scalars
+    bindings["TERM_ROWS"] = tuple(range(rule.terms))
+    digest = fingerprint(*rule.functions)
+    name = f"{rule.name}_{dtype.name}"
+    return bindings, name, digest and f"{digest} {scalars._fields} {slots} {rule.terms}"

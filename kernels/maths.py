@@ -1,0 +1,71 @@
+"""The vocabulary that rules are written in: scalar functions that keep the type of their argument.
+
+Each has a plain Python body (used by tests, by the CUDA simulator and for float64 oracles) and, where the compiled form
+differs, an overload for compiled code. Two properties matter everywhere: a float32 argument never becomes float64
+(a bare Python literal in compiled code would do that and halve the speed), and a NaN argument is never lost (a clip
+that turns NaN into a number hides a broken gradient).
+"""
+
+import math
+
+import numpy as np
+from numba.extending import overload
+
+from ._jit import FLAGS, callee
+
+
+def sqrt(x):
+    """Square root of ``x >= 0``, correctly rounded in the type of ``x``."""
+    return np.sqrt(x)
+
+
+@overload(sqrt, jit_options=FLAGS)
+def _sqrt(x):
+    return lambda x: math.sqrt(x)
+
+
+@callee
+def maximum(x, y):
+    """The larger of two numbers; NaN if either is NaN."""
+    return y if y > x or y != y else x
+
+
+@callee
+def minimum(x, y):
+    """The smaller of two numbers; NaN if either is NaN."""
+    return y if y < x or y != y else x
+
+
+@callee
+def clip(x, low, high):
+    """``x`` limited to ``[low, high]``; a NaN stays NaN."""
+    x = high if x > high else x
+    return low if x < low else x
+
+
+@callee
+def power(x, exponent):
+    """``x ** exponent`` for ``x >= 0``, both of one type. Slow: some 10 times a square root."""
+    return x**exponent
+
+
+def constant(value, like):
+    """``value`` in the type of ``like``: the way to write a number such as 0.5 in a rule."""
+    return np.asarray(like).dtype.type(value)
+
+
+@overload(constant, jit_options=FLAGS)
+def _constant(value, like):
+    kind = like
+    return lambda value, like: kind(value)
+
+
+def sign(x):
+    """-1, 0 or 1 in the type of ``x``; NaN stays NaN."""
+    return np.sign(x)
+
+
+@overload(sign, jit_options=FLAGS)
+def _sign(x):
+    one = np.float32(1) if x.bitwidth == 32 else np.float64(1)
+    return lambda x: one if x > 0 else (-one if x < 0 else x)

@@ -1,0 +1,30 @@
+"""Adadelta."""
+
+from typing import NamedTuple
+
+from ..maths import sqrt
+from ..registry import rule
+
+
+class AdadeltaScalars(NamedTuple):
+    """What `adadelta` receives."""
+
+    learning_rate: float
+    rho: float
+    one_minus_rho: float
+    epsilon: float
+
+
+@rule(AdadeltaScalars)
+def adadelta(param, grad, slots, s):
+    """Adadelta: steps in the unit of the parameter.
+
+    a ← ρ a + (1 − ρ) g²;  d = √(x + ε) g / √(a + ε);  x ← ρ x + (1 − ρ) d²;  p ← p − η d
+
+    Source: Zeiler 2012, https://arxiv.org/abs/1212.5701 (η = 1 there). Slot x holds steps before the factor η.
+    """
+    accumulated_grad, accumulated_delta_var = slots
+    accumulated_grad = s.rho * accumulated_grad + s.one_minus_rho * (grad * grad)
+    delta = sqrt(accumulated_delta_var + s.epsilon) * grad / sqrt(accumulated_grad + s.epsilon)
+    accumulated_delta_var = s.rho * accumulated_delta_var + s.one_minus_rho * (delta * delta)
+    return param - s.learning_rate * delta, (accumulated_grad, accumulated_delta_var)

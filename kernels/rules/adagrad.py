@@ -1,0 +1,24 @@
+"""Adagrad."""
+
+from typing import NamedTuple
+
+from ..maths import sqrt
+from ..registry import rule
+
+
+class AdagradScalars(NamedTuple):
+    """What `adagrad` receives."""
+
+    learning_rate: float
+    epsilon: float
+
+
+@rule(AdagradScalars)
+def adagrad(param, grad, slots, s):
+    """Adagrad: a ← a + g²;  p ← p − η g / √(a + ε).
+
+    Source: Duchi, Hazan & Singer 2011, https://jmlr.org/papers/v12/duchi11a.html. As in Keras ε is inside the root.
+    """
+    (accumulator,) = slots
+    accumulator = accumulator + grad * grad
+    return param - s.learning_rate * grad / sqrt(accumulator + s.epsilon), (accumulator,)

@@ -1,0 +1,54 @@
+"""Adam and AMSGrad."""
+
+from typing import NamedTuple
+
+from ..maths import maximum, sqrt
+from ..registry import rule
+
+
+class AdamScalars(NamedTuple):
+    """What `adam` receives."""
+
+    alpha: float  # learning_rate * sqrt(1 - beta_2**t) / (1 - beta_1**t)
+    one_minus_beta_1: float
+    one_minus_beta_2: float
+    epsilon: float
+
+
+@rule(AdamScalars)
+def adam(param, grad, slots, s):
+    """Adam: steps scaled by running means of the gradient and of its square.
+
+    m ← m + (g − m)(1 − β₁);  v ← v + (g² − v)(1 − β₂);  p ← p − α m / (√v + ε)
+
+    Source: Kingma & Ba 2014, https://arxiv.org/abs/1412.6980, in the form before section 2.1, whose ε ("epsilon hat")
+    is not bias-corrected. So does Keras; torch divides by √(v / (1 − β₂ᵗ)) + ε, another ε early in training.
+    """
+    momentum, velocity = slots
+    momentum = momentum + (grad - momentum) * s.one_minus_beta_1
+    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
+    return param - s.alpha * momentum / (sqrt(velocity) + s.epsilon), (momentum, velocity)
+
+
+class AmsgradScalars(NamedTuple):
+    """What `amsgrad` receives: the same as `adam`."""
+
+    alpha: float
+    one_minus_beta_1: float
+    one_minus_beta_2: float
+    epsilon: float
+
+
+@rule(AmsgradScalars)
+def amsgrad(param, grad, slots, s):
+    """Adam whose denominator never shrinks: v̂ ← max(v̂, v) takes the place of v.
+
+    Source: Reddi et al. 2018, https://openreview.net/forum?id=ryQu7f-RZ. The maximum is over the uncorrected v, as in
+    Keras and torch.
+    """
+    momentum, velocity, velocity_hat = slots
+    momentum = momentum + (grad - momentum) * s.one_minus_beta_1
+    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
+    velocity_hat = maximum(velocity_hat, velocity)
+    param = param - s.alpha * momentum / (sqrt(velocity_hat) + s.epsilon)
+    return param, (momentum, velocity, velocity_hat)

@@ -1,0 +1,29 @@
+"""Adamax."""
+
+from typing import NamedTuple
+
+from ..maths import maximum
+from ..registry import rule
+
+
+class AdamaxScalars(NamedTuple):
+    """What `adamax` receives."""
+
+    alpha: float  # learning_rate / (1 - beta_1**t)
+    one_minus_beta_1: float
+    beta_2: float
+    epsilon: float
+
+
+@rule(AdamaxScalars)
+def adamax(param, grad, slots, s):
+    """Adamax: Adam under the infinity norm.
+
+    m ← m + (g − m)(1 − β₁);  u ← max(β₂ u, |g|);  p ← p − α m / (u + ε)
+
+    Source: Kingma & Ba 2014, section 7.1, https://arxiv.org/abs/1412.6980. The paper has no ε; torch puts it into |g|.
+    """
+    momentum, norm = slots
+    momentum = momentum + (grad - momentum) * s.one_minus_beta_1
+    norm = maximum(s.beta_2 * norm, abs(grad))
+    return param - s.alpha * momentum / (norm + s.epsilon), (momentum, norm)

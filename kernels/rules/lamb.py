@@ -1,0 +1,54 @@
+"""Lamb."""
+
+from typing import NamedTuple
+
+from .._jit import callee
+from ..maths import sqrt
+from ..registry import two_phase_rule
+
+
+class LambScalars(NamedTuple):
+    """What the phases of Lamb receive."""
+
+    learning_rate: float
+    one_minus_beta_1: float
+    one_minus_beta_2: float
+    momentum_weight: float  # 1 / (1 − β₁ᵗ)
+    velocity_weight: float  # 1 / (1 − β₂ᵗ)
+    epsilon: float
+
+
+def lamb(param, grad, slots, s):
+    """Lamb, first phase: the moments of Adam, and the squares of parameter and update.
+
+    m, v as Adam;  u = m / (1 − β₁ᵗ) / (√(v / (1 − β₂ᵗ)) + ε);  p ← p − η (‖p‖ / ‖u‖) u, norms over the whole parameter
+
+    Source: You et al. 2019, https://arxiv.org/abs/1904.00962, algorithm 2, with φ the identity. As in Keras, weight
+    decay is decoupled and comes first, so the norm is that of the decayed parameter; the paper has it inside u.
+    """
+    momentum, velocity = slots
+    momentum = momentum + (grad - momentum) * s.one_minus_beta_1
+    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
+    direction = _direction(momentum, velocity, s)
+    return (param * param, direction * direction), (momentum, velocity)
+
+
+@callee
+def _direction(momentum, velocity, s):
+    return momentum * s.momentum_weight / (sqrt(velocity * s.velocity_weight) + s.epsilon)
+
+
+def trust_ratio(sums, n, s):
+    """Norm of the parameter over norm of its update; 1 where either is zero."""
+    if sums[0] > 0 and sums[1] > 0:
+        return sqrt(sums[0]) / sqrt(sums[1])
+    return 1.0
+
+
+def lamb_second(param, grad, slots, extra, s):
+    """Lamb, second phase: move by the update times the trust ratio."""
+    momentum, velocity = slots
+    return param - extra * s.learning_rate * _direction(momentum, velocity, s)
+
+
+two_phase_rule(LambScalars, lamb, trust_ratio, lamb_second, terms=2)

@@ -1,0 +1,33 @@
+"""Nadam."""
+
+from typing import NamedTuple
+
+from ..maths import sqrt
+from ..registry import rule
+
+
+class NadamScalars(NamedTuple):
+    """What `nadam` receives. μₜ = β₁ (1 − 0.96ᵗ / 2), and Πₜ = μ₁ … μₜ."""
+
+    learning_rate: float
+    one_minus_beta_1: float
+    one_minus_beta_2: float
+    momentum_weight: float  # μₜ₊₁ / (1 − Πₜ₊₁)
+    grad_weight: float  # (1 − μₜ) / (1 − Πₜ)
+    velocity_weight: float  # 1 / (1 − β₂ᵗ)
+    epsilon: float
+
+
+@rule(NadamScalars)
+def nadam(param, grad, slots, s):
+    """Adam with Nesterov's momentum.
+
+    m, v as Adam;  p ← p − η (w_m m + w_g g) / (√(w_v v) + ε)
+
+    Source: Dozat 2016, https://openreview.net/pdf?id=OM0jvwB8jIp57ZJjtNEZ. Keras's μₜ; torch has 0.96^(0.004 t) there.
+    """
+    momentum, velocity = slots
+    momentum = momentum + (grad - momentum) * s.one_minus_beta_1
+    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
+    ahead = s.momentum_weight * momentum + s.grad_weight * grad
+    return param - s.learning_rate * ahead / (sqrt(s.velocity_weight * velocity) + s.epsilon), (momentum, velocity)

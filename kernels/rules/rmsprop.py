@@ -1,0 +1,72 @@
+"""RMSprop: plain, with momentum, centered, both."""
+
+from typing import NamedTuple
+
+from ..maths import sqrt
+from ..registry import rule
+
+
+class RMSpropScalars(NamedTuple):
+    """What the RMSprop rules receive; those without momentum ignore it."""
+
+    learning_rate: float
+    rho: float
+    one_minus_rho: float
+    momentum: float
+    epsilon: float
+
+
+@rule(RMSpropScalars)
+def rmsprop(param, grad, slots, s):
+    """RMSprop: v ← ρ v + (1 − ρ) g²;  p ← p − η g / √(v + ε).
+
+    Source: Tieleman & Hinton 2012, lecture 6.5, https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf.
+    As in Keras ε is inside the root; torch has it outside.
+    """
+    (velocity,) = slots
+    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    return param - s.learning_rate * grad / sqrt(velocity + s.epsilon), (velocity,)
+
+
+class MomentumRMSpropScalars(RMSpropScalars):
+    """What `momentum_rmsprop` receives."""
+
+
+@rule(MomentumRMSpropScalars)
+def momentum_rmsprop(param, grad, slots, s):
+    """RMSprop with momentum over the scaled steps: b ← μ b + η g / √(v + ε);  p ← p − b."""
+    velocity, momentum = slots
+    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    momentum = s.momentum * momentum + s.learning_rate * grad / sqrt(velocity + s.epsilon)
+    return param - momentum, (velocity, momentum)
+
+
+class CenteredRMSpropScalars(RMSpropScalars):
+    """What `centered_rmsprop` receives."""
+
+
+@rule(CenteredRMSpropScalars)
+def centered_rmsprop(param, grad, slots, s):
+    """RMSprop by the estimated variance: a ← ρ a + (1 − ρ) g;  p ← p − η g / √(v − a² + ε).
+
+    Source: Graves 2013, https://arxiv.org/abs/1308.0850, equations 38 to 45.
+    """
+    velocity, average = slots
+    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    average = s.rho * average + s.one_minus_rho * grad
+    return param - s.learning_rate * grad / sqrt(velocity - average * average + s.epsilon), (velocity, average)
+
+
+class CenteredMomentumRMSpropScalars(RMSpropScalars):
+    """What `centered_momentum_rmsprop` receives."""
+
+
+@rule(CenteredMomentumRMSpropScalars)
+def centered_momentum_rmsprop(param, grad, slots, s):
+    """`centered_rmsprop` with momentum over the scaled steps."""
+    velocity, momentum, average = slots
+    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    average = s.rho * average + s.one_minus_rho * grad
+    step = s.learning_rate * grad / sqrt(velocity - average * average + s.epsilon)
+    momentum = s.momentum * momentum + step
+    return param - momentum, (velocity, momentum, average)

@@ -1,0 +1,53 @@
+"""Schedule-free AdamW."""
+
+from typing import NamedTuple
+
+from ..maths import sqrt
+from ..registry import rule
+
+
+class ScheduleFreeScalars(NamedTuple):
+    """What `schedule_free_adamw` receives."""
+
+    learning_rate: float  # warmed up
+    beta_1: float
+    one_minus_beta_1: float
+    one_over_beta_1: float
+    one_minus_beta_2: float
+    velocity_weight: float  # 1 / (1 − β₂ᵗ)
+    average_weight: float  # 1 / t
+    epsilon: float
+
+
+@rule(ScheduleFreeScalars)
+def schedule_free_adamw(param, grad, slots, s):
+    """Adam without a schedule: gradients are taken at y, between the fast iterate z and the average x of all z.
+
+    v as Adam;  x = (y − (1 − β₁) z) / β₁;  z ← z − η g / (√(v / (1 − β₂ᵗ)) + ε);
+    x ← x + (z − x) / t;  y ← (1 − β₁) z + β₁ x
+
+    The parameter holds y, slot ``momentum`` holds z (it starts as a copy of the parameter); x is what to evaluate with.
+
+    Source: Defazio et al. 2024, https://arxiv.org/abs/2405.15682. As in Keras the average weighs each step by 1/t; the
+    authors' code weighs by the square of the learning rate.
+    """
+    momentum, velocity = slots
+    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
+    average = (param - s.one_minus_beta_1 * momentum) * s.one_over_beta_1
+    momentum = momentum - s.learning_rate * grad / (sqrt(velocity * s.velocity_weight) + s.epsilon)
+    average = average + (momentum - average) * s.average_weight
+    return s.one_minus_beta_1 * momentum + s.beta_1 * average, (momentum, velocity)
+
+
+class ScheduleFreeAverageScalars(NamedTuple):
+    """What `schedule_free_average` receives."""
+
+    one_minus_beta_1: float
+    one_over_beta_1: float
+
+
+@rule(ScheduleFreeAverageScalars)
+def schedule_free_average(param, grad, slots, s):
+    """The average x = (y − (1 − β₁) z) / β₁ from the parameter y and slot z: the weights to evaluate with."""
+    momentum, velocity = slots
+    return (param - s.one_minus_beta_1 * momentum) * s.one_over_beta_1, (momentum, velocity)
