@@ -1,0 +1,59 @@
+"""fastopt: Keras's optimizers as fused Numba kernels.
+
+>>> import numpy as np, fastopt
+>>> w, b = np.zeros((4, 2), np.float32), np.zeros(2, np.float32)
+>>> opt = fastopt.Adam(learning_rate=1e-3, global_clipnorm=1.0, use_ema=True)
+>>> opt.build([w, b])
+>>> opt.apply([np.ones_like(w), np.ones_like(b)])
+"""
+
+from . import optimizers, schedules
+from .custom import register_rule
+from .flat import FlatBuffer, pack
+from .kernels.launch import get_num_threads, set_num_threads
+from .loss_scale import LossScaleOptimizer
+from .optimizer import Optimizer
+from .optimizers import (
+    SGD,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Ftrl,
+    Lamb,
+    Lion,
+    Muon,
+    Nadam,
+    RMSprop,
+    ScheduleFreeAdamW,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "FlatBuffer",
+    "Ftrl",
+    "Lamb",
+    "Lion",
+    "LossScaleOptimizer",
+    "Muon",
+    "Nadam",
+    "Optimizer",
+    "RMSprop",
+    "ScheduleFreeAdamW",
+    "get_num_threads",
+    "optimizers",
+    "pack",
+    "register_rule",
+    "schedules",
+    "set_num_threads",
+]

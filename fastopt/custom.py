@@ -1,0 +1,141 @@
+"""A user's own rule, made an optimizer class."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .kernels.registry import rule as register_elementwise
+from .kernels.registry import two_phase_rule
+from .optimizer import COMMON, Optimizer, common_arguments, current, hyper_parameters
+from .plan import Slot
+from .registry import add, is_built_in
+
+
+def register_rule(
+    name: str,
+    rule: Callable[..., Any],
+    scalars_type: type,
+    *,
+    slots: Mapping[str, float] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    scalars: Callable[[dict[str, Any], float, int], Any] | None = None,
+    between: Callable[..., Any] | None = None,
+    second: Callable[..., Any] | None = None,
+) -> type[Optimizer]:
+    """Make an optimizer class of your own rule: same kernels, clipping, averages and state as the built-in ones.
+
+    Parameters
+    ----------
+    name : str
+        Of the class.
+    rule : function
+        ``(param, grad, slots, s) -> (param, slots)`` over numbers, in the language that Numba compiles. With
+        ``second``: the first phase, ``-> (terms, slots)``, where ``terms`` is a tuple of numbers to be summed over the
+    parameter. scalars_type : NamedTuple class
+        Of ``s``. Its values come in the parameter's dtype.
+    slots : mapping
+        Slot name → what it starts as.
+    defaults : mapping
+        Hyper-parameters, in the order of the class's signature, ``learning_rate`` among them.
+    scalars : function
+        ``(h, learning_rate, t) -> scalars_type``: from the hyper-parameters' values, the current rate and the number of
+        the update, from 1. Default: the fields of ``scalars_type``, by name.
+    between, second : functions
+        For two phases: ``(sums, n, s) -> number`` per parameter of ``n`` elements, then
+        ``(param, grad, slots, number, s) -> param``.
+
+    Returns
+    -------
+    subclass of Optimizer
+        Known to `get` under its name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the pieces do not fit together; the rule is tried on plain numbers first.
+    """
+    starts, defaults = {slot: float(start) for slot, start in (slots or {}).items()}, dict(defaults or {})
+    _check_names(name, scalars_type, starts, defaults, between, second)
+    fields = scalars_type._fields  # type: ignore[attr-defined]
+    make = scalars or (lambda h, rate, t: scalars_type(**{f: rate if f == "learning_rate" else h[f] for f in fields}))
+    # A type of its own: the same scalars_type may serve several rules, or a later version of this one.
+    private = type(scalars_type.__name__, (scalars_type,), {"__slots__": ()})
+    sample = make(dict(defaults), float(defaults.get("learning_rate", 0.01)), 1)
+    if not isinstance(sample, scalars_type):
+        raise TypeError(f"{name}: scalars must return a {scalars_type.__name__}, got {type(sample).__name__}")
+    terms = _try(name, rule, second, between, starts, sample)
+    if second is not None:
+        two_phase_rule(private, rule, between, second, terms)
+    else:
+        register_elementwise(private)(rule)
+
+    class Registered(Optimizer):
+        def _rule_slots(self, branch: str) -> dict[str, Slot]:
+            return {slot: Slot(start=start) for slot, start in starts.items()}
+
+        def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
+            values = {key: _value(getattr(self, key)) for key in self._own}
+            return private(*make(values, learning_rate, t))
+
+    Registered.__init__ = _init_with(defaults)  # type: ignore[method-assign]
+    Registered.__name__ = Registered.__qualname__ = name
+    Registered.__module__ = sys._getframe(1).f_globals.get("__name__", __name__)
+    Registered.__doc__ = rule.__doc__ or f"The rule {rule.__name__}."
+    return add(Registered)
+
+
+def _value(value: Any) -> Any:
+    return current(value) if callable(value) else value
+
+
+def _check_names(
+    name: str, scalars_type: Any, slots: dict[str, float], defaults: dict[str, Any], between: Any, second: Any
+) -> None:
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"name must be an identifier, got {name!r}")
+    if is_built_in(name):
+        raise ValueError(f"{name} is a built-in optimizer: choose another name")
+    if not (isinstance(scalars_type, type) and hasattr(scalars_type, "_fields")):
+        raise TypeError(f"{name}: scalars_type must be a NamedTuple class, got {scalars_type!r}")
+    if (between is None) != (second is None):
+        raise ValueError(f"{name}: between and second belong together")
+    for slot in slots:
+        if "/" in slot or slot in ("average", "gradient_accumulator"):
+            raise ValueError(f"{name}: a slot cannot be called {slot!r}")
+    for key in defaults:
+        if key != "learning_rate" and key in COMMON:
+            raise ValueError(f"{name}: {key} is an argument of every optimizer, not one of the rule's own")
+
+
+def _try(name: str, rule: Any, second: Any, between: Any, slots: dict[str, float], sample: Any) -> int:
+    """Run the rule on plain numbers; the number of its terms."""
+    state = tuple(float(start) for start in slots.values())
+    try:
+        first, new = rule(1.0, 0.5, state, sample)
+        terms = 0 if second is None else len(first)
+        if second is not None:
+            second(1.0, 0.5, new, float(between([1.0] * terms, 1, sample)), sample)
+        else:
+            float(first)
+        count = len(new)
+    except Exception as error:
+        raise TypeError(f"{name}: the rule fails on param 1.0, grad 0.5, slots {state}: {error!r}") from error
+    if count != len(state):
+        raise TypeError(f"{name}: the rule has {len(state)} slots but returns {count}")
+    return terms
+
+
+def _init_with(defaults: dict[str, Any]) -> Any:
+    """An ``__init__`` whose signature is the rule's defaults, then the common arguments."""
+    own = {"learning_rate": 0.01, **defaults} if "learning_rate" not in defaults else defaults
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(key, kind, default=value) for key, value in own.items()]
+    myself, *common = inspect.signature(common_arguments).parameters.values()
+
+    def __init__(self: Any) -> None: ...
+
+    __init__.__signature__ = inspect.Signature([myself, *parameters, *common])  # type: ignore[attr-defined]
+    return hyper_parameters(__init__)

@@ -1,0 +1,187 @@
+"""Dynamic loss scaling around any optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from .optimizer import Optimizer, Rate
+from .parameters import Array, check_count, check_number
+
+
+class LossScaleOptimizer(Optimizer):
+    """Gradients of a scaled loss, unscaled in the inner optimizer's own pass; a step with a NaN or Inf is left out.
+
+    The scale halves when a gradient is not finite and doubles after ``dynamic_growth_steps`` finite steps in a row. The
+    check is one read of the gradients, shared with a clipping norm.
+
+    Parameters
+    ----------
+    inner_optimizer : Optimizer
+        Without a ``loss_scale_factor`` of its own. Everything but the scale is the inner one's.
+    initial_scale : float > 0
+    dynamic_growth_steps : int >= 1
+    name : str, optional
+    minimum_scale, maximum_scale : float, optional
+        Bounds of the scale; None, as in Keras 3: no bound.
+
+    State: that of the inner optimizer, and the counters ``dynamic_scale`` and ``step_counter``.
+
+    Source: Micikevicius et al. 2017, https://arxiv.org/abs/1710.03740; Keras's `LossScaleOptimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the inner optimizer is none, scales losses itself, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        inner_optimizer: Optimizer,
+        initial_scale: float = 2.0**15,
+        dynamic_growth_steps: int = 2000,
+        name: str | None = None,
+        *,
+        minimum_scale: float | None = None,
+        maximum_scale: float | None = None,
+    ) -> None:
+        if not isinstance(inner_optimizer, Optimizer):
+            raise TypeError(f"inner_optimizer must be an Optimizer, got {type(inner_optimizer).__name__}")
+        if isinstance(inner_optimizer, LossScaleOptimizer) or inner_optimizer.loss_scale_factor is not None:
+            raise ValueError("the inner optimizer scales losses itself: scale in one place only")
+        for key, value in (
+            ("initial_scale", initial_scale), ("minimum_scale", minimum_scale), ("maximum_scale", maximum_scale),
+        ):  # fmt: skip
+            if value is not None:
+                check_number(key, value)
+                if value <= 0:
+                    raise ValueError(f"{key} must be positive, got {value}")
+        check_count("dynamic_growth_steps", dynamic_growth_steps, 1)
+        low, high = minimum_scale or 0.0, maximum_scale or float("inf")
+        if not low <= initial_scale <= high:
+            raise ValueError(
+                f"initial_scale {initial_scale} is not between minimum_scale {low} and maximum_scale {high}"
+            )
+        self.inner_optimizer = inner_optimizer
+        self.initial_scale = float(initial_scale)
+        self.dynamic_growth_steps = dynamic_growth_steps
+        self.minimum_scale, self.maximum_scale = minimum_scale, maximum_scale
+        self.name = name or "loss_scale_optimizer"
+        self.dynamic_scale = self.initial_scale
+        self.step_counter = 0
+
+    def build(self, params: Any, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """See `Optimizer.build`."""
+        self.inner_optimizer.build(params, overrides)
+
+    def scale_loss(self, loss: Any) -> Any:
+        """The loss times the present scale: what to take gradients of."""
+        return loss * self.dynamic_scale
+
+    def _apply(
+        self,
+        grads: Any,
+        params: Any,
+        zero_grads: bool,
+        unscale: float | None = None,
+        nonfinite: str | None = None,
+    ) -> None:
+        self.inner_optimizer._apply(grads, params, zero_grads, 1.0 / self.dynamic_scale, "skip")
+        if self.last_step_skipped:
+            self.step_counter = 0
+            self.dynamic_scale = max(self.dynamic_scale * 0.5, self.minimum_scale or 0.0)
+        elif self.step_counter == self.dynamic_growth_steps - 1:
+            self.step_counter = 0
+            self.dynamic_scale = min(self.dynamic_scale * 2.0, self.maximum_scale or float("inf"))
+        else:
+            self.step_counter += 1
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the inner optimizer."""
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: Rate) -> None:
+        self.inner_optimizer.learning_rate = value
+
+    @property
+    def iterations(self) -> int:
+        """Of the inner optimizer: steps that were left out do not count."""
+        return self.inner_optimizer.iterations
+
+    @property
+    def built(self) -> bool:
+        """Whether the parameters are known."""
+        return self.inner_optimizer.built
+
+    @property
+    def last_step_skipped(self) -> bool:  # type: ignore[override]
+        """Whether the last step met a gradient that is not finite."""
+        return self.inner_optimizer.last_step_skipped
+
+    @property
+    def last_grad_norm(self) -> float | None:  # type: ignore[override]
+        """Of the unscaled gradients, if the inner optimizer clips by a norm."""
+        return self.inner_optimizer.last_grad_norm
+
+    @property
+    def slots(self) -> dict[str, list[Array | None]]:
+        """Of the inner optimizer."""
+        return self.inner_optimizer.slots
+
+    def exclude_from_weight_decay(
+        self, var_list: Iterable[Any] | None = None, var_names: Iterable[str] | None = None
+    ) -> None:
+        """See `Optimizer.exclude_from_weight_decay`."""
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+
+    @contextmanager
+    def evaluation_weights(self) -> Iterator[None]:
+        """See `Optimizer.evaluation_weights`."""
+        with self.inner_optimizer.evaluation_weights():
+            yield
+
+    def finalize_variable_values(self, var_list: Any = None) -> None:
+        """See `Optimizer.finalize_variable_values`."""
+        self.inner_optimizer.finalize_variable_values(var_list)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Optimizer.state_dict`."""
+        own = {"dynamic_scale": self.dynamic_scale, "step_counter": self.step_counter}
+        return {**self.inner_optimizer.state_dict(), **own}
+
+    def load_state_dict(self, d: Mapping[str, Any], strict: bool = True) -> None:
+        """See `Optimizer.load_state_dict`."""
+        own = {key: d[key] for key in ("dynamic_scale", "step_counter") if key in d}
+        if strict and len(own) < 2:
+            raise ValueError("the state does not fit: missing dynamic_scale or step_counter")
+        for key, value in own.items():
+            check_number(f"state {key}", getattr(value, "item", lambda value=value: value)(), low=0.0)
+        self.inner_optimizer.load_state_dict({key: value for key, value in d.items() if key not in own}, strict)
+        self.dynamic_scale = float(own.get("dynamic_scale", self.dynamic_scale))
+        self.step_counter = int(own.get("step_counter", self.step_counter))
+
+    def get_config(self) -> dict[str, Any]:
+        """All hyper-parameters, JSON-able, the inner optimizer's under ``inner_optimizer``."""
+        from .registry import serialize
+
+        keys = ("initial_scale", "dynamic_growth_steps", "name", "minimum_scale", "maximum_scale")
+        return {"inner_optimizer": serialize(self.inner_optimizer), **{key: getattr(self, key) for key in keys}}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> LossScaleOptimizer:
+        """The optimizer that `get_config` describes, not built."""
+        from .registry import get
+
+        return cls(**{**config, "inner_optimizer": get(config["inner_optimizer"])})
+
+    def __repr__(self) -> str:
+        return f"LossScaleOptimizer({self.inner_optimizer!r}, dynamic_scale={self.dynamic_scale!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        self.__dict__.update(kept)

@@ -1,0 +1,648 @@
+"""The base of all optimizers: hyper-parameters, building, stepping. It names no algorithm."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+
+from . import state
+from .flat import FlatBuffer, flatten
+from .gradients import ABSENT, Gradients
+from .kernels.layout import ACCUMULATED, AVERAGED, OVERWRITE, STAGED
+from .parameters import Array, Parameter, check_count, check_number, check_pattern, collect
+from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Slot
+from .schedules import LearningRateSchedule
+from .schedules import deserialize as deserialize_schedule
+from .schedules import serialize as serialize_schedule
+
+Rate = float | LearningRateSchedule | Callable[[], float]
+Coefficient = float | Callable[[], float]
+
+_Init = TypeVar("_Init", bound=Callable[..., None])
+
+
+def common_arguments(
+    self: Any, weight_decay: float | None = None, clipnorm: float | None = None, clipvalue: float | None = None,
+    global_clipnorm: float | None = None, use_ema: bool = False, ema_momentum: float = 0.99,
+    ema_overwrite_frequency: int | None = None, loss_scale_factor: float | None = None,
+    gradient_accumulation_steps: int | None = None, name: str | None = None, *, nonfinite: str = "propagate",
+) -> None:  # fmt: skip
+    """The end of every optimizer's signature."""
+
+
+COMMON = ("learning_rate", *list(inspect.signature(common_arguments).parameters)[1:])
+"""Hyper-parameters that every optimizer has."""
+
+
+def hyper_parameters(init: _Init) -> _Init:
+    """Decorator: an ``__init__`` whose signature is all there is to say; its arguments become attributes."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def configure(self: Optimizer, *args: Any, **kwargs: Any) -> None:
+        _refuse_unknown(type(self).__name__, signature, kwargs)
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}: {error}; the signature is {signature}") from None
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        del arguments[next(iter(arguments))]
+        self._configure(arguments)
+
+    return configure  # type: ignore[return-value]
+
+
+def _refuse_unknown(name: str, signature: inspect.Signature, kwargs: Mapping[str, Any]) -> None:
+    for key in kwargs:
+        if key in signature.parameters:
+            continue
+        hint = f"the valid ones are {', '.join(list(signature.parameters)[1:])}"
+        if key == "lr":
+            hint = "it is called learning_rate; fastopt.compat has the classes that took lr"
+        elif key == "decay":
+            hint = "use a schedule such as InverseTimeDecay; fastopt.compat has the classes that took decay"
+        raise TypeError(f"{name} has no argument {key!r}: {hint}")
+
+
+def current(value: Coefficient) -> float:
+    """A coefficient's value now."""
+    return value if type(value) is float else float(value() if callable(value) else value)
+
+
+class Optimizer:
+    """Base class. Subclasses say what their rule needs; everything else is here.
+
+    A subclass has a signature (under `hyper_parameters`) and overrides ``_check``, ``_rule_slots`` and ``_scalars``.
+    """
+
+    def __init__(self) -> None:
+        raise TypeError(
+            f"{type(self).__name__} is abstract: use a class of fastopt.optimizers, or fastopt.register_rule"
+        )
+
+    # -- what a subclass says ---------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Refuse hyper-parameters that make no sense."""
+
+    def _branch(self, parameter: Parameter) -> str:
+        """Which of several rules a parameter is under."""
+        return ""
+
+    def _rule_slots(self, branch: str) -> dict[str, Slot]:
+        """The state of the rule."""
+        raise NotImplementedError
+
+    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
+        """The rule's scalars, a NamedTuple, for update number ``t`` (from 1); pure."""
+        raise NotImplementedError
+
+    def _advance(self, t: int) -> None:
+        """Note that update number ``t`` has been done."""
+
+    def _counters(self) -> dict[str, str]:
+        """State that is no array: name → attribute."""
+        rate = {"learning_rate": "_learning_rate"} if type(self._learning_rate) is float else {}
+        return {"iterations": "_iterations", "micro_steps": "_calls", **rate}
+
+    # -- hyper-parameters -------------------------------------------------------------------------------------------
+
+    def _configure(self, arguments: dict[str, Any]) -> None:
+        self._own = [key for key in arguments if key not in COMMON]
+        self._learning_rate: Rate = 0.0
+        self.weight_decay: float | None = arguments["weight_decay"]
+        self.clipnorm: float | None = arguments["clipnorm"]
+        self.clipvalue: float | None = arguments["clipvalue"]
+        self.global_clipnorm: float | None = arguments["global_clipnorm"]
+        self.use_ema: bool = arguments["use_ema"]
+        self.ema_momentum: float = arguments["ema_momentum"]
+        self.ema_overwrite_frequency: int | None = arguments["ema_overwrite_frequency"]
+        self.loss_scale_factor: float | None = arguments["loss_scale_factor"]
+        self.gradient_accumulation_steps: int | None = arguments["gradient_accumulation_steps"]
+        self.name: str = arguments["name"] or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+        self.nonfinite: str = arguments["nonfinite"]
+        for key in self._own:
+            setattr(self, key, arguments[key])
+        self._check_common()
+        self._check()
+        self.learning_rate = arguments["learning_rate"]
+        self._calls = self._iterations = 0
+        self._excluded: dict[str, list[str]] = {"paths": [], "names": []}
+        self._excluded_arrays: list[Any] = []
+        self._built = self._evaluating = self._clipped = False
+        self.last_grad_norm: float | None = None
+        self.last_step_skipped = False
+
+    def _check_common(self) -> None:
+        clips = [key for key in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(self, key) is not None]
+        if len(clips) > 1:
+            raise ValueError(f"{' and '.join(clips)} are both set: choose one way to clip")
+        for key in (*clips, *(("weight_decay",) if self.weight_decay is not None else ())):
+            check_number(key, getattr(self, key))
+        if self.weight_decay is not None:
+            check_number("weight_decay", self.weight_decay, low=0.0)
+        if not isinstance(self.use_ema, (bool, np.bool_)):
+            raise TypeError(f"use_ema must be a bool, got {self.use_ema!r}")
+        if self.use_ema:
+            check_number("ema_momentum", self.ema_momentum, 0.0, 1.0)
+            if self.ema_overwrite_frequency is not None:
+                check_count("ema_overwrite_frequency", self.ema_overwrite_frequency, 1)
+        if self.loss_scale_factor is not None:
+            check_number("loss_scale_factor", self.loss_scale_factor)
+            if self.loss_scale_factor <= 0:
+                raise ValueError(f"loss_scale_factor must be positive, got {self.loss_scale_factor}")
+        if self.gradient_accumulation_steps:
+            check_count("gradient_accumulation_steps", self.gradient_accumulation_steps, 2)
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a str, got {type(self.name).__name__}")
+        if self.nonfinite not in ("propagate", "skip", "raise"):
+            raise ValueError(f'nonfinite must be "propagate", "skip" or "raise", got {self.nonfinite!r}')
+
+    def _check_coefficient(self, *names: str, high: float = 1.0, below: bool = True, low: float = 0.0) -> None:
+        """Refuse coefficients out of range; callables are checked when they are called."""
+        for name in names:
+            value = getattr(self, name)
+            if not callable(value):
+                check_number(name, value, low, high, below=below)
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate that the next step uses. Settable, unless a schedule rules it."""
+        return self._rate()
+
+    @learning_rate.setter
+    def learning_rate(self, value: Rate) -> None:
+        if isinstance(self._learning_rate, LearningRateSchedule) and not callable(value):
+            raise TypeError(
+                "the learning rate follows a schedule and cannot be set to a number: "
+                "build the optimizer with a float, or set another schedule"
+            )
+        if not callable(value):
+            check_number("learning_rate", value)
+            value = float(value)
+        elif isinstance(value, type):
+            raise TypeError(f"learning_rate is the class {value.__name__}: pass an instance")
+        self._learning_rate = value
+
+    def _rate(self) -> float:
+        rate = self._learning_rate
+        if type(rate) is float:
+            return rate
+        value = rate(self._calls) if isinstance(rate, LearningRateSchedule) else rate()  # type: ignore[operator]
+        check_number(f"the value of learning_rate ({type(rate).__name__})", value)
+        return float(value)
+
+    @property
+    def iterations(self) -> int:
+        """Updates done so far; micro-steps of an accumulation do not count."""
+        return self._iterations
+
+    @property
+    def built(self) -> bool:
+        """Whether the parameters are known."""
+        return self._built
+
+    def scale_loss(self, loss: Any) -> Any:
+        """The loss times ``loss_scale_factor``: what to take gradients of, so that the step can unscale them."""
+        return loss if self.loss_scale_factor is None else loss * self.loss_scale_factor
+
+    def exclude_from_weight_decay(
+        self, var_list: Iterable[Any] | None = None, var_names: Iterable[str] | None = None
+    ) -> None:
+        """Spare parameters from weight decay. Each call replaces what the last one said.
+
+        Parameters
+        ----------
+        var_list : iterable of ndarray, optional
+            The parameters themselves, by identity.
+        var_names : iterable of str, optional
+            Regular expressions, searched in the whole path (Keras searches the variable's short name only).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a name is no regular expression, or an array is none of the parameters built.
+        """
+        if isinstance(var_names, str):
+            raise TypeError(f"var_names must be a list of regular expressions, got the str {var_names!r}")
+        names = list(var_names or [])
+        for name in names:
+            check_pattern("var_names", name)
+        arrays = list(var_list or [])
+        paths = self._paths_of(arrays) if self._built else []
+        self._excluded = {"paths": paths, "names": names}
+        self._excluded_arrays = [] if self._built else arrays
+        if self._built:
+            self._plan(keep=state.snapshot(self))
+
+    def _paths_of(self, arrays: list[Any]) -> list[str]:
+        by_identity = {id(parameter.array): parameter.path for parameter in self._parameters}
+        unknown = [k for k, array in enumerate(arrays) if id(array) not in by_identity]
+        if unknown:
+            raise ValueError(f"var_list[{unknown[0]}] is none of the parameters that the optimizer was built with")
+        return [by_identity[id(array)] for array in arrays]
+
+    def get_config(self) -> dict[str, Any]:
+        """All hyper-parameters, JSON-able; a schedule as its own config.
+
+        Raises
+        ------
+        TypeError
+            If the learning rate or a coefficient is a function: JSON cannot hold it.
+        """
+        config = {key: getattr(self, key) for key in (*COMMON[1:], *self._own)}
+        rate = self._learning_rate
+        config["learning_rate"] = serialize_schedule(rate) if isinstance(rate, LearningRateSchedule) else rate
+        for key, value in config.items():
+            if callable(value):
+                raise TypeError(f"{key} is a function, which a config cannot hold: use a number or a schedule")
+            config[key] = value.item() if isinstance(value, np.generic) else value
+        if any(self._excluded.values()):
+            config["exclude_from_weight_decay"] = {key: list(value) for key, value in self._excluded.items()}
+        return config
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Any:
+        """The optimizer that `get_config` describes, not built."""
+        arguments = dict(config)
+        excluded = arguments.pop("exclude_from_weight_decay", None)
+        if isinstance(arguments.get("learning_rate"), Mapping):
+            arguments["learning_rate"] = deserialize_schedule(arguments["learning_rate"])
+        optimizer = cls(**arguments)
+        if excluded:
+            optimizer._excluded = {key: list(value) for key, value in excluded.items()}
+        return optimizer
+
+    def __repr__(self) -> str:
+        shown = {"learning_rate": self._learning_rate} | {key: getattr(self, key) for key in self._own}
+        defaults = inspect.signature(type(self).__init__).parameters
+        shown |= {
+            key: getattr(self, key)
+            for key in COMMON[1:]
+            if key != "name" and getattr(self, key) != defaults[key].default
+        }
+        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in shown.items())})"
+
+    # -- building ---------------------------------------------------------------------------------------------------
+
+    def build(self, params: Any, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Take charge of parameters: allocate the state and compile, or load, the kernels.
+
+        Parameters
+        ----------
+        params : list, tuple, mapping, nested containers of ndarray, or FlatBuffer
+            float32 or float64, writeable, dense in any axis order, not overlapping. They are updated where they lie.
+        overrides : dict, optional
+            Regular expression, searched in each parameter's path (its keys and indices joined with "/") →
+            ``{"learning_rate_multiplier": float, "weight_decay": float or None, "trainable": bool}``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an array cannot be updated in place or an override makes no sense. Nothing is built then.
+        RuntimeError
+            If the optimizer is built already.
+        """
+        if self._built:
+            raise RuntimeError("the optimizer is built already: make a new one for other parameters")
+        if not isinstance(params, (list, tuple, Mapping, FlatBuffer, np.ndarray)):
+            raise TypeError(f"params must be a list, tuple, dict, FlatBuffer or array, got {type(params).__name__}")
+        self._parameters = collect(params, overrides)
+        self._structure, self._overrides = params, overrides
+        paths = self._excluded["paths"] + self._paths_of(self._excluded_arrays)
+        self._excluded, self._excluded_arrays = {**self._excluded, "paths": paths}, []
+        self._index = {id(parameter.array): k for k, parameter in enumerate(self._parameters)}
+        self._plan()
+        self._built = True
+
+    def _plan(self, keep: dict[str, Array] | None = None) -> None:
+        plans = self._make_plans()
+        memory = [parameter.array for parameter in self._parameters]
+        memory += [array for plan in plans for array in plan.memory]
+        buffer = self._structure if isinstance(self._structure, FlatBuffer) else None
+        gradients = Gradients(self._parameters, buffer, memory)
+        for plan in plans:
+            plan.connect(gradients.table, gradients.layouts)
+        self._plans, self._gradients = plans, gradients
+        if keep is not None:
+            state.restore(self, keep)
+
+    def _make_plans(self) -> list[Plan]:
+        members: dict[tuple[str, Any], list[int]] = {}
+        for k, parameter in enumerate(self._parameters):
+            if parameter.trainable:
+                members.setdefault((self._branch(parameter), parameter.array.dtype), []).append(k)
+        extra = {AVERAGE_SLOT: Slot(copies_parameter=True)} if self.use_ema else {}
+        extra |= {ACCUMULATOR_SLOT: Slot()} if self.gradient_accumulation_steps else {}
+        plans = []
+        for (branch, _), indices in members.items():
+            chosen = [self._parameters[k] for k in indices]
+            groups = [Group(p.multiplier, self._decay_of(p, branch)) for p in chosen]
+            scalars = type(self._scalars(branch, 1.0, 1))
+            plans.append(Plan(branch, indices, chosen, groups, scalars, self._rule_slots(branch), extra))
+        return plans
+
+    def _decay_of(self, parameter: Parameter, branch: str) -> float:
+        """Weight decay of one parameter: an exclusion counts most, then its override, then the optimizer's own."""
+        patterns = self._excluded["names"]
+        if parameter.path in self._excluded["paths"] or any(re.search(name, parameter.path) for name in patterns):
+            return 0.0
+        if "weight_decay" in parameter.settings:
+            return float(parameter.settings["weight_decay"] or 0.0)
+        return float(self._branch_decay(branch) or 0.0)
+
+    def _branch_decay(self, branch: str) -> float | None:
+        return self.weight_decay
+
+    @property
+    def slots(self) -> dict[str, list[Array | None]]:
+        """State arrays by slot name: for each parameter, in order, a live view; None where it has none.
+
+        Raises
+        ------
+        RuntimeError
+            If the optimizer is not built.
+        """
+        self._require_built("slots")
+        found: dict[str, list[Array | None]] = {}
+        for plan in self._plans:
+            for name, arrays in plan.slots.items():
+                row = found.setdefault(name, [None] * len(self._parameters))
+                for k, array in zip(plan.indices, arrays, strict=True):
+                    row[k] = array
+        return found
+
+    def _require_built(self, what: str) -> None:
+        if not self._built:
+            raise RuntimeError(f"{what}: the optimizer is not built; call build(params) first")
+
+    # -- stepping ---------------------------------------------------------------------------------------------------
+
+    def apply(self, grads: Any, params: Any = None, zero_grads: bool = False) -> None:
+        """One step: unscale, accumulate, clip, decay, update, average; in place.
+
+        Parameters
+        ----------
+        grads : list, tuple, mapping, nested, FlatBuffer, or one flat array
+            A gradient per parameter, float32 or float64, of any strides, read where it lies; None leaves a parameter
+            alone.
+        params : list of ndarray, optional
+            On first use: what to build with. Later: which of the parameters built the gradients belong to.
+        zero_grads : bool
+            Zero the gradients in the same pass.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError, FloatingPointError
+            If something does not fit, or a gradient is not finite and ``nonfinite="raise"``. Then nothing has changed.
+        """
+        self._apply(grads, params, zero_grads)
+
+    def apply_gradients(self, pairs: Iterable[tuple[Any, Array]]) -> None:
+        """One step from ``(gradient, parameter)`` pairs."""
+        listed = list(pairs)
+        if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in listed):
+            raise TypeError("apply_gradients expects pairs (gradient, parameter), as zip(grads, params) makes them")
+        self._apply([grad for grad, _ in listed], [param for _, param in listed], False)
+
+    def _apply(
+        self,
+        grads: Any,
+        params: Any,
+        zero_grads: bool,
+        unscale: float | None = None,
+        nonfinite: str | None = None,
+    ) -> None:
+        if self._evaluating:
+            raise RuntimeError("a step inside evaluation_weights(): leave the context first")
+        if params is not None:
+            grads = self._align(grads, params)
+        elif not self._built:
+            raise RuntimeError("the optimizer is not built: call build(params), or pass params with the gradients")
+        options = self._gradients.read(grads, zero_grads)
+        if unscale is None:
+            unscale = 1.0 if self.loss_scale_factor is None else 1.0 / self.loss_scale_factor
+        self._step(unscale, nonfinite or self.nonfinite, options)
+        if zero_grads:
+            if self.last_step_skipped:
+                self._gradients.zero_all(grads)
+            else:
+                self._gradients.zero()
+
+    def _align(self, grads: Any, params: Any) -> Any:
+        """Gradients for all parameters built, from gradients for ``params``, which may be some of them."""
+        if not self._built:
+            self.build(params)
+            return grads
+        arrays = flatten(params)[1]
+        if len(arrays) == len(self._parameters) and all(map(_is_array_of, arrays, self._parameters)):
+            return grads
+        leaves = flatten(grads)[1]
+        if len(leaves) != len(arrays):
+            raise ValueError(f"{len(leaves)} gradients for {len(arrays)} parameters")
+        aligned: list[Any] = [ABSENT] * len(self._parameters)
+        for grad, array in zip(leaves, arrays, strict=True):
+            k = self._index.get(id(array))
+            if k is None:
+                raise ValueError("a parameter that the optimizer was not built with: make a new optimizer for it")
+            if aligned[k] is not ABSENT:
+                raise ValueError(f"parameter {self._parameters[k].path} is given twice")
+            aligned[k] = grad
+        return aligned
+
+    def _step(self, unscale: float, nonfinite: str, options: int) -> None:
+        steps = self.gradient_accumulation_steps or 1
+        closing = steps == 1 or (self._calls + 1) % steps == 0
+        t = self._iterations + 1
+        if closing and steps > 1:
+            options |= ACCUMULATED
+        self._write_rows(unscale, float(steps), t if closing else 0)
+        self.last_step_skipped, self.last_grad_norm = False, None
+        clips = closing and (self.clipnorm or self.global_clipnorm)
+        if (clips or nonfinite != "propagate") and not self._measure(options, nonfinite, closing):
+            return
+        if not closing:
+            for plan in self._plans:
+                plan.engine.accumulate(options)
+        else:
+            options |= self._ema_options(t)
+            if self._clipped and not clips:
+                self._stop_clipping()
+            for plan in self._plans:
+                plan.engine(options)
+            self._iterations = t
+            self._advance(t)
+        self._calls += 1
+
+    def _write_rows(self, unscale: float, divisor: float, t: int) -> None:
+        """Fill the scalars tables for update ``t``, or for a micro-step (0)."""
+        rate = self._rate() if t else 0.0
+        limit = self.clipvalue if self.clipvalue and self.clipvalue > 0 else math.inf
+        keep = self.ema_momentum if t > 1 else 0.0
+        for plan in self._plans:
+            plan.take_gradients()
+            for row, (multiplier, decay) in enumerate(plan.groups):
+                learning_rate = rate * multiplier
+                scalars = self._scalars(plan.branch, learning_rate if t else 1.0, t or 1)
+                if type(scalars) is not plan.scalars:
+                    raise RuntimeError(
+                        "a hyper-parameter that selects the rule was changed after build(): make a new one"
+                    )
+                plan.write_row(row, (unscale, divisor, limit, decay * learning_rate, keep, 1.0 - keep, *scalars))
+
+    def _ema_options(self, t: int) -> int:
+        if not self.use_ema:
+            return 0
+        frequency = self.ema_overwrite_frequency
+        return AVERAGED | OVERWRITE if frequency and t % frequency == 0 else AVERAGED
+
+    def _measure(self, options: int, nonfinite: str, closing: bool) -> bool:
+        """Norm, finiteness and clipping factors; whether the step goes on."""
+        found = [plan.engine.norms(options & (ACCUMULATED | STAGED)) for plan in self._plans]
+        if nonfinite != "propagate" and not all(finite for _, finite in found):
+            if nonfinite == "raise":
+                raise FloatingPointError(self._nonfinite_message())
+            self.last_step_skipped = True
+            return False
+        if not closing:
+            return True
+        norm = self.last_grad_norm = math.sqrt(sum(squares for squares, _ in found))
+        for plan in self._plans:
+            if self.clipnorm and self.clipnorm > 0:
+                plan.engine.clip_each(float(self.clipnorm))
+            else:
+                plan.engine.clip_all(_global_factor(self.global_clipnorm, norm))
+        self._clipped = True
+        return True
+
+    def _stop_clipping(self) -> None:
+        for plan in self._plans:
+            plan.engine.clip_all(1.0)
+        self._clipped = False
+
+    def _nonfinite_message(self) -> str:
+        for plan in self._plans:
+            bad = plan.work.chunks[np.isnan(plan.work.sums[:, 1]), 0]
+            if len(bad):
+                return f"gradient {plan.parameters[bad[0]].path} is not finite; nothing was updated"
+        return "a gradient is not finite; nothing was updated"
+
+    # -- averages and state -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def evaluation_weights(self) -> Iterator[None]:
+        """Context in which the parameters hold the averaged weights; afterwards the training weights, bit for bit.
+
+        Raises
+        ------
+        RuntimeError
+            If the optimizer keeps no average (``use_ema=False``), is not built, or is in such a context already.
+        """
+        self._require_built("evaluation_weights()")
+        if self._evaluating:
+            raise RuntimeError("evaluation_weights() does not nest")
+        self._check_averages()
+        training = [(parameter.array, parameter.array.copy()) for plan in self._plans for parameter in plan.parameters]
+        self._evaluating = True
+        try:
+            self._load_averages()
+            yield
+        finally:
+            for array, values in training:
+                array[...] = values
+            self._evaluating = False
+
+    def _check_averages(self) -> None:
+        if not self.use_ema:
+            raise RuntimeError("there are no averaged weights: make the optimizer with use_ema=True")
+
+    def _load_averages(self) -> None:
+        for plan in self._plans:
+            for parameter, average in zip(plan.parameters, plan.slots[AVERAGE_SLOT], strict=True):
+                parameter.array[...] = average
+
+    def finalize_variable_values(self, var_list: Any = None) -> None:
+        """Replace the parameters by their averages, for good; nothing without ``use_ema``, as in Keras.
+
+        Raises
+        ------
+        RuntimeError
+            If the optimizer is not built.
+        ValueError
+            If ``var_list`` is given and is not what the optimizer was built with.
+        """
+        self._require_built("finalize_variable_values()")
+        if var_list is not None and len(var_list) != len(self._parameters):
+            raise ValueError(f"expected the {len(self._parameters)} parameters built, got {len(var_list)}")
+        if self.use_ema:
+            self._load_averages()
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of all state, flat: ``"path/slot"`` → array, counters → int or float. Fit for `numpy.savez`.
+
+        Raises
+        ------
+        RuntimeError
+            If the optimizer is not built.
+        """
+        self._require_built("state_dict()")
+        return state.export(self)
+
+    def load_state_dict(self, d: Mapping[str, Any], strict: bool = True) -> None:
+        """Take over state from `state_dict`, or from `numpy.load` of it.
+
+        Parameters
+        ----------
+        d : mapping
+            Arrays are cast to the parameters' dtype.
+        strict : bool
+            Whether missing and unexpected names are errors; otherwise they are passed over.
+
+        Raises
+        ------
+        ValueError
+            If names are missing or unexpected, or a shape is not right. Then nothing has changed.
+        RuntimeError
+            If the optimizer is not built.
+        """
+        self._require_built("load_state_dict()")
+        state.load(self, d, strict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {key: value for key, value in self.__dict__.items() if key not in _REBUILT}
+        if self._built:
+            kept["_restore"] = (self._structure, self._overrides, state.export(self))
+            kept["_excluded_arrays"] = []
+        return kept
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        restore = kept.pop("_restore", None)
+        self.__dict__.update(kept)
+        if restore is not None:
+            structure, overrides, arrays = restore
+            self._built = False
+            self.build(structure, overrides)
+            state.load(self, arrays, strict=True)
+
+
+_REBUILT = ("_parameters", "_structure", "_overrides", "_index", "_plans", "_gradients")
+
+
+def _is_array_of(array: Any, parameter: Parameter) -> bool:
+    return array is parameter.array
+
+
+def _global_factor(limit: float | None, norm: float) -> float:
+    if not limit or limit <= 0:
+        return 1.0
+    if not math.isfinite(norm):
+        return math.nan
+    return min(limit / norm, 1.0) if norm > 0 else 1.0

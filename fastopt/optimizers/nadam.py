@@ -1,0 +1,71 @@
+"""Nadam."""
+
+from __future__ import annotations
+
+import math
+
+from ..kernels.rules.nadam import NadamScalars
+from ..optimizer import Coefficient, Optimizer, Rate, current, hyper_parameters
+from ..plan import Slot
+
+
+class Nadam(Optimizer):
+    """Adam with Nesterov's momentum.
+
+    See `fastopt.kernels.rules.nadam`. The momentum's warm-up is Keras's; torch's is slower.
+
+    Parameters
+    ----------
+    learning_rate : float, schedule or zero-argument callable
+    beta_1, beta_2 : float in [0, 1), or callable
+        Shares that the running means of the gradient and of its square keep.
+    epsilon : float >= 0, or callable
+
+    Slots: ``momentum``, ``velocity``; zeros like the parameter. The product of the momenta so far is a counter of the
+    state, ``u_product``.
+    """
+
+    @hyper_parameters
+    def __init__(
+        self, learning_rate: Rate = 0.001, beta_1: Coefficient = 0.9, beta_2: Coefficient = 0.999,
+        epsilon: Coefficient = 1e-7,
+        weight_decay: float | None = None, clipnorm: float | None = None, clipvalue: float | None = None,
+        global_clipnorm: float | None = None, use_ema: bool = False, ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None, loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None, name: str | None = None, *, nonfinite: str = "propagate",
+    ) -> None: ...  # fmt: skip
+
+    beta_1: Coefficient
+    beta_2: Coefficient
+    epsilon: Coefficient
+
+    def _check(self) -> None:
+        self._check_coefficient("beta_1", "beta_2")
+        self._check_coefficient("epsilon", high=math.inf)
+        self._u_product = 1.0
+
+    def _counters(self) -> dict[str, str]:
+        return {**super()._counters(), "u_product": "_u_product"}
+
+    def _rule_slots(self, branch: str) -> dict[str, Slot]:
+        return {"momentum": Slot(), "velocity": Slot()}
+
+    def _warmed_up(self, t: int) -> float:
+        return current(self.beta_1) * (1.0 - 0.5 * 0.96**t)
+
+    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
+        now, ahead = self._warmed_up(t), self._warmed_up(t + 1)
+        product = self._u_product * now
+        beta_1, beta_2 = current(self.beta_1), current(self.beta_2)
+        return NadamScalars(
+            learning_rate,
+            1.0 - beta_1,
+            1.0 - beta_2,
+            ahead / (1.0 - product * ahead),
+            (1.0 - now) / (1.0 - product),
+            1.0 / (1.0 - beta_2**t),
+            current(self.epsilon),
+        )
+
+    def _advance(self, t: int) -> None:
+        self._u_product *= self._warmed_up(t)

@@ -1,0 +1,191 @@
+"""What may be a parameter, and what a user says about some of them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .device import check_array
+from .flat import flatten
+
+Array = np.ndarray[Any, Any]
+
+
+class Parameter(NamedTuple):
+    """One array to be optimised."""
+
+    path: str
+    array: Array
+    axes: tuple[int, ...]  # slowest first, as they lie in memory
+    trainable: bool
+    multiplier: float  # of the learning rate
+    settings: Mapping[str, Any]  # what overrides say of it
+
+    def shape_without(self, axis: int | None) -> tuple[int, ...]:
+        """The shape, less one axis counted from the end."""
+        shape = self.array.shape
+        return shape if axis is None else shape[:axis] + shape[len(shape) + axis + 1 :]
+
+    def view_of(self, flat: Array, without: int | None = None) -> Array:
+        """``flat``, elements in the parameter's memory order, in its shape (less one axis) and axis order."""
+        missing = None if without is None else self.array.ndim + without
+        axes = [axis for axis in self.axes if axis != missing]
+        in_memory = flat.reshape([self.array.shape[axis] for axis in axes])
+        return in_memory.transpose(np.argsort(axes)) if axes else in_memory.reshape(())
+
+
+def collect(structure: Any, overrides: Mapping[str, Mapping[str, Any]] | None) -> list[Parameter]:
+    """Check every leaf of a structure and gather what is to be known of it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array cannot be updated in place, two of them overlap, or an override makes no sense. Each message names
+        the path.
+    """
+    paths, arrays = flatten(structure)
+    for path, array in zip(paths, arrays, strict=True):
+        check_parameter(path, array)
+    _check_disjoint(paths, arrays)
+    settings = _settings_of(paths, overrides)
+    return [
+        Parameter(
+            path,
+            array,
+            memory_order(array),
+            setting.get("trainable", True),
+            float(setting.get("learning_rate_multiplier", 1.0)),
+            setting,
+        )
+        for path, array, setting in zip(paths, arrays, settings, strict=True)
+    ]
+
+
+def check_parameter(path: str, array: Any) -> None:
+    """Refuse an array that no kernel could update in place."""
+    check_array(path, array, "parameter")
+    if array.dtype not in (np.float32, np.float64):
+        raise TypeError(f"parameter {path}: expected float32 or float64, got {array.dtype}: cast it first")
+    if not array.dtype.isnative:
+        raise ValueError(
+            f"parameter {path}: is not in native byte order: use array.astype(array.dtype.newbyteorder('='))"
+        )
+    if not array.flags.writeable:
+        raise ValueError(f"parameter {path}: is read-only and cannot be updated in place: pass a writeable array")
+    if not array.flags.aligned:
+        raise ValueError(f"parameter {path}: its memory is not aligned to its dtype: pass array.copy()")
+    if not _is_dense(array):
+        raise ValueError(
+            f"parameter {path}: has gaps, overlaps itself or runs backwards in memory "
+            f"(shape {array.shape}, strides {array.strides}): pass a copy, or the array that owns the memory"
+        )
+
+
+def memory_order(array: Array) -> tuple[int, ...]:
+    """The array's axes as they lie in memory, slowest first."""
+    if array.flags.c_contiguous:
+        return tuple(range(array.ndim))
+    return tuple(sorted(range(array.ndim), key=lambda axis: (-array.strides[axis], -array.shape[axis], axis)))
+
+
+def _is_dense(array: Array) -> bool:
+    if array.size == 0:
+        return True
+    expected = array.itemsize
+    for axis in reversed(memory_order(array)):
+        if array.shape[axis] > 1 and array.strides[axis] != expected:
+            return False
+        expected *= array.shape[axis]
+    return True
+
+
+def _check_disjoint(paths: list[str], arrays: list[Array]) -> None:
+    starts = [array.__array_interface__["data"][0] for array in arrays]
+    ranges = sorted(
+        (start, start + array.nbytes, path) for start, array, path in zip(starts, arrays, paths, strict=True)
+    )
+    ranges = [item for item in ranges if item[0] < item[1]]
+    for (_, end, path), (start, _, other) in pairwise(ranges):
+        if start < end:
+            raise ValueError(f"parameters {path} and {other} share memory: pass a shared parameter once")
+
+
+def _settings_of(paths: list[str], overrides: Mapping[str, Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    settings: list[dict[str, Any]] = [{} for _ in paths]
+    if overrides is None:
+        return settings
+    if not isinstance(overrides, Mapping):
+        raise TypeError(f"overrides must map regular expressions to settings, got {type(overrides).__name__}")
+    for pattern, values in overrides.items():
+        _check_override(pattern, values)
+        chosen = [k for k, path in enumerate(paths) if re.search(pattern, path)]
+        if not chosen:
+            raise ValueError(f"override {pattern!r} matches no parameter; the paths are {_few(paths)}")
+        for k in chosen:
+            twice = settings[k].keys() & values.keys()
+            if twice:
+                raise ValueError(
+                    f"parameter {paths[k]}: two overrides set {sorted(twice)[0]!r}, one of them {pattern!r}"
+                )
+            settings[k].update(values)
+    return settings
+
+
+def _check_override(pattern: Any, values: Any) -> None:
+    check_pattern("overrides", pattern)
+    if not isinstance(values, Mapping):
+        raise TypeError(f"override {pattern!r}: expected a dict of settings, got {type(values).__name__}")
+    for key, value in values.items():
+        if key == "trainable":
+            if not isinstance(value, bool):
+                raise TypeError(f"override {pattern!r}: trainable must be a bool, got {value!r}")
+        elif key in ("learning_rate_multiplier", "weight_decay"):
+            if not (key == "weight_decay" and value is None):
+                check_number(f"override {pattern!r}: {key}", value, low=0.0)
+        else:
+            valid = "learning_rate_multiplier, weight_decay, trainable"
+            raise ValueError(f"override {pattern!r}: unknown setting {key!r}; valid are {valid}")
+
+
+def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, below: bool = False) -> None:
+    """Refuse what is no finite real number in ``[low, high]`` (``[low, high)`` if ``below``)."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__} {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    if value < low or value > high or (below and value == high):
+        raise ValueError(f"{name} must be in {_interval(low, high, below)}, got {value}")
+
+
+def check_count(name: str, value: Any, least: int) -> None:
+    """Refuse what is no integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_pattern(name: str, pattern: Any) -> None:
+    """Refuse what is no regular expression."""
+    if not isinstance(pattern, str):
+        raise TypeError(f"{name}: expected a regular expression, got {type(pattern).__name__}")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{name}: {pattern!r} is no regular expression: {error}") from None
+
+
+def _interval(low: float, high: float, below: bool) -> str:
+    left = "(-inf" if low == -math.inf else f"[{low:g}"
+    right = "inf)" if high == math.inf else f"{high:g}{')' if below else ']'}"
+    return f"{left}, {right}"
+
+
+def _few(paths: list[str], most: int = 8) -> str:
+    shown = ", ".join(repr(path) for path in paths[:most])
+    return f"{shown}, … ({len(paths)} in all)" if len(paths) > most else shown or "none"

@@ -1,0 +1,152 @@
+"""What a build works out once: slots, groups, and the tables that every launch reads."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .device import engine
+from .flat import aligned_offsets, aligned_zeros
+from .kernels.cpu import step
+from .kernels.engines import contiguous_chunks
+from .kernels.launch import Work, kernel, launch
+from .kernels.layout import ACCUMULATOR, AVERAGE, CHUNK, DIRECT, PARAM, SLOTS, Control
+from .kernels.registry import RULES
+from .parameters import Array, Parameter
+
+AVERAGE_SLOT, ACCUMULATOR_SLOT = "average", "gradient_accumulator"
+"""Names of the state arrays that belong to the step, not to a rule."""
+
+
+class Slot(NamedTuple):
+    """A state array per parameter: what it starts as, and which of the parameter's axes it has."""
+
+    start: float = 0.0
+    copies_parameter: bool = False
+    without: int | None = None  # an axis that it lacks, counted from the end
+    axes: range = range(65)  # numbers of axes of a parameter that has such a slot
+
+
+class Group(NamedTuple):
+    """Parameters with the same settings: one row of the scalars table."""
+
+    multiplier: float
+    weight_decay: float
+
+
+class Plan:
+    """The parameters of one dtype under one rule, ready to be stepped.
+
+    Parameters
+    ----------
+    indices : list of int
+        Which of the optimizer's parameters these are.
+    parameters : list of Parameter
+        Those parameters.
+    groups : list of Group
+        The group of each.
+    scalars : NamedTuple class
+        Selects the rule.
+    slots : dict of str to Slot
+        The rule's, in its order.
+    extra : dict of str to Slot
+        The average and the accumulator, where they are wanted.
+
+    Attributes
+    ----------
+    rows : list of int
+        The row in the scalars table of each parameter.
+    slots : dict of str to list
+        For each slot the array of each parameter, in the parameter's shape and axis order; None where it has none.
+    """
+
+    def __init__(
+        self,
+        branch: str,
+        indices: list[int],
+        parameters: list[Parameter],
+        groups: list[Group],
+        scalars: Any,
+        slots: dict[str, Slot],
+        extra: dict[str, Slot],
+    ) -> None:
+        self.branch = branch
+        self.indices = np.array(indices, np.int64)
+        self.parameters = parameters
+        self.dtype = parameters[0].array.dtype
+        self.groups = list(dict.fromkeys(groups))
+        self.memory: list[Array] = []
+        self.slots = {name: self._allocate(slot) for name, slot in {**slots, **extra}.items()}
+        self.scalars = scalars
+        self.rule_slots = list(slots)
+        self.rows = [self.groups.index(group) for group in groups]
+
+    def connect(self, gradients: Array, layouts: Array) -> None:
+        """Make the tables and the engine; ``gradients`` and ``layouts`` are those of the optimizer's `Gradients`."""
+        sizes = [parameter.array.size for parameter in self.parameters]
+        chunks = contiguous_chunks(sizes, self.rows, CHUNK)
+        table = np.zeros((len(self.groups), len(Control._fields) + len(self.scalars._fields)), self.dtype)
+        addresses = np.zeros((SLOTS + len(self.rule_slots), len(sizes)), np.int64)
+        for row, arrays in self._address_rows().items():
+            addresses[row] = [0 if array is None else array.ctypes.data for array in arrays]
+        self._all_gradients = gradients
+        self._shares = len(self.indices) == gradients.shape[1]
+        own = gradients if self._shares else gradients[:, self.indices]
+        self.work = Work(chunks, addresses, own, layouts, table, RULES[self.scalars].terms)
+        self.engine = engine(self)
+        self._row_bytes = table.strides[0]
+        self._pack = struct.Struct(f"={table.shape[1]}{'f' if table.itemsize == 4 else 'd'}").pack_into
+
+    def _address_rows(self) -> dict[int, list[Array | None]]:
+        rows: dict[int, list[Array | None]] = {PARAM: [parameter.array for parameter in self.parameters]}
+        rows |= {SLOTS + k: self.slots[name] for k, name in enumerate(self.rule_slots)}
+        return rows | {row: self.slots[name] for row, name in _EXTRA_ROWS.items() if name in self.slots}
+
+    def _allocate(self, slot: Slot) -> list[Array | None]:
+        """One array per parameter, side by side in one flat array."""
+        wanted = [parameter.array.ndim in slot.axes for parameter in self.parameters]
+        sizes = [math.prod(p.shape_without(slot.without)) * has for p, has in zip(self.parameters, wanted, strict=True)]
+        offsets, end = aligned_offsets(sizes, self.dtype)
+        flat = aligned_zeros(end, self.dtype)
+        self.memory.append(flat)
+        if slot.start:
+            flat.fill(slot.start)
+        arrays: list[Array | None] = []
+        for parameter, offset, size, has in zip(self.parameters, offsets, sizes, wanted, strict=True):
+            view = parameter.view_of(flat[offset : offset + size], slot.without) if has else None
+            if view is not None and slot.copies_parameter:
+                view[...] = parameter.array
+            arrays.append(view)
+        return arrays
+
+    def write_row(self, group: int, values: tuple[float, ...]) -> None:
+        """Write one row of the scalars table: the control scalars, then the rule's."""
+        try:
+            self._pack(self.work.table, group * self._row_bytes, *values)
+        except OverflowError:
+            worst = max(values, key=lambda value: abs(value) if abs(value) != np.inf else 0)
+            raise ValueError(f"a coefficient of the step, {worst:g}, does not fit {self.dtype}") from None
+
+    def run_on_parameters(self, scalars: Any) -> None:
+        """Run the rule of ``scalars`` once, without decay or clipping; what it returns replaces the parameters.
+
+        The rule has this plan's slots; its gradients are the parameters themselves.
+        """
+        own = self.work
+        gradients = np.stack([own.addresses[PARAM], np.full_like(own.addresses[PARAM], DIRECT)])
+        row = [1.0, 1.0, np.inf, 0.0, 1.0, 0.0, *scalars]
+        table = np.array([row] * len(self.groups), self.dtype)
+        work = Work(own.chunks, own.addresses, gradients, own.layouts, table)
+        kind: Any = type(scalars)
+        launch(kernel(step, kind, len(self.rule_slots), self.dtype), work, 0)
+
+    def take_gradients(self) -> None:
+        """Point the work's segments at the gradients that the optimizer has read."""
+        if not self._shares:
+            np.take(self._all_gradients, self.indices, axis=1, out=self.work.gradients)
+
+
+_EXTRA_ROWS = {AVERAGE: AVERAGE_SLOT, ACCUMULATOR: ACCUMULATOR_SLOT}

@@ -1,0 +1,90 @@
+"""An optimizer's state as a flat dict of arrays and counters, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .optimizer import Optimizer
+    from .parameters import Array
+
+
+def _arrays(optimizer: Optimizer) -> Iterator[tuple[str, Array]]:
+    """Every state array under its name, ``path/slot``."""
+    for slot, arrays in optimizer.slots.items():
+        for parameter, array in zip(optimizer._parameters, arrays, strict=True):
+            if array is not None:
+                yield f"{parameter.path}/{slot}", array
+
+
+def snapshot(optimizer: Optimizer) -> dict[str, Array]:
+    """Copies of the state arrays."""
+    return {name: array.copy() for name, array in _arrays(optimizer)}
+
+
+def restore(optimizer: Optimizer, arrays: Mapping[str, Array]) -> None:
+    """Write back what `snapshot` returned."""
+    for name, array in _arrays(optimizer):
+        array[...] = arrays[name]
+
+
+def export(optimizer: Optimizer) -> dict[str, Any]:
+    """Copies of the state arrays, and the counters."""
+    return {**snapshot(optimizer), **_counters(optimizer)}
+
+
+def _counters(optimizer: Optimizer) -> dict[str, int | float]:
+    return {name: getattr(optimizer, attribute) for name, attribute in optimizer._counters().items()}
+
+
+def load(optimizer: Optimizer, given: Mapping[str, Any], strict: bool) -> None:
+    """Check everything, then write it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something does not fit; the optimizer is as it was.
+    """
+    if not isinstance(given, Mapping):
+        raise TypeError(f"expected a mapping as state_dict() makes it, got {type(given).__name__}")
+    arrays, counters = dict(_arrays(optimizer)), _counters(optimizer)
+    if strict:
+        _check_names({*arrays, *counters}, set(given))
+    new_arrays = {name: _checked_array(name, given[name], array) for name, array in arrays.items() if name in given}
+    new_counters = {name: _checked_counter(name, given[name], old) for name, old in counters.items() if name in given}
+    for name, values in new_arrays.items():
+        arrays[name][...] = values
+    for name, number in new_counters.items():
+        setattr(optimizer, optimizer._counters()[name], number)
+
+
+def _check_names(expected: set[str], given: set[str]) -> None:
+    missing, unexpected = sorted(expected - given), sorted(given - expected)
+    if missing or unexpected:
+        raise ValueError(
+            f"the state does not fit: missing {missing[:5] or 'nothing'}, unexpected {unexpected[:5] or 'nothing'}; "
+            "strict=False passes over such names"
+        )
+
+
+def _checked_array(name: str, values: Any, array: Array) -> Array:
+    values = np.asarray(values)
+    if values.dtype.kind not in "fiu":
+        raise TypeError(f"state {name}: expected numbers, got {values.dtype}")
+    if values.shape != array.shape:
+        raise ValueError(f"state {name}: expected shape {array.shape}, got {values.shape}")
+    return values
+
+
+def _checked_counter(name: str, value: Any, old: int | float) -> int | float:
+    number = np.asarray(value)
+    if number.shape != () or number.dtype.kind not in "fiu" or not np.isfinite(number):
+        raise ValueError(f"state {name}: expected a number, got {value!r}")
+    if isinstance(old, float):
+        return float(number)
+    if number < 0 or number != int(number):
+        raise ValueError(f"state {name}: expected a count, got {value!r}")
+    return int(number)
