@@ -32,6 +32,7 @@ from .reduction import LANES, sum_of, sum_of_squares
 from .registry import RULES, Rule
 from .rules.adafactor import AdafactorScalars
 from .staging import chunk_gradient, scratch_for
+from .tables import tables_at
 
 ROWS, COLUMNS, FIRST_ROW, BATCH, MATRIX, PARTIAL = range(4, 10)
 """Further columns: rows of the task (0: a vector), width of a row, number of the first row in the parameter, number of
@@ -45,42 +46,39 @@ LEAST_ROWS = 64
 """Rows of a task, where the matrix has as many: column sums then add at most 1/64 of the parameter's size."""
 
 
-def sums_pass(first, last, chunks, addresses, gradients, layouts, factors, table, sums, options):
+def sums_pass(first, last, handle, options):
     """Row means into the row slot, column sums into scratch, velocities of vectors; sums of p² (and u² of vectors)."""
+    t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
     squares = np.empty(CHUNK, DTYPE)
     lanes = np.empty(LANES)
     for k in range(first, last):
-        segment, offset, length = chunks[k, SEGMENT], chunks[k, OFFSET], chunks[k, LENGTH]
-        if gradients[ADDRESS, segment] == 0:
+        segment, offset, length = t.chunks[k, SEGMENT], t.chunks[k, OFFSET], t.chunks[k, LENGTH]
+        if t.gradients[ADDRESS, segment] == 0:
             continue
-        c = scalars_at(Control, table, chunks[k, GROUP], 0)
-        s = scalars_at(SCALARS, table, chunks[k, GROUP], CONTROLS)
-        factor = factors[CLIP, segment]
-        param = array_at(addresses[PARAM, segment], offset, length, DTYPE)
-        sums[k, 0] = 0.0
-        sums[k, 1] = 0.0
-        columns = chunks[k, COLUMNS]
-        if chunks[k, ROWS] == 0:
-            grad, scale = chunk_gradient(
-                gradients, layouts, addresses, segment, offset, length, c, options, scratch, DTYPE
-            )
-            velocity = array_at(addresses[VELOCITY, segment], offset, length, DTYPE)
+        c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
+        s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
+        factor = t.factors[CLIP, segment]
+        param = array_at(t.addresses[PARAM, segment], offset, length, DTYPE)
+        t.sums[k, 0] = 0.0
+        t.sums[k, 1] = 0.0
+        columns = t.chunks[k, COLUMNS]
+        if t.chunks[k, ROWS] == 0:
+            grad, scale = chunk_gradient(t, segment, offset, length, c, options, scratch, DTYPE)
+            velocity = array_at(t.addresses[VELOCITY, segment], offset, length, DTYPE)
             _vector_update(grad, velocity, squares, scale, factor, c.limit, s)
-            sums[k, 0] = _decayed_squares(param, c.decay, lanes)
-            sums[k, 1] = sum_of_squares(squares[:length], DTYPE(1), lanes)
+            t.sums[k, 0] = _decayed_squares(param, c.decay, lanes)
+            t.sums[k, 1] = sum_of_squares(squares[:length], DTYPE(1), lanes)
             continue
-        column_sums = array_at(addresses[SUMS, segment], chunks[k, PARTIAL], columns, np.float64)
+        column_sums = array_at(t.addresses[SUMS, segment], t.chunks[k, PARTIAL], columns, np.float64)
         column_sums[:] = 0.0
-        rows = array_at(addresses[ROW, segment], chunks[k, FIRST_ROW], chunks[k, ROWS], DTYPE)
+        rows = array_at(t.addresses[ROW, segment], t.chunks[k, FIRST_ROW], t.chunks[k, ROWS], DTYPE)
         for r in range(rows.size):
             total = 0.0
             for start in range(0, columns, CHUNK):
                 width = min(CHUNK, columns - start)
                 grad, scale = chunk_gradient(
-                    gradients,
-                    layouts,
-                    addresses,
+                    t,
                     segment,
                     offset + r * columns + start,
                     width,
@@ -92,7 +90,7 @@ def sums_pass(first, last, chunks, addresses, gradients, layouts, factors, table
                 _squares(grad, squares, column_sums[start : start + width], scale, factor, c.limit, s.epsilon_1)
                 total += sum_of(squares[:width], lanes)
                 tile = param[r * columns + start : r * columns + start + width]
-                sums[k, 0] += _decayed_squares(tile, c.decay, lanes)
+                t.sums[k, 0] += _decayed_squares(tile, c.decay, lanes)
             rows[r] = s.keep * rows[r] + s.take * DTYPE(total / columns)
 
 
@@ -120,56 +118,56 @@ def _decayed_squares(param, decay, lanes):
     return sum_of_squares(param, param.dtype.type(1) - decay, lanes)
 
 
-def columns_pass(chunks, addresses, gradients, table):
+def columns_pass(handle):
     """Column means into the column slot, and per matrix 1 / √mean(row); serial, after `sums_pass`."""
+    t = tables_at(handle, DTYPE)
     lanes = np.empty(LANES)
     k = 0
-    while k < chunks.shape[0]:
-        segment, batch, columns = chunks[k, SEGMENT], chunks[k, BATCH], chunks[k, COLUMNS]
-        matrix = chunks[k, MATRIX]
-        if chunks[k, ROWS] == 0 or gradients[ADDRESS, segment] == 0:
+    while k < t.chunks.shape[0]:
+        segment, batch, columns = t.chunks[k, SEGMENT], t.chunks[k, BATCH], t.chunks[k, COLUMNS]
+        matrix = t.chunks[k, MATRIX]
+        if t.chunks[k, ROWS] == 0 or t.gradients[ADDRESS, segment] == 0:
             k += 1
             continue
-        s = scalars_at(SCALARS, table, chunks[k, GROUP], CONTROLS)
-        first_row = chunks[k, FIRST_ROW]
-        totals = array_at(addresses[SUMS, segment], chunks[k, PARTIAL], columns, np.float64)
-        height = chunks[k, ROWS]
+        s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
+        first_row = t.chunks[k, FIRST_ROW]
+        totals = array_at(t.addresses[SUMS, segment], t.chunks[k, PARTIAL], columns, np.float64)
+        height = t.chunks[k, ROWS]
         k += 1
-        while k < chunks.shape[0] and chunks[k, SEGMENT] == segment and chunks[k, BATCH] == batch:
-            partial = array_at(addresses[SUMS, segment], chunks[k, PARTIAL], columns, np.float64)
+        while k < t.chunks.shape[0] and t.chunks[k, SEGMENT] == segment and t.chunks[k, BATCH] == batch:
+            partial = array_at(t.addresses[SUMS, segment], t.chunks[k, PARTIAL], columns, np.float64)
             for j in range(columns):
                 totals[j] += partial[j]
-            height += chunks[k, ROWS]
+            height += t.chunks[k, ROWS]
             k += 1
-        column = array_at(addresses[COLUMN, segment], batch * columns, columns, DTYPE)
+        column = array_at(t.addresses[COLUMN, segment], batch * columns, columns, DTYPE)
         for j in range(columns):
             column[j] = s.keep * column[j] + s.take * DTYPE(totals[j] / height)
-        rows = array_at(addresses[ROW, segment], first_row, height, DTYPE)
-        roots = array_at(addresses[ROOTS, segment], matrix, 1, np.float64)
+        rows = array_at(t.addresses[ROW, segment], first_row, height, DTYPE)
+        roots = array_at(t.addresses[ROOTS, segment], matrix, 1, np.float64)
         roots[0] = 1.0 / np.sqrt(sum_of(rows, lanes) / height)
 
 
-def size_pass(first, last, chunks, addresses, gradients, layouts, factors, table, sums, options):
+def size_pass(first, last, handle, options):
     """Sums of u² of matrices, before clipping."""
+    t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
     updates = np.empty(CHUNK, DTYPE)
     lanes = np.empty(LANES)
     for k in range(first, last):
-        segment, offset, columns = chunks[k, SEGMENT], chunks[k, OFFSET], chunks[k, COLUMNS]
-        if gradients[ADDRESS, segment] == 0 or chunks[k, ROWS] == 0:
+        segment, offset, columns = t.chunks[k, SEGMENT], t.chunks[k, OFFSET], t.chunks[k, COLUMNS]
+        if t.gradients[ADDRESS, segment] == 0 or t.chunks[k, ROWS] == 0:
             continue
-        c = scalars_at(Control, table, chunks[k, GROUP], 0)
-        root = array_at(addresses[ROOTS, segment], chunks[k, MATRIX], 1, np.float64)[0]
-        rows = array_at(addresses[ROW, segment], chunks[k, FIRST_ROW], chunks[k, ROWS], DTYPE)
-        column = array_at(addresses[COLUMN, segment], chunks[k, BATCH] * columns, columns, DTYPE)
+        c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
+        root = array_at(t.addresses[ROOTS, segment], t.chunks[k, MATRIX], 1, np.float64)[0]
+        rows = array_at(t.addresses[ROW, segment], t.chunks[k, FIRST_ROW], t.chunks[k, ROWS], DTYPE)
+        column = array_at(t.addresses[COLUMN, segment], t.chunks[k, BATCH] * columns, columns, DTYPE)
         for r in range(rows.size):
             row_root = DTYPE(np.sqrt(np.float64(rows[r])) * root)
             for start in range(0, columns, CHUNK):
                 width = min(CHUNK, columns - start)
                 grad, scale = chunk_gradient(
-                    gradients,
-                    layouts,
-                    addresses,
+                    t,
                     segment,
                     offset + r * columns + start,
                     width,
@@ -180,9 +178,9 @@ def size_pass(first, last, chunks, addresses, gradients, layouts, factors, table
                 )
                 tile = updates[:width]
                 _matrix_update(
-                    grad, column[start : start + width], tile, row_root, scale, factors[CLIP, segment], c.limit
+                    grad, column[start : start + width], tile, row_root, scale, t.factors[CLIP, segment], c.limit
                 )
-                sums[k, 1] += sum_of_squares(tile, DTYPE(1), lanes)
+                t.sums[k, 1] += sum_of_squares(tile, DTYPE(1), lanes)
 
 
 @callee
@@ -192,62 +190,60 @@ def _matrix_update(grad, column, updates, row_root, scale, factor, limit):
         updates[i] = g / (row_root * sqrt(column[i]))
 
 
-def lengths_pass(chunks, factors, table, sums):
+def lengths_pass(handle):
     """Per parameter the step's length, max(ε₂, rms(p)) ρ / max(1, rms(u) / d), into ``factors[EXTRA]``; serial."""
+    t = tables_at(handle, DTYPE)
     squares = 0.0
     updates = 0.0
     n = 0
-    for k in range(chunks.shape[0]):
-        squares += sums[k, 0]
-        updates += sums[k, 1]
-        n += chunks[k, LENGTH]
-        segment = chunks[k, SEGMENT]
-        if k + 1 == chunks.shape[0] or chunks[k + 1, SEGMENT] != segment:
-            s = scalars_at(SCALARS, table, chunks[k, GROUP], CONTROLS)
+    for k in range(t.chunks.shape[0]):
+        squares += t.sums[k, 0]
+        updates += t.sums[k, 1]
+        n += t.chunks[k, LENGTH]
+        segment = t.chunks[k, SEGMENT]
+        if k + 1 == t.chunks.shape[0] or t.chunks[k + 1, SEGMENT] != segment:
+            s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
             size = maximum(np.float64(s.epsilon_2), np.sqrt(squares / n))
             excess = maximum(1.0, np.sqrt(updates / n) / s.clip_threshold)
-            factors[EXTRA, segment] = size * s.relative_step / excess
+            t.factors[EXTRA, segment] = size * s.relative_step / excess
             squares = 0.0
             updates = 0.0
             n = 0
 
 
-def update_pass(first, last, chunks, addresses, gradients, layouts, factors, table, sums, options):
+def update_pass(first, last, handle, options):
     """Move the parameters; and what the options ask for."""
+    t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
     updates = np.empty(CHUNK, DTYPE)
     for k in range(first, last):
-        segment, offset, columns = chunks[k, SEGMENT], chunks[k, OFFSET], chunks[k, COLUMNS]
-        if gradients[ADDRESS, segment] == 0:
+        segment, offset, columns = t.chunks[k, SEGMENT], t.chunks[k, OFFSET], t.chunks[k, COLUMNS]
+        if t.gradients[ADDRESS, segment] == 0:
             continue
-        c = scalars_at(Control, table, chunks[k, GROUP], 0)
-        factor, extra = factors[CLIP, segment], factors[EXTRA, segment]
-        if chunks[k, ROWS] == 0:
-            width = chunks[k, LENGTH]
-            grad, scale = chunk_gradient(
-                gradients, layouts, addresses, segment, offset, width, c, options, scratch, DTYPE
-            )
-            velocity = array_at(addresses[VELOCITY, segment], offset, width, DTYPE)
+        c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
+        factor, extra = t.factors[CLIP, segment], t.factors[EXTRA, segment]
+        if t.chunks[k, ROWS] == 0:
+            width = t.chunks[k, LENGTH]
+            grad, scale = chunk_gradient(t, segment, offset, width, c, options, scratch, DTYPE)
+            velocity = array_at(t.addresses[VELOCITY, segment], offset, width, DTYPE)
             _matrix_update(grad, velocity, updates[:width], DTYPE(1), scale, factor, c.limit)
-            param = array_at(addresses[PARAM, segment], offset, width, DTYPE)
+            param = array_at(t.addresses[PARAM, segment], offset, width, DTYPE)
             _move(param, updates, extra, c.decay)
-            finish_chunk(addresses, gradients, segment, offset, param, c, options, DTYPE)
+            finish_chunk(t, segment, offset, param, c, options, DTYPE)
             continue
-        root = array_at(addresses[ROOTS, segment], chunks[k, MATRIX], 1, np.float64)[0]
-        rows = array_at(addresses[ROW, segment], chunks[k, FIRST_ROW], chunks[k, ROWS], DTYPE)
-        column = array_at(addresses[COLUMN, segment], chunks[k, BATCH] * columns, columns, DTYPE)
+        root = array_at(t.addresses[ROOTS, segment], t.chunks[k, MATRIX], 1, np.float64)[0]
+        rows = array_at(t.addresses[ROW, segment], t.chunks[k, FIRST_ROW], t.chunks[k, ROWS], DTYPE)
+        column = array_at(t.addresses[COLUMN, segment], t.chunks[k, BATCH] * columns, columns, DTYPE)
         for r in range(rows.size):
             row_root = DTYPE(np.sqrt(np.float64(rows[r])) * root)
             for start in range(0, columns, CHUNK):
                 width = min(CHUNK, columns - start)
                 where = offset + r * columns + start
-                grad, scale = chunk_gradient(
-                    gradients, layouts, addresses, segment, where, width, c, options, scratch, DTYPE
-                )
+                grad, scale = chunk_gradient(t, segment, where, width, c, options, scratch, DTYPE)
                 _matrix_update(grad, column[start : start + width], updates[:width], row_root, scale, factor, c.limit)
-                param = array_at(addresses[PARAM, segment], where, width, DTYPE)
+                param = array_at(t.addresses[PARAM, segment], where, width, DTYPE)
                 _move(param, updates, extra, c.decay)
-                finish_chunk(addresses, gradients, segment, where, param, c, options, DTYPE)
+                finish_chunk(t, segment, where, param, c, options, DTYPE)
 
 
 @callee
@@ -276,19 +272,17 @@ class Factored(Elementwise):
 
     def _compile(self, scalars, slots):
         self._kernels = [launch.kernel(f, scalars, slots, self.dtype) for f in (sums_pass, size_pass, update_pass)]
-        self._columns = launch.serial_function(
-            columns_pass, "chunks addresses gradients table", scalars, slots, self.dtype
-        )
-        self._lengths = launch.serial_function(lengths_pass, "chunks factors table sums", scalars, slots, self.dtype)
+        self._columns = launch.serial_function(columns_pass, 0, scalars, slots, self.dtype)
+        self._lengths = launch.serial_function(lengths_pass, 0, scalars, slots, self.dtype)
 
     def __call__(self, options):
         """Do the step that the work's tables describe."""
         work = self._tasks
         sums, size, update = self._kernels
         launch.launch(sums, work, options & (ACCUMULATED | STAGED))
-        self._columns(work.chunks, work.addresses, work.gradients, work.table)
+        self._columns(work.handle)
         launch.launch(size, work, options & (ACCUMULATED | STAGED))
-        self._lengths(work.chunks, work.factors, work.table, work.sums)
+        self._lengths(work.handle)
         launch.launch(update, work, options)
 
 

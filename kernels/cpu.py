@@ -1,8 +1,8 @@
 """The loops on the CPU. Every kernel takes the same tables, so that one launch serves them all.
 
 Each kernel *requires* tables as `layout` describes them, that outlive the launch, and *writes* what its docstring says.
-Its signature is ``(first, last, chunks, addresses, gradients, layouts, factors, table, sums, options)``: work on chunks
-``first`` to ``last``; `spread` runs such ranges on Numba's threads.
+Its signature is ``(first, last, handle, options)``: work on chunks ``first`` to ``last`` of the tables that the handle
+points to; `spread` runs such ranges on Numba's threads. One handle instead of seven arrays halves the cost of a launch.
 
 A chunk passes through the caches once: the gradient is staged if it must be, the rule's loop runs, and what the options
 ask for (moving average, emptied accumulator, zeroed gradient) follows while the chunk is still in the cache. Compared
@@ -41,6 +41,7 @@ from .maths import clip
 from .reduction import LANES, nonfinite, sum_of, sum_of_squares
 from .registry import between_phases, first_phase, second_phase, update
 from .staging import chunk_gradient, scratch_for
+from .tables import tables_at
 
 CONTROLS = len(Control._fields)
 
@@ -52,26 +53,27 @@ TERM_ROWS: Any = ()
 rows: Any = None
 
 
-def spread(bins, chunks, addresses, gradients, layouts, factors, table, sums, options):
+def spread(bins, handle, options):
     """Run the kernel ``rows`` over ``bins.size - 1`` ranges of chunks, in parallel."""
     for b in prange(bins.size - 1):
-        rows(bins[b], bins[b + 1], chunks, addresses, gradients, layouts, factors, table, sums, options)
+        rows(bins[b], bins[b + 1], handle, options)
 
 
-def step(first, last, chunks, addresses, gradients, layouts, factors, table, sums, options):
+def step(first, last, handle, options):
     """One step of an elementwise rule. Writes parameters, slots and what the options name."""
+    t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
     for k in range(first, last):
-        segment, offset, length = chunks[k, SEGMENT], chunks[k, OFFSET], chunks[k, LENGTH]
-        if gradients[ADDRESS, segment] == 0:
+        segment, offset, length = t.chunks[k, SEGMENT], t.chunks[k, OFFSET], t.chunks[k, LENGTH]
+        if t.gradients[ADDRESS, segment] == 0:
             continue
-        c = scalars_at(Control, table, chunks[k, GROUP], 0)
-        s = scalars_at(SCALARS, table, chunks[k, GROUP], CONTROLS)
-        grad, scale = chunk_gradient(gradients, layouts, addresses, segment, offset, length, c, options, scratch, DTYPE)
-        param = array_at(addresses[PARAM, segment], offset, length, DTYPE)
-        slots = arrays_at(SLOT_ROWS, addresses, segment, offset, length, DTYPE)
-        _update_chunk(param, grad, slots, s, scale, factors[CLIP, segment], c.limit, c.decay)
-        finish_chunk(addresses, gradients, segment, offset, param, c, options, DTYPE)
+        c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
+        s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
+        grad, scale = chunk_gradient(t, segment, offset, length, c, options, scratch, DTYPE)
+        param = array_at(t.addresses[PARAM, segment], offset, length, DTYPE)
+        slots = arrays_at(SLOT_ROWS, t.addresses, segment, offset, length, DTYPE)
+        _update_chunk(param, grad, slots, s, scale, t.factors[CLIP, segment], c.limit, c.decay)
+        finish_chunk(t, segment, offset, param, c, options, DTYPE)
 
 
 @callee
@@ -85,19 +87,19 @@ def _update_chunk(param, grad, slots, s, scale, factor, limit, decay):
 
 
 @callee
-def finish_chunk(addresses, gradients, segment, offset, param, c, options, dtype):
+def finish_chunk(t, segment, offset, param, c, options, dtype):
     """What the options ask for after the step of the chunk ``param``, which is still in the cache."""
     if options & AVERAGED:
-        average = array_at(addresses[AVERAGE, segment], offset, param.size, dtype)
+        average = array_at(t.addresses[AVERAGE, segment], offset, param.size, dtype)
         for i in range(param.size):
             average[i] = c.keep * average[i] + c.take * param[i]
         if options & OVERWRITE:
             for i in range(param.size):
                 param[i] = average[i]
     if options & ACCUMULATED:
-        _clear(array_at(addresses[ACCUMULATOR, segment], offset, param.size, dtype))
-    if options & ZERO and gradients[LAYOUT, segment] == DIRECT:
-        _clear(array_at(gradients[ADDRESS, segment], offset, param.size, dtype))
+        _clear(array_at(t.addresses[ACCUMULATOR, segment], offset, param.size, dtype))
+    if options & ZERO and t.gradients[LAYOUT, segment] == DIRECT:
+        _clear(array_at(t.gradients[ADDRESS, segment], offset, param.size, dtype))
 
 
 @callee
@@ -106,66 +108,67 @@ def _clear(array):
         array[i] = 0
 
 
-def accumulate(first, last, chunks, addresses, gradients, layouts, factors, table, sums, options):
+def accumulate(first, last, handle, options):
     """Add the unscaled gradients to the accumulators: a step that does not move the parameters."""
+    t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
     for k in range(first, last):
-        segment, offset, length = chunks[k, SEGMENT], chunks[k, OFFSET], chunks[k, LENGTH]
-        if gradients[ADDRESS, segment] == 0:
+        segment, offset, length = t.chunks[k, SEGMENT], t.chunks[k, OFFSET], t.chunks[k, LENGTH]
+        if t.gradients[ADDRESS, segment] == 0:
             continue
-        c = scalars_at(Control, table, chunks[k, GROUP], 0)
-        grad, scale = chunk_gradient(gradients, layouts, addresses, segment, offset, length, c, 0, scratch, DTYPE)
-        accumulator = array_at(addresses[ACCUMULATOR, segment], offset, length, DTYPE)
+        c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
+        grad, scale = chunk_gradient(t, segment, offset, length, c, 0, scratch, DTYPE)
+        accumulator = array_at(t.addresses[ACCUMULATOR, segment], offset, length, DTYPE)
         for i in range(grad.size):
             accumulator[i] += grad[i] * scale
-        if options & ZERO and gradients[LAYOUT, segment] == DIRECT:
+        if options & ZERO and t.gradients[LAYOUT, segment] == DIRECT:
             _clear(grad)
 
 
-def norms(first, last, chunks, addresses, gradients, layouts, factors, table, sums, options):
+def norms(first, last, handle, options):
     """Squares and finiteness of the gradients that a step with the same options would use.
 
     Writes ``sums[chunk, 0]``, the sum of squares in float64, and ``sums[chunk, 1]``, zero or, if an element is not
     finite, NaN. Squares of float32 numbers cannot overflow float64, those of float64 numbers can.
     """
+    t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
     lanes = np.empty(LANES)
     for k in range(first, last):
-        segment = chunks[k, SEGMENT]
-        sums[k, 0] = 0.0
-        sums[k, 1] = 0.0
-        if gradients[ADDRESS, segment] == 0:
+        segment = t.chunks[k, SEGMENT]
+        t.sums[k, 0] = 0.0
+        t.sums[k, 1] = 0.0
+        if t.gradients[ADDRESS, segment] == 0:
             continue
-        c = scalars_at(Control, table, chunks[k, GROUP], 0)
-        grad, scale = chunk_gradient(
-            gradients, layouts, addresses, segment, chunks[k, OFFSET], chunks[k, LENGTH], c, options, scratch, DTYPE
-        )
-        sums[k, 0] = sum_of_squares(grad, scale, lanes)
-        if not np.isfinite(sums[k, 0]):
-            sums[k, 1] = nonfinite(grad, scale, lanes)
+        c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
+        grad, scale = chunk_gradient(t, segment, t.chunks[k, OFFSET], t.chunks[k, LENGTH], c, options, scratch, DTYPE)
+        t.sums[k, 0] = sum_of_squares(grad, scale, lanes)
+        if not np.isfinite(t.sums[k, 0]):
+            t.sums[k, 1] = nonfinite(grad, scale, lanes)
 
 
-def phase_one(first, last, chunks, addresses, gradients, layouts, factors, table, sums, options):
+def phase_one(first, last, handle, options):
     """First phase of a two-phase rule. Writes slots, and ``sums[chunk]``, the sums of the rule's terms."""
+    t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
     terms = np.empty((len(TERM_ROWS), CHUNK), DTYPE)
     term_addresses = np.empty((len(TERM_ROWS), 1), np.int64)
-    for t in range(len(TERM_ROWS)):
-        term_addresses[t, 0] = terms[t].ctypes.data
+    for row in range(len(TERM_ROWS)):
+        term_addresses[row, 0] = terms[row].ctypes.data
     lanes = np.empty(LANES)
     for k in range(first, last):
-        segment, offset, length = chunks[k, SEGMENT], chunks[k, OFFSET], chunks[k, LENGTH]
-        if gradients[ADDRESS, segment] == 0:
+        segment, offset, length = t.chunks[k, SEGMENT], t.chunks[k, OFFSET], t.chunks[k, LENGTH]
+        if t.gradients[ADDRESS, segment] == 0:
             continue
-        c = scalars_at(Control, table, chunks[k, GROUP], 0)
-        s = scalars_at(SCALARS, table, chunks[k, GROUP], CONTROLS)
-        grad, scale = chunk_gradient(gradients, layouts, addresses, segment, offset, length, c, options, scratch, DTYPE)
-        param = array_at(addresses[PARAM, segment], offset, length, DTYPE)
-        slots = arrays_at(SLOT_ROWS, addresses, segment, offset, length, DTYPE)
+        c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
+        s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
+        grad, scale = chunk_gradient(t, segment, offset, length, c, options, scratch, DTYPE)
+        param = array_at(t.addresses[PARAM, segment], offset, length, DTYPE)
+        slots = arrays_at(SLOT_ROWS, t.addresses, segment, offset, length, DTYPE)
         term_arrays = arrays_at(TERM_ROWS, term_addresses, 0, 0, length, DTYPE)
-        _first_phase_chunk(param, grad, slots, term_arrays, s, scale, factors[CLIP, segment], c.limit, c.decay)
-        for t in range(len(TERM_ROWS)):
-            sums[k, t] = sum_of(terms[t, :length], lanes)
+        _first_phase_chunk(param, grad, slots, term_arrays, s, scale, t.factors[CLIP, segment], c.limit, c.decay)
+        for row in range(len(TERM_ROWS)):
+            t.sums[k, row] = sum_of(terms[row, :length], lanes)
 
 
 @callee
@@ -178,21 +181,22 @@ def _first_phase_chunk(param, grad, slots, terms, s, scale, factor, limit, decay
         store(slots, i, new_slots)
 
 
-def phase_two(first, last, chunks, addresses, gradients, layouts, factors, table, sums, options):
+def phase_two(first, last, handle, options):
     """Second phase of a two-phase rule. Writes parameters and what the options name."""
+    t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
     for k in range(first, last):
-        segment, offset, length = chunks[k, SEGMENT], chunks[k, OFFSET], chunks[k, LENGTH]
-        if gradients[ADDRESS, segment] == 0:
+        segment, offset, length = t.chunks[k, SEGMENT], t.chunks[k, OFFSET], t.chunks[k, LENGTH]
+        if t.gradients[ADDRESS, segment] == 0:
             continue
-        c = scalars_at(Control, table, chunks[k, GROUP], 0)
-        s = scalars_at(SCALARS, table, chunks[k, GROUP], CONTROLS)
-        grad, scale = chunk_gradient(gradients, layouts, addresses, segment, offset, length, c, options, scratch, DTYPE)
-        param = array_at(addresses[PARAM, segment], offset, length, DTYPE)
-        slots = arrays_at(SLOT_ROWS, addresses, segment, offset, length, DTYPE)
-        factor, extra = factors[CLIP, segment], factors[EXTRA, segment]
+        c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
+        s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
+        grad, scale = chunk_gradient(t, segment, offset, length, c, options, scratch, DTYPE)
+        param = array_at(t.addresses[PARAM, segment], offset, length, DTYPE)
+        slots = arrays_at(SLOT_ROWS, t.addresses, segment, offset, length, DTYPE)
+        factor, extra = t.factors[CLIP, segment], t.factors[EXTRA, segment]
         _second_phase_chunk(param, grad, slots, s, extra, scale, factor, c.limit, c.decay)
-        finish_chunk(addresses, gradients, segment, offset, param, c, options, DTYPE)
+        finish_chunk(t, segment, offset, param, c, options, DTYPE)
 
 
 @callee
@@ -203,38 +207,41 @@ def _second_phase_chunk(param, grad, slots, s, extra, scale, factor, limit, deca
         param[i] = second_phase(p, g, load(slots, i), extra, s)
 
 
-def between(chunks, factors, table, sums):
+def between(handle):
     """What a two-phase rule works out per segment. Reads the terms' sums, writes ``factors[EXTRA]``; serial."""
+    t = tables_at(handle, DTYPE)
     totals = np.zeros(len(TERM_ROWS))
     n = 0
-    for k in range(chunks.shape[0]):
-        totals += sums[k, : len(TERM_ROWS)]
-        n += chunks[k, LENGTH]
-        segment = chunks[k, SEGMENT]
-        if k + 1 == chunks.shape[0] or chunks[k + 1, SEGMENT] != segment:
-            s = scalars_at(SCALARS, table, chunks[k, GROUP], CONTROLS)
-            factors[EXTRA, segment] = between_phases(totals, n, s)
+    for k in range(t.chunks.shape[0]):
+        totals += t.sums[k, : len(TERM_ROWS)]
+        n += t.chunks[k, LENGTH]
+        segment = t.chunks[k, SEGMENT]
+        if k + 1 == t.chunks.shape[0] or t.chunks[k + 1, SEGMENT] != segment:
+            s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
+            t.factors[EXTRA, segment] = between_phases(totals, n, s)
             totals[:] = 0.0
             n = 0
 
 
-def total(sums):
+def total(handle):
     """Sum of squares over all chunks, in order, and whether every element was finite; after `norms`, serial."""
+    t = tables_at(handle, DTYPE)
     squares = 0.0
     bad = 0.0
-    for k in range(sums.shape[0]):
-        squares += sums[k, 0]
-        bad += sums[k, 1]
+    for k in range(t.sums.shape[0]):
+        squares += t.sums[k, 0]
+        bad += t.sums[k, 1]
     return squares, bad == 0.0
 
 
-def clip_each(chunks, factors, sums, clipnorm):
+def clip_each(handle, clipnorm):
     """Clipping factor of each segment by its own norm. Reads what `norms` wrote, writes ``factors[CLIP]``; serial."""
+    t = tables_at(handle, DTYPE)
     squares = 0.0
-    for k in range(chunks.shape[0]):
-        squares += sums[k, 0]
-        segment = chunks[k, SEGMENT]
-        if k + 1 == chunks.shape[0] or chunks[k + 1, SEGMENT] != segment:
+    for k in range(t.chunks.shape[0]):
+        squares += t.sums[k, 0]
+        segment = t.chunks[k, SEGMENT]
+        if k + 1 == t.chunks.shape[0] or t.chunks[k + 1, SEGMENT] != segment:
             norm = np.sqrt(squares)
-            factors[CLIP, segment] = clipnorm / (clipnorm if norm < clipnorm else norm)
+            t.factors[CLIP, segment] = clipnorm / (clipnorm if norm < clipnorm else norm)
             squares = 0.0

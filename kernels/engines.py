@@ -33,7 +33,7 @@ class Elementwise:
     def norms(self, options):
         """Sum of the squares of all gradients, and whether they are finite: one launch that reads the gradients."""
         launch.launch(launch.kernel(cpu.norms, None, 0, self.dtype), self.work, options)
-        return launch.serial_function(cpu.total, "sums", None, 0, self.dtype)(self.work.sums)
+        return launch.serial_function(cpu.total, 0, None, 0, self.dtype)(self.work.handle)
 
     def clip_all(self, factor):
         """Have the next step multiply every gradient by ``factor``."""
@@ -41,15 +41,15 @@ class Elementwise:
 
     def clip_each(self, clipnorm):
         """Have the next step limit each parameter's gradient to the norm ``clipnorm``; after `norms`."""
-        clip_each = launch.serial_function(cpu.clip_each, "chunks factors sums number", None, 0, self.dtype)
-        clip_each(self.work.chunks, self.work.factors, self.work.sums, clipnorm)
+        clip_each = launch.serial_function(cpu.clip_each, 1, None, 0, self.dtype)
+        clip_each(self.work.handle, clipnorm)
 
     def warm_up(self):
         """Compile, or load, what a step may need on top of the rule itself."""
         for function in (cpu.norms, cpu.accumulate):
             launch.kernel(function, None, 0, self.dtype)
-        launch.serial_function(cpu.total, "sums", None, 0, self.dtype)
-        launch.serial_function(cpu.clip_each, "chunks factors sums number", None, 0, self.dtype)
+        launch.serial_function(cpu.total, 0, None, 0, self.dtype)
+        launch.serial_function(cpu.clip_each, 1, None, 0, self.dtype)
 
 
 class TwoPhase(Elementwise):
@@ -57,14 +57,14 @@ class TwoPhase(Elementwise):
 
     def _compile(self, scalars, slots):
         self._first = launch.kernel(cpu.phase_one, scalars, slots, self.dtype)
-        self._between = launch.serial_function(cpu.between, "chunks factors table sums", scalars, slots, self.dtype)
+        self._between = launch.serial_function(cpu.between, 0, scalars, slots, self.dtype)
         self._second = launch.kernel(cpu.phase_two, scalars, slots, self.dtype)
 
     def __call__(self, options):
         """Do the step that the work's tables describe."""
         work = self.work
         launch.launch(self._first, work, options)
-        self._between(work.chunks, work.factors, work.table, work.sums)
+        self._between(work.handle)
         launch.launch(self._second, work, options)
 
 

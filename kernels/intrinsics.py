@@ -14,7 +14,8 @@ def strided_at(typing, address, size, stride, dtype):
     array = types.Array(dtype.dtype, 1, "A")
 
     def build(context, builder, signature, arguments):
-        return _array_value(context, builder, array, *arguments[:3])
+        address, size, stride, _ = arguments
+        return _array_value(context, builder, array, address, [size], [stride])
 
     return array(types.intp, types.intp, types.intp, dtype), build
 
@@ -27,18 +28,32 @@ def array_at(typing, address, first, size, dtype):
     def build(context, builder, signature, arguments):
         start, first, size, _ = arguments
         width = context.get_constant(types.intp, array.dtype.bitwidth // 8)
-        return _array_value(context, builder, array, builder.add(start, builder.mul(first, width)), size, width)
+        address = builder.add(start, builder.mul(first, width))
+        return _array_value(context, builder, array, address, [size], [width])
 
     return array(types.intp, types.intp, types.intp, dtype), build
 
 
-def _array_value(context, builder, array, address, size, stride):
+@intrinsic
+def table_at(typing, address, rows, columns, dtype):
+    """A C-contiguous 2-D array of ``rows`` by ``columns`` that starts at ``address``. It owns nothing."""
+    array = types.Array(dtype.dtype, 2, "C")
+
+    def build(context, builder, signature, arguments):
+        address, rows, columns, _ = arguments
+        width = context.get_constant(types.intp, array.dtype.bitwidth // 8)
+        return _array_value(context, builder, array, address, [rows, columns], [builder.mul(columns, width), width])
+
+    return array(types.intp, types.intp, types.intp, dtype), build
+
+
+def _array_value(context, builder, array, address, shape, strides):
     value = context.make_array(array)(context, builder)
     populate_array(
         value,
         data=builder.inttoptr(address, context.get_data_type(array.dtype).as_pointer()),
-        shape=cgutils.pack_array(builder, [size]),
-        strides=cgutils.pack_array(builder, [stride]),
+        shape=cgutils.pack_array(builder, shape),
+        strides=cgutils.pack_array(builder, strides),
         itemsize=context.get_constant(types.intp, array.dtype.bitwidth // 8),
         meminfo=None,
     )

@@ -13,6 +13,7 @@ from . import cpu
 from ._jit import fingerprint, specialise
 from .layout import CHUNK, LENGTH, SLOTS
 from .registry import RULES
+from .tables import Tables, handle_of
 
 PARALLEL_FROM = 32_768
 """Fewer elements than this run serially: waking threads costs more than they save."""
@@ -86,9 +87,10 @@ class Work:
         self.factors = np.ones((2, addresses.shape[1]), table.dtype) if factors is None else factors
         self.table = table
         self.sums = np.zeros((len(chunks), max(terms, 2)))
-        self.tables = (chunks, addresses, gradients, layouts, self.factors, table, self.sums)
+        self.handle = handle_of(Tables(chunks, addresses, gradients, layouts, self.factors, table, self.sums))
         self._ends = np.cumsum(chunks[:, LENGTH])
         self.elements = int(self._ends[-1]) if len(chunks) else 0
+        self.count = len(chunks)
         self._bins = {}
 
     def bins(self, threads):
@@ -113,20 +115,13 @@ class Kernel:
 def launch(kernel, work, options):
     """Run ``kernel`` over all chunks of ``work``."""
     if work.elements < PARALLEL_FROM or (threads := get_num_threads()) == 1:
-        kernel.serial(0, work.chunks.shape[0], *work.tables, options)
+        kernel.serial(0, work.count, work.handle, options)
     else:
         with _lock:
-            kernel.parallel(work.bins(threads), *work.tables, options)
+            kernel.parallel(work.bins(threads), work.handle, options)
 
 
-_TABLES = ("chunks", "addresses", "gradients", "layouts", "factors", "table", "sums", "options")
-
-
-def _table_types(dtype):
-    table = types.Array(dtype, 2, "C")
-    integers = types.Array(types.int64, 2, "C")
-    sums = types.Array(types.float64, 2, "C")
-    return integers, integers, integers, types.Array(types.int64, 1, "C"), table, table, sums, types.int64
+_HANDLE = types.Array(types.int64, 2, "C")
 
 
 @functools.cache
@@ -145,28 +140,28 @@ def kernel(function, scalars, slots, dtype):
         float32 or float64.
     """
     bindings, name, key = _specialisation(scalars, slots, dtype)
-    tables = _table_types(numba.from_dtype(dtype))
-    index = types.int64
-    serial = specialise(function, name, types.void(index, index, *tables), bindings, key=key)
+    number = types.int64
+    serial = specialise(function, name, types.void(number, number, _HANDLE, number), bindings, key=key)
     if _state["forked"]:
         return Kernel(serial, None)
     bins = types.Array(types.int64, 1, "C")
     key = key and f"{function.__name__} {key}"
     parallel = specialise(
-        cpu.spread, f"{function.__name__}_{name}", types.void(bins, *tables), {"rows": serial}, parallel=True, key=key
+        cpu.spread,
+        f"{function.__name__}_{name}",
+        types.void(bins, _HANDLE, number),
+        {"rows": serial},
+        parallel=True,
+        key=key,
     )
     return Kernel(serial, parallel)
 
 
 @functools.cache
-def serial_function(function, signature, scalars, slots, dtype):
-    """A function with a signature of its own, compiled for a rule and a dtype, serial only.
-
-    ``signature`` names its arguments: tables, or "number".
-    """
+def serial_function(function, numbers, scalars, slots, dtype):
+    """A function ``(handle, *numbers)``, so many of them float64, compiled for a rule and a dtype; serial only."""
     bindings, name, key = _specialisation(scalars, slots, dtype)
-    kinds = dict(zip(_TABLES, _table_types(numba.from_dtype(dtype)), strict=True)) | {"number": types.float64}
-    return specialise(function, name, tuple(kinds[part] for part in signature.split()), bindings, key=key)
+    return specialise(function, name, (_HANDLE, *[types.float64] * numbers), bindings, key=key)
 
 
 def _specialisation(scalars, slots, dtype):

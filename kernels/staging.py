@@ -14,22 +14,22 @@ def scratch_for(options, dtype):
 
 
 @callee
-def chunk_gradient(gradients, layouts, addresses, segment, offset, length, control, options, scratch, dtype):
+def chunk_gradient(t, segment, offset, length, control, options, scratch, dtype):
     """The gradient of one chunk, and the factor that is still to be applied to each of its elements.
 
     Requires ``scratch`` from `scratch_for`. With earlier gradients in the accumulator the result is the mean over all.
     """
-    address = gradients[ADDRESS, segment]
-    record = gradients[LAYOUT, segment]
+    address = t.gradients[ADDRESS, segment]
+    record = t.gradients[LAYOUT, segment]
     if record == DIRECT:
         grad = array_at(address, offset, length, dtype)
     else:
         grad = scratch[:length]
-        gather(address, layouts, record, offset, grad)
+        gather(address, t.layouts, record, offset, grad)
     if options & ACCUMULATED == 0:
         return grad, control.unscale
     mean = scratch[:length]
-    accumulator = array_at(addresses[ACCUMULATOR, segment], offset, length, dtype)
+    accumulator = array_at(t.addresses[ACCUMULATOR, segment], offset, length, dtype)
     for i in range(mean.size):
         mean[i] = (grad[i] * control.unscale + accumulator[i]) / control.divisor
     return mean, dtype(1)
