@@ -50,14 +50,15 @@ class Gradients:
         self._buffer = buffer
         self._state = state
         self._shapes = [parameter.array.shape for parameter in parameters]
-        self.table = np.full((2, len(parameters)), DIRECT, np.int64)
+        self.table = np.zeros((2, len(parameters)), np.int64)
         room = np.array([2 + 2 * max(parameter.array.ndim, 1) for parameter in parameters], np.int64)
         self._starts = np.concatenate([[0], np.cumsum(room)[:-1]]).astype(np.int64) if parameters else room
         self.layouts = np.zeros(max(int(room.sum()), 1), np.int64)
         self._occupied = _merged_ranges(state)
         descrs = np.array([id(parameter.array.dtype) for parameter in parameters], np.int64)
         expected = self._expectations(int(room.sum()))
-        self._constants = (reader.KIND, descrs, expected, self._starts, self._occupied, self.table)
+        self._tables = (descrs, expected, self._starts, self._occupied, self.table)
+        self._handle = reader.handle_of(*self._tables)
         self._read_addresses = reader.compiled()
         self._held: list[Any] = []  # arrays made here, alive until the step has read them
         self._staged: list[Array] = []
@@ -128,7 +129,7 @@ class Gradients:
         if self._read_addresses is None or (kind is not list and kind is not tuple) or len(leaves) != self._count:
             return start
         flags = _WRITEABLE_FLAGS if zero else _FLAGS
-        return self._read_addresses(id(leaves), kind is list, start, flags, *self._constants)
+        return self._read_addresses(id(leaves), kind is list, start, flags, self._handle)
 
     def _match(self, grads: Any) -> list[Any]:
         """The gradients as a list in the parameters' order."""

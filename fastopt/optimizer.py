@@ -484,19 +484,24 @@ class Optimizer:
 
     def _write_rows(self, unscale: float, divisor: float, t: int) -> None:
         """Fill the scalars tables for update ``t``, or for a micro-step (0)."""
-        rate = self._rate() if t else 0.0
+        rate = self._rate() if t else 1.0
         limit = self.clipvalue if self.clipvalue and self.clipvalue > 0 else math.inf
         keep = self.ema_momentum if t > 1 else 0.0
         for plan in self._plans:
-            plan.take_gradients()
-            for row, (multiplier, decay) in enumerate(plan.groups):
+            if not plan.shares_gradients:
+                plan.take_gradients()
+            for byte, multiplier, decay in plan.settings:
                 learning_rate = rate * multiplier
-                scalars = self._scalars(plan.branch, learning_rate if t else 1.0, t or 1)
+                scalars = self._scalars(plan.branch, learning_rate, t or 1)
                 if type(scalars) is not plan.scalars:
                     raise RuntimeError(
                         "a hyper-parameter that selects the rule was changed after build(): make a new one"
                     )
-                plan.write_row(row, (unscale, divisor, limit, decay * learning_rate, keep, 1.0 - keep, *scalars))
+                decay *= learning_rate
+                try:
+                    plan.pack(plan.work.table, byte, unscale, divisor, limit, decay, keep, 1.0 - keep, *scalars)
+                except OverflowError:
+                    raise ValueError(f"one of {scalars}, or of the options, does not fit {plan.dtype}") from None
 
     def _ema_options(self, t: int) -> int:
         if not self.use_ema:

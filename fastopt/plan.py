@@ -59,6 +59,10 @@ class Plan:
     ----------
     rows : list of int
         The row in the scalars table of each parameter.
+    pack : function
+        ``(table, byte, *values)`` writes a row of the scalars table: the control scalars, then the rule's.
+    settings : list of tuple
+        Per group: first byte of its row, factor of the learning rate, weight decay.
     slots : dict of str to list
         For each slot the array of each parameter, in the parameter's shape and axis order; None where it has none.
     """
@@ -93,12 +97,12 @@ class Plan:
         for row, arrays in self._address_rows().items():
             addresses[row] = [0 if array is None else array.ctypes.data for array in arrays]
         self._all_gradients = gradients
-        self._shares = len(self.indices) == gradients.shape[1]
-        own = gradients if self._shares else gradients[:, self.indices]
+        self.shares_gradients = len(self.indices) == gradients.shape[1]
+        own = gradients if self.shares_gradients else gradients[:, self.indices]
         self.work = Work(chunks, addresses, own, layouts, table, RULES[self.scalars].terms)
         self.engine = engine(self)
-        self._row_bytes = table.strides[0]
-        self._pack = struct.Struct(f"={table.shape[1]}{'f' if table.itemsize == 4 else 'd'}").pack_into
+        self.pack = struct.Struct(f"={table.shape[1]}{'f' if table.itemsize == 4 else 'd'}").pack_into
+        self.settings = [(k * table.strides[0], *group) for k, group in enumerate(self.groups)]
 
     def _address_rows(self) -> dict[int, list[Array | None]]:
         rows: dict[int, list[Array | None]] = {PARAM: [parameter.array for parameter in self.parameters]}
@@ -122,14 +126,6 @@ class Plan:
             arrays.append(view)
         return arrays
 
-    def write_row(self, group: int, values: tuple[float, ...]) -> None:
-        """Write one row of the scalars table: the control scalars, then the rule's."""
-        try:
-            self._pack(self.work.table, group * self._row_bytes, *values)
-        except OverflowError:
-            worst = max(values, key=lambda value: abs(value) if abs(value) != np.inf else 0)
-            raise ValueError(f"a coefficient of the step, {worst:g}, does not fit {self.dtype}") from None
-
     def run_on_parameters(self, scalars: Any) -> None:
         """Run the rule of ``scalars`` once, without decay or clipping; what it returns replaces the parameters.
 
@@ -144,9 +140,8 @@ class Plan:
         launch(kernel(step, kind, len(self.rule_slots), self.dtype), work, 0)
 
     def take_gradients(self) -> None:
-        """Point the work's segments at the gradients that the optimizer has read."""
-        if not self._shares:
-            np.take(self._all_gradients, self.indices, axis=1, out=self.work.gradients)
+        """Point the work's segments at the gradients that the optimizer has read; where it does not share its table."""
+        np.take(self._all_gradients, self.indices, axis=1, out=self.work.gradients)
 
 
 _EXTRA_ROWS = {AVERAGE: AVERAGE_SLOT, ACCUMULATOR: ACCUMULATOR_SLOT}

@@ -13,7 +13,7 @@ import numpy as np
 from numba import types
 
 from ._jit import callee, specialise
-from .intrinsics import array_at
+from .intrinsics import array_at, table_at
 from .layout import ADDRESS, DIRECT, LAYOUT
 
 _HEAD = object.__basicsize__
@@ -23,17 +23,16 @@ _ITEMS = _HEAD + 8
 _ALIGNED, _WRITEABLE = 0x0100, 0x0400
 
 
-def read_addresses(sequence, is_list, start, flags, kind, descrs, expected, starts, occupied, gradients):
+def read_addresses(sequence, is_list, start, flags, handle):
     """Fill the gradient table from a list or tuple of arrays; the GIL is held.
 
-    Requires ``sequence``, the address of a list (``is_list`` 1) or tuple (0) of ``gradients.shape[1]`` objects.
-    ``flags`` must be set in each array's flags, ``kind`` is the address of `numpy.ndarray`, ``descrs[i]`` that of the
-    expected dtype, ``expected[starts[i]:]`` the number of axes, bytes, extents and strides, and ``occupied`` the sorted
-    disjoint ranges of addresses that no gradient may touch.
+    Requires ``sequence``, the address of a list (``is_list`` 1) or tuple (0) of an object per parameter,
+    and a ``handle`` from `handle_of`. ``flags`` must be set in each array's flags.
 
-    Writes both rows of ``gradients`` from ``start`` on, up to the first object that is anything else. Returns its
-    number.
+    Writes both rows of the gradient table from ``start`` on, up to the first object that is no array of the expected
+    dtype, shape and strides, or touches occupied memory. Returns that object's number.
     """
+    kind, descrs, expected, starts, occupied, gradients = _unpack(handle)
     count = gradients.shape[1]
     items = sequence + _ITEMS
     if is_list:
@@ -63,6 +62,40 @@ def read_addresses(sequence, is_list, start, flags, kind, descrs, expected, star
 
 
 @callee
+def _unpack(handle):
+    count = handle[6]
+    return (
+        handle[0],
+        array_at(handle[1], 0, count, np.int64),
+        array_at(handle[2], 0, handle[7], np.int64),
+        array_at(handle[3], 0, count, np.int64),
+        table_at(handle[4], handle[8], 2, np.int64),
+        table_at(handle[5], 2, count, np.int64),
+    )
+
+
+def handle_of(descrs, expected, starts, occupied, gradients):
+    """What `read_addresses` needs to know of the parameters, in one array; it keeps none of the arrays alive.
+
+    Parameters
+    ----------
+    descrs : int64 array [parameters]
+        Address of each one's dtype object.
+    expected : int64 array
+        Records of number of axes, bytes, extents and strides.
+    starts : int64 array [parameters]
+        Start of each one's record.
+    occupied : int64 array [ranges, 2]
+        Sorted disjoint ranges of addresses that no gradient may touch.
+    gradients : int64 array [2, parameters]
+        The gradient table.
+    """
+    arrays = (descrs, expected, starts, occupied, gradients)
+    sizes = (gradients.shape[1], len(expected), len(occupied))
+    return np.array([id(np.ndarray), *(array.ctypes.data for array in arrays), *sizes], np.int64)
+
+
+@callee
 def _touches(occupied, start, end):
     """Whether any of the sorted disjoint ranges meets ``[start, end)``."""
     low, high = 0, occupied.shape[0]
@@ -80,14 +113,9 @@ def compiled():
     """`read_addresses`, compiled; or None where this interpreter's objects are not laid out as it expects."""
     if not _layout_is_known():
         return None
-    integers = types.Array(types.int64, 1, "C")
-    table = types.Array(types.int64, 2, "C")
     number = types.int64
-    signature = number(number, number, number, number, number, integers, integers, integers, table, table)
+    signature = number(number, number, number, number, types.Array(number, 1, "C"))
     return specialise(read_addresses, "numpy", signature, {}, nogil=False, key=f"{_HEAD} {np.__version__}")
-
-
-KIND = id(np.ndarray)
 
 
 def required_flags(writeable):
@@ -108,7 +136,7 @@ def _layout_is_known():
     in_list = ctypes.c_int64.from_address(ctypes.c_int64.from_address(id(as_list) + _ITEMS).value).value
     in_tuple = ctypes.c_int64.from_address(id(as_tuple) + _ITEMS).value
     return (
-        words[_TYPE // 8] == KIND
+        words[_TYPE // 8] == id(np.ndarray)
         and words[_DATA // 8] == probe.ctypes.data
         and words[_AXES // 8] & 0xFFFFFFFF == probe.ndim
         and words[_DESCR // 8] == id(np.dtype(np.float32))

@@ -1,0 +1,16 @@
+"""The README's code runs as it stands."""
+
+import re
+from pathlib import Path
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 4
+    namespace = {"__name__": "readme"}
+    exec("\n".join(blocks), namespace)
+    assert namespace["opt"].get_config()["global_clipnorm"] == 1.0
+    assert (tmp_path / "opt.npz").exists()
