@@ -31,7 +31,7 @@ def flatten(structure: Any) -> tuple[list[str], list[Any]]:
         If two leaves have the same path.
     """
     if isinstance(structure, FlatBuffer):
-        return [segment.path for segment in structure.segments], list(structure.arrays)
+        return list(structure.paths), list(structure.arrays)
     paths: list[str] = []
     leaves: list[Any] = []
     _collect(structure if _is_container(structure) else [structure], "", paths, leaves)
@@ -101,12 +101,17 @@ class FlatBuffer:
         The structure that was packed, with views into ``flat`` of the original shapes, C-ordered.
     segments : tuple of Segment
         Path, first element in ``flat`` and shape of each view, in order.
+    paths : tuple of str
+        Their paths.
+    arrays : tuple of ndarray
+        The views, in order.
     """
 
     def __init__(self, structure: Any, paths: list[str], shapes: list[tuple[int, ...]], dtype: np.dtype[Any]) -> None:
         sizes = [int(np.prod(shape)) for shape in shapes]
         offsets, end = aligned_offsets(sizes, dtype)
         self.flat = aligned_zeros(end, dtype)
+        self.paths = tuple(paths)
         self.segments = tuple(map(Segment, paths, offsets, shapes))
         self.arrays = tuple(
             self.flat[offset : offset + size].reshape(shape)
@@ -123,13 +128,11 @@ class FlatBuffer:
 
     def like(self) -> FlatBuffer:
         """A zeroed buffer of the same layout, for gradients."""
-        paths = [segment.path for segment in self.segments]
-        return FlatBuffer(self._skeleton, paths, [segment.shape for segment in self.segments], self.dtype)
+        return FlatBuffer(self._skeleton, list(self.paths), [segment.shape for segment in self.segments], self.dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        paths = [segment.path for segment in self.segments]
         shapes = [segment.shape for segment in self.segments]
-        return _restore, (self._skeleton, paths, shapes, self.dtype, np.array(self.flat))
+        return _restore, (self._skeleton, list(self.paths), shapes, self.dtype, np.array(self.flat))
 
     def __repr__(self) -> str:
         return f"FlatBuffer({len(self.segments)} arrays, {self.flat.size} elements with padding, {self.dtype})"

@@ -46,8 +46,12 @@ class Gradients:
     def __init__(self, parameters: list[Parameter], buffer: FlatBuffer | None, state: list[Array]) -> None:
         self.parameters = parameters
         self._count = len(parameters)
-        self._paths = [parameter.path for parameter in parameters]
+        self._paths = tuple(parameter.path for parameter in parameters)
         self._buffer = buffer
+        if buffer is not None:
+            self._byte_offsets = np.array(
+                [segment.offset * buffer.dtype.itemsize for segment in buffer.segments], np.int64
+            )
         self._state = state
         self._shapes = [parameter.array.shape for parameter in parameters]
         self.table = np.zeros((2, len(parameters)), np.int64)
@@ -92,8 +96,14 @@ class Gradients:
             If a gradient does not fit its parameter. Nothing but the table has been written.
         """
         self._staged.clear()
+        if isinstance(grads, FlatBuffer) and grads.paths == self._paths:
+            grads = grads.arrays
+        elif type(grads) is dict and tuple(grads) == self._paths:
+            grads = list(grads.values())
         if self._read_list(grads, 0, zero) == self._count:
             return self._zero_options(grads) if zero else 0
+        if isinstance(grads, np.ndarray) and self._read_flat(grads, zero):
+            return ZERO if zero else 0
         leaves = self._held = self._match(grads)
         position, missing = 0, []
         while (position := self._read_list(leaves, position, zero)) < self._count:
@@ -101,7 +111,22 @@ class Gradients:
                 missing.append(position)
             position += 1
         self._check_missing(missing)
-        return STAGED | (self._zero_options(leaves) if zero else 0)
+        staged = STAGED if np.any(self.table[LAYOUT] != DIRECT) else 0
+        return staged | (self._zero_options(leaves) if zero else 0)
+
+    def _read_flat(self, grads: Array, zero: bool) -> bool:
+        """Read one flat gradient laid out like the parameters' buffer; False where it must be taken apart."""
+        if not self._is_flat(grads) or grads.dtype != self._buffer.dtype or not grads.flags.c_contiguous:  # type: ignore[union-attr]
+            return False
+        low, high = byte_bounds(grads)
+        if not grads.flags.aligned or (zero and not grads.flags.writeable) or self._is_occupied(low, high):
+            return False
+        np.add(self._byte_offsets, low, out=self.table[ADDRESS])
+        self.table[LAYOUT] = DIRECT
+        return True
+
+    def _is_occupied(self, low: int, high: int) -> bool:
+        return any(low < end and start < high for start, end in self._occupied)
 
     def _zero_options(self, leaves: Sequence[Any]) -> int:
         """Gradients that share memory are zeroed last: no kernel may erase what another has yet to read."""
@@ -139,7 +164,7 @@ class Gradients:
                 for segment in self._buffer.segments  # type: ignore[union-attr]
             ]
         paths, leaves = flatten(grads)
-        if paths == self._paths:
+        if tuple(paths) == self._paths:
             return leaves
         by_path = dict(zip(paths, leaves, strict=True))
         if isinstance(grads, Mapping) or set(paths) == set(self._paths):
@@ -204,7 +229,7 @@ class Gradients:
 
     def _check_overlap(self, parameter: Parameter, grad: Array, zero: bool) -> None:
         low, high = byte_bounds(grad)
-        if not any(low < end and start < high for start, end in self._occupied):
+        if not self._is_occupied(low, high):
             return
         array = parameter.array
         same = grad.ctypes.data == array.ctypes.data and grad.dtype == array.dtype and _same_strides(grad, array)

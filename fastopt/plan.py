@@ -98,7 +98,7 @@ class Plan:
             addresses[row] = [0 if array is None else array.ctypes.data for array in arrays]
         self._all_gradients = gradients
         self.shares_gradients = len(self.indices) == gradients.shape[1]
-        own = gradients if self.shares_gradients else gradients[:, self.indices]
+        own = gradients if self.shares_gradients else np.take(gradients, self.indices, axis=1)
         self.work = Work(chunks, addresses, own, layouts, table, RULES[self.scalars].terms)
         self.engine = engine(self)
         self.pack = struct.Struct(f"={table.shape[1]}{'f' if table.itemsize == 4 else 'd'}").pack_into

@@ -25,6 +25,8 @@ class Tables(NamedTuple):
 
 def handle_of(tables):
     """Address, rows and columns of each table, int64 [7, 3]; it keeps none of them alive."""
+    if not all(array.flags.c_contiguous for array in tables):
+        raise ValueError("a launch's tables must be C-contiguous")
     shapes = [array.shape if array.ndim == 2 else (1, *array.shape) for array in tables]
     addresses = [array.ctypes.data for array in tables]
     return np.array([(where, *shape) for where, shape in zip(addresses, shapes, strict=True)], np.int64)
