@@ -499,7 +499,7 @@ class Optimizer:
                     )
                 decay *= learning_rate
                 try:
-                    plan.pack(plan.work.table, byte, unscale, divisor, limit, decay, keep, 1.0 - keep, *scalars)
+                    plan.pack(plan.work.table, byte, unscale, divisor, limit, decay, keep, *scalars)
                 except OverflowError:
                     raise ValueError(f"one of {scalars}, or of the options, does not fit {plan.dtype}") from None
 

@@ -133,7 +133,7 @@ class Plan:
         """
         own = self.work
         gradients = np.stack([own.addresses[PARAM], np.full_like(own.addresses[PARAM], DIRECT)])
-        row = [1.0, 1.0, np.inf, 0.0, 1.0, 0.0, *scalars]
+        row = [1.0, 1.0, np.inf, 0.0, 1.0, *scalars]
         table = np.array([row] * len(self.groups), self.dtype)
         work = Work(own.chunks, own.addresses, gradients, own.layouts, table)
         kind: Any = type(scalars)

@@ -91,8 +91,9 @@ def finish_chunk(t, segment, offset, param, c, options, dtype):
     """What the options ask for after the step of the chunk ``param``, which is still in the cache."""
     if options & AVERAGED:
         average = array_at(t.addresses[AVERAGE, segment], offset, param.size, dtype)
+        take = dtype(1) - c.keep  # rounded by itself it would make an average drift that has nothing to follow
         for i in range(param.size):
-            average[i] = c.keep * average[i] + c.take * param[i]
+            average[i] = c.keep * average[i] + take * param[i]
         if options & OVERWRITE:
             for i in range(param.size):
                 param[i] = average[i]

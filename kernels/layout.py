@@ -41,5 +41,4 @@ class Control(NamedTuple):
     divisor: float  # gradients in the accumulators, this one included
     limit: float  # clip by value, inf for none
     decay: float  # weight decay times learning rate
-    keep: float  # of the average
-    take: float  # of the new parameter into the average, 1 - keep
+    keep: float  # share of itself that the average keeps

@@ -18,7 +18,7 @@ class MuonScalars(NamedTuple):
     """What `muon` receives, and the engine after it."""
 
     learning_rate: float
-    momentum: float
+    one_minus_momentum: float
     grad_weight: float  # 1 with Nesterov's momentum, else 0
     momentum_weight: float  # the momentum with Nesterov's, else 1
     rms_rate: float  # negative: none
@@ -40,7 +40,7 @@ def muon(param, grad, slots, s):
     https://arxiv.org/abs/2502.16982, as in Keras.
     """
     momentum, _ = slots
-    momentum = s.momentum * momentum + grad
+    momentum = momentum + (grad - momentum * s.one_minus_momentum)
     return param, (momentum, s.grad_weight * grad + s.momentum_weight * momentum)
 
 

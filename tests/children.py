@@ -7,11 +7,14 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import platform
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +23,14 @@ import pytest
 HERE = Path(__file__).parent
 FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork()")
 _TBB = pytest.mark.skipif(
-    sys.platform == "darwin" or os.uname().machine != "x86_64" if hasattr(os, "uname") else False,
+    sys.platform == "darwin" or platform.machine() not in ("x86_64", "AMD64"),
     reason="PyPI has tbb for x86-64 Linux and Windows only",
 )
 LAYERS = ("omp", "workqueue", pytest.param("tbb", marks=_TBB))
 """Numba's threading layers, for `parametrize`. One that does not load fails its tests."""
 
 
-# -- starting ------------------------------------------------------------------------------------------------------------
+# -- starting ----------------------------------------------------------------------------------------------------------
 
 
 def start(code, *, site=None, cwd=None, **environment):
@@ -39,7 +42,7 @@ def start(code, *, site=None, cwd=None, **environment):
         "NUMBA_NUM_THREADS": "2",
         "OMP_WAIT_POLICY": "passive",
         "PYTHONDONTWRITEBYTECODE": "1",  # an edit within a second of the last one would leave stale bytecode behind
-        "PYTHONPATH": os.pathsep.join(map(str, filter(None, (site, HERE)))),
+        "PYTHONPATH": os.pathsep.join(map(str, filter(None, (site, HERE, os.environ.get("PYTHONPATH"))))),
         "PYTHONWARNINGS": "error",
         **{key: str(value) for key, value in environment.items()},
     }
@@ -103,12 +106,13 @@ def copy_package(folder):
 
 def edit(path, old, new):
     """Replace the only occurrence of ``old`` in a file."""
+    path = Path(path)
     text = path.read_text()
     assert text.count(old) == 1, f"{path.name} has {old!r} {text.count(old)} times"
     path.write_text(text.replace(old, new))
 
 
-# -- running in a child --------------------------------------------------------------------------------------------------
+# -- running in a child ------------------------------------------------------------------------------------------------
 
 
 def report(**values):
@@ -147,15 +151,13 @@ def few_steps(optimizer, steps=3, sizes=(40_000, 33)):
     params = [rng.normal(size=size).astype(np.float32) for size in sizes]
     optimizer.build(params)
     for _ in range(steps):
-        wide = rng.normal(size=(2, sizes[-1])).astype(np.float32)
-        optimizer.apply([*(rng.normal(size=size).astype(np.float32) for size in sizes[:-1]), wide.T[:, 0]])
+        wide = rng.normal(size=(sizes[-1], 2)).astype(np.float32)
+        optimizer.apply([*(rng.normal(size=size).astype(np.float32) for size in sizes[:-1]), wide[:, 0]])
     return digest_of(optimizer, params)
 
 
 def waited(pid, timeout=60):
     """Exit status of a forked child; "hung" if it does not end, which this then does."""
-    import time
-
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -184,7 +186,37 @@ def in_fork(function):
         return json.loads(pipe.read()) if status == 0 else status
 
 
-# -- the same steps in many ways -----------------------------------------------------------------------------------------
+def meet(folder, number):
+    """Wait until so many processes have come here."""
+    (Path(folder) / f"here-{os.getpid()}").touch()
+    end = time.monotonic() + 60
+    while len(list(Path(folder).glob("here-*"))) < number:
+        assert time.monotonic() < end, "the other processes did not come"
+        time.sleep(0.005)
+
+
+def steps_of(name):
+    """`few_steps` of an optimizer with its defaults, by name: for pools of processes."""
+    import fastopt
+
+    return few_steps(getattr(fastopt, name)())
+
+
+def peak_memory(function):
+    """Bytes by which the resident set of this process rose, at its highest, while ``function`` ran."""
+    import psutil
+
+    before = psutil.Process().memory_info().rss
+    if sys.platform != "linux":
+        function()
+        return psutil.Process().memory_info().rss - before
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    function()
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 - before
+
+
+# -- the same steps in many ways ---------------------------------------------------------------------------------------
 
 SHAPES = ((1_000_003,), (300, 701), (4097,), (33,), ())
 OPTIMIZERS = {"Adam": {}, "SGD": {"momentum": 0.9}, "Lamb": {}, "Adafactor": {}, "Lion": {}}

@@ -22,4 +22,4 @@ def test_float64_follows_the_oracle(case):
 def test_adafactor_stays_finite_where_zeros_meet(dtype):
     """A row of zeros that crosses a column of zeros: Keras in float32 divides 0 by 0 there."""
     (case,) = [case for case in table.CASES if case.id == "Adafactor-zero_row_and_column"]
-    assert_close(fastopt_run(case, dtype), oracle_run(case), BOUND if dtype == "float64" else 2e-6)
+    assert_close(fastopt_run(case, dtype), oracle_run(case), BOUND if dtype == "float64" else 1e-5)
