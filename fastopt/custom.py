@@ -9,7 +9,8 @@ from typing import Any
 
 from .kernels.registry import rule as register_elementwise
 from .kernels.registry import two_phase_rule
-from .optimizer import COMMON, Optimizer, common_arguments, current, hyper_parameters
+from .optimizer import COMMON, Optimizer, common_arguments, hyper_parameters
+from .parameters import check_number
 from .plan import Slot
 from .registry import add, is_built_in
 
@@ -57,13 +58,17 @@ def register_rule(
     TypeError, ValueError
         If the pieces do not fit together; the rule is tried on plain numbers first.
     """
-    starts, defaults = {slot: float(start) for slot, start in (slots or {}).items()}, dict(defaults or {})
+    starts, defaults = dict(slots or {}), dict(defaults or {})
     _check_names(name, scalars_type, starts, defaults, between, second)
     fields = scalars_type._fields  # type: ignore[attr-defined]
     make = scalars or (lambda h, rate, t: scalars_type(**{f: rate if f == "learning_rate" else h[f] for f in fields}))
     # A type of its own: the same scalars_type may serve several rules, or a later version of this one.
     private = type(scalars_type.__name__, (scalars_type,), {"__slots__": ()})
-    sample = make(dict(defaults), float(defaults.get("learning_rate", 0.01)), 1)
+    values = {key: _value(value) for key, value in defaults.items()}
+    try:
+        sample = make(values, float(values.get("learning_rate", 0.01)), 1)
+    except KeyError as error:
+        raise ValueError(f"{name}: the scalars need {error}, which is not among the defaults") from None
     if not isinstance(sample, scalars_type):
         raise TypeError(f"{name}: scalars must return a {scalars_type.__name__}, got {type(sample).__name__}")
     terms = _try(name, rule, second, between, starts, sample)
@@ -88,7 +93,7 @@ def register_rule(
 
 
 def _value(value: Any) -> Any:
-    return current(value) if callable(value) else value
+    return value() if callable(value) else value
 
 
 def _check_names(
@@ -102,7 +107,8 @@ def _check_names(
         raise TypeError(f"{name}: scalars_type must be a NamedTuple class, got {scalars_type!r}")
     if (between is None) != (second is None):
         raise ValueError(f"{name}: between and second belong together")
-    for slot in slots:
+    for slot, start in slots.items():
+        check_number(f"{name}: the start of slot {slot}", start)
         if "/" in slot or slot in ("average", "gradient_accumulator"):
             raise ValueError(f"{name}: a slot cannot be called {slot!r}")
     for key in defaults:

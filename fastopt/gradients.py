@@ -46,6 +46,7 @@ class Gradients:
     def __init__(self, parameters: list[Parameter], buffer: FlatBuffer | None, state: list[Array]) -> None:
         self.parameters = parameters
         self._count = len(parameters)
+        self._frozen = [k for k, parameter in enumerate(parameters) if not parameter.trainable]
         self._paths = tuple(parameter.path for parameter in parameters)
         self._buffer = buffer
         if buffer is not None:
@@ -96,30 +97,35 @@ class Gradients:
             If a gradient does not fit its parameter. Nothing but the table has been written.
         """
         self._staged.clear()
+        ordered = grads
         if isinstance(grads, FlatBuffer) and grads.paths == self._paths:
-            grads = grads.arrays
+            ordered = grads.arrays
         elif type(grads) is dict and tuple(grads) == self._paths:
-            grads = list(grads.values())
-        if self._read_list(grads, 0, zero) == self._count:
-            return self._zero_options(grads) if zero else 0
+            ordered = list(grads.values())
+        if self._read_list(ordered, 0, zero) == self._count:
+            return self._zero_options(ordered) if zero else 0
         if isinstance(grads, np.ndarray) and self._read_flat(grads, zero):
             return ZERO if zero else 0
         leaves = self._held = self._match(grads)
-        position, missing = 0, []
+        self._check_missing([k for k, leaf in enumerate(leaves) if leaf is None], leaves)
+        position = 0
         while (position := self._read_list(leaves, position, zero)) < self._count:
-            if not self._read_one(position, leaves, zero):
-                missing.append(position)
+            self._read_one(position, leaves, zero)
             position += 1
-        self._check_missing(missing)
         staged = STAGED if np.any(self.table[LAYOUT] != DIRECT) else 0
         return staged | (self._zero_options(leaves) if zero else 0)
 
     def _read_flat(self, grads: Array, zero: bool) -> bool:
         """Read one flat gradient laid out like the parameters' buffer; False where it must be taken apart."""
+        check_array("of all parameters", grads, "gradient")
         if not self._is_flat(grads) or grads.dtype != self._buffer.dtype or not grads.flags.c_contiguous:  # type: ignore[union-attr]
             return False
         low, high = byte_bounds(grads)
-        if not grads.flags.aligned or (zero and not grads.flags.writeable) or self._is_occupied(low, high):
+        if (
+            not grads.flags.aligned
+            or (zero and (self._frozen or not grads.flags.writeable))
+            or self._is_occupied(low, high)
+        ):
             return False
         np.add(self._byte_offsets, low, out=self.table[ADDRESS])
         self.table[LAYOUT] = DIRECT
@@ -132,10 +138,12 @@ class Gradients:
         """Gradients that share memory are zeroed last: no kernel may erase what another has yet to read."""
         arrays = [leaf for leaf in leaves if isinstance(leaf, np.ndarray) and leaf.size]
         ranges = sorted(byte_bounds(array) for array in arrays)
-        if all(end <= start for (_, end), (start, _) in pairwise(ranges)):
-            return ZERO
-        self._staged = arrays
-        return 0
+        if any(end > start for (_, end), (start, _) in pairwise(ranges)):
+            self._staged = arrays
+            return 0
+        if self._frozen:  # no kernel comes by these
+            self._staged += [leaves[k] for k in self._frozen if isinstance(leaves[k], np.ndarray)]
+        return ZERO
 
     def zero(self) -> None:
         """Zero those gradients of the last `read` that the kernels leave alone."""
@@ -196,21 +204,19 @@ class Gradients:
             )
         return True
 
-    def _read_one(self, k: int, leaves: list[Any], zero: bool) -> bool:
-        """Read one gradient of any kind; whether there is one."""
+    def _read_one(self, k: int, leaves: list[Any], zero: bool) -> None:
+        """Read one gradient of any kind."""
         grad = leaves[k]
         self.table[ADDRESS, k] = 0
         self.table[LAYOUT, k] = DIRECT
         parameter = self.parameters[k]
-        if grad is ABSENT or not parameter.trainable:
-            return True
-        if grad is None:
-            return False
+        if grad is ABSENT or grad is None or not parameter.trainable:
+            return
         if isinstance(grad, np.generic) and parameter.array.ndim == 0 and not zero:
             grad = leaves[k] = np.asarray(grad)
         _check_gradient(parameter, grad, zero)
         if grad.size == 0:
-            return True
+            return
         self._check_overlap(parameter, grad, zero)
         self.table[ADDRESS, k] = grad.__array_interface__["data"][0]
         if grad.dtype != parameter.array.dtype or not _same_strides(grad, parameter.array):
@@ -218,7 +224,6 @@ class Gradients:
             self._describe(k, grad)
             if zero:
                 self._staged.append(grad)
-        return True
 
     def _describe(self, k: int, grad: Array) -> None:
         axes = self.parameters[k].axes
@@ -243,10 +248,12 @@ class Gradients:
                     f"gradient {parameter.path}: overlaps a parameter or the optimizer's own state: pass a copy"
                 )
 
-    def _check_missing(self, missing: list[int]) -> None:
+    def _check_missing(self, missing: list[int], leaves: list[Any]) -> None:
+        missing = [k for k in missing if self.parameters[k].trainable]
         if not missing:
             return
-        if not np.any(self.table[ADDRESS]) and any(self._shapes[k] for k in missing):
+        offered = sum(leaf is not ABSENT and p.trainable for leaf, p in zip(leaves, self.parameters, strict=True))
+        if len(missing) == offered:
             raise ValueError("no gradients: all of them are None")
         names = ", ".join(self._paths[k] for k in missing[:5]) + (", …" if len(missing) > 5 else "")
         warnings.warn(f"no gradient for {names}: left as it is", UserWarning, stacklevel=5)

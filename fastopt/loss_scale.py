@@ -8,6 +8,7 @@ from typing import Any
 
 from .optimizer import Optimizer, Rate
 from .parameters import Array, check_count, check_number
+from .state import checked_counter
 
 
 class LossScaleOptimizer(Optimizer):
@@ -87,7 +88,7 @@ class LossScaleOptimizer(Optimizer):
         unscale: float | None = None,
         nonfinite: str | None = None,
     ) -> None:
-        self.inner_optimizer._apply(grads, params, zero_grads, 1.0 / self.dynamic_scale, "skip")
+        self.inner_optimizer._apply(grads, params, zero_grads, 1.0 / max(self.dynamic_scale, 2.0**-126), "skip")
         if self.last_step_skipped:
             self.step_counter = 0
             self.dynamic_scale = max(self.dynamic_scale * 0.5, self.minimum_scale or 0.0)
@@ -157,11 +158,12 @@ class LossScaleOptimizer(Optimizer):
         own = {key: d[key] for key in ("dynamic_scale", "step_counter") if key in d}
         if strict and len(own) < 2:
             raise ValueError("the state does not fit: missing dynamic_scale or step_counter")
-        for key, value in own.items():
-            check_number(f"state {key}", getattr(value, "item", lambda value=value: value)(), low=0.0)
+        checked = {key: checked_counter(key, value, getattr(self, key)) for key, value in own.items()}
+        if checked.get("dynamic_scale", 1.0) <= 0:
+            raise ValueError(f"state dynamic_scale: must be positive, got {checked['dynamic_scale']}")
         self.inner_optimizer.load_state_dict({key: value for key, value in d.items() if key not in own}, strict)
-        self.dynamic_scale = float(own.get("dynamic_scale", self.dynamic_scale))
-        self.step_counter = int(own.get("step_counter", self.step_counter))
+        for key, value in checked.items():
+            setattr(self, key, value)
 
     def get_config(self) -> dict[str, Any]:
         """All hyper-parameters, JSON-able, the inner optimizer's under ``inner_optimizer``."""
@@ -178,7 +180,9 @@ class LossScaleOptimizer(Optimizer):
         return cls(**{**config, "inner_optimizer": get(config["inner_optimizer"])})
 
     def __repr__(self) -> str:
-        return f"LossScaleOptimizer({self.inner_optimizer!r}, dynamic_scale={self.dynamic_scale!r})"
+        keys = ("initial_scale", "dynamic_growth_steps", "minimum_scale", "maximum_scale")
+        shown = "".join(f", {key}={getattr(self, key)!r}" for key in keys)
+        return f"LossScaleOptimizer({self.inner_optimizer!r}{shown})"
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__

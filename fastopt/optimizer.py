@@ -15,7 +15,7 @@ import numpy as np
 from . import state
 from .flat import FlatBuffer, flatten
 from .gradients import ABSENT, Gradients
-from .kernels.layout import ACCUMULATED, AVERAGED, OVERWRITE, STAGED
+from .kernels.layout import ACCUMULATED, ADDRESS, AVERAGED, OVERWRITE, STAGED
 from .parameters import Array, Parameter, check_count, check_number, check_pattern, collect
 from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Slot
 from .schedules import LearningRateSchedule
@@ -72,11 +72,6 @@ def _refuse_unknown(name: str, signature: inspect.Signature, kwargs: Mapping[str
         raise TypeError(f"{name} has no argument {key!r}: {hint}")
 
 
-def current(value: Coefficient) -> float:
-    """A coefficient's value now."""
-    return value if type(value) is float else float(value() if callable(value) else value)
-
-
 class Optimizer:
     """Base class. Subclasses say what their rule needs; everything else is here.
 
@@ -96,6 +91,10 @@ class Optimizer:
     def _branch(self, parameter: Parameter) -> str:
         """Which of several rules a parameter is under."""
         return ""
+
+    def _needs_c_order(self, parameter: Parameter) -> bool:
+        """Whether the rule cannot work on the parameter as it lies in memory."""
+        return False
 
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         """The state of the rule."""
@@ -118,6 +117,7 @@ class Optimizer:
     def _configure(self, arguments: dict[str, Any]) -> None:
         self._own = [key for key in arguments if key not in COMMON]
         self._learning_rate: Rate = 0.0
+        self._bounds: dict[str, tuple[float, float, bool]] = {}  # of coefficients
         self.weight_decay: float | None = arguments["weight_decay"]
         self.clipnorm: float | None = arguments["clipnorm"]
         self.clipvalue: float | None = arguments["clipvalue"]
@@ -166,12 +166,22 @@ class Optimizer:
         if self.nonfinite not in ("propagate", "skip", "raise"):
             raise ValueError(f'nonfinite must be "propagate", "skip" or "raise", got {self.nonfinite!r}')
 
-    def _check_coefficient(self, *names: str, high: float = 1.0, below: bool = True, low: float = 0.0) -> None:
-        """Refuse coefficients out of range; callables are checked when they are called."""
+    def _check_coefficient(self, *names: str, low: float = 0.0, high: float = 1.0, below: bool = True) -> None:
+        """Refuse coefficients outside ``[low, high]``; what a callable returns is checked at each call."""
         for name in names:
-            value = getattr(self, name)
-            if not callable(value):
-                check_number(name, value, low, high, below=below)
+            self._bounds[name] = (low, high, below)
+            if not callable(getattr(self, name)):
+                setattr(self, name, self._checked(name, getattr(self, name)))
+
+    def _value(self, name: str) -> float:
+        """A coefficient's value now."""
+        value = getattr(self, name)
+        return value if type(value) is float else self._checked(name, value() if callable(value) else value)
+
+    def _checked(self, name: str, value: Any) -> float:
+        low, high, below = self._bounds[name]
+        check_number(name, value, low, high, below=below)
+        return float(value)
 
     @property
     def learning_rate(self) -> float:
@@ -233,6 +243,8 @@ class Optimizer:
         """
         if isinstance(var_names, str):
             raise TypeError(f"var_names must be a list of regular expressions, got the str {var_names!r}")
+        if isinstance(var_list, np.ndarray):
+            raise TypeError("var_list must be a list of arrays, got one array")
         names = list(var_names or [])
         for name in names:
             check_pattern("var_names", name)
@@ -244,7 +256,7 @@ class Optimizer:
             self._plan(keep=state.snapshot(self))
 
     def _paths_of(self, arrays: list[Any]) -> list[str]:
-        by_identity = {id(parameter.array): parameter.path for parameter in self._parameters}
+        by_identity = {id(parameter.given): parameter.path for parameter in self._parameters}
         unknown = [k for k, array in enumerate(arrays) if id(array) not in by_identity]
         if unknown:
             raise ValueError(f"var_list[{unknown[0]}] is none of the parameters that the optimizer was built with")
@@ -315,23 +327,27 @@ class Optimizer:
             raise RuntimeError("the optimizer is built already: make a new one for other parameters")
         if not isinstance(params, (list, tuple, Mapping, FlatBuffer, np.ndarray)):
             raise TypeError(f"params must be a list, tuple, dict, FlatBuffer or array, got {type(params).__name__}")
-        self._parameters = collect(params, overrides)
+        parameters = [p.in_c_order() if self._needs_c_order(p) else p for p in collect(params, overrides)]
+        self._parameters = parameters
+        self._stand_ins = [(p.origin, p.array) for p in parameters if p.origin is not None]
         self._structure, self._overrides = params, overrides
         paths = self._excluded["paths"] + self._paths_of(self._excluded_arrays)
         self._excluded, self._excluded_arrays = {**self._excluded, "paths": paths}, []
-        self._index = {id(parameter.array): k for k, parameter in enumerate(self._parameters)}
+        self._index = {id(parameter.given): k for k, parameter in enumerate(self._parameters)}
         self._plan()
         self._built = True
 
     def _plan(self, keep: dict[str, Array] | None = None) -> None:
         plans = self._make_plans()
         memory = [parameter.array for parameter in self._parameters]
+        memory += [origin for origin, _ in self._stand_ins]
         memory += [array for plan in plans for array in plan.memory]
         buffer = self._structure if isinstance(self._structure, FlatBuffer) else None
         gradients = Gradients(self._parameters, buffer, memory)
         for plan in plans:
             plan.connect(gradients.table, gradients.layouts)
         self._plans, self._gradients = plans, gradients
+        self._keeps_average, self._accumulates = bool(self.use_ema), bool(self.gradient_accumulation_steps)
         if keep is not None:
             state.restore(self, keep)
 
@@ -345,19 +361,19 @@ class Optimizer:
         plans = []
         for (branch, _), indices in members.items():
             chosen = [self._parameters[k] for k in indices]
-            groups = [Group(p.multiplier, self._decay_of(p, branch)) for p in chosen]
+            groups = [Group(p.multiplier, self._decay_of(p)) for p in chosen]
             scalars = type(self._scalars(branch, 1.0, 1))
             plans.append(Plan(branch, indices, chosen, groups, scalars, self._rule_slots(branch), extra))
         return plans
 
-    def _decay_of(self, parameter: Parameter, branch: str) -> float:
-        """Weight decay of one parameter: an exclusion counts most, then its override, then the optimizer's own."""
+    def _decay_of(self, parameter: Parameter) -> float | None:
+        """Weight decay of one parameter: an exclusion counts most, then its override; None: the optimizer's own."""
         patterns = self._excluded["names"]
         if parameter.path in self._excluded["paths"] or any(re.search(name, parameter.path) for name in patterns):
             return 0.0
         if "weight_decay" in parameter.settings:
             return float(parameter.settings["weight_decay"] or 0.0)
-        return float(self._branch_decay(branch) or 0.0)
+        return None
 
     def _branch_decay(self, branch: str) -> float | None:
         return self.weight_decay
@@ -423,29 +439,59 @@ class Optimizer:
     ) -> None:
         if self._evaluating:
             raise RuntimeError("a step inside evaluation_weights(): leave the context first")
+        if not self._built:
+            if params is None:
+                raise RuntimeError("the optimizer is not built: call build(params), or pass params with the gradients")
+            if not flatten(params)[0] and not flatten(grads)[0]:
+                return
+            return self._first_step(grads, params, zero_grads, unscale, nonfinite)
         if params is not None:
             grads = self._align(grads, params)
-        elif not self._built:
-            raise RuntimeError("the optimizer is not built: call build(params), or pass params with the gradients")
         options = self._gradients.read(grads, zero_grads)
+        if not self._plans:
+            return
+        for origin, stand_in in self._stand_ins:
+            stand_in[...] = origin
         if unscale is None:
             unscale = 1.0 if self.loss_scale_factor is None else 1.0 / self.loss_scale_factor
         self._step(unscale, nonfinite or self.nonfinite, options)
+        if self._stand_ins:
+            self._write_back()
         if zero_grads:
             if self.last_step_skipped:
                 self._gradients.zero_all(grads)
             else:
                 self._gradients.zero()
 
+    def _first_step(self, grads: Any, params: Any, *options: Any) -> None:
+        """Build and step; if the step is refused, the optimizer is as it was."""
+        before = dict(self.__dict__)
+        try:
+            self.build(params)
+            self._apply(grads, None, *options)
+        except Exception:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _write_back(self) -> None:
+        """Copy what stands in for some of the user's arrays into them."""
+        for origin, stand_in in self._stand_ins:
+            origin[...] = stand_in
+
     def _align(self, grads: Any, params: Any) -> Any:
         """Gradients for all parameters built, from gradients for ``params``, which may be some of them."""
-        if not self._built:
-            self.build(params)
-            return grads
-        arrays = flatten(params)[1]
+        paths, arrays = flatten(params)
         if len(arrays) == len(self._parameters) and all(map(_is_array_of, arrays, self._parameters)):
             return grads
-        leaves = flatten(grads)[1]
+        grad_paths, leaves = flatten(grads)
+        if isinstance(params, Mapping) and isinstance(grads, Mapping):
+            by_path = dict(zip(grad_paths, leaves, strict=True))
+            if by_path.keys() != set(paths):
+                raise ValueError(
+                    f"the gradients' keys {sorted(by_path)[:5]} are not the parameters' {sorted(paths)[:5]}"
+                )
+            leaves = [by_path[path] for path in paths]
         if len(leaves) != len(arrays):
             raise ValueError(f"{len(leaves)} gradients for {len(arrays)} parameters")
         aligned: list[Any] = [ABSENT] * len(self._parameters)
@@ -464,10 +510,12 @@ class Optimizer:
         t = self._iterations + 1
         if closing and steps > 1:
             options |= ACCUMULATED
+        if self.use_ema > self._keeps_average or (steps > 1) > self._accumulates:
+            raise RuntimeError("use_ema and gradient_accumulation_steps cannot be switched on after build()")
         self._write_rows(unscale, float(steps), t if closing else 0)
         self.last_step_skipped, self.last_grad_norm = False, None
-        clips = closing and (self.clipnorm or self.global_clipnorm)
-        if (clips or nonfinite != "propagate") and not self._measure(options, nonfinite, closing):
+        clips = closing and bool(self.clipnorm or self.global_clipnorm)
+        if (clips or nonfinite != "propagate") and not self._measure(options, nonfinite, closing, clips):
             return
         if not closing:
             for plan in self._plans:
@@ -478,9 +526,17 @@ class Optimizer:
                 self._stop_clipping()
             for plan in self._plans:
                 plan.engine(options)
+            if steps > 1:
+                self._empty_unread_accumulators()
             self._iterations = t
             self._advance(t)
         self._calls += 1
+
+    def _empty_unread_accumulators(self) -> None:
+        """The end of a window forgets what parameters without a gradient at that step had accumulated, as in Keras."""
+        for plan in self._plans:
+            for k in np.flatnonzero(plan.work.gradients[ADDRESS] == 0):
+                plan.slots[ACCUMULATOR_SLOT][k].fill(0)  # type: ignore[union-attr]
 
     def _write_rows(self, unscale: float, divisor: float, t: int) -> None:
         """Fill the scalars tables for update ``t``, or for a micro-step (0)."""
@@ -490,6 +546,7 @@ class Optimizer:
         for plan in self._plans:
             if not plan.shares_gradients:
                 plan.take_gradients()
+            own_decay = self._branch_decay(plan.branch) or 0.0
             for byte, multiplier, decay in plan.settings:
                 learning_rate = rate * multiplier
                 scalars = self._scalars(plan.branch, learning_rate, t or 1)
@@ -497,7 +554,7 @@ class Optimizer:
                     raise RuntimeError(
                         "a hyper-parameter that selects the rule was changed after build(): make a new one"
                     )
-                decay *= learning_rate
+                decay = learning_rate * (own_decay if decay is None else decay)
                 try:
                     plan.pack(plan.work.table, byte, unscale, divisor, limit, decay, keep, *scalars)
                 except OverflowError:
@@ -509,17 +566,17 @@ class Optimizer:
         frequency = self.ema_overwrite_frequency
         return AVERAGED | OVERWRITE if frequency and t % frequency == 0 else AVERAGED
 
-    def _measure(self, options: int, nonfinite: str, closing: bool) -> bool:
+    def _measure(self, options: int, nonfinite: str, closing: bool, clips: bool) -> bool:
         """Norm, finiteness and clipping factors; whether the step goes on."""
         found = [plan.engine.norms(options & (ACCUMULATED | STAGED)) for plan in self._plans]
         if nonfinite != "propagate" and not all(finite for _, finite in found):
-            if nonfinite == "raise":
-                raise FloatingPointError(self._nonfinite_message())
-            self.last_step_skipped = True
-            return False
+            return self._refuse_step(nonfinite, self._nonfinite_message())
         if not closing:
             return True
-        norm = self.last_grad_norm = math.sqrt(sum(squares for squares, _ in found))
+        norm = math.sqrt(sum(squares for squares, _ in found))
+        if clips and nonfinite != "propagate" and not math.isfinite(norm):
+            return self._refuse_step(nonfinite, "the gradients' norm overflows; nothing was updated")
+        self.last_grad_norm = norm
         for plan in self._plans:
             if self.clipnorm and self.clipnorm > 0:
                 plan.engine.clip_each(float(self.clipnorm))
@@ -532,6 +589,12 @@ class Optimizer:
         for plan in self._plans:
             plan.engine.clip_all(1.0)
         self._clipped = False
+
+    def _refuse_step(self, nonfinite: str, message: str) -> bool:
+        if nonfinite == "raise":
+            raise FloatingPointError(message)
+        self.last_step_skipped = True
+        return False
 
     def _nonfinite_message(self) -> str:
         for plan in self._plans:
@@ -555,14 +618,18 @@ class Optimizer:
         if self._evaluating:
             raise RuntimeError("evaluation_weights() does not nest")
         self._check_averages()
+        for origin, stand_in in self._stand_ins:
+            stand_in[...] = origin
         training = [(parameter.array, parameter.array.copy()) for plan in self._plans for parameter in plan.parameters]
         self._evaluating = True
         try:
             self._load_averages()
+            self._write_back()
             yield
         finally:
             for array, values in training:
                 array[...] = values
+            self._write_back()
             self._evaluating = False
 
     def _check_averages(self) -> None:
@@ -585,10 +652,15 @@ class Optimizer:
             If ``var_list`` is given and is not what the optimizer was built with.
         """
         self._require_built("finalize_variable_values()")
-        if var_list is not None and len(var_list) != len(self._parameters):
-            raise ValueError(f"expected the {len(self._parameters)} parameters built, got {len(var_list)}")
+        if var_list is not None:
+            arrays = flatten(var_list)[1]
+            if len(arrays) != len(self._parameters):
+                raise ValueError(f"var_list: expected the {len(self._parameters)} parameters built, got {len(arrays)}")
+            if not all(map(_is_array_of, arrays, self._parameters)):
+                raise ValueError("var_list must be the parameters that the optimizer was built with")
         if self.use_ema:
             self._load_averages()
+            self._write_back()
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all state, flat: ``"path/slot"`` → array, counters → int or float. Fit for `numpy.savez`.
@@ -626,6 +698,7 @@ class Optimizer:
         if self._built:
             kept["_restore"] = (self._structure, self._overrides, state.export(self))
             kept["_excluded_arrays"] = []
+            kept["_evaluating"] = False
         return kept
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
@@ -638,11 +711,11 @@ class Optimizer:
             state.load(self, arrays, strict=True)
 
 
-_REBUILT = ("_parameters", "_structure", "_overrides", "_index", "_plans", "_gradients")
+_REBUILT = ("_parameters", "_stand_ins", "_structure", "_overrides", "_index", "_plans", "_gradients")
 
 
 def _is_array_of(array: Any, parameter: Parameter) -> bool:
-    return array is parameter.array
+    return array is parameter.given
 
 
 def _global_factor(limit: float | None, norm: float) -> float:

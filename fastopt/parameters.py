@@ -25,6 +25,17 @@ class Parameter(NamedTuple):
     trainable: bool
     multiplier: float  # of the learning rate
     settings: Mapping[str, Any]  # what overrides say of it
+    origin: Array | None = None  # the user's array, if ``array`` is a C-ordered copy that stands in for it
+
+    @property
+    def given(self) -> Array:
+        """The array that the user knows."""
+        return self.array if self.origin is None else self.origin
+
+    def in_c_order(self) -> Parameter:
+        """The parameter with a C-ordered copy standing in for its array."""
+        axes = tuple(range(self.array.ndim))
+        return self._replace(array=np.array(self.array, order="C"), axes=axes, origin=self.array)
 
     def shape_without(self, axis: int | None) -> tuple[int, ...]:
         """The shape, less one axis counted from the end."""
@@ -69,7 +80,7 @@ def collect(structure: Any, overrides: Mapping[str, Mapping[str, Any]] | None) -
 def check_parameter(path: str, array: Any) -> None:
     """Refuse an array that no kernel could update in place."""
     check_array(path, array, "parameter")
-    if array.dtype not in (np.float32, np.float64):
+    if array.dtype.newbyteorder("=") not in (np.float32, np.float64):
         raise TypeError(f"parameter {path}: expected float32 or float64, got {array.dtype}: cast it first")
     if not array.dtype.isnative:
         raise ValueError(

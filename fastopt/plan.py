@@ -34,7 +34,7 @@ class Group(NamedTuple):
     """Parameters with the same settings: one row of the scalars table."""
 
     multiplier: float
-    weight_decay: float
+    weight_decay: float | None  # None: the optimizer's own
 
 
 class Plan:

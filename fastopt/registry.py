@@ -50,7 +50,7 @@ def find(name: str) -> type[Optimizer]:
     """
     try:
         return _CLASSES[name.lower()]
-    except KeyError:
+    except (KeyError, AttributeError):
         raise ValueError(f"unknown optimizer {name!r}: the names are {', '.join(names())}") from None
 
 

@@ -54,7 +54,7 @@ def load(optimizer: Optimizer, given: Mapping[str, Any], strict: bool) -> None:
     if strict:
         _check_names({*arrays, *counters}, set(given))
     new_arrays = {name: _checked_array(name, given[name], array) for name, array in arrays.items() if name in given}
-    new_counters = {name: _checked_counter(name, given[name], old) for name, old in counters.items() if name in given}
+    new_counters = {name: checked_counter(name, given[name], old) for name, old in counters.items() if name in given}
     for name, values in new_arrays.items():
         arrays[name][...] = values
     for name, number in new_counters.items():
@@ -62,7 +62,7 @@ def load(optimizer: Optimizer, given: Mapping[str, Any], strict: bool) -> None:
 
 
 def _check_names(expected: set[str], given: set[str]) -> None:
-    missing, unexpected = sorted(expected - given), sorted(given - expected)
+    missing, unexpected = sorted(expected - given), sorted(given - expected, key=str)
     if missing or unexpected:
         raise ValueError(
             f"the state does not fit: missing {missing[:5] or 'nothing'}, unexpected {unexpected[:5] or 'nothing'}; "
@@ -76,10 +76,15 @@ def _checked_array(name: str, values: Any, array: Array) -> Array:
         raise TypeError(f"state {name}: expected numbers, got {values.dtype}")
     if values.shape != array.shape:
         raise ValueError(f"state {name}: expected shape {array.shape}, got {values.shape}")
-    return values
+    with np.errstate(over="ignore"):
+        cast = values.astype(array.dtype)
+    if not np.array_equal(np.isfinite(cast), np.isfinite(values)):
+        raise ValueError(f"state {name}: holds numbers that do not fit {array.dtype}")
+    return cast
 
 
-def _checked_counter(name: str, value: Any, old: int | float) -> int | float:
+def checked_counter(name: str, value: Any, old: int | float) -> int | float:
+    """The value as a counter of the kind of ``old``."""
     number = np.asarray(value)
     if number.shape != () or number.dtype.kind not in "fiu" or not np.isfinite(number):
         raise ValueError(f"state {name}: expected a number, got {value!r}")

@@ -287,17 +287,15 @@ class Factored(Elementwise):
 
 
 def _slots_in_memory_order(plan):
-    """Row, column and velocity arrays; "row" belongs to the slower of a matrix's two axes in memory."""
+    """Row, column and velocity arrays; "row" belongs to the slower of a matrix's two axes in memory.
+
+    Requires that these are the two fastest axes of the parameter.
+    """
     triples = []
     for parameter, row, column, velocity in zip(
         plan.parameters, *(plan.slots[name] for name in ("row", "column", "velocity")), strict=True
     ):
         axes = parameter.axes
-        if len(axes) >= 2 and set(axes[-2:]) != {len(axes) - 2, len(axes) - 1}:
-            raise ValueError(
-                f"parameter {parameter.path}: Adafactor needs the last two axes to be the fastest in memory "
-                f"(shape {parameter.array.shape}, strides {parameter.array.strides}): pass a C-ordered array"
-            )
         swapped = len(axes) >= 2 and axes[-1] < axes[-2]
         triples.append((column, row, velocity) if swapped else (row, column, velocity))
     return zip(*triples, strict=True)

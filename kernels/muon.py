@@ -76,7 +76,8 @@ class Orthogonal(Elementwise):
         for k, direction in enumerate(self._directions):
             s = scalars[self._rows[k]]
             if present[k] and direction.size:
-                self._products.orthogonalise(direction, s)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    self._products.orthogonalise(direction, s)
                 update.factors[CLIP, k] = 1.0 if s.rms_rate < 0 else np.sqrt(max(direction.shape)) * s.rms_rate
         update.table[:, : cpu.CONTROLS] = self.work.table[:, : cpu.CONTROLS]
         control = Control._fields.index

@@ -74,21 +74,21 @@ def second_phase(param, grad, slots, extra, s):
     return RULES[type(s)].second(param, grad, slots, extra, s)
 
 
-@overload(update, jit_options=FLAGS)
+@overload(update, jit_options=FLAGS, strict=False)
 def _update(param, grad, slots, s):
     return RULES[s.instance_class].update
 
 
-@overload(first_phase, jit_options=FLAGS)
+@overload(first_phase, jit_options=FLAGS, strict=False)
 def _first_phase(param, grad, slots, s):
     return RULES[s.instance_class].first
 
 
-@overload(between_phases, jit_options=FLAGS)
+@overload(between_phases, jit_options=FLAGS, strict=False)
 def _between_phases(sums, n, s):
     return RULES[s.instance_class].between
 
 
-@overload(second_phase, jit_options=FLAGS)
+@overload(second_phase, jit_options=FLAGS, strict=False)
 def _second_phase(param, grad, slots, extra, s):
     return RULES[s.instance_class].second

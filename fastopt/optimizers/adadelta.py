@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..kernels.rules.adadelta import AdadeltaScalars
-from ..optimizer import Coefficient, Optimizer, Rate, current, hyper_parameters
+from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
 from ..plan import Slot
 
 
@@ -44,5 +44,5 @@ class Adadelta(Optimizer):
         return {"accumulated_grad": Slot(), "accumulated_delta_var": Slot()}
 
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        rho = current(self.rho)
-        return AdadeltaScalars(learning_rate, rho, 1.0 - rho, current(self.epsilon))
+        rho = self._value("rho")
+        return AdadeltaScalars(learning_rate, rho, 1.0 - rho, self._value("epsilon"))

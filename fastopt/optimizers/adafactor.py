@@ -7,7 +7,7 @@ import math
 from ..kernels import adafactor  # noqa: F401  (registers the rule)
 from ..kernels.rules.adafactor import AdafactorScalars
 from ..optimizer import Optimizer, Rate, hyper_parameters
-from ..parameters import check_number
+from ..parameters import Parameter, check_number
 from ..plan import Slot
 
 
@@ -57,6 +57,10 @@ class Adafactor(Optimizer):
             check_number(name, getattr(self, name), low=0.0)
         if self.clip_threshold == 0:
             raise ValueError("clip_threshold must be positive, got 0")
+
+    def _needs_c_order(self, parameter: Parameter) -> bool:
+        # Rows and columns, in either order, must be the fastest axes; only then are their sums over neighbours.
+        return set(parameter.axes[-2:]) != set(range(len(parameter.axes))[-2:])
 
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         matrices, vectors = range(2, 65), range(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..kernels.rules.adagrad import AdagradScalars
-from ..optimizer import Coefficient, Optimizer, Rate, current, hyper_parameters
+from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
 from ..parameters import check_number
 from ..plan import Slot
 
@@ -45,4 +45,4 @@ class Adagrad(Optimizer):
         return {"accumulator": Slot(start=self.initial_accumulator_value)}
 
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        return AdagradScalars(learning_rate, current(self.epsilon))
+        return AdagradScalars(learning_rate, self._value("epsilon"))

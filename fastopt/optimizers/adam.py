@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..kernels.rules.adam import AdamScalars, AmsgradScalars
-from ..optimizer import Coefficient, Optimizer, Rate, current, hyper_parameters
+from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
 from ..plan import Slot
 
 
@@ -53,7 +53,9 @@ class Adam(Optimizer):
 
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         kind = AmsgradScalars if self.amsgrad else AdamScalars
-        return adam_scalars(kind, learning_rate, current(self.beta_1), current(self.beta_2), current(self.epsilon), t)
+        return adam_scalars(
+            kind, learning_rate, self._value("beta_1"), self._value("beta_2"), self._value("epsilon"), t
+        )
 
 
 class AdamW(Adam):

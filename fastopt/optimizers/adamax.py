@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..kernels.rules.adamax import AdamaxScalars
-from ..optimizer import Coefficient, Optimizer, Rate, current, hyper_parameters
+from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
 from ..plan import Slot
 
 
@@ -46,6 +46,6 @@ class Adamax(Optimizer):
         return {"momentum": Slot(), "norm": Slot()}
 
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        beta_1 = current(self.beta_1)
+        beta_1 = self._value("beta_1")
         alpha = learning_rate / (1.0 - beta_1**t)
-        return AdamaxScalars(alpha, 1.0 - beta_1, current(self.beta_2), current(self.epsilon))
+        return AdamaxScalars(alpha, 1.0 - beta_1, self._value("beta_2"), self._value("epsilon"))

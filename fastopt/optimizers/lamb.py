@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..kernels.rules.lamb import LambScalars
-from ..optimizer import Coefficient, Optimizer, Rate, current, hyper_parameters
+from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
 from ..plan import Slot
 
 
@@ -46,6 +46,6 @@ class Lamb(Optimizer):
         return {"momentum": Slot(), "velocity": Slot()}
 
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        beta_1, beta_2 = current(self.beta_1), current(self.beta_2)
+        beta_1, beta_2 = self._value("beta_1"), self._value("beta_2")
         weights = 1.0 / (1.0 - beta_1**t), 1.0 / (1.0 - beta_2**t)
-        return LambScalars(learning_rate, 1.0 - beta_1, 1.0 - beta_2, *weights, current(self.epsilon))
+        return LambScalars(learning_rate, 1.0 - beta_1, 1.0 - beta_2, *weights, self._value("epsilon"))

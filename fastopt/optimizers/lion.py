@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..kernels.rules.lion import LionScalars
-from ..optimizer import Coefficient, Optimizer, Rate, current, hyper_parameters
+from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
 from ..plan import Slot
 
 
@@ -44,5 +44,5 @@ class Lion(Optimizer):
         return {"momentum": Slot()}
 
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        beta_1, beta_2 = current(self.beta_1), current(self.beta_2)
+        beta_1, beta_2 = self._value("beta_1"), self._value("beta_2")
         return LionScalars(learning_rate, beta_1, 1.0 - beta_1, beta_2, 1.0 - beta_2)

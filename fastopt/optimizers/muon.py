@@ -7,7 +7,7 @@ import re
 
 from ..kernels.muon import MuonScalars
 from ..kernels.rules.adam import AdamScalars
-from ..optimizer import Coefficient, Optimizer, Rate, current, hyper_parameters
+from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
 from ..parameters import Parameter, check_count, check_number, check_pattern
 from ..plan import Slot
 from .adam import adam_scalars
@@ -103,9 +103,9 @@ class Muon(Optimizer):
 
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         if branch == "adam":
-            betas = current(self.adam_beta_1), current(self.adam_beta_2)
-            return adam_scalars(AdamScalars, learning_rate * self.adam_lr_ratio, *betas, current(self.epsilon), t)
-        momentum = current(self.momentum)
+            betas = self._value("adam_beta_1"), self._value("adam_beta_2")
+            return adam_scalars(AdamScalars, learning_rate * self.adam_lr_ratio, *betas, self._value("epsilon"), t)
+        momentum = self._value("momentum")
         lookahead = (1.0, momentum) if self.nesterov else (0.0, 1.0)
         steps = self.muon_a, self.muon_b, self.muon_c, self.ns_steps
         return MuonScalars(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..kernels.rules.nadam import NadamScalars
-from ..optimizer import Coefficient, Optimizer, Rate, current, hyper_parameters
+from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
 from ..plan import Slot
 
 
@@ -42,7 +42,7 @@ class Nadam(Optimizer):
     def _check(self) -> None:
         self._check_coefficient("beta_1", "beta_2")
         self._check_coefficient("epsilon", high=math.inf)
-        self._u_product = 1.0
+        self._u_product = self._next_u_product = 1.0
 
     def _counters(self) -> dict[str, str]:
         return {**super()._counters(), "u_product": "_u_product"}
@@ -50,13 +50,10 @@ class Nadam(Optimizer):
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         return {"momentum": Slot(), "velocity": Slot()}
 
-    def _warmed_up(self, t: int) -> float:
-        return current(self.beta_1) * (1.0 - 0.5 * 0.96**t)
-
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        now, ahead = self._warmed_up(t), self._warmed_up(t + 1)
-        product = self._u_product * now
-        beta_1, beta_2 = current(self.beta_1), current(self.beta_2)
+        beta_1, beta_2 = self._value("beta_1"), self._value("beta_2")
+        now, ahead = (beta_1 * (1.0 - 0.5 * 0.96**step) for step in (t, t + 1))
+        product = self._next_u_product = self._u_product * now
         return NadamScalars(
             learning_rate,
             1.0 - beta_1,
@@ -64,8 +61,8 @@ class Nadam(Optimizer):
             ahead / (1.0 - product * ahead),
             (1.0 - now) / (1.0 - product),
             1.0 / (1.0 - beta_2**t),
-            current(self.epsilon),
+            self._value("epsilon"),
         )
 
     def _advance(self, t: int) -> None:
-        self._u_product *= self._warmed_up(t)
+        self._u_product = self._next_u_product

@@ -10,7 +10,7 @@ from ..kernels.rules.rmsprop import (
     MomentumRMSpropScalars,
     RMSpropScalars,
 )
-from ..optimizer import Coefficient, Optimizer, Rate, current, hyper_parameters
+from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
 from ..plan import Slot
 
 
@@ -55,9 +55,9 @@ class RMSprop(Optimizer):
         return {name: Slot() for name in names}
 
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        rho = current(self.rho)
+        rho = self._value("rho")
         kind = _RMSPROP_KINDS[bool(self.centered), bool(self.momentum)]
-        return kind(learning_rate, rho, 1.0 - rho, current(self.momentum), current(self.epsilon))
+        return kind(learning_rate, rho, 1.0 - rho, self._value("momentum"), self._value("epsilon"))
 
 
 _RMSPROP_KINDS: dict[tuple[bool, bool], type[RMSpropScalars]] = {

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..kernels.rules.schedule_free_adamw import ScheduleFreeAverageScalars, ScheduleFreeScalars
-from ..optimizer import Coefficient, Optimizer, Rate, current, hyper_parameters
+from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
 from ..parameters import check_number
 from ..plan import Slot
 
@@ -56,7 +56,7 @@ class ScheduleFreeAdamW(Optimizer):
         return {"momentum": Slot(copies_parameter=True), "velocity": Slot()}
 
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        beta_1, beta_2 = current(self.beta_1), current(self.beta_2)
+        beta_1, beta_2 = self._value("beta_1"), self._value("beta_2")
         if self.warmup_steps:
             learning_rate *= min(t / self.warmup_steps, 1.0)
         return ScheduleFreeScalars(
@@ -67,7 +67,7 @@ class ScheduleFreeAdamW(Optimizer):
             1.0 - beta_2,
             1.0 / (1.0 - beta_2**t),
             1.0 / t,
-            current(self.epsilon),
+            self._value("epsilon"),
         )
 
     def _check_averages(self) -> None:
@@ -76,7 +76,7 @@ class ScheduleFreeAdamW(Optimizer):
     def _load_averages(self) -> None:
         if self.use_ema:
             return super()._load_averages()
-        beta_1 = current(self.beta_1)
+        beta_1 = self._value("beta_1")
         for plan in self._plans:
             plan.run_on_parameters(ScheduleFreeAverageScalars(1.0 - beta_1, 1.0 / beta_1))
 

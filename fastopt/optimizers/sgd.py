@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..kernels.rules.sgd import MomentumScalars, NesterovScalars, SgdScalars
-from ..optimizer import Coefficient, Optimizer, Rate, current, hyper_parameters
+from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
 from ..plan import Slot
 
 
@@ -58,4 +58,4 @@ class SGD(Optimizer):
         if not self.momentum:
             return SgdScalars(learning_rate)
         kind = NesterovScalars if self.nesterov else MomentumScalars
-        return kind(learning_rate, current(self.momentum))
+        return kind(learning_rate, self._value("momentum"))

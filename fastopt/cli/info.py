@@ -1,0 +1,148 @@
+"""`fastopt info`: what a report of a problem should contain."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+OPTIONAL_PACKAGES = ("scikit-learn", "matplotlib", "torch", "keras", "tbb", "numba-cuda")
+
+SIMD_BITS = {"avx512f": 512, "avx2": 256, "avx": 256, "sse2": 128, "neon": 128}
+"""Width of a vector register by the feature that brings it, the widest first."""
+
+
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show versions, processor, threads, cache and devices."""
+    import json
+
+    facts = collect()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    from .report import make_console, two_columns
+
+    make_console().print(two_columns({name.replace("_", " "): _shown(fact) for name, fact in facts.items()}))
+
+
+def collect() -> dict[str, Any]:
+    """All facts by name; one that cannot be found out says why, and never fails."""
+    return {name: _try(find) for name, find in FACTS.items()}
+
+
+def _try(find: Callable[[], Any]) -> Any:
+    try:
+        return find()
+    except Exception as error:
+        return f"unknown ({type(error).__name__}: {error})"
+
+
+def _shown(fact: Any) -> str:
+    if isinstance(fact, dict) and "bytes" in fact:
+        return f"{fact['folder']}: {fact['files']} files, {fact['bytes'] / 1e6:.1f} MB"
+    if isinstance(fact, dict):
+        return ", ".join(f"{name} {value}" for name, value in fact.items()) or "none"
+    return str(fact)
+
+
+def _versions() -> dict[str, str]:
+    from fastopt import __version__
+
+    packages = {name: metadata.version(name) for name in ("numba", "llvmlite", "numpy")}
+    return {"fastopt": __version__, "python": platform.python_version(), **packages}
+
+
+def _processor() -> str:
+    from llvmlite import binding
+
+    return f"{_processor_name()} ({binding.get_host_cpu_name()})"
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _simd_bits() -> int | None:
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features()
+    return next((bits for feature, bits in SIMD_BITS.items() if features.get(feature)), None)
+
+
+def _numba_threads() -> int:
+    import numba
+
+    return int(numba.config.NUMBA_NUM_THREADS)
+
+
+def _threading_layer() -> str:
+    """Numba decides at the first parallel launch: hence a step that is large enough for one."""
+    import numba
+    import numpy as np
+
+    import fastopt
+    from fastopt.kernels.launch import PARALLEL_FROM
+
+    if fastopt.get_num_threads() == 1:
+        return "none: with one thread steps run serially"
+    params = np.zeros(2 * PARALLEL_FROM, np.float32)
+    optimizer = fastopt.SGD()
+    optimizer.build([params])
+    optimizer.apply([params])
+    return str(numba.threading_layer())
+
+
+def _thread_cap() -> int:
+    from fastopt import get_num_threads
+
+    return get_num_threads()
+
+
+def _cache() -> dict[str, Any]:
+    from fastopt.kernels._jit import cache_folder
+
+    folder = cache_folder()
+    if folder is None:
+        return {"folder": None, "files": 0, "bytes": 0}
+    sizes = [file.stat().st_size for file in folder.glob("*.fastopt")]
+    return {"folder": str(folder), "files": len(sizes), "bytes": sum(sizes)}
+
+
+def _devices() -> dict[str, str]:
+    # Asking numba.cuda would start the CUDA driver, which takes a second and can fail in many ways.
+    return {"CPU": "yes", "CUDA": "not used by this version"}
+
+
+def _optional_packages() -> dict[str, str]:
+    found = {}
+    for name in OPTIONAL_PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+FACTS: dict[str, Callable[[], Any]] = {
+    "versions": _versions,
+    "operating_system": platform.platform,
+    "processor": _processor,
+    "simd_bits": _simd_bits,
+    "numba_threads": _numba_threads,
+    "threading_layer": _threading_layer,
+    "thread_cap": _thread_cap,
+    "cache": _cache,
+    "devices": _devices,
+    "optional_packages": _optional_packages,
+}

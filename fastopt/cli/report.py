@@ -1,0 +1,133 @@
+"""What a command leaves behind: tables, and the picture of a training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .training import Training
+
+IMAGE_FORMATS = (".png", ".pdf", ".svg", ".jpg")
+
+
+def make_console() -> Console:
+    """Standard output; where it is no terminal, wide enough for every table."""
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 120
+    return console
+
+
+def two_columns(rows: dict[str, str]) -> Table:
+    """A table of names and values."""
+    table = Table(box=box.ROUNDED, show_header=False)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    return table
+
+
+def result_table(trainings: Sequence[Training], console: Console) -> Table:
+    """The figures of one training one below the other, of several as one row each."""
+    if len(trainings) == 1:
+        label, parameters = trainings[0].run.label, trainings[0].model.parameter_count
+        rows = {"optimizer": label, "parameters": f"{parameters:,}", **_figures(trainings[0])}
+        return two_columns(rows)
+    caption = f"{trainings[0].model.parameter_count:,} parameters"
+    padding = (0, 0 if console.width < 100 else 1)
+    table = Table(box=box.SIMPLE_HEAD, padding=padding, caption=caption, caption_justify="left")
+    table.add_column("optimizer", overflow="fold")
+    for name in _figures(trainings[0]):
+        table.add_column(name.replace(" ", "\n", 1), justify="right")
+    best = best_of(trainings)
+    for training in trainings:
+        table.add_row(
+            Text(training.run.label), *_figures(training).values(), style="bold green" if training is best else ""
+        )
+    return table
+
+
+def best_of(trainings: Sequence[Training]) -> Training:
+    """The training with the highest test accuracy, the first of equals."""
+    return max(trainings, key=lambda training: training.history[-1].test_accuracy)
+
+
+def _figures(training: Training) -> dict[str, str]:
+    last = training.history[-1]
+    return {
+        "steps": f"{training.steps:,}",
+        "train loss": f"{last.train_loss:.4f}",
+        "train accuracy": f"{last.train_accuracy:.4f}",
+        "test accuracy": f"{last.test_accuracy:.4f}",
+        "seconds": f"{training.seconds:.2f}",
+        "steps/s": f"{training.steps_per_second:,.0f}",
+        "optimizer share": f"{training.optimizer_share:.0%}",
+    }
+
+
+def save_plot(trainings: Sequence[Training], path: Path) -> None:
+    """Draw loss and accuracy of all trainings over the epochs.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file cannot be written, or its ending is no image format.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    legend_rows = -(-len(trainings) // 2)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(11, 4.6 + 0.25 * legend_rows), layout=layout, dpi=150)
+    figure.suptitle(_title(trainings), fontweight="bold")
+    panels = figure.subplots(1, 2)
+    for panel, quantity in zip(panels, ("loss", "accuracy"), strict=True):
+        for number, training in enumerate(trainings):
+            _draw(panel, training, quantity, number if len(trainings) > 1 else None)
+        panel.set(xlabel="epoch", ylabel=quantity)
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.margins(x=0.01)
+    panels[0].set_yscale("log")
+    panels[1].set_ylim(_lowest_accuracy_shown(trainings), 1.005)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.savefig(path)
+
+
+def _title(trainings: Sequence[Training]) -> str:
+    accuracy = f"test accuracy {best_of(trainings).history[-1].test_accuracy:.4f}"
+    if len(trainings) == 1:
+        return f"{trainings[0].run.label}: {accuracy}"
+    return f"{len(trainings)} runs, solid: test, dashed: train; best {accuracy}"
+
+
+def _draw(panel: Any, training: Training, quantity: str, number: int | None) -> None:
+    """The curves of one run: its number, among several, gives it a colour; alone, train and test have one each."""
+    epochs = [point.epoch for point in training.history]
+    for split, style, width in (("train", "--", 1.2), ("test", "-", 1.8)):
+        values = [getattr(point, f"{split}_{quantity}") for point in training.history]
+        if number is None:
+            panel.plot(epochs, values, style, linewidth=width, label=split)
+        else:
+            label = training.run.label if split == "test" else None
+            panel.plot(epochs, values, style, linewidth=width, label=label, color=_color(number))
+
+
+def _color(number: int) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["tab10"](number) if number < 10 else colormaps["Dark2"](number % 8)
+
+
+def _lowest_accuracy_shown(trainings: Sequence[Training]) -> float:
+    """Leave out the climb from chance, where all that matters happens above it."""
+    worst = min(min(training.history[-1][2::2]) for training in trainings)
+    return max(0.0, worst - 0.15)

@@ -1,0 +1,227 @@
+"""From what the user typed to optimizers: names, flags, values, schedules, lists of runs to compare."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import difflib
+import inspect
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fastopt import LossScaleOptimizer, Optimizer, schedules
+from fastopt.registry import find, names
+
+SUITABLE: dict[str, dict[str, Any]] = {
+    "SGD": {"learning_rate": 0.1},
+    "Adagrad": {"learning_rate": 0.1},
+    "Adadelta": {"learning_rate": 1.0},
+    "Lion": {"learning_rate": 1e-4},
+    # At its default of 0.1 the first step takes the weights to almost nothing, and a network does not come back.
+    "Ftrl": {"learning_rate": 0.1, "initial_accumulator_value": 1e-6},
+    "Adafactor": {"learning_rate": 0.01},
+}
+"""What `fastopt train` takes for hyper-parameters whose defaults do not suit its model, unless the user sets them."""
+
+
+class UsageError(ValueError):
+    """The user typed something that cannot be done; the message says what could."""
+
+
+class Run(NamedTuple):
+    """An optimizer to be made: its class and its arguments."""
+
+    kind: type[Optimizer]
+    arguments: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """Name and arguments, for tables and legends."""
+        return " ".join([self.kind.__name__, *(f"{key}={_shown(value)}" for key, value in self.arguments.items())])
+
+    def make(self) -> Optimizer:
+        """The optimizer.
+
+        Raises
+        ------
+        UsageError
+            If the optimizer refuses an argument; the message is its own.
+        """
+        try:
+            return self.kind(**self.arguments)
+        except (TypeError, ValueError) as error:
+            raise UsageError(str(error)) from error
+
+
+def offered() -> list[str]:
+    """The names of the optimizers that can train by themselves."""
+    return [name for name in names() if find(name) is not LossScaleOptimizer]
+
+
+def kind_of(name: str) -> type[Optimizer]:
+    """The class of an optimizer's name, in any case.
+
+    Raises
+    ------
+    UsageError
+        If there is none, or none that can train by itself.
+    """
+    try:
+        kind = find(name)
+    except ValueError:
+        listed = ", ".join(offered())
+        raise UsageError(f"unknown optimizer {name!r}{_suggestion(name, offered())} The names are {listed}") from None
+    if kind is LossScaleOptimizer:
+        raise UsageError(
+            "LossScaleOptimizer is not offered here: it wraps another optimizer, for gradients in half precision. "
+            "Every optimizer takes --loss-scale-factor"
+        )
+    return kind
+
+
+def plan_run(name: str, typed: Mapping[str, str | None]) -> Run:
+    """The run of an optimizer's name and of what was typed for its hyper-parameters.
+
+    Raises
+    ------
+    UsageError
+        If there is no such optimizer or hyper-parameter, or a value cannot be read.
+    """
+    kind = kind_of(name)
+    default = inspect.signature(kind).parameters["learning_rate"].default
+    suitable = {"learning_rate": default} | SUITABLE.get(kind.__name__, {})
+    return Run(kind, suitable | dict(_argument(kind, flag, text) for flag, text in typed.items()))
+
+
+def plan_comparison(text: str, shared: Mapping[str, str | None]) -> list[Run]:
+    """The runs of a list such as ``sgd:learning_rate=.1:momentum=.9,adam``.
+
+    Parameters
+    ----------
+    text : str
+        Runs between commas, within a run hyper-parameters between colons; neither separates inside brackets.
+    shared : mapping
+        Hyper-parameters of all runs, unless the run has its own.
+    """
+    runs = []
+    for specification in filter(None, _split(text, ",")):
+        name, *settings = _split(specification, ":")
+        own = {flag: value if equals else None for flag, equals, value in (part.partition("=") for part in settings)}
+        runs.append(plan_run(name, {_key(flag): value for flag, value in {**shared, **own}.items()}))
+    if not runs:
+        raise UsageError("there is no run to compare: write them as in sgd:learning_rate=.1:momentum=.9,adam")
+    return runs
+
+
+def read_flags(tokens: Sequence[str]) -> dict[str, str | None]:
+    """Hyper-parameters from ``--name value``, ``--name=value``, and ``--name`` alone, which gives None."""
+    found: dict[str, str | None] = {}
+    waiting = ""
+    for token in tokens:
+        if token.startswith("--"):
+            flag, equals, text = token.partition("=")
+            waiting = "" if equals else _key(flag)
+            found[_key(flag)] = text if equals else None
+        elif waiting:
+            found[waiting], waiting = token, ""
+        else:
+            raise UsageError(f"{token!r} belongs to no flag: hyper-parameters are given as --momentum 0.9")
+    return found
+
+
+def read_value(text: str) -> Any:
+    """A boolean, None, number, list or schedule, as Python or JSON write it; anything else is a string."""
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if re.fullmatch(r"[A-Za-z_]\w*\s*\(.*\)", text):
+        return read_schedule(text)
+    for read in (json.loads, ast.literal_eval, float):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return read(text)
+    return text
+
+
+_WORDS = {"true": True, "false": False, "none": None, "null": None}
+
+
+def read_schedule(text: str) -> schedules.LearningRateSchedule:
+    """The schedule of a call such as ``CosineDecay(0.01, decay_steps=500)``, whose arguments are literals or schedules.
+
+    Raises
+    ------
+    UsageError
+        If there is no such schedule, or it refuses its arguments.
+    """
+    try:
+        schedule: schedules.LearningRateSchedule = _evaluate(ast.parse(text, mode="eval").body)
+    except SyntaxError as error:
+        raise UsageError(f"{text}: {error.msg}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"{text}: {error}") from error
+    return schedule
+
+
+def _evaluate(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        named = {keyword.arg or "**": _evaluate(keyword.value) for keyword in node.keywords}
+        return schedules.get(node.func.id)(*map(_evaluate, node.args), **named)
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_evaluate(item) for item in node.elts]
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ValueError(f"{ast.unparse(node)} is neither a number, a list nor a schedule") from None
+
+
+def _argument(kind: type[Optimizer], flag: str, text: str | None) -> tuple[str, Any]:
+    parameters = inspect.signature(kind).parameters
+    switched_off = flag.removeprefix("no_") if text is None else flag
+    key = flag if flag in parameters else switched_off
+    if key not in parameters:
+        flags = [_flag(name) for name in parameters]
+        raise UsageError(
+            f"{kind.__name__} has no {_flag(flag)}{_suggestion(_flag(flag), flags)} It has {', '.join(flags)}"
+        )
+    is_switch = isinstance(parameters[key].default, bool)
+    if text is None and not is_switch:
+        raise UsageError(f"{_flag(key)} needs a value")
+    value = key == flag if text is None else read_value(text)
+    if is_switch and value not in (True, False):
+        raise UsageError(f"{_flag(key)} is true or false, got {text!r}")
+    return key, bool(value) if is_switch else value
+
+
+def _suggestion(typed: str, known: Iterable[str]) -> str:
+    by_lower_case = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(typed.lower(), by_lower_case, n=1)
+    return f", did you mean {by_lower_case[close[0]]}?" if close else "."
+
+
+def _key(flag: str) -> str:
+    return flag.strip().lstrip("-").replace("-", "_")
+
+
+def _flag(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """The parts of a text between separators that are not inside brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == separator and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, schedules.LearningRateSchedule):
+        signature = inspect.signature(type(value)).parameters
+        config = {key: item for key, item in value.get_config().items() if item != signature[key].default}
+        return f"{type(value).__name__}({', '.join(_shown(item) for item in config.values())})"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,192 @@
+"""`fastopt train`: a small network, real data, any optimizer."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .runs import Run
+    from .training import Settings, Training
+
+
+class Precision(StrEnum):
+    """The dtypes that parameters come in."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+def train(
+    context: typer.Context,
+    optimizer: Annotated[
+        str | None, typer.Option(metavar="NAME", show_default="adam", help="Any, as sgd, lamb, Muon.")
+    ] = None,
+    batch_size: Annotated[str, typer.Option(metavar="N|full", help="Samples per step; full: all at once.")] = "32",
+    epochs: Annotated[int, typer.Option(min=1, help="Times that every sample is used.")] = 30,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial weights and the order of samples.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, show_default="all", help="Threads that a step of the optimizer may use.")
+    ] = None,
+    hidden: Annotated[str, typer.Option(metavar="N,N,...|none", help="Widths of the hidden layers.")] = "128,64",
+    dtype: Annotated[Precision, typer.Option(help="Of parameters and gradients.")] = Precision.float32,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw loss and accuracy.")] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="RUN,RUN,...", help="Several runs, such as sgd:learning_rate=.1:momentum=.9,adam."),
+    ] = None,
+    digest: Annotated[bool, typer.Option("--digest", help="Print a hash of the final parameters.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the last line only.")] = False,
+) -> None:
+    """Train a small network on scikit-learn's scans of handwritten digits.
+
+    Every hyper-parameter of the optimizer is a flag too, as in
+
+      --learning-rate 0.01 --beta-1=.9 --amsgrad
+      --learning-rate "CosineDecay(0.01, 1000)" --no-nesterov
+
+    Where an optimizer's defaults do not suit this network, better ones are
+    used, and shown.
+
+    The last line is the test accuracy: with --compare, the best of all runs.
+    Ctrl-C ends the training with what was reached, and exit status 130.
+    """
+    _require_extra(plot)
+    from . import report
+    from .runs import UsageError
+    from .training import INTERRUPTED, interruptible
+
+    console = report.make_console()
+    try:
+        with interruptible() as stopped:
+            settings = _settings(batch_size, epochs, seed, hidden, dtype)
+            runs = _runs(optimizer, compare, context.args)
+            _check_plot(plot)
+            _cap_threads(threads)
+            trainings = _train(runs, settings, console, quiet, stopped)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    if not quiet:
+        console.print(report.result_table(trainings, console))
+    failed = _tell_problems(trainings) | _save_plot(trainings, plot)
+    if digest:
+        for training in trainings:
+            typer.echo(f"{training.digest()}  {training.run.label}")
+    typer.echo(f"test accuracy {report.best_of(trainings).history[-1].test_accuracy:.4f}")
+    if any(training.interrupted for training in trainings):
+        raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(int(failed))
+
+
+def _require_extra(plot: Path | None) -> None:
+    needed = ["sklearn", *(["matplotlib"] if plot is not None else [])]
+    if any(importlib.util.find_spec(module) is None for module in needed):
+        typer.echo('This needs scikit-learn and matplotlib: pip install "fastopt[demo]"', err=True)
+        raise typer.Exit(1)
+
+
+def _settings(batch_size: str, epochs: int, seed: int, hidden: str, dtype: Precision) -> Settings:
+    from .training import Settings
+
+    batch = None if batch_size.lower() == "full" else _counts("batch-size", batch_size)[0]
+    widths = () if hidden.lower() == "none" else _counts("hidden", hidden)
+    return Settings(epochs, batch, seed, widths, dtype.value)
+
+
+def _counts(flag: str, text: str) -> tuple[int, ...]:
+    from .runs import UsageError
+
+    counts = text.split(",") if flag == "hidden" else [text]
+    if not all(count.strip().isdecimal() and int(count) for count in counts):
+        expected = "whole numbers above 0, or none" if flag == "hidden" else "a whole number above 0, or full"
+        raise UsageError(f"--{flag} takes {expected}, got {text!r}")
+    return tuple(map(int, counts))
+
+
+def _runs(optimizer: str | None, compare: str | None, extra: Sequence[str]) -> list[Run]:
+    from .runs import UsageError, plan_comparison, plan_run, read_flags
+
+    flags = read_flags(extra)
+    if compare is None:
+        runs = [plan_run(optimizer or "adam", flags)]
+    elif optimizer is None:
+        runs = plan_comparison(compare, flags)
+    else:
+        raise UsageError("--optimizer and --compare exclude each other: name all optimizers in --compare")
+    for run in runs:
+        run.make()  # refuse bad values before anything is trained
+    return runs
+
+
+def _check_plot(plot: Path | None) -> None:
+    """Find out before the training whether the picture can be written."""
+    from .report import IMAGE_FORMATS
+    from .runs import UsageError
+
+    if plot is None:
+        return
+    if plot.suffix.lower() not in IMAGE_FORMATS:
+        raise UsageError(f"--plot takes a file that ends in {', '.join(IMAGE_FORMATS)}, got {plot.name!r}")
+    try:
+        plot.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--plot {plot}: {error}") from error
+    if plot.is_dir() or not os.access(plot.parent, os.W_OK):
+        raise UsageError(f"--plot {plot}: cannot be written")
+
+
+def _cap_threads(threads: int | None) -> None:
+    from fastopt import set_num_threads
+
+    if threads is not None:
+        set_num_threads(threads)
+
+
+def _train(
+    runs: Sequence[Run], settings: Settings, console: Console, quiet: bool, stopped: Callable[[], bool]
+) -> list[Training]:
+    import numpy as np
+
+    from .data import load_digits
+    from .progress import watching
+    from .training import Training
+
+    digits = load_digits(np.dtype(settings.dtype))
+    trainings: list[Training] = []
+    with watching(console, quiet) as watch:
+        for run in runs:
+            training = Training(run, settings, digits)
+            training.prepare()
+            training.fit(watch, stopped)
+            trainings.append(training)
+            if training.interrupted:
+                break
+    return trainings
+
+
+def _tell_problems(trainings: Sequence[Training]) -> bool:
+    for training in trainings:
+        if training.problem:
+            typer.echo(f"{training.run.label} stopped after {training.steps} steps: {training.problem}", err=True)
+    return any(training.problem for training in trainings)
+
+
+def _save_plot(trainings: Sequence[Training], plot: Path | None) -> bool:
+    """Whether the picture was wanted and failed."""
+    from . import report
+
+    if plot is None:
+        return False
+    try:
+        report.save_plot(trainings, plot)
+    except OSError as error:
+        typer.echo(f"the picture was not written: {error}", err=True)
+    return not plot.exists()

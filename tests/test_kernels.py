@@ -1,0 +1,540 @@
+"""Kernels below the front end: compiled against plain Python, memory around every array, and what the compiler made."""
+
+import functools
+import math
+import re
+from itertools import product
+from types import SimpleNamespace
+
+import numba
+import numpy as np
+import pytest
+from fastopt.kernels import _jit, cpu, launch, maths
+from fastopt.kernels.engines import Elementwise, TwoPhase, contiguous_chunks
+from fastopt.kernels.layout import (
+    ACCUMULATED,
+    ACCUMULATOR,
+    ADDRESS,
+    AVERAGE,
+    AVERAGED,
+    CHUNK,
+    CLIP,
+    DIRECT,
+    EXTRA,
+    FLOAT64,
+    LAYOUT,
+    OVERWRITE,
+    PARAM,
+    SLOTS,
+    STAGED,
+    ZERO,
+    Control,
+)
+from fastopt.kernels.registry import RULES, Rule
+from fastopt.kernels.rules.adam import AdamScalars
+from fastopt.kernels.rules.lamb import LambScalars
+from fastopt.kernels.rules.sgd import SgdScalars
+
+import fastopt  # noqa: F401  registers the rules
+
+SIZES = (0, 1, 31, 32, 33, 4095, 4096, 4097, 10_007, 12_289)  # in all, enough to go parallel
+DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
+PERIOD = 1009
+"""Elements after which the data repeat: plain Python then has a tenth of the work."""
+
+CONTROL = Control(unscale=0.5, divisor=2.0, limit=0.75, decay=0.01, keep=0.9)
+CLIPPING = 0.8
+
+BUILT_IN = {scalars: rule for scalars, rule in RULES.items() if scalars.__module__.startswith("fastopt.kernels.")}
+ELEMENTWISE = [scalars for scalars, rule in BUILT_IN.items() if rule.update]
+COVERING = ("adam", "lion", "ftrl", "power_ftrl")
+pytestmark = pytest.mark.xdist_group("kernels")  # serial and parallel forms are compiled together
+
+
+def over_rules(covering=COVERING):
+    """Runs a test once per elementwise rule; the mark `full` goes to those that are not ``covering``."""
+    cases = []
+    for scalars in ELEMENTWISE:
+        name = BUILT_IN[scalars].name
+        cases.append(pytest.param(scalars, id=name, marks=[] if name in covering else [pytest.mark.full]))
+    return pytest.mark.parametrize("scalars", cases)
+
+
+over_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def scalars_of(kind, dtype):
+    """Different positive numbers below one."""
+    return kind(*(dtype.type(0.15 + 0.8 * k / len(kind._fields)) for k in range(len(kind._fields))))
+
+
+def count_slots(function, s):
+    """How many slots a rule has: it unpacks them, so no other number works."""
+    for count in range(8):
+        try:
+            if len(function(1.0, 0.5, (0.25,) * count, s)[1]) == count:
+                return count
+        except ValueError:
+            continue
+    raise AssertionError(f"{function.__name__} takes no number of slots")
+
+
+# -- arrays with guards, and the tables over them ----------------------------------------------------------------------
+
+GUARD, SENTINEL = 19, 123.25
+
+
+class Guarded:
+    """For each size an array of periodic numbers, between sentinels that nothing may overwrite."""
+
+    def __init__(self, period, sizes=SIZES):
+        self.start = period
+        self.whole = [np.full(size + 2 * GUARD, SENTINEL, period.dtype) for size in sizes]
+        self.arrays = [whole[GUARD : GUARD + size] for whole, size in zip(self.whole, sizes, strict=True)]
+        for array in self.arrays:
+            array[:] = np.resize(period, array.size)
+
+    @property
+    def addresses(self):
+        return [array.ctypes.data for array in self.arrays]
+
+    def holds(self, period):
+        """Whether the arrays have exactly the bits of ``period``, over and over, and the sentinels are intact."""
+        self.assert_intact()
+        for array in self.arrays:
+            np.testing.assert_array_equal(same_bits(array), same_bits(np.resize(period, array.size)))
+
+    def assert_intact(self):
+        for whole in self.whole:
+            assert np.all(whole[:GUARD] == SENTINEL), "written in front of an array"
+            assert np.all(whole[len(whole) - GUARD :] == SENTINEL), "written past the end of an array"
+
+
+def same_bits(array):
+    """The bit patterns, with one pattern for all NaNs: which of them an operation yields is left open."""
+    return np.where(np.isnan(array), np.array(np.nan, array.dtype), array).view(f"u{array.itemsize}")
+
+
+class Case:
+    """Random arrays, and the work over them."""
+
+    def __init__(self, dtype, scalars, slots, sizes=SIZES):
+        rng = np.random.default_rng(5)
+        self.dtype = dtype
+        self.s = scalars
+        self.param, self.grad = (Guarded(rng.normal(size=PERIOD).astype(dtype), sizes) for _ in range(2))
+        self.slots = [Guarded(rng.uniform(0.5, 0.9, PERIOD).astype(dtype), sizes) for _ in range(slots)]
+        self.average, self.accumulator = (Guarded(rng.normal(size=PERIOD).astype(dtype), sizes) for _ in range(2))
+        self.control = Control(*map(dtype.type, CONTROL))
+        self.work = self._work(sizes)
+
+    def _work(self, sizes):
+        segments = len(sizes)
+        addresses = np.zeros((SLOTS + len(self.slots), segments), np.int64)
+        rows = {PARAM: self.param, AVERAGE: self.average, ACCUMULATOR: self.accumulator}
+        rows |= {SLOTS + k: slot for k, slot in enumerate(self.slots)}
+        for row, guarded in rows.items():
+            addresses[row] = guarded.addresses
+        gradients = np.full((2, segments), DIRECT, np.int64)
+        gradients[ADDRESS] = self.grad.addresses
+        table = np.array([[*CONTROL, *self.s]], self.dtype)
+        chunks = contiguous_chunks(sizes, np.zeros(segments, np.int64), CHUNK)
+        terms = BUILT_IN[type(self.s)].terms if type(self.s) in BUILT_IN else 0
+        work = launch.Work(chunks, addresses, gradients, np.zeros(1, np.int64), table, terms)
+        work.factors[CLIP] = CLIPPING
+        return work
+
+    def engine(self, kind=Elementwise):
+        """What does steps over these arrays."""
+        plan = SimpleNamespace(
+            work=self.work, scalars=type(self.s), rule_slots=[f"slot{k}" for k in range(len(self.slots))]
+        )
+        return kind(plan)
+
+    @property
+    def all_arrays(self):
+        return [self.param, self.grad, self.average, self.accumulator, *self.slots]
+
+    def staged(self, options=0):
+        """Gradients as the rule sees them, and parameters after weight decay."""
+        c, grad = self.control, self.grad.start
+        if options & ACCUMULATED:
+            grad = (grad * c.unscale + self.accumulator.start) / c.divisor
+        else:
+            grad = grad * c.unscale
+        param = self.param.start
+        return np.clip(grad * self.dtype.type(CLIPPING), -c.limit, c.limit), param - param * c.decay
+
+    def by_python(self, options=0):
+        """New parameters and slots, from the rule's plain function."""
+        grad, param = self.staged(options)
+        update = BUILT_IN[type(self.s)].update
+        old = zip(*(slot.start for slot in self.slots), strict=True) if self.slots else [()] * PERIOD
+        with np.errstate(all="ignore"):
+            new = [update(p, g, slots, self.s) for p, g, slots in zip(param, grad, old, strict=True)]
+        slots = [np.array(values) for values in zip(*(slots for _, slots in new), strict=True)]
+        return np.array([p for p, _ in new]), slots
+
+
+def case_of(scalars, dtype):
+    s, rule = scalars_of(scalars, dtype), BUILT_IN[scalars]
+    return Case(dtype, s, count_slots(rule.update or rule.first, s))
+
+
+@pytest.fixture(params=[1, 3], ids=["serial", "parallel"])
+def threads(request, monkeypatch):
+    """Runs a test without and with Numba's threads."""
+    monkeypatch.setitem(launch._state, "threads", request.param)
+
+
+# -- elementwise rules -------------------------------------------------------------------------------------------------
+
+
+@over_dtypes
+@over_rules()
+def test_step_does_what_the_plain_rule_does(scalars, dtype, threads):
+    case = case_of(scalars, dtype)
+    case.engine()(0)
+    param, slots = case.by_python()
+    assert {param.dtype, *(slot.dtype for slot in slots)} == {dtype}, "the plain rule changed the dtype"
+    if "power" in BUILT_IN[scalars].update.__code__.co_names:
+        # Powers are not correctly rounded: NumPy's and the compiler's may differ in the last bits.
+        for actual in case.param.arrays:
+            np.testing.assert_allclose(actual, np.resize(param, actual.size), rtol=64 * np.finfo(dtype).eps)
+        case.param.assert_intact()
+    else:
+        case.param.holds(param)
+    for guarded, expected in zip(case.slots, slots, strict=True):
+        guarded.holds(expected)
+    for untouched in (case.grad, case.average, case.accumulator):
+        untouched.holds(untouched.start)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [sum(bits) for bits in product((0, ACCUMULATED), (0, AVERAGED, OVERWRITE, AVERAGED | OVERWRITE), (0, ZERO))],
+)
+@over_dtypes
+def test_options_of_a_step(options, dtype):
+    case = case_of(AdamScalars, dtype)
+    case.engine()(options)
+    param, slots = case.by_python(options)
+    keep = case.control.keep
+    average = keep * case.average.start + (dtype.type(1) - keep) * param
+    zeros = np.zeros(PERIOD, dtype)
+    case.param.holds(average if options & AVERAGED and options & OVERWRITE else param)
+    case.average.holds(average if options & AVERAGED else case.average.start)
+    case.accumulator.holds(zeros if options & ACCUMULATED else case.accumulator.start)
+    case.grad.holds(zeros if options & ZERO else case.grad.start)
+    for guarded, expected in zip(case.slots, slots, strict=True):
+        guarded.holds(expected)
+
+
+@over_dtypes
+def test_segments_without_gradient_stay(dtype):
+    case = case_of(AdamScalars, dtype)
+    case.work.gradients[ADDRESS] = 0
+    case.engine()(ACCUMULATED | AVERAGED | OVERWRITE | ZERO)
+    for guarded in case.all_arrays:
+        guarded.holds(guarded.start)
+
+
+@over_dtypes
+def test_accumulate(dtype, threads):
+    case = case_of(SgdScalars, dtype)
+    case.engine().accumulate(ZERO)
+    case.accumulator.holds(case.accumulator.start + case.grad.start * case.control.unscale)
+    case.grad.holds(np.zeros(PERIOD, dtype))
+    case.param.holds(case.param.start)
+
+
+@pytest.mark.parametrize("options", [0, ACCUMULATED])
+@over_dtypes
+def test_strided_gradients_of_the_other_dtype(dtype, options):
+    case, straight = case_of(SgdScalars, dtype), case_of(SgdScalars, dtype)
+    other = DTYPES[dtype == DTYPES[0]]
+    strided = [np.repeat(array.astype(other), 3)[::3] for array in case.grad.arrays]
+    strides = [array.strides[0] for array in strided]
+    kind = FLOAT64 if other.itemsize == 8 else 0
+    records = [[kind, 1, array.size, stride] for array, stride in zip(strided, strides, strict=True)]
+    work = case.work
+    gradients = np.stack([[array.ctypes.data for array in strided], 4 * np.arange(len(strided))])
+    case.work = launch.Work(work.chunks, work.addresses, gradients, np.concatenate(records), work.table)
+    case.work.factors[CLIP] = CLIPPING
+    if dtype.itemsize == 8:  # the strided gradients lost half of their bits on the way
+        straight.grad = Guarded(case.grad.start.astype(np.float32).astype(np.float64))
+        straight.work.gradients[ADDRESS] = straight.grad.addresses
+    case.engine()(options | STAGED)
+    straight.engine()(options)
+    for one, two in zip(case.param.arrays, straight.param.arrays, strict=True):
+        np.testing.assert_array_equal(one, two)
+    case.param.assert_intact()
+
+
+# -- two phases --------------------------------------------------------------------------------------------------------
+
+
+@over_dtypes
+def test_two_phases_do_what_the_plain_rule_does(dtype, threads):
+    case = case_of(LambScalars, dtype)
+    rule, s = BUILT_IN[LambScalars], case.s
+    grad, param = case.staged()
+    firsts = [
+        rule.first(p, g, slots, s)
+        for p, g, slots in zip(param, grad, zip(*(slot.start for slot in case.slots), strict=True), strict=True)
+    ]
+    terms = np.array([terms for terms, _ in firsts])
+    slots = np.array([slots for _, slots in firsts])
+    case.engine(TwoPhase)(0)
+    for k, guarded in enumerate(case.slots):
+        guarded.holds(slots[:, k])
+    case.param.assert_intact()
+    for k, size in enumerate(SIZES[1:], 1):
+        sums = [math.fsum(np.resize(terms[:, t], size).astype(np.float64)) for t in range(rule.terms)]
+        extra = dtype.type(rule.between(sums, size, s))
+        np.testing.assert_allclose(case.work.factors[EXTRA, k], extra, rtol=4 * np.finfo(dtype).eps)
+        extra = case.work.factors[EXTRA, k]
+        moved = [rule.second(p, g, tuple(old), extra, s) for p, g, old in zip(param, grad, slots, strict=True)]
+        np.testing.assert_array_equal(case.param.arrays[k], np.resize(np.array(moved, dtype), size))
+
+
+# -- norms -------------------------------------------------------------------------------------------------------------
+
+
+def sums_of_segments(case):
+    segments = case.work.chunks[:, 0]
+    return [case.work.sums[segments == k].sum(axis=0) for k in range(len(SIZES))]
+
+
+@pytest.mark.parametrize("options", [0, ACCUMULATED])
+@over_dtypes
+def test_norms_are_those_of_exact_sums(dtype, options, threads):
+    case = case_of(SgdScalars, dtype)
+    case.engine().norms(options)
+    for guarded in case.all_arrays:
+        guarded.holds(guarded.start)
+    c = case.control
+    mean = (case.grad.start * c.unscale + case.accumulator.start) / c.divisor
+    period = mean if options else case.grad.start * c.unscale
+    for array, (squares, bad) in zip(case.grad.arrays, sums_of_segments(case), strict=True):
+        values = np.resize(period, array.size).astype(np.float64)
+        assert squares == pytest.approx(math.fsum(values * values), rel=1e-14)
+        assert bad == 0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", [0, 127, 128, 4095, 4096, 12_288])
+@over_dtypes
+def test_one_element_that_is_not_finite_is_found(dtype, where, value):
+    case = case_of(SgdScalars, dtype)
+    case.grad.arrays[-1][where] = value
+    _, finite = case.engine().norms(0)
+    assert not finite
+    assert [bool(bad != 0) for _, bad in sums_of_segments(case)] == [False] * (len(SIZES) - 1) + [True]
+
+
+def test_squares_that_overflow_are_finite_elements():
+    case = case_of(SgdScalars, DTYPES[1])
+    case.grad.arrays[-1][77] = 1e300
+    assert case.engine().norms(0) == (math.inf, True)
+
+
+@over_dtypes
+def test_clip_each(dtype):
+    case = case_of(SgdScalars, dtype)
+    engine = case.engine()
+    engine.norms(0)
+    engine.clip_each(2.0)
+    norms = [math.sqrt(squares) for squares, _ in sums_of_segments(case)]
+    expected = [min(1.0, 2.0 / norm) if size else CLIPPING for norm, size in zip(norms, SIZES, strict=True)]
+    np.testing.assert_allclose(case.work.factors[CLIP], expected, rtol=2 * np.finfo(dtype).eps)
+
+
+# -- what the compiler made --------------------------------------------------------------------------------------------
+
+
+def optimised(function, scalars, slots):
+    """Optimised LLVM of a float32 kernel, compiled anew because cached ones cannot be inspected."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_jit, "cache_folder", lambda: None)
+        patch.setitem(launch._state, "forked", True)  # of the two forms the serial one is enough
+        kernel = launch.kernel.__wrapped__(function, scalars, slots, DTYPES[0])
+    (text,) = kernel.serial.inspect_llvm().values()
+    return text
+
+
+def optimised_step(update):
+    """The same of `cpu.step` with a rule without slots that a test makes up."""
+    # A class of its own for each: the compiler chooses the rule by the class once and for all.
+    scalars = type("Scalars", (SgdScalars,), {"__slots__": ()})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RULES, scalars, Rule(update.__name__, update=update))
+        return optimised(cpu.step, scalars, 0)
+
+
+DOUBLE_ARITHMETIC = re.compile(
+    r"\bfpext\b"
+    r"|= (fadd|fsub|fmul|fdiv|frem|fneg|fcmp) (\w+ )*(<\d+ x )?double"
+    r"|= [\w ]*call [\w ]*(<\d+ x )?double>? (?!@llvm\.masked\.)"
+)
+
+
+def double_arithmetic(text):
+    """Lines that compute in float64. Gathering a float64 gradient loads and rounds, which is none."""
+    return [line.strip() for line in text.splitlines() if DOUBLE_ARITHMETIC.search(line)]
+
+
+def packed(text, operation):
+    """Widths of the vectors of float32 that an operation is done on."""
+    if operation == "sqrt":
+        return {int(width) for width in re.findall(r"call [^\n]*@llvm\.sqrt\.v(\d+)f32", text)}
+    return {int(width) for width in re.findall(rf"= {operation} <(\d+) x float>", text)}
+
+
+def count_packed(text):
+    return len(re.findall(r"= f(?:add|sub|mul|div) <\d+ x float>", text))
+
+
+def not_vectorised(param, grad, slots, s):
+    return param - math.erf(grad), slots
+
+
+def inert(param, grad, slots, s):
+    return param, slots
+
+
+def widened(param, grad, slots, s):
+    return param - grad * 0.1, slots
+
+
+@functools.cache
+def count_packed_elsewhere():
+    """In the loops of a step that are not the rule's: staging, averages."""
+    return count_packed(optimised_step(not_vectorised))
+
+
+@over_rules(("adam", "lion", "momentum_sgd"))
+def test_float32_steps_compute_in_float32_vectors(scalars):
+    update = BUILT_IN[scalars].update
+    names = update.__code__.co_names
+    text = optimised(cpu.step, scalars, count_slots(update, scalars_of(scalars, DTYPES[0])))
+    if "power" in names:
+        return  # a power in float32 may go through float64, and no vector loop is promised
+    assert double_arithmetic(text) == []
+    assert min(packed(text, "fmul")) >= 4
+    assert count_packed(text) > count_packed_elsewhere()
+    if "sqrt" in names:
+        assert min(packed(text, "sqrt"), default=0) >= 4
+        assert min(packed(text, "fdiv"), default=0) >= 4
+
+
+def test_the_checks_of_the_compiled_code_tell_good_from_bad():
+    good = optimised_step(inert)
+    assert count_packed(good) > count_packed_elsewhere()
+    assert double_arithmetic(good) == []
+    assert double_arithmetic(optimised_step(widened))
+
+
+def test_no_multiplication_is_fused_with_an_addition():
+    assert not re.search(r"llvm\.(fma|fmuladd)|\b(contract|fast|reassoc)\b", optimised(cpu.step, AdamScalars, 2))
+
+
+def test_float32_sums_of_two_phase_rules_are_all_that_is_float64():
+    in_first = double_arithmetic(optimised(cpu.phase_one, LambScalars, 2))
+    assert [line for line in in_first if not re.search("fpext|fadd", line)] == []
+    assert double_arithmetic(optimised(cpu.phase_two, LambScalars, 2)) == []
+
+
+# -- the vocabulary ----------------------------------------------------------------------------------------------------
+
+NUMBERS = (-math.inf, -2.5, -1.0, -0.0, 0.0, 0.75, 1.0, 3.0, math.inf, math.nan)
+POSITIVE = (0.0, 1e-30, 0.25, 2.0, 7.0, math.inf, math.nan)
+TWO, THREE = ("maximum", "minimum"), ("clip",)
+
+
+def compiled(name, arguments):
+    function = getattr(maths, name)
+    source = f"lambda {', '.join('abc'[:arguments])}: function({', '.join('abc'[:arguments])})"
+    return numba.njit(error_model="numpy")(eval(source, {"function": function}))
+
+
+def check_same(name, function, arguments, dtype):
+    """Plain Python and compiled code agree on every bit, and neither changes the dtype."""
+    with np.errstate(all="ignore"):
+        plain = getattr(maths, name)(*arguments)
+    fast = function(*arguments)
+    (signature,) = function.nopython_signatures
+    assert signature.return_type == numba.from_dtype(dtype)
+    assert np.asarray(plain).dtype == dtype
+    assert same_bits(np.array([plain])) == same_bits(np.array([fast], dtype)), f"{name}{arguments}: {plain} {fast}"
+    return plain
+
+
+@over_dtypes
+@pytest.mark.parametrize("name", TWO)
+def test_maximum_and_minimum(name, dtype):
+    function, choose = compiled(name, 2), {"maximum": np.maximum, "minimum": np.minimum}[name]
+    for x in map(dtype.type, NUMBERS):
+        for y in map(dtype.type, NUMBERS):
+            found = check_same(name, function, (x, y), dtype)
+            np.testing.assert_array_equal(found, choose(x, y))  # of two zeros either will do
+
+
+@over_dtypes
+def test_clip(dtype):
+    function = compiled("clip", 3)
+    for x in map(dtype.type, NUMBERS):
+        for limit in map(dtype.type, (0.0, 1.0, math.inf)):
+            found = check_same("clip", function, (x, -limit, limit), dtype)
+            np.testing.assert_equal(found, np.clip(x, -limit, limit))
+
+
+def test_clip_by_nothing_keeps_every_bit():
+    infinite = np.float32(np.inf)
+    for x in map(np.float32, NUMBERS):
+        assert same_bits(np.array([maths.clip(x, -infinite, infinite)])) == same_bits(np.array([x]))
+
+
+@over_dtypes
+def test_sign(dtype):
+    function = compiled("sign", 1)
+    for x in map(dtype.type, NUMBERS):
+        np.testing.assert_equal(check_same("sign", function, (x,), dtype), np.sign(x))
+
+
+@over_dtypes
+def test_sqrt(dtype):
+    function = compiled("sqrt", 1)
+    for x in map(dtype.type, (*POSITIVE, -0.0)):
+        np.testing.assert_equal(check_same("sqrt", function, (x,), dtype), np.sqrt(x))
+
+
+@over_dtypes
+def test_power_keeps_the_dtype(dtype):
+    function = compiled("power", 2)
+    for x in map(dtype.type, POSITIVE):
+        for exponent in map(dtype.type, (0.0, 0.5, 0.7)):
+            found = function(x, exponent)
+            np.testing.assert_allclose(found, maths.power(x, exponent), rtol=4 * np.finfo(dtype).eps)
+    (signature,) = function.nopython_signatures
+    assert signature.return_type == numba.from_dtype(dtype)
+
+
+@over_dtypes
+def test_constant(dtype):
+    function = numba.njit(error_model="numpy")(lambda like: maths.constant(0.1, like))
+    assert function(dtype.type(3)) == maths.constant(0.1, dtype.type(3)) == dtype.type(0.1)
+    (signature,) = function.nopython_signatures
+    assert signature.return_type == numba.from_dtype(dtype)
+    assert maths.constant(0.1, dtype.type(3)).dtype == dtype
+
+
+def test_plain_rules_keep_the_type_of_python_numbers():
+    """Oracles run them on float64, tests on either dtype."""
+    assert isinstance(maths.maximum(1.0, 2.0), float)
+    assert isinstance(maths.clip(1.0, -0.5, 0.5), float)
+
+
+def test_layout_of_strided_gradients_is_what_the_test_above_writes():
+    assert LAYOUT == 1
+    assert ADDRESS == 0

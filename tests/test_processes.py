@@ -1,0 +1,379 @@
+"""Second steps, forks, threads, launches, memory: what a step does beside arithmetic."""
+
+import multiprocessing
+
+import children
+import numpy as np
+import pytest
+from fastopt.kernels import _jit, launch, reader
+
+import fastopt
+
+pytestmark = pytest.mark.xdist_group("processes")  # the tests load what the first of them compiled
+
+# -- second steps ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def specialised(monkeypatch):
+    """Names of the kernels that were compiled or loaded so far, by a process that begins with none."""
+    names = []
+
+    def specialise(kernel, name, *arguments, **options):
+        names.append(f"{kernel.__name__}_{name}")
+        return _jit.specialise(kernel, name, *arguments, **options)
+
+    monkeypatch.setattr(launch, "specialise", specialise)
+    monkeypatch.setattr(reader, "specialise", specialise)
+    for cached in (launch.kernel, launch.serial_function, reader.compiled):
+        cached.cache_clear()
+    return names
+
+
+def arrays(*shapes, dtype=np.float32):
+    return [np.ones(shape, dtype) for shape in shapes]
+
+
+def stepped(optimizer, params, steps=1):
+    """The optimizer, built, after steps with gradients of ones."""
+    optimizer.build(params)
+    for _ in range(steps):
+        optimizer.apply([np.ones_like(array) for array in params])
+    return optimizer
+
+
+OPTIONS = {
+    "plain": {},
+    "global_clipnorm, ema": {"global_clipnorm": 1.0, "use_ema": True, "ema_overwrite_frequency": 2},
+    "clipnorm": {"clipnorm": 1.0},
+    "accumulation": {"gradient_accumulation_steps": 2},
+    "accumulation, global_clipnorm": {"gradient_accumulation_steps": 2, "global_clipnorm": 1.0},
+    "accumulation, clipnorm": {"gradient_accumulation_steps": 3, "clipnorm": 1.0},
+    "accumulation, skip": {"gradient_accumulation_steps": 2, "nonfinite": "skip"},
+}
+
+
+def second_steps(name, options):
+    covering = name == "Adam" or options in ("plain", "accumulation, global_clipnorm")
+    return pytest.param(name, options, marks=[] if covering else [pytest.mark.full])
+
+
+ENGINES = ("Adam", "Lamb", "Adafactor", "Muon", "ScheduleFreeAdamW")
+
+
+@pytest.mark.parametrize(("name", "options"), [second_steps(name, options) for name in ENGINES for options in OPTIONS])
+def test_second_step_compiles_nothing(name, options, specialised):
+    optimizer = stepped(getattr(fastopt, name)(**OPTIONS[options]), arrays((40, 7), 33))
+    first = list(specialised)
+    with children.recorded_compilations() as events:
+        for _ in range(6):
+            optimizer.apply(arrays((40, 7), 33))
+    assert specialised == first
+    assert events == []
+
+
+def test_build_compiles_everything(specialised):
+    """The first step, a micro-step, is as fast as those after it."""
+    optimizer = fastopt.Adam(gradient_accumulation_steps=2, global_clipnorm=1.0)
+    optimizer.build(arrays(5))
+    at_build = list(specialised)
+    optimizer.apply(arrays(5))
+    optimizer.apply(arrays(5))
+    assert specialised == at_build
+
+
+@pytest.fixture
+def warm(specialised):
+    """What Adam and SGD need is there. Whatever the test makes compile, or load, fails it."""
+    for optimizer in (fastopt.Adam(), fastopt.SGD(momentum=0.9)):
+        stepped(optimizer, arrays(3))
+    before = list(specialised)
+    with children.recorded_compilations() as events:
+        yield
+    assert specialised == before
+    assert events == []
+
+
+@pytest.mark.parametrize("shapes", [[()], [0], [100_000], [(3, 4, 5)] * 400, [7, 40_000, (2, 2)]], ids=len)
+def test_new_sizes_and_numbers_of_parameters_compile_nothing(shapes, warm):
+    stepped(fastopt.Adam(), arrays(*shapes), steps=2)
+
+
+def test_new_hyper_parameters_compile_nothing(warm):
+    stepped(fastopt.Adam(1e-2, beta_1=0.5, weight_decay=0.1, clipvalue=1.0, loss_scale_factor=2.0), arrays(3), 2)
+
+
+def test_new_containers_compile_nothing(warm):
+    for params in (tuple(arrays(3, 4)), {"a": arrays(3), "b": {"c": np.ones(4, np.float32)}}, arrays(3)[0]):
+        optimizer = fastopt.Adam()
+        optimizer.build(params)
+        optimizer.apply(params if isinstance(params, np.ndarray) else fastopt.pack(params).views)
+    packed = fastopt.pack(arrays(3, 4))
+    optimizer = fastopt.Adam()
+    optimizer.build(packed)
+    optimizer.apply(packed.like())
+    optimizer.apply(packed.like().flat)
+
+
+GRADIENTS = {
+    "strided": lambda: np.ones((40, 9), np.float32)[:, ::3],
+    "transposed": lambda: np.ones((3, 40), np.float32).T,
+    "reversed": lambda: np.ones((40, 3), np.float32)[::-1],
+    "of another dtype": lambda: np.ones((40, 3)),
+    "read-only": lambda: np.broadcast_to(np.float32(1), (40, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_new_kinds_of_gradients_compile_nothing(kind, warm):
+    optimizer = stepped(fastopt.Adam(), arrays((40, 3), 50_000))
+    optimizer.apply([GRADIENTS[kind](), np.ones(50_000, np.float32)])
+
+
+def test_parts_of_the_parameters_compile_nothing(warm):
+    params = arrays(3, 4)
+    optimizer = stepped(fastopt.Adam(), params)
+    optimizer.apply_gradients([(np.ones(4, np.float32), params[1])])
+    optimizer.apply(arrays(3, 4), zero_grads=True)
+
+
+# -- launches ----------------------------------------------------------------------------------------------------------
+
+CLIPPED = {"global_clipnorm": 1.0, "use_ema": True}
+LAUNCHES = [
+    ("Adam", {}, 1),
+    ("Adam", {"use_ema": True, "clipvalue": 1.0, "weight_decay": 0.1, "loss_scale_factor": 2.0}, 1),
+    ("Adam", CLIPPED, 2),
+    ("Adam", {"clipnorm": 1.0, "nonfinite": "skip"}, 2),
+    ("Adam", {"gradient_accumulation_steps": 2}, 1),
+    ("Lion", CLIPPED, 2),
+    ("Lamb", {}, 2),
+    ("Lamb", CLIPPED, 3),
+    ("Adafactor", {}, 3),
+    ("Adafactor", CLIPPED, 4),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "expected"), LAUNCHES)
+def test_launches_of_one_step_on_400_parameters(name, options, expected, monkeypatch):
+    params = [array for k in range(200) for array in arrays((k % 7 + 1, 32), 32)]
+    optimizer = stepped(getattr(fastopt, name)(**options), params)
+    count, original = [], launch.launch
+
+    def counted(*arguments):
+        count.append(arguments)
+        original(*arguments)
+
+    monkeypatch.setattr(launch, "launch", counted)
+    optimizer.apply(params)
+    assert len(count) == expected
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+MEGABYTE = 2**20
+STEPS_ON_100_MEGABYTES = """
+    import tracemalloc
+    import numpy as np
+    import children, fastopt
+    from numba.core.runtime import rtsys
+
+    rows, columns = 6400, 4096
+    param = np.ones((rows, columns), np.float32)
+    assert param.nbytes == 100 * 2**20
+    grad = np.full((rows, columns * {stride}), 0.5, np.float32)[:, :: {stride}]
+    optimizer = fastopt.{name}(**{options})
+    optimizer.build([param])
+
+    def update():
+        for _ in range({options}.get("gradient_accumulation_steps", 1)):
+            optimizer.apply([grad])
+
+    update()
+    update()
+    before = rtsys.get_allocation_stats()
+    peak = children.peak_memory(update)
+    after = rtsys.get_allocation_stats()
+    tracemalloc.start()
+    update()
+    children.report(
+        peak=peak,
+        by_python=tracemalloc.get_traced_memory()[1],
+        by_numba=after.alloc - before.alloc,
+        kept_by_numba=(after.alloc - after.free) - (before.alloc - before.free),
+    )
+"""
+ALL_OPTIONS = {"global_clipnorm": 1.0, "use_ema": True, "gradient_accumulation_steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "stride"),
+    [
+        ("Adam", {}, 1),
+        ("Adam", ALL_OPTIONS, 2),
+        pytest.param("Lamb", ALL_OPTIONS, 2, marks=pytest.mark.full),
+        pytest.param("Adafactor", ALL_OPTIONS, 2, marks=pytest.mark.full),
+    ],
+    ids=["plain", "all options", "Lamb", "Adafactor"],
+)
+def test_a_step_on_100_megabytes_allocates_less_than_one(name, options, stride):
+    code = STEPS_ON_100_MEGABYTES.format(name=name, options=options, stride=stride)
+    found = children.run(code, NUMBA_NRT_STATS=1)
+    assert found["peak"] < MEGABYTE
+    assert found["by_python"] < MEGABYTE
+    assert found["kept_by_numba"] == 0
+    assert found["by_numba"] < 100, "scratch is allocated per launch and thread, not per chunk"
+
+
+# -- fork --------------------------------------------------------------------------------------------------------------
+
+# From Python 3.12 on a fork in a process with threads warns. That it works nevertheless is what is tested here.
+FORKING = {"PYTHONWARNINGS": "error,ignore:This process:DeprecationWarning"}
+
+
+@children.FORK
+@pytest.mark.parametrize("layer", children.LAYERS)
+def test_fork_after_parallel_steps(layer):
+    code = """
+        import children, fastopt, numpy as np
+        from numba import threading_layer
+
+        expected = children.steps_of("Adam")
+        param = np.ones(100_000, np.float32)
+        optimizer = fastopt.SGD(momentum=0.9)
+        optimizer.build([param])
+        optimizer.apply([param.copy()])
+
+        def go_on():
+            optimizer.apply([np.ones_like(param)])
+            fastopt.set_num_threads(2)
+            return [children.digest_of(optimizer, [param]), children.steps_of("Adam"), fastopt.get_num_threads()]
+
+        child = children.in_fork(go_on)
+        again = children.in_fork(go_on)
+        parent = go_on()
+        children.report(child=child, again=again, parent=parent, expected=expected, layer=threading_layer())
+    """
+    found = children.run(code, **children.layer(layer), **FORKING)
+    digest, adam, threads = found["parent"]
+    assert found["layer"] == layer
+    assert threads == 2
+    assert adam == found["expected"]
+    assert found["child"] == found["again"] == [digest, adam, 1]
+
+
+TORCH_RUNS = """
+    import torch
+    torch.set_num_threads(2)
+    matrix = torch.ones(1500, 1500)
+    assert float((matrix @ matrix).add(1.0).sum()) > 0
+"""
+
+
+@children.FORK
+@pytest.mark.parametrize("imported", ["before the fork", "in the child"])
+@pytest.mark.parametrize("layer", children.LAYERS)
+def test_fork_where_only_torch_ran_in_parallel(layer, imported):
+    code = "import children\n" + ("import fastopt\n" if imported == "before the fork" else "")
+    code += (
+        TORCH_RUNS.replace("\n    ", "\n")
+        + 'children.report(child=children.in_fork(lambda: children.steps_of("Adam")))'
+    )
+    found = children.run(code, **children.layer(layer), PYTHONWARNINGS="default")  # torch's own are none of ours
+    assert found["child"] == children.steps_of("Adam")
+
+
+@children.FORK
+def test_fork_while_another_thread_launches():
+    code = """
+        import threading
+        import children, fastopt
+        from fastopt.kernels import launch
+
+        children.steps_of("Adam")
+        held, done = threading.Event(), threading.Event()
+
+        def hold():
+            with launch._lock:
+                held.set()
+                done.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        child = children.in_fork(lambda: children.steps_of("Adam"))
+        done.set()
+        thread.join()
+        children.report(child=child, parent=children.steps_of("Adam"))
+    """
+    found = children.run(code, **FORKING)
+    assert found["child"] == found["parent"]
+
+
+@children.FORK
+def test_forked_child_compiles(tmp_path):
+    (tmp_path / "file").touch()
+    code = """
+        import children, fastopt
+
+        def step():
+            from fastopt.kernels import _jit
+            return [children.few_steps(fastopt.SGD(), steps=1), _jit.compilations]
+
+        children.in_fork(lambda: 0)
+        child = children.in_fork(step)
+        children.report(child=child, parent=step())
+    """
+    found = children.run(code, FASTOPT_CACHE_DIR=tmp_path / "file" / "below", **FORKING)
+    assert found["child"][0] == found["parent"][0]
+    assert 0 < found["child"][1] < found["parent"][1]  # no parallel form: there is no use for it
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_pools_of_processes(method):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this platform has no {method}")
+    code = f"""
+        import multiprocessing
+        import children
+
+        names = ["Adam", "Lion", "Adam", "Lion"]
+        expected = [children.steps_of(name) for name in names]
+        with multiprocessing.get_context({method!r}).Pool(2) as pool:
+            found = pool.map_async(children.steps_of, names).get(timeout=120)
+        children.report(found=found, expected=expected)
+    """
+    found = children.run(code, **FORKING)
+    assert found["found"] == found["expected"]
+
+
+# -- Python threads ----------------------------------------------------------------------------------------------------
+
+IN_THREADS = """
+    import threading
+    from concurrent.futures import ThreadPoolExecutor
+    import numba
+    import children, fastopt
+
+    names = ["Adam", "Lion", "Lamb", "Nadam"] * 2
+    barrier = threading.Barrier(len(names))
+
+    def run(name):
+        barrier.wait()
+        optimizer = getattr(fastopt, name)(global_clipnorm=1.0, use_ema=True)
+        return children.few_steps(optimizer, steps=40, sizes=(40_000, 50_001, 33))
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        together = list(pool.map(run, names))
+        again = list(pool.map(run, names))
+    barrier = threading.Barrier(1)
+    alone = [run(name) for name in names]
+    children.report(together=together, again=again, alone=alone, layer=numba.threading_layer())
+"""
+
+
+@pytest.mark.parametrize("layer", children.LAYERS)
+def test_threads_that_build_and_step_at_once(layer):
+    found = children.run(IN_THREADS, **children.layer(layer))
+    assert found["layer"] == layer
+    assert found["together"] == found["again"] == found["alone"]
