@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .hyper_parameters import COMMON, common_arguments, hyper_parameters
 from .kernels.registry import rule as register_elementwise
 from .kernels.registry import two_phase_rule
-from .optimizer import COMMON, Optimizer, common_arguments, hyper_parameters
+from .optimizer import Optimizer
 from .parameters import check_number
 from .plan import Slot
 from .registry import add, is_built_in

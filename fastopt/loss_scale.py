@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from .optimizer import Optimizer, Rate
+from .hyper_parameters import Rate
+from .optimizer import Optimizer
 from .parameters import Array, check_count, check_number
 from .state import checked_counter
 

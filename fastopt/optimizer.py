@@ -1,78 +1,25 @@
-"""The base of all optimizers: hyper-parameters, building, stepping. It names no algorithm."""
+"""The base of all optimizers: building, stepping, state. It names no algorithm."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from . import state
 from .flat import FlatBuffer, flatten
 from .gradients import ABSENT, Gradients
+from .hyper_parameters import HyperParameters
 from .kernels.layout import ACCUMULATED, ADDRESS, AVERAGED, OVERWRITE, STAGED
-from .parameters import Array, Parameter, check_count, check_number, check_pattern, collect
+from .parameters import Array, Parameter, check_pattern, collect
 from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Slot
-from .schedules import LearningRateSchedule
-from .schedules import deserialize as deserialize_schedule
-from .schedules import serialize as serialize_schedule
-
-Rate = float | LearningRateSchedule | Callable[[], float]
-Coefficient = float | Callable[[], float]
-
-_Init = TypeVar("_Init", bound=Callable[..., None])
 
 
-def common_arguments(
-    self: Any, weight_decay: float | None = None, clipnorm: float | None = None, clipvalue: float | None = None,
-    global_clipnorm: float | None = None, use_ema: bool = False, ema_momentum: float = 0.99,
-    ema_overwrite_frequency: int | None = None, loss_scale_factor: float | None = None,
-    gradient_accumulation_steps: int | None = None, name: str | None = None, *, nonfinite: str = "propagate",
-) -> None:  # fmt: skip
-    """The end of every optimizer's signature."""
-
-
-COMMON = ("learning_rate", *list(inspect.signature(common_arguments).parameters)[1:])
-"""Hyper-parameters that every optimizer has."""
-
-
-def hyper_parameters(init: _Init) -> _Init:
-    """Decorator: an ``__init__`` whose signature is all there is to say; its arguments become attributes."""
-    signature = inspect.signature(init)
-
-    @functools.wraps(init)
-    def configure(self: Optimizer, *args: Any, **kwargs: Any) -> None:
-        _refuse_unknown(type(self).__name__, signature, kwargs)
-        try:
-            bound = signature.bind(self, *args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{type(self).__name__}: {error}; the signature is {signature}") from None
-        bound.apply_defaults()
-        arguments = dict(bound.arguments)
-        del arguments[next(iter(arguments))]
-        self._configure(arguments)
-
-    return configure  # type: ignore[return-value]
-
-
-def _refuse_unknown(name: str, signature: inspect.Signature, kwargs: Mapping[str, Any]) -> None:
-    for key in kwargs:
-        if key in signature.parameters:
-            continue
-        hint = f"the valid ones are {', '.join(list(signature.parameters)[1:])}"
-        if key == "lr":
-            hint = "it is called learning_rate; fastopt.compat has the classes that took lr"
-        elif key == "decay":
-            hint = "use a schedule such as InverseTimeDecay; fastopt.compat has the classes that took decay"
-        raise TypeError(f"{name} has no argument {key!r}: {hint}")
-
-
-class Optimizer:
+class Optimizer(HyperParameters):
     """Base class. Subclasses say what their rule needs; everything else is here.
 
     A subclass has a signature (under `hyper_parameters`) and overrides ``_check``, ``_rule_slots`` and ``_scalars``.
@@ -84,9 +31,6 @@ class Optimizer:
         )
 
     # -- what a subclass says ---------------------------------------------------------------------------------------
-
-    def _check(self) -> None:
-        """Refuse hyper-parameters that make no sense."""
 
     def _branch(self, parameter: Parameter) -> str:
         """Which of several rules a parameter is under."""
@@ -112,103 +56,13 @@ class Optimizer:
         rate = {"learning_rate": "_learning_rate"} if type(self._learning_rate) is float else {}
         return {"iterations": "_iterations", "micro_steps": "_calls", **rate}
 
-    # -- hyper-parameters -------------------------------------------------------------------------------------------
-
-    def _configure(self, arguments: dict[str, Any]) -> None:
-        self._own = [key for key in arguments if key not in COMMON]
-        self._learning_rate: Rate = 0.0
-        self._bounds: dict[str, tuple[float, float, bool]] = {}  # of coefficients
-        self.weight_decay: float | None = arguments["weight_decay"]
-        self.clipnorm: float | None = arguments["clipnorm"]
-        self.clipvalue: float | None = arguments["clipvalue"]
-        self.global_clipnorm: float | None = arguments["global_clipnorm"]
-        self.use_ema: bool = arguments["use_ema"]
-        self.ema_momentum: float = arguments["ema_momentum"]
-        self.ema_overwrite_frequency: int | None = arguments["ema_overwrite_frequency"]
-        self.loss_scale_factor: float | None = arguments["loss_scale_factor"]
-        self.gradient_accumulation_steps: int | None = arguments["gradient_accumulation_steps"]
-        self.name: str = arguments["name"] or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
-        self.nonfinite: str = arguments["nonfinite"]
-        for key in self._own:
-            setattr(self, key, arguments[key])
-        self._check_common()
-        self._check()
-        self.learning_rate = arguments["learning_rate"]
+    def _reset(self) -> None:
+        """Set what changes while training to its start."""
         self._calls = self._iterations = 0
-        self._excluded: dict[str, list[str]] = {"paths": [], "names": []}
         self._excluded_arrays: list[Any] = []
         self._built = self._evaluating = self._clipped = False
         self.last_grad_norm: float | None = None
         self.last_step_skipped = False
-
-    def _check_common(self) -> None:
-        clips = [key for key in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(self, key) is not None]
-        if len(clips) > 1:
-            raise ValueError(f"{' and '.join(clips)} are both set: choose one way to clip")
-        for key in (*clips, *(("weight_decay",) if self.weight_decay is not None else ())):
-            check_number(key, getattr(self, key))
-        if self.weight_decay is not None:
-            check_number("weight_decay", self.weight_decay, low=0.0)
-        if not isinstance(self.use_ema, (bool, np.bool_)):
-            raise TypeError(f"use_ema must be a bool, got {self.use_ema!r}")
-        if self.use_ema:
-            check_number("ema_momentum", self.ema_momentum, 0.0, 1.0)
-            if self.ema_overwrite_frequency is not None:
-                check_count("ema_overwrite_frequency", self.ema_overwrite_frequency, 1)
-        if self.loss_scale_factor is not None:
-            check_number("loss_scale_factor", self.loss_scale_factor)
-            if self.loss_scale_factor <= 0:
-                raise ValueError(f"loss_scale_factor must be positive, got {self.loss_scale_factor}")
-        if self.gradient_accumulation_steps:
-            check_count("gradient_accumulation_steps", self.gradient_accumulation_steps, 2)
-        if not isinstance(self.name, str):
-            raise TypeError(f"name must be a str, got {type(self.name).__name__}")
-        if self.nonfinite not in ("propagate", "skip", "raise"):
-            raise ValueError(f'nonfinite must be "propagate", "skip" or "raise", got {self.nonfinite!r}')
-
-    def _check_coefficient(self, *names: str, low: float = 0.0, high: float = 1.0, below: bool = True) -> None:
-        """Refuse coefficients outside ``[low, high]``; what a callable returns is checked at each call."""
-        for name in names:
-            self._bounds[name] = (low, high, below)
-            if not callable(getattr(self, name)):
-                setattr(self, name, self._checked(name, getattr(self, name)))
-
-    def _value(self, name: str) -> float:
-        """A coefficient's value now."""
-        value = getattr(self, name)
-        return value if type(value) is float else self._checked(name, value() if callable(value) else value)
-
-    def _checked(self, name: str, value: Any) -> float:
-        low, high, below = self._bounds[name]
-        check_number(name, value, low, high, below=below)
-        return float(value)
-
-    @property
-    def learning_rate(self) -> float:
-        """The rate that the next step uses. Settable, unless a schedule rules it."""
-        return self._rate()
-
-    @learning_rate.setter
-    def learning_rate(self, value: Rate) -> None:
-        if isinstance(self._learning_rate, LearningRateSchedule) and not callable(value):
-            raise TypeError(
-                "the learning rate follows a schedule and cannot be set to a number: "
-                "build the optimizer with a float, or set another schedule"
-            )
-        if not callable(value):
-            check_number("learning_rate", value)
-            value = float(value)
-        elif isinstance(value, type):
-            raise TypeError(f"learning_rate is the class {value.__name__}: pass an instance")
-        self._learning_rate = value
-
-    def _rate(self) -> float:
-        rate = self._learning_rate
-        if type(rate) is float:
-            return rate
-        value = rate(self._calls) if isinstance(rate, LearningRateSchedule) else rate()  # type: ignore[operator]
-        check_number(f"the value of learning_rate ({type(rate).__name__})", value)
-        return float(value)
 
     @property
     def iterations(self) -> int:
@@ -219,10 +73,6 @@ class Optimizer:
     def built(self) -> bool:
         """Whether the parameters are known."""
         return self._built
-
-    def scale_loss(self, loss: Any) -> Any:
-        """The loss times ``loss_scale_factor``: what to take gradients of, so that the step can unscale them."""
-        return loss if self.loss_scale_factor is None else loss * self.loss_scale_factor
 
     def exclude_from_weight_decay(
         self, var_list: Iterable[Any] | None = None, var_names: Iterable[str] | None = None
@@ -261,47 +111,6 @@ class Optimizer:
         if unknown:
             raise ValueError(f"var_list[{unknown[0]}] is none of the parameters that the optimizer was built with")
         return [by_identity[id(array)] for array in arrays]
-
-    def get_config(self) -> dict[str, Any]:
-        """All hyper-parameters, JSON-able; a schedule as its own config.
-
-        Raises
-        ------
-        TypeError
-            If the learning rate or a coefficient is a function: JSON cannot hold it.
-        """
-        config = {key: getattr(self, key) for key in (*COMMON[1:], *self._own)}
-        rate = self._learning_rate
-        config["learning_rate"] = serialize_schedule(rate) if isinstance(rate, LearningRateSchedule) else rate
-        for key, value in config.items():
-            if callable(value):
-                raise TypeError(f"{key} is a function, which a config cannot hold: use a number or a schedule")
-            config[key] = value.item() if isinstance(value, np.generic) else value
-        if any(self._excluded.values()):
-            config["exclude_from_weight_decay"] = {key: list(value) for key, value in self._excluded.items()}
-        return config
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Any:
-        """The optimizer that `get_config` describes, not built."""
-        arguments = dict(config)
-        excluded = arguments.pop("exclude_from_weight_decay", None)
-        if isinstance(arguments.get("learning_rate"), Mapping):
-            arguments["learning_rate"] = deserialize_schedule(arguments["learning_rate"])
-        optimizer = cls(**arguments)
-        if excluded:
-            optimizer._excluded = {key: list(value) for key, value in excluded.items()}
-        return optimizer
-
-    def __repr__(self) -> str:
-        shown = {"learning_rate": self._learning_rate} | {key: getattr(self, key) for key in self._own}
-        defaults = inspect.signature(type(self).__init__).parameters
-        shown |= {
-            key: getattr(self, key)
-            for key in COMMON[1:]
-            if key != "name" and getattr(self, key) != defaults[key].default
-        }
-        return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in shown.items())})"
 
     # -- building ---------------------------------------------------------------------------------------------------
 

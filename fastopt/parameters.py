@@ -181,6 +181,12 @@ def check_count(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be a bool, got {value!r}")
+
+
 def check_pattern(name: str, pattern: Any) -> None:
     """Refuse what is no regular expression."""
     if not isinstance(pattern, str):

@@ -39,6 +39,9 @@ callee = register_jitable(**FLAGS)
 compilations = 0
 """Number of specialisations that this process has compiled (not loaded from disk)."""
 
+loads = 0
+"""Number of specialisations that this process has loaded from disk."""
+
 
 def specialise(kernel, name, signature, bindings, *, parallel=False, nogil=True, key=None):
     """Compile ``kernel`` for one signature, or load it from the cache.
@@ -76,7 +79,8 @@ def specialise(kernel, name, signature, bindings, *, parallel=False, nogil=True,
         dispatcher._cache = _FileCache(folder / f"{qualified}-{digest}.fastopt")
     dispatcher.compile(signature)
     dispatcher.disable_compile()
-    global compilations
+    global compilations, loads
+    loads += bool(dispatcher.stats.cache_hits)
     compilations += not dispatcher.stats.cache_hits
     return dispatcher
 

@@ -111,6 +111,48 @@ def test_parameters_are_dense_in_any_order_of_axes(name, order):
     np.testing.assert_allclose(turned, plain, rtol=1e-5, atol=1e-6)
 
 
+@every_optimizer
+def test_an_order_of_axes_changes_nothing_else(name):
+    """Everything that reaches a parameter: users, subsets, exclusions, averages, copies."""
+    shape, found = (3, 4, 5), []
+    for order in (np.ascontiguousarray, np.asfortranarray):
+        params = [order(array) for array in arrays(0, [shape, shape])]
+        optimizer = make(name, use_ema=True, weight_decay=0.5)
+        optimizer.exclude_from_weight_decay(var_list=params[:1])
+        optimizer.build(params)
+        optimizer.apply(arrays(1, [shape] * 2))
+        params[0] *= 2
+        optimizer.apply(arrays(2, [shape]), params[1:])
+        optimizer.apply(params)
+        params, optimizer = copy.deepcopy((params, optimizer))
+        optimizer.apply(arrays(3, [shape] * 2), zero_grads=True)
+        training = bits(params)
+        with optimizer.evaluation_weights():
+            assert bits(params) == slot_bits(optimizer)["average"]
+        assert bits(params) == training
+        optimizer.finalize_variable_values(params)
+        found.append(params)
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@several_optimizers
+@pytest.mark.parametrize("order", [np.ascontiguousarray, np.asfortranarray])
+def test_frozen_parameters_belong_to_the_user(name, order):
+    params = [order(array) for array in arrays(0, [(3, 4, 5)] * 2)]
+    optimizer, _ = built(make(name, use_ema=True), params, overrides={"0": {"trainable": False}})
+    optimizer.apply(arrays(1, [(3, 4, 5)] * 2))
+    for change in (
+        lambda: optimizer.apply(arrays(2, [(3, 4, 5)] * 2)),
+        optimizer.finalize_variable_values,
+        lambda: optimizer.load_state_dict(optimizer.state_dict()),
+    ):
+        params[0] += 1
+        before = params[0].copy()
+        change()
+        assert (params[0] == before).all()
+
+
 def test_numpy_scalars_are_gradients_of_0d_parameters():
     params = [np.array(1.0, F32), ones(2)]
     optimizer, _ = built(fastopt.SGD(0.5), params)

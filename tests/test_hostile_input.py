@@ -136,6 +136,10 @@ def in_a_flat_dict():
     return Scene(fastopt.Adam(), dict)
 
 
+def with_one_frozen():
+    return Scene(fastopt.Adam(), overrides={"0": {"trainable": False}})
+
+
 def packed():
     return Scene(fastopt.Adam(), fastopt.pack)
 
@@ -530,6 +534,22 @@ GRADIENTS = rows(
 )
 
 
+FROZEN = rows(
+    "frozen",
+    with_one_frozen,
+    ("zeroed_read_only", lambda s: s.apply({W: read_only(zeros())}, zero_grads=True), ValueError, "0.*read-only"),
+    ("zeroed_itself", lambda s: s.apply({W: s.params[W]}, zero_grads=True), ValueError, "gradient 0"),
+    ("zeroed_other", lambda s: s.apply({W: s.params[B][:, None]}, zero_grads=True), ValueError, "gradient 0"),
+    (
+        "zeroed_slot",
+        lambda s: s.apply({W: s.optimizer.slots["velocity"][B]}, zero_grads=True),
+        ValueError,
+        "gradient 0",
+    ),
+    ("all_none_but_frozen", lambda s: s.optimizer.apply([s.grads[W], None, None]), ValueError, "None"),
+)
+
+
 def wide_view(optimizer):
     """Float64 numbers in the memory of a float32 slot."""
     return optimizer.slots["momentum"][W].reshape(-1)[:8].view(np.float64)
@@ -842,6 +862,7 @@ ROWS = [
     *PARAMETERS,
     *OVERRIDES,
     *GRADIENTS,
+    *FROZEN,
     *STRUCTURES,
     *AVERAGES,
     *UNBUILT,

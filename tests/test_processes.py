@@ -311,6 +311,31 @@ def test_fork_while_another_thread_launches():
 
 
 @children.FORK
+def test_fork_while_another_thread_compiles():
+    code = """
+        import threading, time
+        import children, fastopt
+        from numba.core.compiler_lock import global_compiler_lock
+
+        held = threading.Event()
+
+        def hold():
+            with global_compiler_lock:
+                held.set()
+                time.sleep(0.5)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        child = children.in_fork(lambda: children.steps_of("Adam"))
+        thread.join()
+        children.report(child=child, parent=children.steps_of("Adam"))
+    """
+    found = children.run(code, **FORKING)
+    assert found["child"] == found["parent"]
+
+
+@children.FORK
 def test_forked_child_compiles(tmp_path):
     (tmp_path / "file").touch()
     code = """

@@ -85,7 +85,7 @@ def variants(kind: type[Optimizer]) -> Iterator[dict[str, Any]]:
     import inspect
     import itertools
 
-    from fastopt.optimizer import COMMON
+    from fastopt.hyper_parameters import COMMON
 
     choices: dict[str, tuple[Any, ...]] = {}
     for name, parameter in inspect.signature(kind).parameters.items():
@@ -114,12 +114,6 @@ def compile_kernels(optimizer: Optimizer, dtype: str) -> None:
 
 def count_kernels() -> Counts:
     """Kernels compiled, and loaded from the cache, by this process."""
-    import gc
-
-    from numba.core.registry import CPUDispatcher
-
     from fastopt.kernels import _jit
 
-    # Each dispatcher knows whether it was loaded, and there is no list of them.
-    dispatchers = [candidate for candidate in gc.get_objects() if type(candidate) is CPUDispatcher]
-    return Counts(_jit.compilations, sum(sum(dispatcher.stats.cache_hits.values()) for dispatcher in dispatchers))
+    return Counts(_jit.compilations, _jit.loads)

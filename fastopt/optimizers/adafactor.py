@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from ..hyper_parameters import Rate, hyper_parameters
 from ..kernels import adafactor  # noqa: F401  (registers the rule)
 from ..kernels.rules.adafactor import AdafactorScalars
-from ..optimizer import Optimizer, Rate, hyper_parameters
-from ..parameters import Parameter, check_number
+from ..optimizer import Optimizer
+from ..parameters import Parameter, check_flag, check_number
 from ..plan import Slot
 
 
@@ -52,6 +53,7 @@ class Adafactor(Optimizer):
     relative_step: bool
 
     def _check(self) -> None:
+        check_flag("relative_step", self.relative_step)
         check_number("beta_2_decay", self.beta_2_decay, high=0.0)
         for name in ("epsilon_1", "epsilon_2", "clip_threshold"):
             check_number(name, getattr(self, name), low=0.0)

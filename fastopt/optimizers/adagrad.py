@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from ..hyper_parameters import Coefficient, Rate, hyper_parameters
 from ..kernels.rules.adagrad import AdagradScalars
-from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
+from ..optimizer import Optimizer
 from ..parameters import check_number
 from ..plan import Slot
 

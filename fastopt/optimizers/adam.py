@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..hyper_parameters import Coefficient, Rate, hyper_parameters
 from ..kernels.rules.adam import AdamScalars, AmsgradScalars
-from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
+from ..optimizer import Optimizer
+from ..parameters import check_flag
 from ..plan import Slot
 
 
@@ -44,6 +46,7 @@ class Adam(Optimizer):
     amsgrad: bool
 
     def _check(self) -> None:
+        check_flag("amsgrad", self.amsgrad)
         self._check_coefficient("beta_1", "beta_2")
         self._check_coefficient("epsilon", high=math.inf)
 

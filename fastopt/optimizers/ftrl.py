@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..hyper_parameters import Rate, hyper_parameters
 from ..kernels.rules.ftrl import FtrlScalars, PowerFtrlScalars
-from ..optimizer import Optimizer, Rate, hyper_parameters
+from ..optimizer import Optimizer
 from ..parameters import check_number
 from ..plan import Slot
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from ..hyper_parameters import Coefficient, Rate, hyper_parameters
 from ..kernels.rules.lamb import LambScalars
-from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
+from ..optimizer import Optimizer
 from ..plan import Slot
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..hyper_parameters import Coefficient, Rate, hyper_parameters
 from ..kernels.rules.lion import LionScalars
-from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
+from ..optimizer import Optimizer
 from ..plan import Slot
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 
+from ..hyper_parameters import Coefficient, Rate, hyper_parameters
 from ..kernels.muon import MuonScalars
 from ..kernels.rules.adam import AdamScalars
-from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
-from ..parameters import Parameter, check_count, check_number, check_pattern
+from ..optimizer import Optimizer
+from ..parameters import Parameter, check_count, check_flag, check_number, check_pattern
 from ..plan import Slot
 from .adam import adam_scalars
 
@@ -75,6 +76,7 @@ class Muon(Optimizer):
     rms_rate: float | None
 
     def _check(self) -> None:
+        check_flag("exclude_embeddings", self.exclude_embeddings)
         self._check_coefficient("adam_beta_1", "adam_beta_2")
         self._check_coefficient("epsilon", high=math.inf)
         self._check_coefficient("momentum", below=False)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 
+from ..hyper_parameters import Coefficient, Rate, hyper_parameters
 from ..kernels.rules.rmsprop import (
     CenteredMomentumRMSpropScalars,
     CenteredRMSpropScalars,
     MomentumRMSpropScalars,
     RMSpropScalars,
 )
-from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
+from ..optimizer import Optimizer
+from ..parameters import check_flag
 from ..plan import Slot
 
 
@@ -47,6 +49,7 @@ class RMSprop(Optimizer):
     centered: bool
 
     def _check(self) -> None:
+        check_flag("centered", self.centered)
         self._check_coefficient("rho", "momentum", below=False)
         self._check_coefficient("epsilon", high=math.inf)
 

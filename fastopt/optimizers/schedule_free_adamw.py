@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..hyper_parameters import Coefficient, Rate, hyper_parameters
 from ..kernels.rules.schedule_free_adamw import ScheduleFreeAverageScalars, ScheduleFreeScalars
-from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
+from ..optimizer import Optimizer
 from ..parameters import check_number
 from ..plan import Slot
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ..hyper_parameters import Coefficient, Rate, hyper_parameters
 from ..kernels.rules.sgd import MomentumScalars, NesterovScalars, SgdScalars
-from ..optimizer import Coefficient, Optimizer, Rate, hyper_parameters
+from ..optimizer import Optimizer
+from ..parameters import check_flag
 from ..plan import Slot
 
 
@@ -49,6 +51,7 @@ class SGD(Optimizer):
     nesterov: bool
 
     def _check(self) -> None:
+        check_flag("nesterov", self.nesterov)
         self._check_coefficient("momentum", below=False)
 
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
