@@ -210,7 +210,12 @@ class Gradients:
         self.table[ADDRESS, k] = 0
         self.table[LAYOUT, k] = DIRECT
         parameter = self.parameters[k]
-        if grad is ABSENT or grad is None or not parameter.trainable:
+        if grad is ABSENT or grad is None:
+            return
+        if not parameter.trainable:
+            if zero:
+                _check_gradient(parameter, grad, zero)
+                self._check_overlap(parameter, grad, zero)
             return
         if isinstance(grad, np.generic) and parameter.array.ndim == 0 and not zero:
             grad = leaves[k] = np.asarray(grad)
@@ -236,7 +241,7 @@ class Gradients:
         low, high = byte_bounds(grad)
         if not self._is_occupied(low, high):
             return
-        array = parameter.array
+        array = parameter.given
         same = grad.ctypes.data == array.ctypes.data and grad.dtype == array.dtype and _same_strides(grad, array)
         if same and not zero:
             return

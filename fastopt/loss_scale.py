@@ -76,6 +76,8 @@ class LossScaleOptimizer(Optimizer):
     def build(self, params: Any, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """See `Optimizer.build`."""
         self.inner_optimizer.build(params, overrides)
+        for plan in self.inner_optimizer._plans:
+            plan.engine.prepare(norms=True, clip_each=False, accumulate=False)
 
     def scale_loss(self, loss: Any) -> Any:
         """The loss times the present scale: what to take gradients of."""

@@ -136,7 +136,9 @@ class Optimizer(HyperParameters):
             raise RuntimeError("the optimizer is built already: make a new one for other parameters")
         if not isinstance(params, (list, tuple, Mapping, FlatBuffer, np.ndarray)):
             raise TypeError(f"params must be a list, tuple, dict, FlatBuffer or array, got {type(params).__name__}")
-        parameters = [p.in_c_order() if self._needs_c_order(p) else p for p in collect(params, overrides)]
+        parameters = [
+            p.in_c_order() if p.trainable and self._needs_c_order(p) else p for p in collect(params, overrides)
+        ]
         self._parameters = parameters
         self._stand_ins = [(p.origin, p.array) for p in parameters if p.origin is not None]
         self._structure, self._overrides = params, overrides
@@ -155,6 +157,11 @@ class Optimizer(HyperParameters):
         gradients = Gradients(self._parameters, buffer, memory)
         for plan in plans:
             plan.connect(gradients.table, gradients.layouts)
+            plan.engine.prepare(
+                norms=bool(self.global_clipnorm) or self.nonfinite != "propagate",
+                clip_each=bool(self.clipnorm),
+                accumulate=bool(self.gradient_accumulation_steps),
+            )
         self._plans, self._gradients = plans, gradients
         self._keeps_average, self._accumulates = bool(self.use_ema), bool(self.gradient_accumulation_steps)
         if keep is not None:

@@ -15,6 +15,7 @@ import inspect
 import os
 import pickle
 import platform
+import stat
 import sys
 import tempfile
 import types as pytypes
@@ -110,9 +111,7 @@ class _FileCache:
             return
         try:
             payload = dumps(result._reduce())
-            with tempfile.NamedTemporaryFile(dir=self.path.parent, delete=False) as file:
-                file.write(hashlib.sha256(payload).digest() + payload)
-            os.replace(file.name, self.path)
+            _replace(self.path, hashlib.sha256(payload).digest() + payload)
         except Exception as error:
             _report_unwritten(self.path, error)
 
@@ -125,6 +124,17 @@ class _FileCache:
     def flush(self):
         """Forget the compiled code."""
         self.path.unlink(missing_ok=True)
+
+
+def _replace(path, content):
+    """Write a file that is there in full or not at all."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(content)
+    try:
+        os.replace(file.name, path)
+    except OSError:
+        os.unlink(file.name)
+        raise
 
 
 def _report_unwritten(path, error):
@@ -145,17 +155,26 @@ def cache_folder():
             tempfile.TemporaryFile(dir=candidate).close()
         except OSError:
             continue
-        return candidate
+        if _is_private(candidate):
+            return candidate
     return None
+
+
+def _is_private(folder):
+    """Whether nobody else can write to a folder: what lies there is executed. Windows keeps user folders so itself."""
+    if os.name != "posix":
+        return True
+    status = folder.stat()
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _candidate_folders():
     chosen = os.environ.get("FASTOPT_CACHE_DIR")
     if chosen:
-        return [Path(chosen)]
+        return [Path(chosen).absolute()]
     candidates = []
     if os.environ.get("NUMBA_CACHE_DIR"):
-        candidates.append(Path(os.environ["NUMBA_CACHE_DIR"]) / "fastopt")
+        candidates.append(Path(os.environ["NUMBA_CACHE_DIR"]).absolute() / "fastopt")
     user = Path(os.path.expanduser("~"))
     if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
         candidates.append(Path(os.environ["LOCALAPPDATA"]) / "fastopt")
@@ -166,8 +185,7 @@ def _candidate_folders():
     return [folder for folder in candidates if folder.is_absolute()]
 
 
-@functools.cache
-def build_key():
+def _work_out_build_key():
     """Digest of what all compiled code depends on: this folder's sources, the compilers, the processor."""
     digest = hashlib.sha256()
     folder = Path(__file__).parent
@@ -178,6 +196,15 @@ def build_key():
     digest.update(f"{llvm.get_default_triple()} {numba.config.CPU_NAME} {numba.config.CPU_FEATURES}".encode())
     digest.update(f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}".encode())
     return digest.hexdigest()
+
+
+# Now, while these sources are being imported: a later edit must not pass for what this process compiled.
+_BUILD_KEY = _work_out_build_key()
+
+
+def build_key():
+    """Digest of what all compiled code depends on: this folder's sources, the compilers, the processor."""
+    return _BUILD_KEY
 
 
 def fingerprint(*functions):
@@ -200,7 +227,12 @@ class _Opaque(Exception):
     """A value whose content cannot be fingerprinted."""
 
 
-_SOURCES_IN_BUILD_KEY = (__name__.rpartition(".")[0] + ".", "numpy", "numba", "math", "builtins")
+_IN_BUILD_KEY = (__name__.rpartition(".")[0], "numpy", "numba", "math", "builtins")
+"""Modules whose version or source the build key holds."""
+
+
+def _is_in_build_key(module):
+    return any(module == known or module.startswith(f"{known}.") for known in _IN_BUILD_KEY)
 
 
 def _digest_value(value, digest, seen):
@@ -219,20 +251,19 @@ def _digest_value(value, digest, seen):
 
 def _digest_object(value, digest, seen):
     if hasattr(value, "py_func"):  # a Numba dispatcher
+        _digest_value(repr(sorted(value.targetoptions.items())), digest, seen)
         value = value.py_func
     module = str(getattr(value, "__module__", None) or getattr(value, "__name__", ""))
     if module == "__main__":
         raise _Opaque
     if isinstance(value, pytypes.CodeType):
         _digest_code(value, digest, seen)
-    elif isinstance(value, (pytypes.ModuleType, pytypes.BuiltinFunctionType)) or module.startswith(
-        _SOURCES_IN_BUILD_KEY
-    ):
+    elif isinstance(value, (pytypes.ModuleType, pytypes.BuiltinFunctionType)) or _is_in_build_key(module):
         digest.update(f"{module}.{getattr(value, '__qualname__', '')};".encode())
     elif inspect.isfunction(value):
         digest.update(f"{module}.{value.__qualname__};".encode())
         _digest_code(value.__code__, digest, seen)
-        for item in _references(value):
+        for item in (value.__defaults__, sorted((value.__kwdefaults__ or {}).items()), *_references(value)):
             _digest_value(item, digest, seen)
     elif isinstance(value, type) and hasattr(value, "_fields"):
         digest.update(f"{module}.{value.__qualname__}{value._fields};".encode())
@@ -247,13 +278,19 @@ def _digest_code(code, digest, seen):
 
 
 def _references(function):
-    """Values of the globals, module attributes and closure cells that the function's code names, in a fixed order."""
-    captured = inspect.getclosurevars(function)
-    named = {**captured.globals, **captured.nonlocals}
-    for name, module in sorted(named.items()):
-        yield name
-        yield module
-        if isinstance(module, pytypes.ModuleType) and not module.__name__.startswith(_SOURCES_IN_BUILD_KEY):
-            for attribute in sorted(captured.unbound):
-                if hasattr(module, attribute):
-                    yield getattr(module, attribute)
+    """What the function's code, and code inside it, can name: globals, attributes of modules, closure cells."""
+    names = sorted(_names_in(function.__code__))
+    yield from (cell.cell_contents for cell in function.__closure__ or ())
+    pending = [function.__globals__[name] for name in names if name in function.__globals__]
+    visited = set()
+    while pending:
+        value = pending.pop()
+        yield value
+        if isinstance(value, pytypes.ModuleType) and not _is_in_build_key(value.__name__) and id(value) not in visited:
+            visited.add(id(value))
+            pending += [getattr(value, name) for name in names if hasattr(value, name)]
+
+
+def _names_in(code):
+    inner = [_names_in(constant) for constant in code.co_consts if isinstance(constant, pytypes.CodeType)]
+    return set(code.co_names).union(*inner)

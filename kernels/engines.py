@@ -44,12 +44,15 @@ class Elementwise:
         clip_each = launch.serial_function(cpu.clip_each, 1, None, 0, self.dtype)
         clip_each(self.work.handle, clipnorm)
 
-    def warm_up(self):
-        """Compile, or load, what a step may need on top of the rule itself."""
-        for function in (cpu.norms, cpu.accumulate):
-            launch.kernel(function, None, 0, self.dtype)
-        launch.serial_function(cpu.total, 0, None, 0, self.dtype)
-        launch.serial_function(cpu.clip_each, 1, None, 0, self.dtype)
+    def prepare(self, *, norms=True, clip_each=True, accumulate=True):
+        """Compile, or load, what steps will need on top of the rule itself."""
+        if norms or clip_each:
+            launch.kernel(cpu.norms, None, 0, self.dtype)
+            launch.serial_function(cpu.total, 0, None, 0, self.dtype)
+        if clip_each:
+            launch.serial_function(cpu.clip_each, 1, None, 0, self.dtype)
+        if accumulate:
+            launch.kernel(cpu.accumulate, None, 0, self.dtype)
 
 
 class TwoPhase(Elementwise):

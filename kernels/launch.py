@@ -2,12 +2,15 @@
 
 import functools
 import os
+import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 from numba import types
+from numba.core.compiler_lock import global_compiler_lock
 
 from . import cpu
 from ._jit import fingerprint, specialise
@@ -50,12 +53,32 @@ def get_num_threads():
 
 
 def _after_fork_in_child():
-    # Once any OpenMP runtime has run in the parent (torch's too), entering one in the child hangs or kills it.
+    # Once any OpenMP runtime has run in the parent (torch's too), entering one in the child hangs or kills it. Steps
+    # without threads take no lock here, so one that another thread of the parent held does no harm.
     _state["forked"] = True
+    global_compiler_lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    # The compiler's lock is waited for: held by another thread, it would never be released in the child.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=_after_fork_in_child,
+    )
+
+
+def _is_fork_with_openmp():
+    """Whether this process imports fastopt as a forked child that has an OpenMP runtime from its parent."""
+    try:
+        flags = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[6])
+        forked_without_exec = flags & 0x40
+        return bool(forked_without_exec) and re.search(r"lib[gi]?omp", Path("/proc/self/maps").read_text()) is not None
+    except OSError:  # only Linux tells
+        return False
+
+
+_state["forked"] = _is_fork_with_openmp()
 
 
 class Work:

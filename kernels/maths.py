@@ -67,5 +67,5 @@ def sign(x):
 
 @overload(sign, jit_options=FLAGS)
 def _sign(x):
-    one = np.float32(1) if x.bitwidth == 32 else np.float64(1)
-    return lambda x: one if x > 0 else (-one if x < 0 else x)
+    one, zero = (np.float32(1), np.float32(0)) if x.bitwidth == 32 else (np.float64(1), np.float64(0))
+    return lambda x: one if x > 0 else (-one if x < 0 else x + zero)

@@ -49,7 +49,7 @@ def start(code, *, site=None, cwd=None, **environment):
     for key in [key for key, value in environment.items() if value is None]:
         del settings[key]
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)],
+        [sys.executable, "-P", "-c", textwrap.dedent(code)],
         cwd=cwd,
         env=settings,
         stdout=subprocess.PIPE,

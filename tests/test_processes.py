@@ -283,44 +283,27 @@ def test_fork_where_only_torch_ran_in_parallel(layer, imported):
     assert found["child"] == children.steps_of("Adam")
 
 
-@children.FORK
-def test_fork_while_another_thread_launches():
-    code = """
-        import threading
-        import children, fastopt
-        from fastopt.kernels import launch
-
-        children.steps_of("Adam")
-        held, done = threading.Event(), threading.Event()
-
-        def hold():
-            with launch._lock:
-                held.set()
-                done.wait()
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        held.wait()
-        child = children.in_fork(lambda: children.steps_of("Adam"))
-        done.set()
-        thread.join()
-        children.report(child=child, parent=children.steps_of("Adam"))
-    """
-    found = children.run(code, **FORKING)
-    assert found["child"] == found["parent"]
+LOCKS = {
+    "launches": "from fastopt.kernels.launch import _lock as lock",
+    "compiles": "from numba.core.compiler_lock import global_compiler_lock as lock",
+}
 
 
 @children.FORK
-def test_fork_while_another_thread_compiles():
+@pytest.mark.parametrize("built", [False, True], ids=["before the first build", "later"])
+@pytest.mark.parametrize("does", LOCKS)
+def test_fork_while_another_thread(does, built):
     code = """
         import threading, time
         import children, fastopt
-        from numba.core.compiler_lock import global_compiler_lock
+        {imported}
 
+        if {built}:
+            children.steps_of("Adam")
         held = threading.Event()
 
         def hold():
-            with global_compiler_lock:
+            with lock:
                 held.set()
                 time.sleep(0.5)
 
@@ -331,7 +314,7 @@ def test_fork_while_another_thread_compiles():
         thread.join()
         children.report(child=child, parent=children.steps_of("Adam"))
     """
-    found = children.run(code, **FORKING)
+    found = children.run(code.format(imported=LOCKS[does], built=built), **FORKING)
     assert found["child"] == found["parent"]
 
 

@@ -107,7 +107,7 @@ def compile_kernels(optimizer: Optimizer, dtype: str) -> None:
 
     optimizer.build([np.zeros(shape, dtype) for shape in ((2, 2), (2,))])
     for plan in optimizer._plans:
-        plan.engine.warm_up()
+        plan.engine.prepare()
     with averaged(optimizer):
         pass
 
