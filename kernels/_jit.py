@@ -75,7 +75,7 @@ def specialise(kernel, name, signature, bindings, *, parallel=False, nogil=True,
     clone.__module__ = kernel.__module__
     dispatcher = njit(nogil=nogil, parallel=parallel, **FLAGS)(clone)
     folder = cache_folder()
-    if key is not None and folder is not None:
+    if key is not None and folder is not None and build_key() is not None:
         digest = hashlib.sha256(f"{build_key()} {qualified} {signature} {parallel} {key}".encode()).hexdigest()[:24]
         dispatcher._cache = _FileCache(folder / f"{qualified}-{digest}.fastopt")
     dispatcher.compile(signature)
@@ -146,8 +146,9 @@ def _report_unwritten(path, error):
 def cache_folder():
     """The folder that compiled code is kept in, or None where none can be written.
 
-    The first of ``$FASTOPT_CACHE_DIR``, ``$NUMBA_CACHE_DIR/fastopt``, and ``fastopt`` in the user's cache folder, that
-    can be created and written. Never a folder that other users can write to: the files are executed when loaded.
+    ``$FASTOPT_CACHE_DIR`` if it is set; else the first of ``$NUMBA_CACHE_DIR/fastopt`` and ``fastopt`` in the user's
+    cache folder that can be created and written. Never a folder that other users can write to: what lies there is
+    executed.
     """
     for candidate in _candidate_folders():
         try:
@@ -189,7 +190,10 @@ def _work_out_build_key():
     """Digest of what all compiled code depends on: this folder's sources, the compilers, the processor."""
     digest = hashlib.sha256()
     folder = Path(__file__).parent
-    for path in sorted(folder.rglob("*.py")):
+    sources = sorted(folder.rglob("*.py"))
+    if not sources:  # an installation as bytecode, or in an archive: nothing tells one version from the next
+        return None
+    for path in sources:
         digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
     for part in (numba.__version__, llvmlite.__version__, np.__version__, platform.python_version(), sys.abiflags):
         digest.update(f"{part}\0".encode())
@@ -203,7 +207,7 @@ _BUILD_KEY = _work_out_build_key()
 
 
 def build_key():
-    """Digest of what all compiled code depends on: this folder's sources, the compilers, the processor."""
+    """Digest of what all compiled code depends on: these sources, the compilers, the processor. None: unknown."""
     return _BUILD_KEY
 
 
@@ -238,9 +242,9 @@ def _is_in_build_key(module):
 def _digest_value(value, digest, seen):
     if isinstance(value, (bool, int, float, complex, str, bytes, type(None), np.generic, np.dtype, range, slice)):
         digest.update(f"{type(value).__name__}:{value!r};".encode())
-    elif isinstance(value, (tuple, list, frozenset)):
+    elif isinstance(value, (tuple, list, set, frozenset)):
         digest.update(f"{type(value).__name__}{len(value)}".encode())
-        for item in sorted(value, key=repr) if isinstance(value, frozenset) else value:
+        for item in sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value:
             _digest_value(item, digest, seen)
     elif id(value) in seen:
         digest.update(b"again")
@@ -251,7 +255,7 @@ def _digest_value(value, digest, seen):
 
 def _digest_object(value, digest, seen):
     if hasattr(value, "py_func"):  # a Numba dispatcher
-        _digest_value(repr(sorted(value.targetoptions.items())), digest, seen)
+        _digest_value(sorted(value.targetoptions.items()), digest, seen)
         value = value.py_func
     module = str(getattr(value, "__module__", None) or getattr(value, "__name__", ""))
     if module == "__main__":

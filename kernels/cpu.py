@@ -64,16 +64,24 @@ def step(first, last, handle, options):
     t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
     for k in range(first, last):
-        segment, offset, length = t.chunks[k, SEGMENT], t.chunks[k, OFFSET], t.chunks[k, LENGTH]
+        segment, offset = t.chunks[k, SEGMENT], t.chunks[k, OFFSET]
         if t.gradients[ADDRESS, segment] == 0:
             continue
-        c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
+        c, grad, scale, param, slots = _open_chunk(t, k, options, scratch, SLOT_ROWS, DTYPE)
         s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
-        grad, scale = chunk_gradient(t, segment, offset, length, c, options, scratch, DTYPE)
-        param = array_at(t.addresses[PARAM, segment], offset, length, DTYPE)
-        slots = arrays_at(SLOT_ROWS, t.addresses, segment, offset, length, DTYPE)
         _update_chunk(param, grad, slots, s, scale, t.factors[CLIP, segment], c.limit, c.decay)
         finish_chunk(t, segment, offset, param, c, options, DTYPE)
+
+
+@callee
+def _open_chunk(t, k, options, scratch, slot_rows, dtype):
+    """Control scalars, gradient with the factor still to be applied, parameter and slots of chunk ``k``."""
+    segment, offset, length = t.chunks[k, SEGMENT], t.chunks[k, OFFSET], t.chunks[k, LENGTH]
+    c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
+    grad, scale = chunk_gradient(t, segment, offset, length, c, options, scratch, dtype)
+    param = array_at(t.addresses[PARAM, segment], offset, length, dtype)
+    slots = arrays_at(slot_rows, t.addresses, segment, offset, length, dtype)
+    return c, grad, scale, param, slots
 
 
 @callee
@@ -158,18 +166,15 @@ def phase_one(first, last, handle, options):
         term_addresses[row, 0] = terms[row].ctypes.data
     lanes = np.empty(LANES)
     for k in range(first, last):
-        segment, offset, length = t.chunks[k, SEGMENT], t.chunks[k, OFFSET], t.chunks[k, LENGTH]
+        segment = t.chunks[k, SEGMENT]
         if t.gradients[ADDRESS, segment] == 0:
             continue
-        c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
+        c, grad, scale, param, slots = _open_chunk(t, k, options, scratch, SLOT_ROWS, DTYPE)
         s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
-        grad, scale = chunk_gradient(t, segment, offset, length, c, options, scratch, DTYPE)
-        param = array_at(t.addresses[PARAM, segment], offset, length, DTYPE)
-        slots = arrays_at(SLOT_ROWS, t.addresses, segment, offset, length, DTYPE)
-        term_arrays = arrays_at(TERM_ROWS, term_addresses, 0, 0, length, DTYPE)
+        term_arrays = arrays_at(TERM_ROWS, term_addresses, 0, 0, param.size, DTYPE)
         _first_phase_chunk(param, grad, slots, term_arrays, s, scale, t.factors[CLIP, segment], c.limit, c.decay)
         for row in range(len(TERM_ROWS)):
-            t.sums[k, row] = sum_of(terms[row, :length], lanes)
+            t.sums[k, row] = sum_of(terms[row, : param.size], lanes)
 
 
 @callee
@@ -187,14 +192,11 @@ def phase_two(first, last, handle, options):
     t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
     for k in range(first, last):
-        segment, offset, length = t.chunks[k, SEGMENT], t.chunks[k, OFFSET], t.chunks[k, LENGTH]
+        segment, offset = t.chunks[k, SEGMENT], t.chunks[k, OFFSET]
         if t.gradients[ADDRESS, segment] == 0:
             continue
-        c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
+        c, grad, scale, param, slots = _open_chunk(t, k, options, scratch, SLOT_ROWS, DTYPE)
         s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
-        grad, scale = chunk_gradient(t, segment, offset, length, c, options, scratch, DTYPE)
-        param = array_at(t.addresses[PARAM, segment], offset, length, DTYPE)
-        slots = arrays_at(SLOT_ROWS, t.addresses, segment, offset, length, DTYPE)
         factor, extra = t.factors[CLIP, segment], t.factors[EXTRA, segment]
         _second_phase_chunk(param, grad, slots, s, extra, scale, factor, c.limit, c.decay)
         finish_chunk(t, segment, offset, param, c, options, DTYPE)

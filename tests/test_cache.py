@@ -374,7 +374,7 @@ def test_fingerprint_notices(change, fingerprint_of):
 
 
 def test_what_cannot_be_told_has_no_fingerprint(fingerprint_of):
-    assert fingerprint_of({"m": "K = {'a': 2.0}\ndef rule(x): return x * K['a']"}) is None
+    assert fingerprint_of({"m": "class Box:\n    k = 2.0\nbox = Box()\ndef rule(x): return x * box.k"}) is None
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------
