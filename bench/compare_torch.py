@@ -14,8 +14,6 @@ import subprocess
 import sys
 import tempfile
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import numpy as np
 import torch
 from ceiling import plain_kernel
