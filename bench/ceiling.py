@@ -2,7 +2,6 @@
 
 import functools
 
-import numpy as np
 from numba import njit, prange
 
 
@@ -17,7 +16,7 @@ def plain_kernel(arrays, threads):
     ]
     lines += [f"def part(grad, {', '.join(names)}):", "    for i in range(grad.size):", "        g = grad[i]"]
     lines += [f"        {name}[i] += g" for name in names]
-    namespace = {"prange": prange, "THREADS": threads, "np": np}
+    namespace = {"prange": prange, "THREADS": threads}
     exec("\n".join(lines), namespace)
     namespace["part"] = njit(namespace["part"])
     return njit(parallel=True)(namespace["plain"])

@@ -10,6 +10,7 @@ Each pair is first checked to compute the same, then timed in turn, round by rou
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -169,12 +170,9 @@ def in_new_processes():
                 [sys.executable, "-c", FIRST_STEP], env=environment, capture_output=True, check=True
             )
             runs.append([float(part) for part in output.stdout.split()])
-    warm = sorted(runs[1:])[2:3][0]
-    return {
-        "import_above_numba_s": warm[0],
-        "first_step_cold_s": runs[0][1],
-        "first_step_warm_s": sorted(r[1] for r in runs[1:])[2],
-    }
+    imports, steps = zip(*runs[1:], strict=True)
+    warm = {"import_above_numba_s": statistics.median(imports), "first_step_warm_s": statistics.median(steps)}
+    return {**warm, "first_step_cold_s": runs[0][1]}
 
 
 def show(console, title, peer, rows):

@@ -36,7 +36,8 @@ def register_rule(
     rule : function
         ``(param, grad, slots, s) -> (param, slots)`` over numbers, in the language that Numba compiles. With
         ``second``: the first phase, ``-> (terms, slots)``, where ``terms`` is a tuple of numbers to be summed over the
-    parameter. scalars_type : NamedTuple class
+        parameter.
+    scalars_type : NamedTuple class
         Of ``s``. Its values come in the parameter's dtype.
     slots : mapping
         Slot name → what it starts as.

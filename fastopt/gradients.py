@@ -50,6 +50,7 @@ class Gradients:
         self._paths = tuple(parameter.path for parameter in parameters)
         self._buffer = buffer
         if buffer is not None:
+            self._flat_size, self._flat_dtype = buffer.flat.size, buffer.dtype
             self._byte_offsets = np.array(
                 [segment.offset * buffer.dtype.itemsize for segment in buffer.segments], np.int64
             )
@@ -65,7 +66,7 @@ class Gradients:
         self._tables = (descrs, expected, self._starts, self._occupied, self.table)
         self._handle = reader.handle_of(*self._tables)
         self._read_addresses = reader.compiled()
-        self._held: list[Any] = []  # arrays made here, alive until the step has read them
+        self._held: Any = ()
         self._staged: list[Array] = []
 
     def _expectations(self, size: int) -> Array:
@@ -101,7 +102,11 @@ class Gradients:
         if isinstance(grads, FlatBuffer) and grads.paths == self._paths:
             ordered = grads.arrays
         elif type(grads) is dict and tuple(grads) == self._paths:
-            ordered = list(grads.values())
+            ordered = tuple(grads.values())
+        if type(ordered) is list:
+            ordered = tuple(ordered)
+        # The table holds addresses only: their arrays must live until `release`, whoever empties a list meanwhile.
+        self._held = ordered
         if self._read_list(ordered, 0, zero) == self._count:
             return self._zero_options(ordered) if zero else 0
         if isinstance(grads, np.ndarray) and self._read_flat(grads, zero):
@@ -118,7 +123,7 @@ class Gradients:
     def _read_flat(self, grads: Array, zero: bool) -> bool:
         """Read one flat gradient laid out like the parameters' buffer; False where it must be taken apart."""
         check_array("of all parameters", grads, "gradient")
-        if not self._is_flat(grads) or grads.dtype != self._buffer.dtype or not grads.flags.c_contiguous:  # type: ignore[union-attr]
+        if not self._is_flat(grads) or grads.dtype != self._flat_dtype or not grads.flags.c_contiguous:  # type: ignore[union-attr]
             return False
         low, high = byte_bounds(grads)
         if (
@@ -132,7 +137,8 @@ class Gradients:
         return True
 
     def _is_occupied(self, low: int, high: int) -> bool:
-        return any(low < end and start < high for start, end in self._occupied)
+        k = np.searchsorted(self._occupied[:, 1], low, side="right")
+        return k < len(self._occupied) and bool(self._occupied[k, 0] < high)
 
     def _zero_options(self, leaves: Sequence[Any]) -> int:
         """Gradients that share memory are zeroed last: no kernel may erase what another has yet to read."""
@@ -144,6 +150,11 @@ class Gradients:
         if self._frozen:  # no kernel comes by these
             self._staged += [leaves[k] for k in self._frozen if isinstance(leaves[k], np.ndarray)]
         return ZERO
+
+    def release(self) -> None:
+        """Let go of the gradients, once the step has used them."""
+        self._held = ()
+        self._staged.clear()
 
     def zero(self) -> None:
         """Zero those gradients of the last `read` that the kernels leave alone."""
@@ -197,9 +208,9 @@ class Gradients:
     def _is_flat(self, grads: Array) -> bool:
         if self._buffer is None or grads.ndim != 1 or (len(self.parameters) == 1 and grads.shape == self._shapes[0]):
             return False
-        if grads.size != self._buffer.flat.size:
+        if grads.size != self._flat_size:
             raise ValueError(
-                f"a flat gradient must have the {self._buffer.flat.size} elements of params.flat, "
+                f"a flat gradient must have the {self._flat_size} elements of params.flat, "
                 f"padding included, got {grads.size}: use params.like()"
             )
         return True

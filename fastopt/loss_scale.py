@@ -11,6 +11,8 @@ from .optimizer import Optimizer
 from .parameters import Array, check_count, check_number
 from .state import checked_counter
 
+_LEAST, _GREATEST = 2.0**-126, 2.0**126
+
 
 class LossScaleOptimizer(Optimizer):
     """Gradients of a scaled loss, unscaled in the inner optimizer's own pass; a step with a NaN or Inf is left out.
@@ -26,7 +28,7 @@ class LossScaleOptimizer(Optimizer):
     dynamic_growth_steps : int >= 1
     name : str, optional
     minimum_scale, maximum_scale : float, optional
-        Bounds of the scale; None, as in Keras 3: no bound.
+        Bounds of the scale; None: only what float32 can hold (Keras 3 has no bound, and may reach 0 and infinity).
 
     State: that of the inner optimizer, and the counters ``dynamic_scale`` and ``step_counter``.
 
@@ -91,13 +93,13 @@ class LossScaleOptimizer(Optimizer):
         unscale: float | None = None,
         nonfinite: str | None = None,
     ) -> None:
-        self.inner_optimizer._apply(grads, params, zero_grads, 1.0 / max(self.dynamic_scale, 2.0**-126), "skip")
+        self.inner_optimizer._apply(grads, params, zero_grads, 1.0 / self.dynamic_scale, "skip")
         if self.last_step_skipped:
             self.step_counter = 0
-            self.dynamic_scale = max(self.dynamic_scale * 0.5, self.minimum_scale or 0.0)
+            self.dynamic_scale = max(self.dynamic_scale * 0.5, self.minimum_scale or _LEAST)
         elif self.step_counter == self.dynamic_growth_steps - 1:
             self.step_counter = 0
-            self.dynamic_scale = min(self.dynamic_scale * 2.0, self.maximum_scale or float("inf"))
+            self.dynamic_scale = min(self.dynamic_scale * 2.0, self.maximum_scale or _GREATEST)
         else:
             self.step_counter += 1
 

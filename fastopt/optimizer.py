@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -144,6 +145,8 @@ class Optimizer(HyperParameters):
         self._structure, self._overrides = params, overrides
         paths = self._excluded["paths"] + self._paths_of(self._excluded_arrays)
         self._excluded, self._excluded_arrays = {**self._excluded, "paths": paths}, []
+        # NumPy refuses to resize an array that is weakly referenced: the kernels rely on its address.
+        self._pinned = [weakref.ref(owner) for parameter in parameters for owner in _owners(parameter.given)]
         self._index = {id(parameter.given): k for k, parameter in enumerate(self._parameters)}
         self._plan()
         self._built = True
@@ -263,14 +266,22 @@ class Optimizer(HyperParameters):
             return self._first_step(grads, params, zero_grads, unscale, nonfinite)
         if params is not None:
             grads = self._align(grads, params)
+        try:
+            self._read_and_step(grads, zero_grads, unscale, nonfinite or self.nonfinite)
+        finally:
+            self._gradients.release()
+
+    def _read_and_step(self, grads: Any, zero_grads: bool, unscale: float | None, nonfinite: str) -> None:
         options = self._gradients.read(grads, zero_grads)
         if not self._plans:
+            if zero_grads:
+                self._gradients.zero()
             return
         for origin, stand_in in self._stand_ins:
             stand_in[...] = origin
         if unscale is None:
             unscale = 1.0 if self.loss_scale_factor is None else 1.0 / self.loss_scale_factor
-        self._step(unscale, nonfinite or self.nonfinite, options)
+        self._step(unscale, nonfinite, options)
         if self._stand_ins:
             self._write_back()
         if zero_grads:
@@ -527,7 +538,15 @@ class Optimizer(HyperParameters):
             state.load(self, arrays, strict=True)
 
 
-_REBUILT = ("_parameters", "_stand_ins", "_structure", "_overrides", "_index", "_plans", "_gradients")
+_REBUILT = ("_parameters", "_pinned", "_stand_ins", "_structure", "_overrides", "_index", "_plans", "_gradients")
+
+
+def _owners(array: Array) -> Iterator[Array]:
+    """The array and those whose memory it is a view of."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        yield owner
+        owner = owner.base
 
 
 def _is_array_of(array: Any, parameter: Parameter) -> bool:

@@ -135,9 +135,13 @@ class Kernel:
         self.parallel = parallel
 
 
+def _useful_threads(work):
+    return min(get_num_threads(), numba.config.NUMBA_NUM_THREADS, work.count)
+
+
 def launch(kernel, work, options):
     """Run ``kernel`` over all chunks of ``work``."""
-    if work.elements < PARALLEL_FROM or (threads := get_num_threads()) == 1:
+    if work.elements < PARALLEL_FROM or (threads := _useful_threads(work)) == 1:
         kernel.serial(0, work.count, work.handle, options)
     else:
         with _lock:
