@@ -123,7 +123,7 @@ class Gradients:
     def _read_flat(self, grads: Array, zero: bool) -> bool:
         """Read one flat gradient laid out like the parameters' buffer; False where it must be taken apart."""
         check_array("of all parameters", grads, "gradient")
-        if not self._is_flat(grads) or grads.dtype != self._flat_dtype or not grads.flags.c_contiguous:  # type: ignore[union-attr]
+        if not self._is_flat(grads) or grads.dtype != self._flat_dtype or not grads.flags.c_contiguous:
             return False
         low, high = byte_bounds(grads)
         if (
@@ -138,7 +138,7 @@ class Gradients:
 
     def _is_occupied(self, low: int, high: int) -> bool:
         k = np.searchsorted(self._occupied[:, 1], low, side="right")
-        return k < len(self._occupied) and bool(self._occupied[k, 0] < high)
+        return bool(k < len(self._occupied) and self._occupied[k, 0] < high)
 
     def _zero_options(self, leaves: Sequence[Any]) -> int:
         """Gradients that share memory are zeroed last: no kernel may erase what another has yet to read."""
