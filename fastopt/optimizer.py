@@ -26,6 +26,8 @@ class Optimizer(HyperParameters):
     A subclass has a signature (under `hyper_parameters`) and overrides ``_check``, ``_rule_slots`` and ``_scalars``.
     """
 
+    _structure: Any = None  # what `build` was given
+
     def __init__(self) -> None:
         raise TypeError(
             f"{type(self).__name__} is abstract: use a class of fastopt.optimizers, or fastopt.register_rule"
@@ -138,9 +140,9 @@ class Optimizer(HyperParameters):
         if not isinstance(params, (list, tuple, Mapping, FlatBuffer, np.ndarray)):
             raise TypeError(f"params must be a list, tuple, dict, FlatBuffer or array, got {type(params).__name__}")
         self._structure, self._overrides = params, overrides
-        self._take_charge(collect(params, overrides))
+        self._take_charge(collect(params, overrides), allocate)
 
-    def _take_charge(self, parameters: list[Parameter], storage: Storage = allocate) -> None:
+    def _take_charge(self, parameters: list[Parameter], storage: Storage) -> None:
         """Build for parameters that have been checked; ``storage`` says where their state lives."""
         self._storage = storage
         self._parameters = [p.in_c_order() if p.trainable and self._needs_c_order(p) else p for p in parameters]
