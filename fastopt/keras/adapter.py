@@ -89,8 +89,8 @@ class Adapter(Fused, keras.optimizers.Optimizer):
 
     def _explain(self, reason: str) -> None:
         raise RuntimeError(
-            f"{type(self).__name__} has no update but the fused one, for float32 and float64 variables in CPU memory of "
-            f"the torch and NumPy backends: {reason}"
+            f"{type(self).__name__} has no update but the fused one, for float32 and float64 variables in CPU memory "
+            f"of the torch and NumPy backends: {reason}"
         )
 
 
