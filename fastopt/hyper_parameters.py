@@ -40,17 +40,27 @@ def hyper_parameters(init: _Init) -> _Init:
 
     @functools.wraps(init)
     def configure(self: HyperParameters, *args: Any, **kwargs: Any) -> None:
-        _refuse_unknown(type(self).__name__, signature, kwargs)
-        try:
-            bound = signature.bind(self, *args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{type(self).__name__}: {error}; the signature is {signature}") from None
-        bound.apply_defaults()
-        arguments = dict(bound.arguments)
-        del arguments[next(iter(arguments))]
-        self._configure(arguments)
+        self._configure(self._bind(signature, args, kwargs))
 
     return configure  # type: ignore[return-value]
+
+
+def bind(optimizer: Any, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The value of each argument in a signature, the optimizer itself left out.
+
+    Raises
+    ------
+    TypeError
+        If the arguments do not fit; the message shows the signature.
+    """
+    try:
+        bound = signature.bind(optimizer, *args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{type(optimizer).__name__}: {error}; the signature is {signature}") from None
+    bound.apply_defaults()
+    arguments = dict(bound.arguments)
+    del arguments[next(iter(arguments))]
+    return arguments
 
 
 def _refuse_unknown(name: str, signature: inspect.Signature, kwargs: Mapping[str, Any]) -> None:
@@ -70,6 +80,11 @@ class HyperParameters:
 
     def _check(self) -> None:
         """Refuse hyper-parameters that make no sense."""
+
+    def _bind(self, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """All hyper-parameters, by name, from the arguments of ``__init__``."""
+        _refuse_unknown(type(self).__name__, signature, kwargs)
+        return bind(self, signature, args, kwargs)
 
     def _configure(self, arguments: dict[str, Any]) -> None:
         self._own = [key for key in arguments if key not in COMMON]
@@ -100,8 +115,7 @@ class HyperParameters:
 
     def _check_common(self) -> None:
         clips = [key for key in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(self, key) is not None]
-        if len(clips) > 1:
-            raise ValueError(f"{' and '.join(clips)} are both set: choose one way to clip")
+        self._check_clips(clips)
         for key in (*clips, *(("weight_decay",) if self.weight_decay is not None else ())):
             check_number(key, getattr(self, key))
         if self.weight_decay is not None:
@@ -121,6 +135,11 @@ class HyperParameters:
             raise TypeError(f"name must be a str, got {type(self.name).__name__}")
         if self.nonfinite not in ("propagate", "skip", "raise"):
             raise ValueError(f'nonfinite must be "propagate", "skip" or "raise", got {self.nonfinite!r}')
+
+    def _check_clips(self, clips: list[str]) -> None:
+        """Refuse ways to clip that exclude each other."""
+        if len(clips) > 1:
+            raise ValueError(f"{' and '.join(clips)} are both set: choose one way to clip")
 
     def _check_coefficient(self, *names: str, low: float = 0.0, high: float = 1.0, below: bool = True) -> None:
         """Refuse coefficients outside ``[low, high]``; what a callable returns is checked at each call."""

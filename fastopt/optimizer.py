@@ -409,17 +409,24 @@ class Optimizer(HyperParameters):
         if clips and nonfinite != "propagate" and not math.isfinite(norm):
             return self._refuse_step(nonfinite, "the gradients' norm overflows; nothing was updated")
         self.last_grad_norm = norm
-        for plan in self._plans:
-            if self.clipnorm and self.clipnorm > 0:
-                plan.engine.clip_each(float(self.clipnorm))
-            else:
-                plan.engine.clip_all(_global_factor(self.global_clipnorm, norm))
+        self._clip(norm)
         self._clipped = True
         return True
 
-    def _stop_clipping(self) -> None:
+    def _clip(self, norm: float) -> None:
+        """Have the step clip gradients whose norm, over all of them, is ``norm``."""
+        if self.clipnorm and self.clipnorm > 0:
+            for plan in self._plans:
+                plan.engine.clip_each(float(self.clipnorm))
+        else:
+            self._clip_all(_global_factor(self.global_clipnorm, norm))
+
+    def _clip_all(self, factor: float) -> None:
         for plan in self._plans:
-            plan.engine.clip_all(1.0)
+            plan.engine.clip_all(factor)
+
+    def _stop_clipping(self) -> None:
+        self._clip_all(1.0)
         self._clipped = False
 
     def _refuse_step(self, nonfinite: str, message: str) -> bool:
