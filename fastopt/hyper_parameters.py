@@ -75,6 +75,11 @@ def _refuse_unknown(name: str, signature: inspect.Signature, kwargs: Mapping[str
         raise TypeError(f"{name} has no argument {key!r}: {hint}")
 
 
+def _without_axes(value: Any) -> Any:
+    """A constant tensor or array without axes as the number it holds; anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
 class HyperParameters:
     """The part of an optimizer that needs no parameters. Each argument of ``__init__`` is an attribute."""
 
@@ -87,6 +92,7 @@ class HyperParameters:
         return bind(self, signature, args, kwargs)
 
     def _configure(self, arguments: dict[str, Any]) -> None:
+        arguments = {key: _without_axes(value) for key, value in arguments.items()}
         self._own = [key for key in arguments if key not in COMMON]
         self._learning_rate: Rate = 0.0
         self._bounds: dict[str, tuple[float, float, bool]] = {}  # of coefficients
@@ -170,6 +176,7 @@ class HyperParameters:
                 "the learning rate follows a schedule and cannot be set to a number: "
                 "build the optimizer with a float, or set another schedule"
             )
+        value = _without_axes(value)
         if not callable(value):
             check_number("learning_rate", value)
             value = float(value)

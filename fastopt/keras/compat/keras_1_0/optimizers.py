@@ -13,10 +13,3 @@ Adagrad = adapt(legacy.Adagrad, _PACKAGE, __name__)
 Adadelta = adapt(legacy.Adadelta, _PACKAGE, __name__)
 Adam = adapt(legacy.Adam, _PACKAGE, __name__)
 Adamax = adapt(legacy.Adamax, _PACKAGE, __name__)
-
-sgd = SGD
-rmsprop = RMSprop
-adagrad = Adagrad
-adadelta = Adadelta
-adam = Adam
-adamax = Adamax

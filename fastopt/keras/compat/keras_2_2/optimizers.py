@@ -14,11 +14,3 @@ Adadelta = adapt(legacy.Adadelta, _PACKAGE, __name__)
 Adam = adapt(legacy.Adam, _PACKAGE, __name__)
 Adamax = adapt(legacy.Adamax, _PACKAGE, __name__)
 Nadam = adapt(legacy.Nadam, _PACKAGE, __name__)
-
-sgd = SGD
-rmsprop = RMSprop
-adagrad = Adagrad
-adadelta = Adadelta
-adam = Adam
-adamax = Adamax
-nadam = Nadam
