@@ -28,7 +28,7 @@ class Optimizer(LegacyOptimizer):
     """A counter that weights lists of 2.2.4 lack: where it belongs, and what it starts as."""
 
     @property
-    def lr(self) -> float:
+    def lr(self) -> float:  # type: ignore[misc]  # the release took the setter away
         """The learning rate before decay."""
         return self.learning_rate
 
