@@ -847,12 +847,22 @@ def test_converter_refuses():
         weights_of(averaged, 3)
 
 
-@pytest.mark.parametrize("change", [
-    lambda w: w[:-1], lambda w: [*w, w[-1]], lambda w: w[::-1], lambda w: [np.array(-1), *w[1:]],
-    lambda w: [np.array("many"), *w[1:]],
-    lambda w: [w[0], np.full_like(w[1], 1e39, np.float64), *w[2:]], lambda w: [w[0], w[1].astype(str), *w[2:]],
-    lambda w: [None] * len(w),
-], ids=str)  # fmt: skip
+HOSTILE = {
+    "too short": lambda w: w[:-1],
+    "too long": lambda w: [*w, w[-1]],
+    "backwards": lambda w: w[::-1],
+    "negative count": lambda w: [np.array(-1), *w[1:]],
+    "count in words": lambda w: [np.array("many"), *w[1:]],
+    "too large for float32": lambda w: [w[0], np.full_like(w[1], 1e39, np.float64), *w[2:]],
+    "text": lambda w: [w[0], w[1].astype(str), *w[2:]],
+    "complex": lambda w: [*w[:-1], w[-1] + 1j],
+    "nothing": lambda w: [None] * len(w),
+    "ragged": lambda w: [*w[:-1], [[1.0], [1.0, 2.0]]],
+    "no list": lambda w: None,
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_lists_change_nothing(change):
     optimizer = fastopt.Adamax()
     trained(optimizer, 2, np.float32)
