@@ -74,8 +74,8 @@ class LegacyOptimizer(Optimizer):
         arguments.pop("args", None)
         extra = self._keyword_arguments(arguments.pop("kwargs"))
         for key in CLIPS:
-            if key in extra:
-                check_number(key, extra[key])
+            if extra.get(key, 0.0) is None:
+                raise TypeError(f"{key} must be a number, got None: leave it out for no limit")
         arguments |= {**self._keywords, **extra}
         if "lr" in arguments:
             arguments["learning_rate"] = arguments.pop("lr")
@@ -92,7 +92,7 @@ class LegacyOptimizer(Optimizer):
         for name in self._own:
             value = getattr(self, name)
             if name in self._flags:
-                setattr(self, name, _switch(name, value))
+                _check_switch(name, value)
             else:
                 self._bounds[name] = self._limits.get(name, _ANY)
                 setattr(self, name, self._checked(name, value))
@@ -187,10 +187,7 @@ class LegacyOptimizer(Optimizer):
         return weights
 
 
-def _switch(name: str, value: Any) -> bool | float:
+def _check_switch(name: str, value: Any) -> None:
     """The releases asked for its truth only: ``Adam(0.001, 0.9, 0.999, 1e-8)`` of 2.3 switches AMSGrad on."""
-    if isinstance(value, np.generic):
-        value = value.item()
     if not isinstance(value, (bool, int, float)):
         raise TypeError(f"{name} must be a bool, got {value!r}")
-    return value
