@@ -75,7 +75,7 @@ def _refuse_unknown(name: str, signature: inspect.Signature, kwargs: Mapping[str
         raise TypeError(f"{name} has no argument {key!r}: {hint}")
 
 
-def _without_axes(value: Any) -> Any:
+def without_axes(value: Any) -> Any:
     """A constant tensor or array without axes as the number it holds; anything else as it is."""
     return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
@@ -92,7 +92,7 @@ class HyperParameters:
         return bind(self, signature, args, kwargs)
 
     def _configure(self, arguments: dict[str, Any]) -> None:
-        arguments = {key: _without_axes(value) for key, value in arguments.items()}
+        arguments = {key: without_axes(value) for key, value in arguments.items()}
         self._own = [key for key in arguments if key not in COMMON]
         self._learning_rate: Rate = 0.0
         self._bounds: dict[str, tuple[float, float, bool]] = {}  # of coefficients
@@ -163,7 +163,7 @@ class HyperParameters:
         if not callable(value):
             return self._checked(name, value)
         if name not in self._asked:
-            self._asked[name] = self._checked(name, _without_axes(value()))
+            self._asked[name] = self._checked(name, without_axes(value()))
         return self._asked[name]
 
     def _checked(self, name: str, value: Any) -> float:
@@ -183,7 +183,7 @@ class HyperParameters:
                 "the learning rate follows a schedule and cannot be set to a number: "
                 "build the optimizer with a float, or set another schedule"
             )
-        value = _without_axes(value)
+        value = without_axes(value)
         if not callable(value):
             check_number("learning_rate", value)
             value = float(value)
@@ -195,7 +195,7 @@ class HyperParameters:
         rate = self._learning_rate
         if type(rate) is float:
             return rate
-        value = _without_axes(rate(self._calls) if isinstance(rate, LearningRateSchedule) else rate())  # type: ignore[operator]
+        value = without_axes(rate(self._calls) if isinstance(rate, LearningRateSchedule) else rate())  # type: ignore[operator]
         check_number(f"the value of learning_rate ({type(rate).__name__})", value)
         return float(value)
 
