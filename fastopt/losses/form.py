@@ -1,0 +1,47 @@
+"""What a loss function computes, and the decorator that makes functions of such descriptions."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..parameters import check_flag, check_number
+
+
+class Form(NamedTuple):
+    """A formula of the kernels, and how a call's arrays reach it."""
+
+    formula: Any
+    scalars: tuple[float, ...] = ()
+    mean: bool = True  # over the row; else the sum
+    axis: int = -1
+    smoothing: float = 0.0
+    classes: bool = False  # smoothing goes to one of so many classes, not to one of two
+    binary_labels: bool = False  # targets that are all 0 or 1 become -1 or 1
+    ignore_class: int | None = None
+
+
+def loss_function(describe: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: a function whose body returns the `Form` for its options becomes one that computes it.
+
+    The result has the signature of what is decorated, and gives one value per sample. `value_and_grad` takes it too.
+    """
+    signature = inspect.signature(describe)
+
+    @functools.wraps(describe)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        from .evaluation import values
+
+        bound = signature.bind(*args, **kwargs)
+        return values(describe(*bound.args, **bound.kwargs), *bound.args[:2])
+
+    function.form = lambda options: describe(None, None, **options)  # type: ignore[attr-defined]
+    return function
+
+
+def check_smoothing(from_logits: Any, label_smoothing: Any) -> None:
+    """Refuse what crossentropies cannot take as these arguments."""
+    check_flag("from_logits", from_logits)
+    check_number("label_smoothing", label_smoothing, 0.0, 1.0)
