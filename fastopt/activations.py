@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,14 +88,16 @@ class Elementwise(NamedTuple):
 
 
 class Softmax(NamedTuple):
-    """Softmax along an axis."""
+    """Softmax along an axis, for some numbers of axes."""
 
     axis: int = -1
+    ndims: Container[int] = range(1, 65)
+    refusal: str = "softmax needs at least one axis, got ndim={ndim}"
 
     def forward(self, x: Any, out: Array | None) -> Array:
         """softmax(x)"""
         given = floating("x", x)
-        axis = check_axis(self.axis, given.ndim)
+        axis = self._checked_axis(given)
         result = _result(out, given, "x", {"x": x})
         moved, rows = _rows(result, axis, fresh=True), _rows(given, axis)
         kernels.run_softmax(moved, rows)
@@ -104,12 +106,17 @@ class Softmax(NamedTuple):
     def backward(self, dy: Any, x: Any, y: Any, out: Array | None) -> Array:
         """y (dy − Σ dy y)"""
         slopes = floating("dy", dy)
-        axis = check_axis(self.axis, slopes.ndim)
+        axis = self._checked_axis(slopes)
         outputs = _like("y", y, slopes)
         result = _result(out, slopes, "dy", {"dy": dy, "y": y})
         moved = _rows(result, axis, fresh=True)
         kernels.run_softmax_backward(moved, _rows(slopes, axis), _rows(outputs, axis))
         return _unmoved(result, moved, axis)
+
+    def _checked_axis(self, array: Array) -> int:
+        if array.ndim not in self.ndims:
+            raise ValueError(self.refusal.format(ndim=array.ndim))
+        return check_axis(self.axis, array.ndim)
 
 
 def _like(name: str, array: Any, slopes: Array) -> Array:
@@ -118,7 +125,8 @@ def _like(name: str, array: Any, slopes: Array) -> Array:
     array = floating(name, array)
     if array.shape != slopes.shape or array.dtype != slopes.dtype:
         raise ValueError(
-            f"{name}: expected shape {slopes.shape} and dtype {slopes.dtype} like dy, got {array.shape} and {array.dtype}"
+            f"{name}: expected shape {slopes.shape} and dtype {slopes.dtype} like dy, "
+            f"got {array.shape} and {array.dtype}"
         )
     return array
 

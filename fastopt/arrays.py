@@ -29,6 +29,13 @@ def floating(name: str, value: Any) -> Array:
 
 
 def numbers(name: str, value: Any) -> Array:
+    """``value`` as an array of any dtype of real numbers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is on another device, of another dtype, or no array at all.
+    """
     if isinstance(value, (list, tuple, int, float, np.generic)):
         try:
             value = np.asarray(value)

@@ -6,6 +6,24 @@
 (0.5, array([[1., 0.]]))
 """
 
+from .classes import (
+    BinaryCrossentropy,
+    CategoricalCrossentropy,
+    CategoricalHinge,
+    CosineSimilarity,
+    Hinge,
+    Huber,
+    KLDivergence,
+    LogCosh,
+    Loss,
+    MeanAbsoluteError,
+    MeanAbsolutePercentageError,
+    MeanSquaredError,
+    MeanSquaredLogarithmicError,
+    Poisson,
+    SparseCategoricalCrossentropy,
+    SquaredHinge,
+)
 from .functions import (
     binary_crossentropy,
     categorical_crossentropy,
@@ -24,6 +42,44 @@ from .functions import (
     squared_hinge,
 )
 from .gradients import softmax_crossentropy, value_and_grad
-from .registry import CLASSES, Loss, deserialize, get, register, serialize
+from .registry import deserialize, get, register, serialize
 
-globals().update(CLASSES)
+__all__ = [
+    "BinaryCrossentropy",
+    "CategoricalCrossentropy",
+    "CategoricalHinge",
+    "CosineSimilarity",
+    "Hinge",
+    "Huber",
+    "KLDivergence",
+    "LogCosh",
+    "Loss",
+    "MeanAbsoluteError",
+    "MeanAbsolutePercentageError",
+    "MeanSquaredError",
+    "MeanSquaredLogarithmicError",
+    "Poisson",
+    "SparseCategoricalCrossentropy",
+    "SquaredHinge",
+    "binary_crossentropy",
+    "categorical_crossentropy",
+    "categorical_hinge",
+    "cosine_similarity",
+    "deserialize",
+    "get",
+    "hinge",
+    "huber",
+    "kl_divergence",
+    "log_cosh",
+    "mean_absolute_error",
+    "mean_absolute_percentage_error",
+    "mean_squared_error",
+    "mean_squared_logarithmic_error",
+    "poisson",
+    "register",
+    "serialize",
+    "softmax_crossentropy",
+    "sparse_categorical_crossentropy",
+    "squared_hinge",
+    "value_and_grad",
+]

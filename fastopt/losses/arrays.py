@@ -103,7 +103,7 @@ def gradient_target(out: Any, rows: Rows, y_true: Any, y_pred: Any, sample_weigh
     Raises
     ------
     TypeError, ValueError
-        If ``out`` is not like the predictions, is read-only, or overlaps what is read (other than as ``y_pred`` itself).
+        If ``out`` is not like the predictions, is read-only, or overlaps what is read, other than as ``y_pred`` itself.
     """
     dtype, shape = rows.prediction.dtype, np.shape(y_pred)
     if out is None:

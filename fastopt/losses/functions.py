@@ -26,94 +26,94 @@ EPSILON = 1e-7
 """Keras's ``backend.epsilon()``."""
 
 # Formulas once for all calls: they are what compiled kernels are found by.
-_SQUARED_ERROR = engine.elementwise(elementwise.squared_error)
-_ABSOLUTE_ERROR = engine.elementwise(elementwise.absolute_error)
-_ABSOLUTE_PERCENTAGE_ERROR = engine.elementwise(elementwise.absolute_percentage_error, elementwise.Epsilon)
-_SQUARED_LOGARITHMIC_ERROR = engine.elementwise(elementwise.squared_logarithmic_error, elementwise.Epsilon)
-_HINGE = engine.elementwise(elementwise.hinge)
-_SQUARED_HINGE = engine.elementwise(elementwise.squared_hinge)
-_CATEGORICAL_HINGE = engine.by_rows(rows.categorical_hinge)
-_HUBER = engine.elementwise(elementwise.huber, elementwise.Delta)
-_LOG_COSH = engine.elementwise(elementwise.log_cosh)
-_KL_DIVERGENCE = engine.elementwise(elementwise.kl_divergence, elementwise.Epsilon)
-_POISSON = engine.elementwise(elementwise.poisson, elementwise.Epsilon)
-_COSINE = engine.by_rows(rows.cosine_similarity, elementwise.Epsilon)
-_BINARY_CROSSENTROPY = engine.elementwise(elementwise.binary_crossentropy, elementwise.Epsilon)
-_BINARY_CROSSENTROPY_OF_LOGITS = engine.elementwise(elementwise.binary_crossentropy_of_logit)
-_CATEGORICAL_CROSSENTROPY = engine.by_rows(rows.categorical_crossentropy, elementwise.Epsilon)
+SQUARED_ERROR = engine.elementwise(elementwise.squared_error)
+ABSOLUTE_ERROR = engine.elementwise(elementwise.absolute_error)
+ABSOLUTE_PERCENTAGE_ERROR = engine.elementwise(elementwise.absolute_percentage_error, elementwise.Epsilon)
+SQUARED_LOGARITHMIC_ERROR = engine.elementwise(elementwise.squared_logarithmic_error, elementwise.Epsilon)
+HINGE = engine.elementwise(elementwise.hinge)
+SQUARED_HINGE = engine.elementwise(elementwise.squared_hinge)
+CATEGORICAL_HINGE = engine.by_rows(rows.categorical_hinge)
+HUBER = engine.elementwise(elementwise.huber, elementwise.Delta)
+LOG_COSH = engine.elementwise(elementwise.log_cosh)
+KL_DIVERGENCE = engine.elementwise(elementwise.kl_divergence, elementwise.Epsilon)
+POISSON = engine.elementwise(elementwise.poisson, elementwise.Epsilon)
+COSINE = engine.by_rows(rows.cosine_similarity, elementwise.Epsilon)
+BINARY_CROSSENTROPY = engine.elementwise(elementwise.binary_crossentropy, elementwise.Epsilon)
+BINARY_CROSSENTROPY_OF_LOGITS = engine.elementwise(elementwise.binary_crossentropy_of_logit)
+CATEGORICAL_CROSSENTROPY = engine.by_rows(rows.categorical_crossentropy, elementwise.Epsilon)
 
 
 @loss_function
 def mean_squared_error(y_true: Any, y_pred: Any) -> Any:
     """Mean of (p − t)²."""
-    return Form(_SQUARED_ERROR)
+    return Form(SQUARED_ERROR)
 
 
 @loss_function
 def mean_absolute_error(y_true: Any, y_pred: Any) -> Any:
     """Mean of |p − t|; the gradient is 0 where they are equal."""
-    return Form(_ABSOLUTE_ERROR)
+    return Form(ABSOLUTE_ERROR)
 
 
 @loss_function
 def mean_absolute_percentage_error(y_true: Any, y_pred: Any) -> Any:
     """100 times the mean of |t − p| / max(|t|, ε)."""
-    return Form(_ABSOLUTE_PERCENTAGE_ERROR, (EPSILON,))
+    return Form(ABSOLUTE_PERCENTAGE_ERROR, (EPSILON,))
 
 
 @loss_function
 def mean_squared_logarithmic_error(y_true: Any, y_pred: Any) -> Any:
     """Mean of (log(max(p, ε) + 1) − log(max(t, ε) + 1))²; the gradient is 0 for p < ε."""
-    return Form(_SQUARED_LOGARITHMIC_ERROR, (EPSILON,))
+    return Form(SQUARED_LOGARITHMIC_ERROR, (EPSILON,))
 
 
 @loss_function
 def hinge(y_true: Any, y_pred: Any) -> Any:
     """Mean of max(1 − t p, 0), for targets −1 and 1. If *all* targets are 0 or 1, they become −1 and 1."""
-    return Form(_HINGE, binary_labels=True)
+    return Form(HINGE, binary_labels=True)
 
 
 @loss_function
 def squared_hinge(y_true: Any, y_pred: Any) -> Any:
     """Mean of max(1 − t p, 0)², for targets as of `hinge`."""
-    return Form(_SQUARED_HINGE, binary_labels=True)
+    return Form(SQUARED_HINGE, binary_labels=True)
 
 
 @loss_function
 def categorical_hinge(y_true: Any, y_pred: Any) -> Any:
     """max(max((1 − t) p) − Σ t p + 1, 0), for one-hot targets. Equal maxima share the gradient."""
-    return Form(_CATEGORICAL_HINGE, mean=False)
+    return Form(CATEGORICAL_HINGE, mean=False)
 
 
 @loss_function
 def huber(y_true: Any, y_pred: Any, delta: float = 1.0) -> Any:
     """Mean of e² / 2 where |e| ≤ δ, else of δ |e| − δ² / 2; e = p − t. Source: Huber 1964."""
     check_number("delta", delta, 0.0)
-    return Form(_HUBER, (delta,))
+    return Form(HUBER, (delta,))
 
 
 @loss_function
 def log_cosh(y_true: Any, y_pred: Any) -> Any:
     """Mean of log(cosh(p − t)), which does not overflow."""
-    return Form(_LOG_COSH)
+    return Form(LOG_COSH)
 
 
 @loss_function
 def kl_divergence(y_true: Any, y_pred: Any) -> Any:
     """Sum (not mean) of t log(t / p), both clipped to [ε, 1]; the gradient is 0 where p was clipped."""
-    return Form(_KL_DIVERGENCE, (EPSILON,), mean=False)
+    return Form(KL_DIVERGENCE, (EPSILON,), mean=False)
 
 
 @loss_function
 def poisson(y_true: Any, y_pred: Any) -> Any:
     """Mean of p − t log(p + ε)."""
-    return Form(_POISSON, (EPSILON,))
+    return Form(POISSON, (EPSILON,))
 
 
 @loss_function
 def cosine_similarity(y_true: Any, y_pred: Any, axis: int = -1) -> Any:
     """−Σ t̂ p̂ with x̂ = x / max(‖x‖, ε): −1 for the same direction, 1 for the opposite."""
-    return Form(_COSINE, (EPSILON,), mean=False, axis=axis)
+    return Form(COSINE, (EPSILON,), mean=False, axis=axis)
 
 
 @loss_function
@@ -135,8 +135,8 @@ def binary_crossentropy(
     """
     check_smoothing(from_logits, label_smoothing)
     if from_logits:
-        return Form(_BINARY_CROSSENTROPY_OF_LOGITS, axis=axis, smoothing=label_smoothing)
-    return Form(_BINARY_CROSSENTROPY, (EPSILON,), axis=axis, smoothing=label_smoothing)
+        return Form(BINARY_CROSSENTROPY_OF_LOGITS, axis=axis, smoothing=label_smoothing)
+    return Form(BINARY_CROSSENTROPY, (EPSILON,), axis=axis, smoothing=label_smoothing)
 
 
 @loss_function
@@ -161,7 +161,7 @@ def categorical_crossentropy(
     options = {"mean": False, "axis": axis, "smoothing": label_smoothing, "classes": True}
     if from_logits:
         return Form(engine.softmax_of_targets, **options)
-    return Form(_CATEGORICAL_CROSSENTROPY, (EPSILON,), **options)
+    return Form(CATEGORICAL_CROSSENTROPY, (EPSILON,), **options)
 
 
 @loss_function

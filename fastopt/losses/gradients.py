@@ -12,9 +12,10 @@ from ..kernels.losses import engine
 from ..parameters import check_number
 from . import evaluation
 from .arrays import Rows
+from .classes import Loss
 from .form import Form
 from .reduction import check_reduction, given_weights, normaliser, weight_per_row
-from .registry import Loss, get
+from .registry import get
 
 _DEFAULT = "sum_over_batch_size"
 
@@ -87,8 +88,8 @@ def _of_user_function(function: Any, gradient: Any, defaults: dict[str, Any]) ->
     name = getattr(function, "__name__", repr(function))
     if gradient is None:
         raise TypeError(
-            f"the gradient of {name} is not known: pass gradient=, a function (y_true, y_pred) to the derivative of each "
-            "sample's value, or register scalar formulas with losses.register"
+            f"the gradient of {name} is not known: pass gradient=, a function (y_true, y_pred) to the derivative of "
+            "each sample's value, or register scalar formulas with losses.register"
         )
 
     def compute(

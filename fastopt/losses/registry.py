@@ -1,4 +1,4 @@
-"""Losses by name, the loss classes, and users' own formulas."""
+"""Losses by name, and users' own formulas."""
 
 from __future__ import annotations
 
@@ -7,58 +7,9 @@ from typing import Any
 
 from ..formulas import check_name, describer, scalar_options, scalars_class, try_formulas
 from ..kernels.losses import engine
-from . import functions
-from .evaluation import reduced
+from . import classes, functions
+from .classes import Loss
 from .form import Form, loss_function
-from .reduction import check_reduction
-
-
-class Loss:
-    """A loss function with its options and a reduction; its subclasses are Keras's classes, by name.
-
-    Parameters
-    ----------
-    **options
-        Of the loss function, such as ``delta``.
-    reduction : str or None
-        As of `value_and_grad`.
-    name : str, optional
-        Kept in the config.
-
-    Unlike Keras's, it computes in the dtype of ``y_pred``.
-
-    >>> MeanSquaredError(reduction="sum")([[1.0, 2.0]], [[1.0, 4.0]])
-    2.0
-    """
-
-    function: Callable[..., Any]
-
-    def __init__(
-        self, *, reduction: str | None = "sum_over_batch_size", name: str | None = None, **options: Any
-    ) -> None:
-        check_reduction(reduction)
-        self.reduction = reduction
-        self.name = name or self.function.__name__
-        self.options = options
-        self._form = self.function.form(options)  # type: ignore[attr-defined]
-
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """The reduced loss, a float; without a reduction an array of weighted values."""
-        return reduced(self._form, y_true, y_pred, sample_weight, self.reduction)
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {**self.options, "reduction": self.reduction, "name": self.name}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Loss:
-        """The loss that ``get_config`` described."""
-        return cls(**config)
-
-    def __repr__(self) -> str:
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
-        return f"{type(self).__name__}({arguments})"
-
 
 _NAMES = {
     "mean_squared_error": ("mse", "MSE"),
@@ -79,21 +30,15 @@ _NAMES = {
 }
 """Names of the functions → what else they are, or were, called in Keras."""
 
-_CLASS_NAMES = {"kl_divergence": "KLDivergence"}
-
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     alias: getattr(functions, name) for name, aliases in _NAMES.items() for alias in (name, *aliases)
 }
 """Every name → function."""
 
 
-def _class_of(name: str) -> type[Loss]:
-    title = _CLASS_NAMES.get(name, "".join(word.capitalize() for word in name.split("_")))
-    function = getattr(functions, name)
-    return type(title, (Loss,), {"function": staticmethod(function), "__doc__": f"`Loss` of `{name}`."})
-
-
-CLASSES: dict[str, type[Loss]] = {kind.__name__: kind for kind in map(_class_of, _NAMES)}
+CLASSES: dict[str, type[Loss]] = {
+    name: kind for name, kind in vars(classes).items() if isinstance(kind, type) and kind.__base__ is Loss
+}
 """Class name → class."""
 
 _BUILT_IN = {*FUNCTIONS, *CLASSES}
