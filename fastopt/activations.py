@@ -24,7 +24,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Container
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -82,8 +82,8 @@ class Elementwise(NamedTuple):
         result = _result(out, slopes, "dy", {"dy": dy, **given})
         one = next(iter(arrays.values()))
         work = _contiguous(result)
-        inputs = [np.ascontiguousarray(a) for a in (slopes, arrays.get("x", one), arrays.get("y", one))]
-        kernels.run_backward(self.activation, work, *inputs, self.scalars)
+        dy, x, y = (np.ascontiguousarray(a) for a in (slopes, arrays.get("x", one), arrays.get("y", one)))
+        kernels.run_backward(self.activation, work, dy, x, y, self.scalars)
         return _stored(result, work)
 
 
@@ -139,7 +139,7 @@ def _result(out: Any, like: Array, name: str, inputs: dict[str, Any]) -> Array:
     for other, array in inputs.items():
         if isinstance(array, np.ndarray) and overlaps(out, array) and not is_same(out, array):
             raise ValueError(f"out overlaps {other} in part: pass {other} itself or another array")
-    return out  # type: ignore[no-any-return]
+    return out
 
 
 def _contiguous(result: Array) -> Array:
@@ -169,20 +169,31 @@ def _unmoved(result: Array, rows: Array, axis: int) -> Array:
     return result
 
 
-def activation(describe: Callable[..., Any]) -> Callable[..., Any]:
+class ActivationFunction(Protocol):
+    """An activation: its ``form`` takes the options alone."""
+
+    __name__: str
+    form: Callable[..., Elementwise | Softmax]
+
+    def __call__(self, x: Any, *args: Any, out: Array | None = None, **options: Any) -> Array:
+        """f(x)"""
+
+
+def activation(describe: Callable[..., Any]) -> ActivationFunction:
     """Decorator: a function whose body returns the form for its options becomes one that computes it."""
     signature = inspect.signature(describe)
     out = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="Array | None")
 
     @functools.wraps(describe)
     def function(x: Any, *args: Any, out: Array | None = None, **options: Any) -> Array:
-        return describe(x, *args, **options).forward(x, out)  # type: ignore[no-any-return]
+        return describe(x, *args, **options).forward(x, out)
 
-    function.form = functools.partial(describe, None)  # type: ignore[attr-defined]
-    function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+    result = cast("ActivationFunction", function)
+    result.form = functools.partial(describe, None)
+    result.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[*signature.parameters.values(), out]
     )
-    return function
+    return result
 
 
 @activation
@@ -222,7 +233,7 @@ def relu(x: Any, negative_slope: float = 0.0, max_value: float | None = None, th
 @activation
 def leaky_relu(x: Any, negative_slope: float = 0.2) -> Any:
     """x for x > 0, else slope · x. Backward as of `relu`."""
-    return relu.form(negative_slope)  # type: ignore[attr-defined]
+    return relu.form(negative_slope)
 
 
 @activation
@@ -313,7 +324,7 @@ def get(identifier: Any) -> Callable[..., Any]:
             raise ValueError(f"unknown activation {identifier!r}: the names are {', '.join(FUNCTIONS)}")
         return FUNCTIONS[identifier]
     if callable(identifier):
-        return identifier  # type: ignore[no-any-return]
+        return identifier
     raise TypeError(f"expected a name, a callable or None, got {type(identifier).__name__}")
 
 
@@ -361,7 +372,7 @@ def backward(identifier: Any, **options: Any) -> Callable[..., Array]:
     form_of(**options)  # refuses wrong options here
 
     def differentiate(dy: Any, x: Any = None, y: Any = None, out: Array | None = None, **more: Any) -> Array:
-        return form_of(**{**options, **more}).backward(dy, x, y, out)  # type: ignore[no-any-return]
+        return form_of(**{**options, **more}).backward(dy, x, y, out)
 
     return differentiate
 

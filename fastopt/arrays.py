@@ -44,7 +44,7 @@ def numbers(name: str, value: Any) -> Array:
     check_array(name, value, "array")
     if value.dtype.kind not in "buif":
         raise TypeError(f"{name}: expected numbers, got dtype {value.dtype}")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def check_axis(axis: Any, ndim: int) -> int:

@@ -28,7 +28,7 @@ def scalar_options(name: str, options: Mapping[str, Any] | None) -> dict[str, fl
 
 def scalars_class(options: Mapping[str, float]) -> Any:
     """A NamedTuple class with the options as fields."""
-    return namedtuple("Scalars", list(options))  # type: ignore[misc]  # the fields are the user's
+    return namedtuple("Scalars", list(options))
 
 
 def try_formulas(name: str, formulas: Mapping[str, Callable[..., Any]], numbers: tuple[float, ...], s: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import Array, check_axis, check_output, floating, is_same, numbers, overlaps
-from ..kernels.losses import engine
+from ..kernels.losses.loops import IGNORED
 from .form import Form
 
 
@@ -67,7 +67,7 @@ def _two_axes(moved: Array) -> Array:
 
 
 def _labels(labels: Array, shape: tuple[int, ...], axis: int, ignore_class: Any) -> Array:
-    """Labels as int64 [rows], `engine.IGNORED` where they are ``ignore_class``."""
+    """Labels as int64 [rows], `IGNORED` where they are ``ignore_class``."""
     if labels.ndim == len(shape) and labels.shape[axis] == 1:
         labels = labels.squeeze(axis)
     expected = shape[:axis] + shape[axis + 1 :]
@@ -85,7 +85,7 @@ def _labels(labels: Array, shape: tuple[int, ...], axis: int, ignore_class: Any)
             raise TypeError(f"ignore_class must be an int or None, got {ignore_class!r}")
         ignored = whole == ignore_class
         _check_range(whole[~ignored], shape[axis])
-        whole[ignored] = engine.IGNORED
+        whole[ignored] = IGNORED
     else:
         _check_range(whole, shape[axis])
     return whole.reshape(-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from . import functions
@@ -28,7 +28,7 @@ class Loss:
     2.0
     """
 
-    function: Callable[..., Any]
+    function: Any  # the loss function
 
     def __init__(
         self, *, reduction: str | None = "sum_over_batch_size", name: str | None = None, **options: Any
@@ -37,7 +37,7 @@ class Loss:
         self.reduction = reduction
         self.name = name or self.function.__name__
         self.options = options
-        self._form = self.function.form(options)  # type: ignore[attr-defined]
+        self._form = self.function.form(options)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The reduced loss, a float; without a reduction an array of weighted values."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, Protocol, cast
 
 from ..parameters import check_flag, check_number
 
@@ -23,7 +23,20 @@ class Form(NamedTuple):
     ignore_class: int | None = None
 
 
-def loss_function(describe: Callable[..., Any]) -> Callable[..., Any]:
+_Arguments = ParamSpec("_Arguments")
+
+
+class LossFunction(Protocol[_Arguments]):
+    """A loss function: gives one value per sample; its ``form`` takes the options alone."""
+
+    __name__: str
+    form: Callable[[dict[str, Any]], Form]
+
+    def __call__(self, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Any:
+        """One value per sample."""
+
+
+def loss_function(describe: Callable[_Arguments, Any]) -> LossFunction[_Arguments]:
     """Decorator: a function whose body returns the `Form` for its options becomes one that computes it.
 
     The result has the signature of what is decorated, and gives one value per sample. `value_and_grad` takes it too.
@@ -35,10 +48,12 @@ def loss_function(describe: Callable[..., Any]) -> Callable[..., Any]:
         from .evaluation import values
 
         bound = signature.bind(*args, **kwargs)
-        return values(describe(*bound.args, **bound.kwargs), *bound.args[:2])
+        form = describe(*bound.args, **bound.kwargs)
+        return values(form, *bound.args[:2])
 
-    function.form = lambda options: describe(None, None, **options)  # type: ignore[attr-defined]
-    return function
+    result = cast("LossFunction[_Arguments]", function)
+    result.form = lambda options: describe(None, None, **options)  # type: ignore
+    return result
 
 
 def check_smoothing(from_logits: Any, label_smoothing: Any) -> None:

@@ -158,7 +158,7 @@ def categorical_crossentropy(
         The axis of the classes. (Keras 3.15 smooths by the size of the last axis whatever ``axis`` is.)
     """
     check_smoothing(from_logits, label_smoothing)
-    options = {"mean": False, "axis": axis, "smoothing": label_smoothing, "classes": True}
+    options: dict[str, Any] = {"mean": False, "axis": axis, "smoothing": label_smoothing, "classes": True}
     if from_logits:
         return Form(engine.softmax_of_targets, **options)
     return Form(CATEGORICAL_CROSSENTROPY, (EPSILON,), **options)
@@ -183,7 +183,7 @@ def sparse_categorical_crossentropy(
         The axis of the classes.
     """
     check_smoothing(from_logits, 0.0)
-    options = {"mean": False, "axis": axis, "ignore_class": ignore_class}
+    options: dict[str, Any] = {"mean": False, "axis": axis, "ignore_class": ignore_class}
     if from_logits:
         return Form(engine.softmax_of_labels, **options)
     return Form(engine.probability_of_labels, (EPSILON,), **options)

@@ -56,10 +56,10 @@ def value_and_grad(
         been written then.
     """
     function = get(loss)
-    reduction = _DEFAULT
+    default: str | None = _DEFAULT
     if isinstance(function, Loss):
         options = {**function.options, **options}
-        reduction, function = function.reduction, function.function
+        default, function = function.reduction, function.function
     if function is None:
         raise ValueError("loss is None")
     form_of = getattr(function, "form", None)
@@ -68,7 +68,6 @@ def value_and_grad(
     if gradient is not None:
         raise TypeError(f"{function.__name__} brings its gradient: leave gradient= out")
     form_of(options)  # refuses wrong options here
-    default = reduction
 
     def compute(
         y_true: Any,

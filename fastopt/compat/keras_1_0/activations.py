@@ -38,7 +38,7 @@ def softmax(x: Any) -> Any:
 @activation
 def relu(x: Any, alpha: float = 0.0, max_value: float | None = None) -> Any:
     """max(x, 0), limited to ``max_value`` if there is one; ``alpha`` x for x < 0."""
-    return _modern_relu.form(alpha, max_value)  # type: ignore[attr-defined]
+    return _modern_relu.form(alpha, max_value)
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {

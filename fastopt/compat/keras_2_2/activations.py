@@ -52,7 +52,7 @@ def softmax(x: Any, axis: int = -1) -> Any:
 @activation
 def relu(x: Any, alpha: float = 0.0, max_value: float | None = None, threshold: float = 0.0) -> Any:
     """As in Keras 3, which calls ``alpha`` ``negative_slope``."""
-    return _modern_relu.form(alpha, max_value, threshold)  # type: ignore[attr-defined]
+    return _modern_relu.form(alpha, max_value, threshold)
 
 
 @activation

@@ -72,13 +72,13 @@ def squared_hinge(y_true: Any, y_pred: Any) -> Any:
 @loss_function
 def logcosh(y_true: Any, y_pred: Any) -> Any:
     """Mean of log(cosh(p − t)); Keras 3 calls it log_cosh."""
-    return _modern.log_cosh.form({})  # type: ignore[attr-defined]
+    return _modern.log_cosh.form({})
 
 
 @loss_function
 def categorical_crossentropy(y_true: Any, y_pred: Any) -> Any:
     """−Σ t log p, p divided by their sum, then clipped to [ε, 1 − ε]."""
-    return _modern.categorical_crossentropy.form({})  # type: ignore[attr-defined]
+    return _modern.categorical_crossentropy.form({})
 
 
 @loss_function
@@ -89,19 +89,19 @@ def sparse_categorical_crossentropy(y_true: Any, y_pred: Any) -> Any:
     taken too. Models of this era on TensorFlow clipped first and divided then, which for probabilities is the same to
     1e-7.
     """
-    return _modern.sparse_categorical_crossentropy.form({})  # type: ignore[attr-defined]
+    return _modern.sparse_categorical_crossentropy.form({})
 
 
 @loss_function
 def binary_crossentropy(y_true: Any, y_pred: Any) -> Any:
     """Mean of −t log p − (1 − t) log(1 − p), p clipped to [ε, 1 − ε]."""
-    return _modern.binary_crossentropy.form({})  # type: ignore[attr-defined]
+    return _modern.binary_crossentropy.form({})
 
 
 @loss_function
 def kullback_leibler_divergence(y_true: Any, y_pred: Any) -> Any:
     """Sum of t log(t / p), both clipped to [ε, 1]; Keras 3 calls it kl_divergence."""
-    return _modern.kl_divergence.form({})  # type: ignore[attr-defined]
+    return _modern.kl_divergence.form({})
 
 
 @loss_function

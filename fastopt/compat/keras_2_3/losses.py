@@ -91,22 +91,20 @@ __all__ = [
 def binary_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False, label_smoothing: float = 0) -> Any:
     """As in Keras 3, without an axis."""
     options = {"from_logits": from_logits, "label_smoothing": label_smoothing}
-    return _modern.binary_crossentropy.form(options)  # type: ignore[attr-defined]
+    return _modern.binary_crossentropy.form(options)
 
 
 @loss_function
 def categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False, label_smoothing: float = 0) -> Any:
     """As in Keras 3, without an axis."""
     options = {"from_logits": from_logits, "label_smoothing": label_smoothing}
-    return _modern.categorical_crossentropy.form(options)  # type: ignore[attr-defined]
+    return _modern.categorical_crossentropy.form(options)
 
 
 @loss_function
 def sparse_categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False, axis: int = -1) -> Any:
     """As in Keras 3, without a class to ignore."""
-    return _modern.sparse_categorical_crossentropy.form(  # type: ignore[attr-defined]
-        {"from_logits": from_logits, "axis": axis}
-    )
+    return _modern.sparse_categorical_crossentropy.form({"from_logits": from_logits, "axis": axis})
 
 
 @loss_function
@@ -115,7 +113,7 @@ def huber_loss(y_true: Any, y_pred: Any, delta: float = 1.0) -> Any:
 
     One value per sample like any other loss; that of Keras 2.3 is one per element, whose mean is the same.
     """
-    return _modern.huber.form({"delta": delta})  # type: ignore[attr-defined]
+    return _modern.huber.form({"delta": delta})
 
 
 @loss_function
