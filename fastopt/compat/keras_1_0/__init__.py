@@ -1,7 +1,7 @@
-"""Keras 1.0.2: `optimizers`, whose classes are here too."""
+"""Keras 1.0.2: `optimizers`, whose classes are here too, `objectives` and `activations`."""
 
-from . import optimizers
+from . import activations, objectives, optimizers
 from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, RMSprop
 from .optimizers import __getattr__ as __getattr__
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "Adamax", "RMSprop", "optimizers"]
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "Adamax", "RMSprop", "activations", "objectives", "optimizers"]

@@ -1,6 +1,19 @@
-"""Keras 2.2.4: `optimizers`, whose classes are here too."""
+"""Keras 2.2.4: `optimizers`, whose classes are here too, `losses` (also `objectives`) and `activations`."""
 
-from . import optimizers
+from . import activations, losses, optimizers
+from . import losses as objectives
 from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, Nadam, RMSprop
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "Adamax", "Nadam", "RMSprop", "optimizers"]
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "Adamax",
+    "Nadam",
+    "RMSprop",
+    "activations",
+    "losses",
+    "objectives",
+    "optimizers",
+]
