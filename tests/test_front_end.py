@@ -868,9 +868,6 @@ def test_a_config_tells_a_class_of_an_old_release_from_todays():
     config = json.loads(json.dumps(optimizers.serialize(wrapped)))
     again = optimizers.deserialize(config).inner_optimizer
     assert type(again) is keras_2_2.SGD and again.get_config() == wrapped.inner_optimizer.get_config()
-    config["config"]["inner_optimizer"]["module"] = "os"
-    with pytest.raises(ValueError, match=r"os\.SGD is no optimizer of fastopt"):
-        optimizers.deserialize(config)
 
 
 # -- against the signatures of Keras -----------------------------------------------------------------------------------
