@@ -7,7 +7,7 @@
 >>> opt.apply([np.ones_like(w), np.ones_like(b)])
 """
 
-from . import activations, losses, optimizers, schedules
+from . import activations, callbacks, losses, optimizers, schedules
 from .custom import register_rule
 from .flat import FlatBuffer, pack
 from .kernels.launch import get_num_threads, set_num_threads
@@ -51,6 +51,7 @@ __all__ = [
     "RMSprop",
     "ScheduleFreeAdamW",
     "activations",
+    "callbacks",
     "get_num_threads",
     "losses",
     "optimizers",

@@ -1,6 +1,6 @@
-"""Keras 2.3.1: `optimizers`, whose classes are here too, `losses` (also `objectives`) and `activations`."""
+"""Keras 2.3.1: `optimizers`, whose classes are here too, `losses` (also `objectives`), `activations` and `callbacks`."""
 
-from . import activations, losses, optimizers
+from . import activations, callbacks, losses, optimizers
 from . import losses as objectives
 from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, Nadam, RMSprop
 
@@ -13,6 +13,7 @@ __all__ = [
     "Nadam",
     "RMSprop",
     "activations",
+    "callbacks",
     "losses",
     "objectives",
     "optimizers",
