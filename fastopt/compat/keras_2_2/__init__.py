@@ -1,4 +1,4 @@
-"""Keras 2.2.4: `optimizers`, whose classes are here too, `losses` (also `objectives`), `activations` and `callbacks`."""
+"""Keras 2.2.4: `optimizers`, whose classes are here too, `losses` (`objectives`), `activations` and `callbacks`."""
 
 from . import activations, callbacks, losses, optimizers
 from . import losses as objectives
