@@ -150,7 +150,8 @@ class Training:
         """
         try:
             _rehearse(self.optimizer, self.model.params)
-            self.model.loss_and_gradients(*(values[:1] for values in self.digits.train))
+            inputs, labels = self.digits.train
+            self.model.loss_and_gradients(inputs[:1], labels[:1])
             self.optimizer.build(self.model.params)
         except REFUSALS as error:
             raise UsageError(str(error)) from error
