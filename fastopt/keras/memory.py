@@ -14,6 +14,12 @@ from ..parameters import Array
 class NumpyMemory:
     """The NumPy backend: a variable holds an array, which an assignment replaces."""
 
+    def value(self, variable: Any) -> Any:
+        """What a variable holds, in the dtype that it says: Keras starts float64 ones in float32."""
+        if variable._value.dtype.name != variable._dtype:
+            variable.assign(variable._value)
+        return variable._value
+
     def obstacle(self, value: Any) -> str:
         """Why a value cannot be updated in place; empty if it can."""
         if value.dtype not in (np.float32, np.float64):
@@ -49,6 +55,10 @@ class TorchMemory:
 
         self._torch = torch
         self._readable = (torch.float32, torch.float64)
+
+    def value(self, variable: Any) -> Any:
+        """See `NumpyMemory.value`: here the parameter is there from the start."""
+        return variable._value
 
     def obstacle(self, value: Any) -> str:
         """See `NumpyMemory.obstacle`."""
