@@ -68,9 +68,7 @@ _COVERING = {
 }
 
 CASES = [
-    Case(
-        f"{name}-{option}", name, {"learning_rate": table.RATES[name]} | kwargs, name not in _COVERING.get(option, ())
-    )
+    Case(f"{name}-{option}", name, {"learning_rate": table.RATES[name]} | kwargs, name not in _COVERING.get(option, ()))
     for name in NAMES
     for option, kwargs in _options(name).items()
 ]
@@ -94,9 +92,7 @@ def gradients(steps, shapes=SHAPES, seed=2):
 
 def variables_of(keras, arrays, dtype="float32", **options):
     """Keras variables with their own memory: two from one array would share it, on the torch backend."""
-    return [
-        keras.Variable(np.array(array), name=f"v{k}", dtype=dtype, **options) for k, array in enumerate(arrays)
-    ]
+    return [keras.Variable(np.array(array), name=f"v{k}", dtype=dtype, **options) for k, array in enumerate(arrays)]
 
 
 def tensors(keras, arrays):
@@ -146,7 +142,7 @@ def _derived(optimizer):
     """Adafactor's `velocity` of a matrix is the outer product of its factors, computed anew at every step."""
     if type(optimizer).__name__ != "Adafactor":
         return set()
-    return {id(variable) for variable in optimizer._v if len(variable.shape) > 1}
+    return {id(variable) for variable in optimizer._v if variable is not None and variable.ndim > 1}
 
 
 def is_fused(optimizer):
