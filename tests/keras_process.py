@@ -1,6 +1,6 @@
 """Keras's backend is fixed per process: tests marked with another one run in a child, and are reported as if here.
 
-``@pytest.mark.keras_backend("torch")`` is all that a test needs. Those of one backend and one xdist group share a child.
+``@pytest.mark.keras_backend("torch")`` is all that a test needs; those of one backend and xdist group share a child.
 `KERAS_TESTS_BACKEND=torch pytest tests/test_keras_torch.py --pdb` runs them without one.
 """
 
@@ -109,7 +109,8 @@ def _run(items, backend):
         reports, names = Path(folder, "reports"), Path(folder, "names")
         names.write_text("\n".join(map(_own_id, items)))
         environment = os.environ | {"KERAS_TESTS_BACKEND": backend, _REPORTS: str(reports), "PYTEST_ADDOPTS": ""}
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", f"@{names}"]
+        style = f"--tb={items[0].config.option.tbstyle}"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", style, f"@{names}"]
         root = items[0].config.rootpath
         try:
             child = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=_TIMEOUT)

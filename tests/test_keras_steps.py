@@ -50,7 +50,7 @@ def on_the_backend(backend, keras):
     assert keras.backend.backend() == backend
 
 
-# -- the same numbers ---------------------------------------------------------------------------------------------------
+# -- the same numbers --------------------------------------------------------------------------------------------------
 
 
 @over(CASES)
@@ -136,7 +136,7 @@ def test_average_moves_at_real_updates_only(keras, fast):
     assert_same_variables(optimizer._model_variables_moving_average, plain._model_variables_moving_average)
 
 
-# -- registered, serialised, copied -------------------------------------------------------------------------------------
+# -- registered, serialised, copied ------------------------------------------------------------------------------------
 
 
 @EVERY_NAME
@@ -197,7 +197,7 @@ def test_state_that_does_not_fit_is_skipped_with_keras_warning(keras, fast):
         optimizer.load_own_variables({"0": np.zeros(())})
 
 
-# -- gradients ----------------------------------------------------------------------------------------------------------
+# -- gradients ---------------------------------------------------------------------------------------------------------
 
 
 OPTIONED = Case(
@@ -332,7 +332,7 @@ def test_gradients_as_plain_arrays(keras, fast):
     assert_same_variables(variables, expected)
 
 
-# -- what changes while training ----------------------------------------------------------------------------------------
+# -- what changes while training ---------------------------------------------------------------------------------------
 
 
 def test_hyper_parameters_changed_between_steps(keras, fast):
@@ -426,7 +426,7 @@ def test_the_users_arrays_are_not_written_to(keras, fast, backend):
     assert all(np.array_equal(a, b) for a, b in zip(arrays, before, strict=True))
 
 
-# -- what no kernel can do ----------------------------------------------------------------------------------------------
+# -- what no kernel can do ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -495,7 +495,7 @@ def test_variables_that_share_memory_fall_back(keras, fast):
     assert_same_variables(*found)
 
 
-# -- around the optimizer -----------------------------------------------------------------------------------------------
+# -- around the optimizer ----------------------------------------------------------------------------------------------
 
 
 def test_constraints(keras, fast):
@@ -562,7 +562,7 @@ def test_several_optimizers(keras, fast):
         optimizer = keras.optimizers.MultiOptimizer(mapping)
         train(optimizer, keras, variables, gradients(20))
         pairs.append((optimizer, variables))
-    (ours, our_variables), (theirs, their_variables) = pairs
+    (ours, our_variables), (_, their_variables) = pairs
     assert all(map(is_fused, ours.optimizers))
     assert_same_variables(our_variables, their_variables)
 
