@@ -11,7 +11,7 @@ from ..gradients import ABSENT
 from ..optimizer import Optimizer
 from ..parameters import Array, Parameter, check_parameters
 from ..plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Slot
-from .memory import NumpyMemory, TorchMemory
+from .memory import NumpyMemory, TorchMemory, untraced
 
 Memory = NumpyMemory | TorchMemory
 
@@ -98,6 +98,7 @@ class Attachment:
         address = self._memory.address
         return all(variable._value is value and address(value) == where for variable, value, where in self._held)
 
+    @untraced
     def step(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
         """What Keras does from clipping to averaging, for the variables that have a gradient."""
         read = self._memory.gradient

@@ -64,6 +64,7 @@ class Fused:
             return super()._backend_apply_gradients(grads, trainable_variables)  # type: ignore[misc]
         attachment.step(grads, trainable_variables)
 
+    @memory.untraced
     def _attach(self) -> Attachment | None:
         """The engine on Keras's memory; None where Keras's own update must run."""
         if self._attachment is None or not self._attachment.is_current() or in_stateless_scope():
