@@ -13,7 +13,7 @@ from ..optimizer import Optimizer
 from . import memory
 from .attachment import Attachment, Unsupported
 
-_KERAS_RULES = ("learning_rate", "name", "loss_scale_factor", "nonfinite")
+KEPT_BY_KERAS = ("learning_rate", "name", "loss_scale_factor", "nonfinite")
 """Hyper-parameters that stay with Keras: it names, schedules and unscales by itself."""
 
 
@@ -40,7 +40,7 @@ class Fused:
     @property
     def _followed(self) -> list[str]:
         """Hyper-parameters that the engine takes over anew for every step."""
-        return [name for name in inspect.signature(self._engine_class).parameters if name not in _KERAS_RULES]
+        return [name for name in inspect.signature(self._engine_class).parameters if name not in KEPT_BY_KERAS]
 
     def _make_engine(self) -> Optimizer:
         return self._engine_class(**{name: getattr(self, name) for name in self._followed})
