@@ -10,6 +10,7 @@ from keras_process import (  # noqa: F401
     fast,
     is_child,
     keras,
+    on_backend,
     pytest_configure,
     pytest_runtest_protocol,
 )

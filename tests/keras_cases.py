@@ -17,6 +17,17 @@ STEPS = 100
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 TORCH_SCHEDULE_FREE = "Keras's ScheduleFreeAdamW reads the old z after overwriting it, on its torch backend"
 
+ON_BOTH_BACKENDS = [
+    pytest.mark.usefixtures("on_backend"),
+    pytest.mark.parametrize(
+        "backend",
+        [
+            pytest.param(name, marks=[pytest.mark.keras_backend(name), pytest.mark.xdist_group(f"keras-{name}")])
+            for name in ("numpy", "torch")
+        ],
+    ),
+]
+
 COPY_KEYWORD = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 """What Keras itself runs into with NumPy 2 when it reads a variable."""
 

@@ -40,6 +40,12 @@ def keras():
     return keras
 
 
+@pytest.fixture
+def on_backend(backend, keras):
+    """That Keras has the backend which the test is for."""
+    assert keras.backend.backend() == backend
+
+
 @pytest.fixture(scope="session")
 def fast(keras):
     """``fastopt.keras``."""

@@ -11,6 +11,7 @@ from keras_cases import (
     CLOSE,
     COPY_KEYWORD,
     NAMES,
+    ON_BOTH_BACKENDS,
     SHAPES,
     STEPS,
     TORCH_SCHEDULE_FREE,
@@ -30,16 +31,7 @@ from keras_cases import (
     variables_of,
 )
 
-pytestmark = [
-    pytest.mark.filterwarnings(COPY_KEYWORD),
-    pytest.mark.parametrize(
-        "backend",
-        [
-            pytest.param(name, marks=[pytest.mark.keras_backend(name), pytest.mark.xdist_group(f"keras-{name}")])
-            for name in ("numpy", "torch")
-        ],
-    ),
-]
+pytestmark = [pytest.mark.filterwarnings(COPY_KEYWORD), *ON_BOTH_BACKENDS]
 
 ADAM = Case("Adam", "Adam", {"learning_rate": 0.01}, False)
 EVERY_NAME = pytest.mark.parametrize("name", NAMES)
