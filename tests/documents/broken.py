@@ -1,0 +1,3 @@
+"""Features that can be broken on purpose, to see which rows notice."""
+
+FEATURES = {}
