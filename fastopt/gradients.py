@@ -41,6 +41,8 @@ class Gradients:
         Address of each gradient (0: none) and start of its record in ``layouts``.
     layouts : int64 array
         Records of the gradients that cannot be read as they lie.
+    refuses_missing : bool
+        Whether a gradient of None is an error rather than a warning.
     """
 
     def __init__(self, parameters: list[Parameter], buffer: FlatBuffer | None, state: list[Array]) -> None:
@@ -66,6 +68,7 @@ class Gradients:
         self._tables = (descrs, expected, self._starts, self._occupied, self.table)
         self._handle = reader.handle_of(*self._tables)
         self._read_addresses = reader.compiled()
+        self.refuses_missing = False
         self._held: Any = ()
         self._staged: list[Array] = []
 
@@ -272,6 +275,8 @@ class Gradients:
         if len(missing) == offered:
             raise ValueError("no gradients: all of them are None")
         names = ", ".join(self._paths[k] for k in missing[:5]) + (", …" if len(missing) > 5 else "")
+        if self.refuses_missing:
+            raise ValueError(f"An operation has `None` for gradient. There is no gradient for {names}: pass zeros")
         warnings.warn(f"no gradient for {names}: left as it is", UserWarning, stacklevel=5)
 
 

@@ -40,17 +40,27 @@ def hyper_parameters(init: _Init) -> _Init:
 
     @functools.wraps(init)
     def configure(self: HyperParameters, *args: Any, **kwargs: Any) -> None:
-        _refuse_unknown(type(self).__name__, signature, kwargs)
-        try:
-            bound = signature.bind(self, *args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{type(self).__name__}: {error}; the signature is {signature}") from None
-        bound.apply_defaults()
-        arguments = dict(bound.arguments)
-        del arguments[next(iter(arguments))]
-        self._configure(arguments)
+        self._configure(self._bind(signature, args, kwargs))
 
     return configure  # type: ignore[return-value]
+
+
+def bind(optimizer: Any, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The value of each argument in a signature, the optimizer itself left out.
+
+    Raises
+    ------
+    TypeError
+        If the arguments do not fit; the message shows the signature.
+    """
+    try:
+        bound = signature.bind(optimizer, *args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{type(optimizer).__name__}: {error}; the signature is {signature}") from None
+    bound.apply_defaults()
+    arguments = dict(bound.arguments)
+    del arguments[next(iter(arguments))]
+    return arguments
 
 
 def _refuse_unknown(name: str, signature: inspect.Signature, kwargs: Mapping[str, Any]) -> None:
@@ -65,13 +75,24 @@ def _refuse_unknown(name: str, signature: inspect.Signature, kwargs: Mapping[str
         raise TypeError(f"{name} has no argument {key!r}: {hint}")
 
 
+def _without_axes(value: Any) -> Any:
+    """A constant tensor or array without axes as the number it holds; anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
 class HyperParameters:
     """The part of an optimizer that needs no parameters. Each argument of ``__init__`` is an attribute."""
 
     def _check(self) -> None:
         """Refuse hyper-parameters that make no sense."""
 
+    def _bind(self, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """All hyper-parameters, by name, from the arguments of ``__init__``."""
+        _refuse_unknown(type(self).__name__, signature, kwargs)
+        return bind(self, signature, args, kwargs)
+
     def _configure(self, arguments: dict[str, Any]) -> None:
+        arguments = {key: _without_axes(value) for key, value in arguments.items()}
         self._own = [key for key in arguments if key not in COMMON]
         self._learning_rate: Rate = 0.0
         self._bounds: dict[str, tuple[float, float, bool]] = {}  # of coefficients
@@ -100,8 +121,7 @@ class HyperParameters:
 
     def _check_common(self) -> None:
         clips = [key for key in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(self, key) is not None]
-        if len(clips) > 1:
-            raise ValueError(f"{' and '.join(clips)} are both set: choose one way to clip")
+        self._check_clips(clips)
         for key in (*clips, *(("weight_decay",) if self.weight_decay is not None else ())):
             check_number(key, getattr(self, key))
         if self.weight_decay is not None:
@@ -121,6 +141,11 @@ class HyperParameters:
             raise TypeError(f"name must be a str, got {type(self.name).__name__}")
         if self.nonfinite not in ("propagate", "skip", "raise"):
             raise ValueError(f'nonfinite must be "propagate", "skip" or "raise", got {self.nonfinite!r}')
+
+    def _check_clips(self, clips: list[str]) -> None:
+        """Refuse ways to clip that exclude each other."""
+        if len(clips) > 1:
+            raise ValueError(f"{' and '.join(clips)} are both set: choose one way to clip")
 
     def _check_coefficient(self, *names: str, low: float = 0.0, high: float = 1.0, below: bool = True) -> None:
         """Refuse coefficients outside ``[low, high]``; what a callable returns is checked at each call."""
@@ -151,6 +176,7 @@ class HyperParameters:
                 "the learning rate follows a schedule and cannot be set to a number: "
                 "build the optimizer with a float, or set another schedule"
             )
+        value = _without_axes(value)
         if not callable(value):
             check_number("learning_rate", value)
             value = float(value)

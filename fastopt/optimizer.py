@@ -17,7 +17,7 @@ from .gradients import ABSENT, Gradients
 from .hyper_parameters import HyperParameters
 from .kernels.layout import ACCUMULATED, ADDRESS, AVERAGED, OVERWRITE, STAGED
 from .parameters import Array, Parameter, check_pattern, collect
-from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Slot
+from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Slot, Storage, allocate
 
 
 class Optimizer(HyperParameters):
@@ -25,6 +25,8 @@ class Optimizer(HyperParameters):
 
     A subclass has a signature (under `hyper_parameters`) and overrides ``_check``, ``_rule_slots`` and ``_scalars``.
     """
+
+    _structure: Any = None  # what `build` was given
 
     def __init__(self) -> None:
         raise TypeError(
@@ -137,16 +139,18 @@ class Optimizer(HyperParameters):
             raise RuntimeError("the optimizer is built already: make a new one for other parameters")
         if not isinstance(params, (list, tuple, Mapping, FlatBuffer, np.ndarray)):
             raise TypeError(f"params must be a list, tuple, dict, FlatBuffer or array, got {type(params).__name__}")
-        parameters = [
-            p.in_c_order() if p.trainable and self._needs_c_order(p) else p for p in collect(params, overrides)
-        ]
-        self._parameters = parameters
-        self._stand_ins = [(p.origin, p.array) for p in parameters if p.origin is not None]
         self._structure, self._overrides = params, overrides
+        self._take_charge(collect(params, overrides), allocate)
+
+    def _take_charge(self, parameters: list[Parameter], storage: Storage) -> None:
+        """Build for parameters that have been checked; ``storage`` says where their state lives."""
+        self._storage = storage
+        self._parameters = [p.in_c_order() if p.trainable and self._needs_c_order(p) else p for p in parameters]
+        self._stand_ins = [(p.origin, p.array) for p in self._parameters if p.origin is not None]
         paths = self._excluded["paths"] + self._paths_of(self._excluded_arrays)
         self._excluded, self._excluded_arrays = {**self._excluded, "paths": paths}, []
         # NumPy refuses to resize an array that is weakly referenced: the kernels rely on its address.
-        self._pinned = [weakref.ref(owner) for parameter in parameters for owner in _owners(parameter.given)]
+        self._pinned = [weakref.ref(owner) for p in self._parameters for owner in _owners(p.given)]
         self._index = {id(parameter.given): k for k, parameter in enumerate(self._parameters)}
         self._plan()
         self._built = True
@@ -182,7 +186,8 @@ class Optimizer(HyperParameters):
             chosen = [self._parameters[k] for k in indices]
             groups = [Group(p.multiplier, self._decay_of(p)) for p in chosen]
             scalars = type(self._scalars(branch, 1.0, 1))
-            plans.append(Plan(branch, indices, chosen, groups, scalars, self._rule_slots(branch), extra))
+            slots = self._rule_slots(branch)
+            plans.append(Plan(branch, indices, chosen, groups, scalars, slots, extra, self._storage))
         return plans
 
     def _decay_of(self, parameter: Parameter) -> float | None:
@@ -404,17 +409,24 @@ class Optimizer(HyperParameters):
         if clips and nonfinite != "propagate" and not math.isfinite(norm):
             return self._refuse_step(nonfinite, "the gradients' norm overflows; nothing was updated")
         self.last_grad_norm = norm
-        for plan in self._plans:
-            if self.clipnorm and self.clipnorm > 0:
-                plan.engine.clip_each(float(self.clipnorm))
-            else:
-                plan.engine.clip_all(_global_factor(self.global_clipnorm, norm))
+        self._clip(norm)
         self._clipped = True
         return True
 
-    def _stop_clipping(self) -> None:
+    def _clip(self, norm: float) -> None:
+        """Have the step clip gradients whose norm, over all of them, is ``norm``."""
+        if self.clipnorm and self.clipnorm > 0:
+            for plan in self._plans:
+                plan.engine.clip_each(float(self.clipnorm))
+        else:
+            self._clip_all(_global_factor(self.global_clipnorm, norm))
+
+    def _clip_all(self, factor: float) -> None:
         for plan in self._plans:
-            plan.engine.clip_all(1.0)
+            plan.engine.clip_all(factor)
+
+    def _stop_clipping(self) -> None:
+        self._clip_all(1.0)
         self._clipped = False
 
     def _refuse_step(self, nonfinite: str, message: str) -> bool:
@@ -538,7 +550,9 @@ class Optimizer(HyperParameters):
             state.load(self, arrays, strict=True)
 
 
-_REBUILT = ("_parameters", "_pinned", "_stand_ins", "_structure", "_overrides", "_index", "_plans", "_gradients")
+_REBUILT = (
+    "_parameters", "_pinned", "_stand_ins", "_structure", "_overrides", "_storage", "_index", "_plans", "_gradients",
+)  # fmt: skip
 
 
 def _owners(array: Array) -> Iterator[Array]:

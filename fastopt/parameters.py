@@ -60,9 +60,7 @@ def collect(structure: Any, overrides: Mapping[str, Mapping[str, Any]] | None) -
         the path.
     """
     paths, arrays = flatten(structure)
-    for path, array in zip(paths, arrays, strict=True):
-        check_parameter(path, array)
-    _check_disjoint(paths, arrays)
+    check_parameters(paths, arrays)
     settings = _settings_of(paths, overrides)
     return [
         Parameter(
@@ -77,8 +75,14 @@ def collect(structure: Any, overrides: Mapping[str, Mapping[str, Any]] | None) -
     ]
 
 
-def check_parameter(path: str, array: Any) -> None:
-    """Refuse an array that no kernel could update in place."""
+def check_parameters(paths: list[str], arrays: list[Any]) -> None:
+    """Refuse arrays that no kernel could update in place, and those that overlap."""
+    for path, array in zip(paths, arrays, strict=True):
+        _check_parameter(path, array)
+    _check_disjoint(paths, arrays)
+
+
+def _check_parameter(path: str, array: Any) -> None:
     check_array(path, array, "parameter")
     if array.dtype.newbyteorder("=") not in (np.float32, np.float64):
         raise TypeError(f"parameter {path}: expected float32 or float64, got {array.dtype}: cast it first")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,29 @@ class Group(NamedTuple):
     weight_decay: float | None  # None: the optimizer's own
 
 
+Storage = Callable[[str, Slot, list[Parameter]], tuple[list[Array | None], list[Array]]]
+"""Where state lives: ``(name, slot, parameters)`` gives the slot's array for each parameter, None where it has none,
+and the memory that they occupy. An array lies in memory as its parameter does."""
+
+
+def allocate(name: str, slot: Slot, parameters: list[Parameter]) -> tuple[list[Array | None], list[Array]]:
+    """The `Storage` of an optimizer that owns its state: side by side in one flat array."""
+    dtype = parameters[0].array.dtype
+    wanted = [parameter.array.ndim in slot.axes for parameter in parameters]
+    sizes = [math.prod(p.shape_without(slot.without)) * has for p, has in zip(parameters, wanted, strict=True)]
+    offsets, end = aligned_offsets(sizes, dtype)
+    flat = aligned_zeros(end, dtype)
+    if slot.start:
+        flat.fill(slot.start)
+    arrays: list[Array | None] = []
+    for parameter, offset, size, has in zip(parameters, offsets, sizes, wanted, strict=True):
+        view = parameter.view_of(flat[offset : offset + size], slot.without) if has else None
+        if view is not None and slot.copies_parameter:
+            view[...] = parameter.array
+        arrays.append(view)
+    return arrays, [flat]
+
+
 class Plan:
     """The parameters of one dtype under one rule, ready to be stepped.
 
@@ -54,6 +78,8 @@ class Plan:
         The rule's, in its order.
     extra : dict of str to Slot
         The average and the accumulator, where they are wanted.
+    storage : Storage
+        Where the slots' arrays come from.
 
     Attributes
     ----------
@@ -76,6 +102,7 @@ class Plan:
         scalars: Any,
         slots: dict[str, Slot],
         extra: dict[str, Slot],
+        storage: Storage = allocate,
     ) -> None:
         self.branch = branch
         self.indices = np.array(indices, np.int64)
@@ -83,7 +110,10 @@ class Plan:
         self.dtype = parameters[0].array.dtype
         self.groups = list(dict.fromkeys(groups))
         self.memory: list[Array] = []
-        self.slots = {name: self._allocate(slot) for name, slot in {**slots, **extra}.items()}
+        self.slots: dict[str, list[Array | None]] = {}
+        for name, slot in {**slots, **extra}.items():
+            self.slots[name], memory = storage(name, slot, parameters)
+            self.memory += memory
         self.scalars = scalars
         self.rule_slots = list(slots)
         self.rows = [self.groups.index(group) for group in groups]
@@ -108,23 +138,6 @@ class Plan:
         rows: dict[int, list[Array | None]] = {PARAM: [parameter.array for parameter in self.parameters]}
         rows |= {SLOTS + k: self.slots[name] for k, name in enumerate(self.rule_slots)}
         return rows | {row: self.slots[name] for row, name in _EXTRA_ROWS.items() if name in self.slots}
-
-    def _allocate(self, slot: Slot) -> list[Array | None]:
-        """One array per parameter, side by side in one flat array."""
-        wanted = [parameter.array.ndim in slot.axes for parameter in self.parameters]
-        sizes = [math.prod(p.shape_without(slot.without)) * has for p, has in zip(self.parameters, wanted, strict=True)]
-        offsets, end = aligned_offsets(sizes, self.dtype)
-        flat = aligned_zeros(end, self.dtype)
-        self.memory.append(flat)
-        if slot.start:
-            flat.fill(slot.start)
-        arrays: list[Array | None] = []
-        for parameter, offset, size, has in zip(self.parameters, offsets, sizes, wanted, strict=True):
-            view = parameter.view_of(flat[offset : offset + size], slot.without) if has else None
-            if view is not None and slot.copies_parameter:
-                view[...] = parameter.array
-            arrays.append(view)
-        return arrays
 
     def run_on_parameters(self, scalars: Any) -> None:
         """Run the rule of ``scalars`` once, without decay or clipping; what it returns replaces the parameters.

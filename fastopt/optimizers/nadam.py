@@ -51,9 +51,13 @@ class Nadam(Optimizer):
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         return {"momentum": Slot(), "velocity": Slot()}
 
+    def _momentum_at(self, t: int, beta_1: float) -> float:
+        """The warmed-up momentum of update ``t``."""
+        return beta_1 * (1.0 - 0.5 * 0.96**t)
+
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         beta_1, beta_2 = self._value("beta_1"), self._value("beta_2")
-        now, ahead = (beta_1 * (1.0 - 0.5 * 0.96**step) for step in (t, t + 1))
+        now, ahead = self._momentum_at(t, beta_1), self._momentum_at(t + 1, beta_1)
         product = self._next_u_product = self._u_product * now
         return NadamScalars(
             learning_rate,

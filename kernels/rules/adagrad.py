@@ -22,3 +22,15 @@ def adagrad(param, grad, slots, s):
     (accumulator,) = slots
     accumulator = accumulator + grad * grad
     return param - s.learning_rate * grad / sqrt(accumulator + s.epsilon), (accumulator,)
+
+
+class OutsideAdagradScalars(AdagradScalars):
+    """What `outside_adagrad` receives."""
+
+
+@rule(OutsideAdagradScalars)
+def outside_adagrad(param, grad, slots, s):
+    """`adagrad` with ε outside the root, as in Keras 1.0.3 to 2.3: p ← p − η g / (√a + ε)."""
+    (accumulator,) = slots
+    accumulator = accumulator + grad * grad
+    return param - s.learning_rate * grad / (sqrt(accumulator) + s.epsilon), (accumulator,)

@@ -28,6 +28,18 @@ def rmsprop(param, grad, slots, s):
     return param - s.learning_rate * grad / sqrt(velocity + s.epsilon), (velocity,)
 
 
+class OutsideRMSpropScalars(RMSpropScalars):
+    """What `outside_rmsprop` receives."""
+
+
+@rule(OutsideRMSpropScalars)
+def outside_rmsprop(param, grad, slots, s):
+    """`rmsprop` with ε outside the root, as in Keras 1.0.3 to 2.3: p ← p − η g / (√v + ε)."""
+    (velocity,) = slots
+    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    return param - s.learning_rate * grad / (sqrt(velocity) + s.epsilon), (velocity,)
+
+
 class MomentumRMSpropScalars(RMSpropScalars):
     """What `momentum_rmsprop` receives."""
 

@@ -1,0 +1,94 @@
+"""The seven algorithms of Keras 1.0 to 2.3, over the rules of today's optimizers. A release adds its signatures."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from .. import optimizers as modern
+from ..kernels.rules.adagrad import OutsideAdagradScalars
+from ..kernels.rules.rmsprop import OutsideRMSpropScalars
+from ..kernels.rules.sgd import MomentumScalars, NesterovScalars
+from ..plan import Slot
+from .base import LegacyOptimizer
+
+
+class SGD(LegacyOptimizer, modern.SGD):
+    """Gradient descent; with a slot ``momentum`` even where momentum is 0."""
+
+    _config_keys = ("momentum", "decay", "nesterov")
+
+    def _rule_slots(self, branch: str) -> dict[str, Slot]:
+        return {"momentum": Slot()}
+
+    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
+        kind = NesterovScalars if self.nesterov else MomentumScalars
+        return kind(learning_rate, self._value("momentum"))
+
+
+class RMSprop(LegacyOptimizer, modern.RMSprop):
+    """Without momentum and centering."""
+
+    _config_keys = ("rho", "decay", "epsilon")
+    momentum = 0.0
+    centered = False
+
+    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
+        scalars = super()._scalars(branch, learning_rate, t)
+        return scalars if self._epsilon_inside_root else OutsideRMSpropScalars(*scalars)
+
+
+class Adagrad(LegacyOptimizer, modern.Adagrad):
+    """With accumulators that start at zero."""
+
+    _config_keys = ("decay", "epsilon")
+    initial_accumulator_value = 0.0
+
+    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
+        scalars = super()._scalars(branch, learning_rate, t)
+        return scalars if self._epsilon_inside_root else OutsideAdagradScalars(*scalars)
+
+
+class Adadelta(LegacyOptimizer, modern.Adadelta):
+    """As today; epsilon is inside both roots in every release."""
+
+    _config_keys = ("rho", "decay", "epsilon")
+
+
+class _BiasCorrected(LegacyOptimizer):
+    """Divides by 1 − β₁ᵗ."""
+
+    beta_1: float
+
+    def _check(self) -> None:
+        super()._check()
+        if abs(self.beta_1) == 1:
+            raise ValueError(f"beta_1 must not be {self.beta_1:g}: the bias correction divides by 1 - beta_1**t")
+
+
+class Adam(_BiasCorrected, modern.Adam):  # type: ignore[misc]  # here beta_1 is no callable
+    """As today, AMSGrad included."""
+
+    _config_keys = ("beta_1", "beta_2", "decay", "epsilon", "amsgrad")
+    amsgrad = False
+
+
+class Adamax(_BiasCorrected, modern.Adamax):  # type: ignore[misc]
+    """As today."""
+
+    _config_keys = ("beta_1", "beta_2", "decay", "epsilon")
+    _limits: ClassVar = {"epsilon": (0.0, math.inf, False)}
+
+
+class Nadam(_BiasCorrected, modern.Nadam):  # type: ignore[misc]
+    """With a momentum that warms up ``schedule_decay`` times as fast as today's, and never a ``decay``."""
+
+    _config_keys = ("beta_1", "beta_2", "epsilon", "schedule_decay")
+    schedule_decay: float
+
+    def _check(self) -> None:
+        super()._check()
+        self._u_product = self._next_u_product = 1.0
+
+    def _momentum_at(self, t: int, beta_1: float) -> float:
+        return beta_1 * (1.0 - 0.5 * 0.96 ** (t * self._value("schedule_decay")))

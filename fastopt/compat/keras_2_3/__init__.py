@@ -1,0 +1,6 @@
+"""Keras 2.3.1: `optimizers`, whose classes are here too."""
+
+from . import optimizers
+from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, Nadam, RMSprop
+
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "Adamax", "Nadam", "RMSprop", "optimizers"]

@@ -1,0 +1,118 @@
+"""Keras optimizers around fastopt classes for which Keras has no class of its own."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from typing import Any, TypeVar
+
+import keras
+
+from ..optimizer import Optimizer
+from .fused import Fused
+
+_Kind = TypeVar("_Kind", bound=type[Optimizer])
+
+_SHARED = (
+    "weight_decay", "use_ema", "ema_momentum", "ema_overwrite_frequency", "loss_scale_factor",
+    "gradient_accumulation_steps",
+)  # fmt: skip
+"""Hyper-parameters that Keras must know of, too: its variables depend on them, or it uses them itself."""
+
+_RATES = ("learning_rate", "lr")
+
+
+class Adapter(Fused, keras.optimizers.Optimizer):
+    """Base of what `adapt` makes: arguments and config are the fastopt class's, the rest is Keras's.
+
+    Variables, in order: iteration, learning rate (unless scheduled), moving averages and accumulators where they are
+    wanted, the slots grouped by name, and what the rule keeps as numbers.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        rate, args, kwargs = _without_schedule(self._engine_class, args, kwargs)
+        prototype = self._engine_class(*args, **kwargs)
+        shared = {name: getattr(prototype, name) for name in _SHARED}
+        super().__init__(
+            learning_rate=prototype.learning_rate if rate is None else rate, name=kwargs.get("name"), **shared
+        )
+        self._prototype = prototype
+        self._own_slots: dict[str, list[Any]] = {}
+        self._own_counters: dict[str, Any] = {}
+
+    @property
+    def _followed(self) -> list[str]:
+        return ["weight_decay", "ema_momentum", "ema_overwrite_frequency"]
+
+    def _make_engine(self) -> Optimizer:
+        engine = copy.deepcopy(self._prototype)
+        engine.loss_scale_factor = None  # Keras unscales
+        return engine
+
+    def _slot_variables(self) -> dict[str, list[Any]]:
+        return self._own_slots
+
+    def _engine_counters(self) -> dict[str, Any]:
+        return self._own_counters
+
+    @property
+    def lr(self) -> Any:
+        """The learning rate, by its old name."""
+        return self.learning_rate
+
+    @keras.src.utils.tracking.no_automatic_dependency_tracking
+    def build(self, variables: Any) -> None:
+        """Create the variables that hold the state."""
+        if self.built:
+            return
+        super().build(variables)
+        prototype = self._prototype
+        for name, slot in prototype._rule_slots("").items():
+            start = keras.initializers.Constant(slot.start)
+            self._own_slots[name] = self.add_optimizer_variables(variables, name, start)
+            if slot.copies_parameter:
+                for copied, variable in zip(self._own_slots[name], variables, strict=True):
+                    copied.assign(variable)
+        for name, attribute in prototype._counters().items():
+            if name not in ("iterations", "micro_steps", "learning_rate"):
+                start = keras.initializers.Constant(getattr(prototype, attribute))
+                self._own_counters[attribute] = self.add_variable((), start, "float64", name=name)
+
+    def get_config(self) -> dict[str, Any]:
+        """The config of the fastopt class, with the learning rate as it is now."""
+        rate = self._learning_rate
+        if isinstance(rate, keras.Variable):
+            self._prototype.learning_rate = float(keras.ops.convert_to_numpy(rate))
+            return self._prototype.get_config()
+        return {**self._prototype.get_config(), "learning_rate": keras.saving.serialize_keras_object(rate)}
+
+    def _explain(self, reason: str) -> None:
+        raise RuntimeError(
+            f"{type(self).__name__} has no update but the fused one, for float32 and float64 variables in CPU memory "
+            f"of the torch and NumPy backends: {reason}"
+        )
+
+
+def _without_schedule(kind: type[Optimizer], args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """What Keras is to have as the learning rate, if it is no number, and the arguments without it."""
+    try:
+        bound = inspect.signature(kind).bind(*args, **kwargs)
+    except TypeError:
+        return None, args, kwargs  # the class says it better
+    rate = bound.arguments.get("learning_rate")
+    if not callable(rate):
+        return None, args, kwargs
+    del bound.arguments["learning_rate"]
+    return rate, (), dict(bound.arguments)
+
+
+def adapt(kind: _Kind, package: str, module: str) -> Any:
+    """A registered Keras optimizer class, ``package>Name``, around a fastopt optimizer class of one rule."""
+
+    @functools.wraps(kind.__init__)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        Adapter.__init__(self, *args, **kwargs)
+
+    members = {"__module__": module, "__doc__": kind.__doc__, "_engine_class": kind, "__init__": __init__}
+    return keras.saving.register_keras_serializable(package, kind.__name__)(type(kind.__name__, (Adapter,), members))

@@ -1,0 +1,129 @@
+"""A fastopt optimizer at work on the memory of a Keras optimizer's variables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..gradients import ABSENT
+from ..optimizer import Optimizer
+from ..parameters import Array, Parameter, check_parameters
+from ..plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Slot
+from .memory import NumpyMemory, TorchMemory
+
+Memory = NumpyMemory | TorchMemory
+
+
+class Unsupported(Exception):
+    """A variable that no kernel can update in place: the message says which and why."""
+
+
+class Attachment:
+    """An engine built on the arrays behind Keras's variables: they stay Keras's, and are found anew when they move.
+
+    Parameters
+    ----------
+    optimizer : keras.optimizers.Optimizer
+        Built; with the attributes of `fused.Fused`.
+    memory : NumpyMemory or TorchMemory
+        Of Keras's backend.
+
+    Raises
+    ------
+    Unsupported
+        If a variable cannot be updated in place.
+    """
+
+    def __init__(self, optimizer: Any, memory: Memory) -> None:
+        self._optimizer, self._memory = optimizer, memory
+        self._held: list[tuple[Any, Any, int]] = []
+        self._variables = list(optimizer._trainable_variables)
+        self._index = {id(variable): k for k, variable in enumerate(self._variables)}
+        self.engine: Optimizer = optimizer._make_engine()
+        self._followed = [name for name in optimizer._followed if hasattr(self.engine, name)]
+        self._counters = optimizer._engine_counters()
+        self._slots = optimizer._slot_variables() | {
+            AVERAGE_SLOT: getattr(optimizer, "_model_variables_moving_average", ()),
+            ACCUMULATOR_SLOT: getattr(optimizer, "_accumulated_gradients", ()),
+        }
+        self._follow()
+        parameters = [self._parameter(variable) for variable in self._variables]
+        check_parameters([p.path for p in parameters], [p.array for p in parameters])
+        self._arrays = [p.array for p in parameters]
+        self._place = {id(array): k for k, array in enumerate(self._arrays)}
+        self.engine._take_charge(parameters, self._storage)
+
+    def _parameter(self, variable: Any) -> Parameter:
+        array = self._array(variable)
+        trainable = not getattr(variable, "overwrite_with_gradient", False)
+        settings = {} if self._optimizer._use_weight_decay(variable) else {"weight_decay": 0.0}
+        return Parameter(variable.path, array, tuple(range(array.ndim)), trainable, 1.0, settings)
+
+    def _storage(self, name: str, slot: Slot, parameters: list[Parameter]) -> tuple[list[Array | None], list[Array]]:
+        """The arrays of Keras's own slot variables (see `plan.Storage`)."""
+        variables = self._slots[name]
+        arrays = [
+            self._array(variables[self._place[id(p.array)]]) if p.array.ndim in slot.axes else None for p in parameters
+        ]
+        return arrays, [array for array in arrays if array is not None]
+
+    def _array(self, variable: Any) -> Array:
+        value = variable._value
+        obstacle = self._memory.obstacle(value)
+        if obstacle:
+            raise Unsupported(f"{variable.path} {obstacle}")
+        self._held.append((variable, value, self._memory.address(value)))
+        return self._memory.array(value)
+
+    def is_current(self) -> bool:
+        """Whether every variable still lies where it was found."""
+        address = self._memory.address
+        return all(variable._value is value and address(value) == where for variable, value, where in self._held)
+
+    def step(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
+        """What Keras does from clipping to averaging, for the variables that have a gradient."""
+        read = self._memory.gradient
+        aligned: list[Any] = [ABSENT] * len(self._variables)
+        for grad, variable in zip(grads, variables, strict=True):
+            aligned[self._index[id(variable)]] = read(grad)
+        self._follow()
+        before = self.engine.iterations
+        self.engine.apply(aligned)
+        if self.engine.iterations > before:
+            self._tell_counters()
+            if self.engine.use_ema and len(variables) < len(self._variables):
+                self._average_unmoved(k for k, grad in enumerate(aligned) if grad is ABSENT)
+        self._memory.written(value for _, value, _ in self._held)
+
+    def _follow(self) -> None:
+        """Take over what Keras, its callbacks or the user may have changed: hyper-parameters, rate and counters."""
+        engine, optimizer, number = self.engine, self._optimizer, self._memory.number
+        for name in self._followed:
+            setattr(engine, name, getattr(optimizer, name))
+        rate = optimizer._get_current_learning_rate()
+        engine._learning_rate = float(number(getattr(rate, "_value", rate)))
+        engine._calls = int(number(optimizer._iterations._value))
+        engine._iterations = engine._calls // (engine.gradient_accumulation_steps or 1)
+        for attribute, variable in self._counters.items():
+            setattr(engine, attribute, number(variable._value))
+
+    def _tell_counters(self) -> None:
+        for attribute, variable in self._counters.items():
+            variable.assign(getattr(self.engine, attribute))
+
+    def _average_unmoved(self, absent: Iterable[int]) -> None:
+        """Keras's averages also follow the variables that had no gradient."""
+        engine = self.engine
+        keep = engine.ema_momentum if engine.iterations > 1 else 0.0
+        overwrites = engine.ema_overwrite_frequency and engine.iterations % engine.ema_overwrite_frequency == 0
+        averages = engine.slots[AVERAGE_SLOT]
+        for k in absent:
+            average, array = averages[k], self._arrays[k]
+            if average is None:
+                continue
+            np.multiply(average, keep, out=average)
+            average += array * array.dtype.type(1.0 - keep)
+            if overwrites:
+                array[...] = average

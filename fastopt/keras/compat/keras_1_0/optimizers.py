@@ -1,0 +1,15 @@
+"""The optimizers of Keras 1.0.2 for Keras 3, registered as ``fastopt.keras_1_0>SGD`` and so on."""
+
+from __future__ import annotations
+
+from ....compat.keras_1_0 import optimizers as legacy
+from ...adapter import adapt
+
+_PACKAGE = "fastopt.keras_1_0"
+
+SGD = adapt(legacy.SGD, _PACKAGE, __name__)
+RMSprop = adapt(legacy.RMSprop, _PACKAGE, __name__)
+Adagrad = adapt(legacy.Adagrad, _PACKAGE, __name__)
+Adadelta = adapt(legacy.Adadelta, _PACKAGE, __name__)
+Adam = adapt(legacy.Adam, _PACKAGE, __name__)
+Adamax = adapt(legacy.Adamax, _PACKAGE, __name__)

@@ -1,0 +1,90 @@
+"""The mixin that gives a Keras optimizer fastopt's fused step."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any, ClassVar
+
+import keras
+from keras.src.backend.common.stateless_scope import in_stateless_scope
+
+from ..optimizer import Optimizer
+from . import memory
+from .attachment import Attachment, Unsupported
+
+_KERAS_RULES = ("learning_rate", "name", "loss_scale_factor", "nonfinite")
+"""Hyper-parameters that stay with Keras: it names, schedules and unscales by itself."""
+
+
+class Fused:
+    """Placed before a Keras optimizer class: clipping, decay, update and average become one pass over Keras's memory.
+
+    Keras keeps everything else: its variables, their order and names, configs, saving, counters, schedules, checks of
+    gradients, constraints. Where no kernel can work on a variable's memory (another backend, a GPU, half precision, a
+    stateless scope) Keras's own update runs, after one warning that says why.
+    """
+
+    _engine_class: ClassVar[type[Optimizer]]
+    _slot_attributes: ClassVar[dict[str, str]] = {}
+    """fastopt's slot → attribute of the Keras class with a variable per parameter."""
+    _counter_attributes: ClassVar[dict[str, str]] = {}
+    """Attribute of the engine → attribute of the Keras class with a scalar variable."""
+    _memory: ClassVar[Any] = memory.of_backend()
+
+    _attachment: Attachment | None = None
+    _warned = False
+
+    # -- what the attachment asks ------------------------------------------------------------------------------------
+
+    @property
+    def _followed(self) -> list[str]:
+        """Hyper-parameters that the engine takes over anew for every step."""
+        return [name for name in inspect.signature(self._engine_class).parameters if name not in _KERAS_RULES]
+
+    def _make_engine(self) -> Optimizer:
+        return self._engine_class(**{name: getattr(self, name) for name in self._followed})
+
+    def _slot_variables(self) -> dict[str, list[Any]]:
+        return {slot: getattr(self, attribute, []) for slot, attribute in self._slot_attributes.items()}
+
+    def _engine_counters(self) -> dict[str, Any]:
+        return {counter: getattr(self, attribute) for counter, attribute in self._counter_attributes.items()}
+
+    # -- what Keras calls --------------------------------------------------------------------------------------------
+
+    def exclude_from_weight_decay(self, *args: Any, **kwargs: Any) -> None:
+        """See `keras.optimizers.Optimizer.exclude_from_weight_decay`."""
+        super().exclude_from_weight_decay(*args, **kwargs)  # type: ignore[misc]
+        self._attachment = None
+
+    def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
+        attachment = self._attach()
+        if attachment is None:
+            return super()._backend_apply_gradients(grads, trainable_variables)  # type: ignore[misc]
+        attachment.step(grads, trainable_variables)
+
+    def _attach(self) -> Attachment | None:
+        """The engine on Keras's memory; None where Keras's own update must run."""
+        if self._attachment is None or not self._attachment.is_current() or in_stateless_scope():
+            self._attachment = None
+            try:
+                self._attachment = self._new_attachment()
+            except Unsupported as reason:
+                self._explain(str(reason))
+        return self._attachment
+
+    def _new_attachment(self) -> Attachment:
+        if self._memory is None:
+            raise Unsupported(f"the {keras.backend.backend()} backend's variables are not memory to write to")
+        if in_stateless_scope():
+            raise Unsupported("a stateless scope holds values, not variables")
+        return Attachment(self, self._memory)
+
+    def _explain(self, reason: str) -> None:
+        """Say once why the fused pass does not run."""
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{type(self).__name__}: Keras's own update runs instead of the fused one: {reason}", stacklevel=7
+            )

@@ -1,0 +1,94 @@
+"""Keras's variables as NumPy arrays, in its own memory; for the backends whose variables live there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from ..parameters import Array
+
+
+class NumpyMemory:
+    """The NumPy backend: a variable holds an array, which an assignment replaces."""
+
+    def obstacle(self, value: Any) -> str:
+        """Why a value cannot be updated in place; empty if it can."""
+        if value.dtype not in (np.float32, np.float64):
+            return f"is {value.dtype}"
+        return "" if value.flags.c_contiguous and value.flags.writeable else "is not contiguous, or read-only"
+
+    def array(self, value: Any) -> Array:
+        """The value as an array that shares its memory."""
+        return value
+
+    def address(self, value: Any) -> int:
+        """Where a value lies: what changes when its memory is exchanged under it."""
+        return 0
+
+    def gradient(self, value: Any) -> Array:
+        """A gradient as an array; a copy only where its kind cannot be read as it lies."""
+        array = np.asarray(value)
+        return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+
+    def number(self, value: Any) -> float:
+        """A scalar as a Python number."""
+        return value.item() if isinstance(value, (np.ndarray, np.generic)) else float(value)
+
+    def written(self, values: Iterable[Any]) -> None:
+        """Note that values were written behind the backend's back."""
+
+
+class TorchMemory:
+    """The torch backend: a variable holds a parameter, which an assignment overwrites and a move exchanges."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._torch = torch
+        self._readable = (torch.float32, torch.float64)
+
+    def obstacle(self, value: Any) -> str:
+        """See `NumpyMemory.obstacle`."""
+        if value.device.type != "cpu":
+            return f"is on {value.device}"
+        if value.layout is not self._torch.strided or value.dtype not in self._readable:
+            return f"is {value.dtype}, {value.layout}"
+        return "" if value.is_contiguous() else "is not contiguous"
+
+    def array(self, value: Any) -> Array:
+        """See `NumpyMemory.array`."""
+        return value.detach().numpy()
+
+    def address(self, value: Any) -> int:
+        """See `NumpyMemory.address`."""
+        return value.data_ptr()
+
+    def gradient(self, value: Any) -> Array:
+        """See `NumpyMemory.gradient`."""
+        if not isinstance(value, self._torch.Tensor):
+            value = keras.ops.convert_to_tensor(value)
+        value = value.detach()
+        if value.layout is not self._torch.strided:
+            value = value.to_dense()
+        if value.dtype not in self._readable or value.device.type != "cpu":
+            value = value.to("cpu", self._torch.float32)
+        return value.resolve_neg().numpy()
+
+    def number(self, value: Any) -> float:
+        """See `NumpyMemory.number`."""
+        return value.item() if isinstance(value, self._torch.Tensor) else float(value)
+
+    def written(self, values: Iterable[Any]) -> None:
+        """Have autograd refuse a backward pass through values that it had saved, as after any update in place."""
+        self._torch.autograd.graph.increment_version(list(values))
+
+
+def of_backend() -> NumpyMemory | TorchMemory | None:
+    """The memory of Keras's backend; None where variables are not plain memory, or not ours to write to."""
+    backend = keras.backend.backend()
+    if backend == "torch":
+        return TorchMemory()
+    return NumpyMemory() if backend == "numpy" else None
