@@ -54,4 +54,9 @@ def pytest_in_a_child(*arguments, **environment):
         )
         if not found.exists():
             raise RuntimeError(f"pytest stopped with {done.returncode}\n{done.stdout}\n{done.stderr}")
-        return [Test(**test) for test in json.loads(found.read_text())], done.stdout
+        return read(found), done.stdout
+
+
+def read(path):
+    """The tests that `--tests-to` wrote."""
+    return [Test(**test) for test in json.loads(path.read_text())]

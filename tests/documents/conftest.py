@@ -11,15 +11,10 @@ FOUND = pytest.StashKey[dict]()
 def pytest_addoption(parser):
     parser.addoption("--row", type=int, help="run the tests of one row of tests/documents/checklist.csv")
     parser.addoption("--tests-to", help="write the tests of tests/documents, their rows and outcomes to a JSON file")
-    parser.addoption("--broken", help="break a feature on purpose: a name from tests/documents/broken.py")
 
 
 def pytest_configure(config):
     config.stash[FOUND] = {}
-    if config.getoption("--broken", None):
-        from documents import broken
-
-        broken.FEATURES[config.getoption("--broken")].break_it()
 
 
 @pytest.hookimpl(tryfirst=True)

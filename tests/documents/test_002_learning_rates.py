@@ -6,9 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from documents.runs import documented_signature, era_class, steps_of
-from fastopt.compat.keras_2_2 import callbacks, optimizers
 
 import fastopt
+from fastopt.compat.keras_2_2 import callbacks, optimizers
 
 ERA = "keras_2_2"
 
@@ -54,10 +54,24 @@ def test_the_articles_curve():
     assert all(later < earlier for earlier, later in pairwise(found))
 
 
-@pytest.mark.row(67, 68, oracle="the closed form")
-def test_the_articles_curve_as_a_schedule():
-    schedule = fastopt.schedules.TimeBasedDecay(0.1, 0.001)
-    assert [schedule(step) for step in (0, 1, 2, 1000)] == pytest.approx([0.1, 0.1 / 1.001, 0.1 / 1.002, 0.05])
+@pytest.mark.row(67, 68, oracle="the closed forms by hand: per update, per epoch, and read as an assignment")
+@pytest.mark.parametrize(
+    "variant, expected",
+    [
+        ("updates", [0.1, 0.0999001, 0.0998004, 0.0997009]),
+        ("epochs", [0.1, 0.0999001, 0.0998004, 0.0997009]),
+        ("recursive", [0.1, 0.0999001, 0.0997007, 0.0994025]),
+    ],
+)
+def test_the_articles_formula_as_a_schedule(variant, expected):
+    schedule = fastopt.schedules.TimeBasedDecay(0.1, 0.001, variant)
+    assert [schedule(number) for number in range(4)] == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.row(67, 69, oracle="lr0 / (1 + decay * epoch), constant within an epoch, by hand")
+def test_the_articles_reading_by_epochs():
+    by_epochs = fastopt.schedules.TimeBasedDecay(0.1, 0.002, "epochs", steps_per_epoch=100)
+    assert [by_epochs(step) for step in (0, 99, 100, 5000)] == pytest.approx([0.1, 0.1, 0.1 / 1.002, 0.1 / 1.1])
 
 
 @pytest.mark.row(69, oracle="spec: 0.1 / (1 + 0.002 * 5000) after 50 epochs of 100 batches")
@@ -79,6 +93,12 @@ def test_the_articles_formula():
     schedule = fastopt.schedules.StepDecay(0.1, 0.5, 10)
     epochs = (0, 9, 10, 19, 20, 30)
     assert [schedule(epoch) for epoch in epochs] == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.0125])
+
+
+@pytest.mark.row(72, oracle="the article's own function")
+def test_the_articles_code_as_a_schedule():
+    schedule = fastopt.schedules.StepDecay(0.1, 0.5, 10, variant="code")
+    assert [schedule(epoch) for epoch in range(40)] == [step_decay(epoch) for epoch in range(40)]
 
 
 @pytest.mark.row(70, oracle="constant between drops; the drops lie on an exponential")

@@ -112,17 +112,24 @@ def test_an_instance_trains_as_in_keras(era):
 
 
 @pytest.mark.row(3, 79, 107, oracle=KERAS_3)
-@pytest.mark.parametrize("how", ["name", "keras_1_0", "keras_2_2", "keras_2_3"])
-def test_a_name_trains_with_the_defaults(how):
-    found = in_keras.outcome("names_against_instances")
-    assert_same_training(found[how], found["keras"])
+def test_a_name_trains_with_the_defaults():
+    assert_same_training(in_keras.outcome("sgd_by_name"), in_keras.outcome("sgd_of_keras"))
 
 
-@pytest.mark.row(39, 41, 42, 43, oracle=KERAS_3)
-@pytest.mark.parametrize("how", ["floats", "functions", "tensors", "rate"])
-def test_adam_trains_as_in_keras(how):
-    found = in_keras.outcome("adam_against_keras")
-    assert_same_training(found[how], found["keras"])
+@pytest.mark.row(3, 79, 107, oracle=KERAS_3)
+@pytest.mark.parametrize("era", ["keras_1_0", "keras_2_2", "keras_2_3"])
+def test_a_name_trains_with_the_defaults_of_an_era(era):
+    assert_same_training(in_keras.outcome("sgd_by_the_lookup_of_an_era")[era], in_keras.outcome("sgd_of_keras"))
+
+
+@pytest.mark.parametrize("way", [
+    pytest.param("adam with floats", marks=pytest.mark.row(37, 40, 43, oracle=KERAS_3)),
+    pytest.param("adam with functions", marks=pytest.mark.row(42, 43, oracle=KERAS_3)),
+    pytest.param("adam with tensors", marks=pytest.mark.row(41, 43, oracle=KERAS_3)),
+    pytest.param("adam with a function as rate", marks=pytest.mark.row(39, oracle=KERAS_3)),
+])  # fmt: skip
+def test_adam_trains_as_in_keras(way):
+    assert_same_training(in_keras.outcome(way), in_keras.outcome("adam_of_keras"))
 
 
 @pytest.mark.row(57, oracle="the optimizer's own averages")
