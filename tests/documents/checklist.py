@@ -48,7 +48,17 @@ def pytest_in_a_child(*arguments, **environment):
     """The tests of this folder, as a pytest of its own found them, and what it printed."""
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "tests.json"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--tests-to={found}", *arguments]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            f"--tests-to={found}",
+            *arguments,
+        ]
         done = subprocess.run(
             [*command, HERE], cwd=HERE.parents[1], env=os.environ | environment, capture_output=True, text=True
         )

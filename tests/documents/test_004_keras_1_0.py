@@ -61,7 +61,7 @@ def arrays(name):
     return np.array(y_true, np.float64), np.array(y_pred, np.float64), expected
 
 
-@pytest.mark.parametrize("name", map(of_row, VALUES))
+@pytest.mark.parametrize("name", [of_row(name) for name in VALUES])
 def test_objective(name):
     y_true, y_pred, expected = arrays(name)
     values = getattr(objectives, name)(y_true, y_pred)

@@ -5,6 +5,7 @@ import re
 import pytest
 from documents import checklist, report
 
+pytestmark = pytest.mark.xdist_group("documents checklist")
 ABOUT_THE_TESTS = ("test_bite.py", "test_checklist.py", "test_legacy.py")
 
 
