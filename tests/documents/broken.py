@@ -105,16 +105,52 @@ def _scheduler():
 
 
 FEATURES = {
-    "clipnorm": Feature("`clipnorm` of Keras 1 and 2 limits each gradient by itself, as in Keras 3", _clipnorm, ()),
-    "decay": Feature("`decay` counts epochs (of 100 updates), as the article's formula reads", _decay, ()),
-    "epsilon": Feature("epsilon of Keras 2.2's RMSprop inside the root, as in Keras 3", _epsilon_of_rmsprop, ()),
-    "schedule_decay": Feature("Nadam's `schedule_decay` is 1, as in Keras 3", _schedule_decay, ()),
-    "ema_momentum": Feature("`ema_momentum` is ignored", _ema_momentum, ()),
-    "accumulation": Feature("accumulated gradients are summed, not averaged", _accumulation, ()),
-    "hard_sigmoid": Feature("`hard_sigmoid` of Keras 1.0 has the slope of Keras 3", _hard_sigmoid, ()),
-    "cosine_proximity": Feature("`cosine_proximity` of Keras 1.0 is a sum, as in Keras 3", _cosine_proximity, ()),
-    "scheduler": Feature("`LearningRateScheduler` is an epoch late", _scheduler, ()),
-}  # fmt: skip
+    "clipnorm": Feature(
+        "`clipnorm` of Keras 1 and 2 limits each gradient by itself, as in Keras 3",
+        _clipnorm,
+        (6, 7, 80, 108),
+    ),
+    "decay": Feature(
+        "`decay` counts epochs (of 100 updates), as the article's formula reads",
+        _decay,
+        (2, 11, 17, 20, 22, 23, 27, 31, 65, 67, 68, 69, 78, 81, 83, 86, 90, 110),
+    ),
+    "epsilon": Feature(
+        "epsilon of Keras 2.2's RMSprop inside the root, as in Keras 3",
+        _epsilon_of_rmsprop,
+        (6, 7, 13, 14, 15, 16, 17),
+    ),
+    "schedule_decay": Feature(
+        "Nadam's `schedule_decay` is 1, as in Keras 3",
+        _schedule_decay,
+        (6, 7, 32, 33, 34, 80, 89, 90),
+    ),
+    "ema_momentum": Feature(
+        "`ema_momentum` is ignored",
+        _ema_momentum,
+        (53, 54, 55, 56, 61),
+    ),
+    "accumulation": Feature(
+        "accumulated gradients are summed, not averaged",
+        _accumulation,
+        (60, 61, 62),
+    ),
+    "hard_sigmoid": Feature(
+        "`hard_sigmoid` of Keras 1.0 has the slope of Keras 3",
+        _hard_sigmoid,
+        (117, 126),
+    ),
+    "cosine_proximity": Feature(
+        "`cosine_proximity` of Keras 1.0 is a sum, as in Keras 3",
+        _cosine_proximity,
+        (92, 93, 106),
+    ),
+    "scheduler": Feature(
+        "`LearningRateScheduler` is an epoch late",
+        _scheduler,
+        (72, 73, 74),
+    ),
+}
 
 
 def rows_that_fail(name):

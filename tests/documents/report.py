@@ -44,7 +44,7 @@ def main():
 def page(tests):
     """The whole page."""
     lines = ["", "| row | document | detail | tests | oracle | state |", "|---|---|---|---|---|---|"]
-    lines += [" | ".join(["|", *line, "|"]).replace("|  ", "| ").strip() for line in table(tests)]
+    lines += [f"| {' | '.join(line)} |" for line in table(tests)]
     bites = [f"| {feature.what} | {', '.join(map(str, feature.rows))} |" for feature in broken.FEATURES.values()]
     return HEAD + "\n".join(lines) + "\n" + BITES + "\n".join(bites) + "\n"
 
@@ -57,7 +57,7 @@ def table(tests):
 def read_table():
     """The table of the committed page."""
     lines = PAGE.read_text(encoding="utf-8").splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    cells = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines if line.startswith("| ")]
     return [line for line in cells if len(line) == 6 and line[0].isdigit()]
 
 

@@ -211,7 +211,7 @@ def test_adadelta_keeps_learning():
     assert adagrad[-1] <= adagrad[1]
 
 
-@pytest.mark.row(30, oracle="the paper's section 7: the norm is max(beta_2 * norm, |gradient|), by hand")
+@pytest.mark.row(30, oracle="the paper's section 7: the norm is max(beta_2 * norm, size of the gradient), by hand")
 def test_adamax_divides_by_the_greatest_gradient():
     steps = moves(optimizers.Adamax(lr=1.0, beta_1=0.0, beta_2=0.5, epsilon=0.0), [4.0, 1.0, -3.0, 1.0])
     assert steps == pytest.approx([1.0, 1 / 2, 1.0, 1 / 1.5])

@@ -45,7 +45,7 @@ def test_example(name):
 
 
 @pytest.mark.parametrize("name, expected", [
-    pytest.param(name, expected, id=name, marks=pytest.mark.row(*EXAMPLES[name], oracle="its arguments"))
+    pytest.param(name, expected, id=name, marks=pytest.mark.row(*EXAMPLES[name], oracle="the printed arguments"))
     for name, expected in {
         "000_instance": {"lr": 0.01, "decay": 1e-6, "momentum": 0.9, "nesterov": True},
         "000_clipnorm": {"lr": 0.01, "clipnorm": 1.0},
