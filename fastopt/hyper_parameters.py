@@ -75,7 +75,7 @@ def _refuse_unknown(name: str, signature: inspect.Signature, kwargs: Mapping[str
         raise TypeError(f"{name} has no argument {key!r}: {hint}")
 
 
-def _without_axes(value: Any) -> Any:
+def without_axes(value: Any) -> Any:
     """A constant tensor or array without axes as the number it holds; anything else as it is."""
     return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
@@ -92,10 +92,11 @@ class HyperParameters:
         return bind(self, signature, args, kwargs)
 
     def _configure(self, arguments: dict[str, Any]) -> None:
-        arguments = {key: _without_axes(value) for key, value in arguments.items()}
+        arguments = {key: without_axes(value) for key, value in arguments.items()}
         self._own = [key for key in arguments if key not in COMMON]
         self._learning_rate: Rate = 0.0
         self._bounds: dict[str, tuple[float, float, bool]] = {}  # of coefficients
+        self._asked: dict[str, float] = {}  # what callable coefficients have said for the present step
         self.weight_decay: float | None = arguments["weight_decay"]
         self.clipnorm: float | None = arguments["clipnorm"]
         self.clipvalue: float | None = arguments["clipvalue"]
@@ -155,9 +156,15 @@ class HyperParameters:
                 setattr(self, name, self._checked(name, getattr(self, name)))
 
     def _value(self, name: str) -> float:
-        """A coefficient's value now."""
+        """A coefficient's value now; a callable is asked once per step."""
         value = getattr(self, name)
-        return value if type(value) is float else self._checked(name, value() if callable(value) else value)
+        if type(value) is float:
+            return value
+        if not callable(value):
+            return self._checked(name, value)
+        if name not in self._asked:
+            self._asked[name] = self._checked(name, without_axes(value()))
+        return self._asked[name]
 
     def _checked(self, name: str, value: Any) -> float:
         low, high, below = self._bounds[name]
@@ -176,7 +183,7 @@ class HyperParameters:
                 "the learning rate follows a schedule and cannot be set to a number: "
                 "build the optimizer with a float, or set another schedule"
             )
-        value = _without_axes(value)
+        value = without_axes(value)
         if not callable(value):
             check_number("learning_rate", value)
             value = float(value)
@@ -188,7 +195,7 @@ class HyperParameters:
         rate = self._learning_rate
         if type(rate) is float:
             return rate
-        value = rate(self._calls) if isinstance(rate, LearningRateSchedule) else rate()  # type: ignore[operator]
+        value = without_axes(rate(self._calls) if isinstance(rate, LearningRateSchedule) else rate())  # type: ignore[operator]
         check_number(f"the value of learning_rate ({type(rate).__name__})", value)
         return float(value)
 
@@ -210,7 +217,8 @@ class HyperParameters:
         for key, value in config.items():
             if callable(value):
                 raise TypeError(f"{key} is a function, which a config cannot hold: use a number or a schedule")
-            config[key] = value.item() if isinstance(value, np.generic) else value
+            value = value.item() if isinstance(value, np.generic) else value
+            config[key] = list(value) if isinstance(value, list) else value
         if any(self._excluded.values()):
             config["exclude_from_weight_decay"] = {key: list(value) for key, value in self._excluded.items()}
         return config

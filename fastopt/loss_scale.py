@@ -75,6 +75,12 @@ class LossScaleOptimizer(Optimizer):
         self.dynamic_scale = self.initial_scale
         self.step_counter = 0
 
+    def __getattr__(self, name: str) -> Any:
+        """Hyper-parameters such as ``use_ema`` are the inner optimizer's."""
+        if name.startswith("_") or name == "inner_optimizer":
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(self.inner_optimizer, name)
+
     def build(self, params: Any, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """See `Optimizer.build`."""
         self.inner_optimizer.build(params, overrides)

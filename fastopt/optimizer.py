@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import state
-from .flat import FlatBuffer, flatten
+from .flat import FlatBuffer, flatten, rebuild
 from .gradients import ABSENT, Gradients
 from .hyper_parameters import HyperParameters
 from .kernels.layout import ACCUMULATED, ADDRESS, AVERAGED, OVERWRITE, STAGED
@@ -139,8 +139,23 @@ class Optimizer(HyperParameters):
             raise RuntimeError("the optimizer is built already: make a new one for other parameters")
         if not isinstance(params, (list, tuple, Mapping, FlatBuffer, np.ndarray)):
             raise TypeError(f"params must be a list, tuple, dict, FlatBuffer or array, got {type(params).__name__}")
-        self._structure, self._overrides = params, overrides
-        self._take_charge(collect(params, overrides), allocate)
+        parameters = collect(params, overrides)
+        with self._unchanged_by_failure():
+            # A container of our own: whatever happens to the user's, this is what was built.
+            self._structure = params if isinstance(params, FlatBuffer) else rebuild(params, lambda leaf: leaf)
+            self._overrides = overrides
+            self._take_charge(parameters, allocate)
+
+    @contextmanager
+    def _unchanged_by_failure(self) -> Iterator[None]:
+        """If what happens inside is cut short, the optimizer is as it was."""
+        before = dict(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
 
     def _take_charge(self, parameters: list[Parameter], storage: Storage) -> None:
         """Build for parameters that have been checked; ``storage`` says where their state lives."""
@@ -297,14 +312,9 @@ class Optimizer(HyperParameters):
 
     def _first_step(self, grads: Any, params: Any, *options: Any) -> None:
         """Build and step; if the step is refused, the optimizer is as it was."""
-        before = dict(self.__dict__)
-        try:
+        with self._unchanged_by_failure():
             self.build(params)
             self._apply(grads, None, *options)
-        except Exception:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
 
     def _write_back(self) -> None:
         """Copy what stands in for some of the user's arrays into them."""
@@ -372,6 +382,7 @@ class Optimizer(HyperParameters):
 
     def _write_rows(self, unscale: float, divisor: float, t: int) -> None:
         """Fill the scalars tables for update ``t``, or for a micro-step (0)."""
+        self._asked.clear()
         rate = self._rate() if t else 1.0
         limit = self.clipvalue if self.clipvalue and self.clipvalue > 0 else math.inf
         keep = self.ema_momentum if t > 1 else 0.0
@@ -533,11 +544,12 @@ class Optimizer(HyperParameters):
         state.load(self, d, strict)
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._evaluating:
+            raise RuntimeError("inside evaluation_weights() the parameters are averages: leave it, then copy or pickle")
         kept = {key: value for key, value in self.__dict__.items() if key not in _REBUILT}
         if self._built:
             kept["_restore"] = (self._structure, self._overrides, state.export(self))
             kept["_excluded_arrays"] = []
-            kept["_evaluating"] = False
         return kept
 
     def __setstate__(self, kept: dict[str, Any]) -> None:

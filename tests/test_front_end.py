@@ -302,6 +302,30 @@ def test_the_cap_on_threads_is_any_number_from_one():
         fastopt.set_num_threads(before)
 
 
+def test_a_container_that_changes_after_build_is_no_concern_of_the_optimizer():
+    params = dict(zip(SHAPES, arrays(0), strict=True))
+    optimizer = fastopt.Adam(0.1)
+    optimizer.build(params)
+    del params["bias"]
+    twin = copy.deepcopy(optimizer)
+    assert [parameter.path for parameter in twin._parameters] == list(SHAPES)
+
+
+def test_a_build_that_is_cut_short_leaves_nothing_behind(monkeypatch):
+    optimizer, params = fastopt.Adam(0.1), arrays(0)
+    optimizer.exclude_from_weight_decay(var_list=params[:1])
+    before = dict(optimizer.__dict__)
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("fastopt.optimizer.Plan", interrupt)
+        optimizer.build(params)
+    assert optimizer.__dict__ == before
+    optimizer.build(params)
+
+
 # -- iterations and learning rate --------------------------------------------------------------------------------------
 
 
@@ -508,14 +532,6 @@ def test_training_weights_come_back_after_an_error(name):
     assert stepped(optimizer, params, 3, 5) == stepped(twin, twins, 3, 5)
 
 
-def test_a_copy_made_while_evaluating_can_train():
-    optimizer, params = built(make("Adam", use_ema=True))
-    stepped(optimizer, params, 1, 3)
-    with optimizer.evaluation_weights():
-        copied_params, copied = copy.deepcopy((params, optimizer))
-    stepped(copied, copied_params, 3, 4)
-
-
 def test_schedule_free_evaluates_at_its_average():
     """A deliberate difference: Keras has no way to reach x. Defazio et al. 2024, algorithm 1, with Adam's scaling."""
     beta_1, beta_2, rate, epsilon = 0.9, 0.99, 0.1, 1e-8
@@ -581,6 +597,14 @@ def test_finalize_without_average_does_nothing(name):
     before = stepped(optimizer, params, 1, 3)
     optimizer.finalize_variable_values(params)
     assert bits(params) == before
+
+
+@pytest.mark.parametrize("copying", [copy.deepcopy, pickle.dumps])
+def test_averages_do_not_pass_for_training_weights_in_a_copy(copying):
+    optimizer, _ = built(fastopt.Adam(0.1, use_ema=True))
+    with optimizer.evaluation_weights(), pytest.raises(RuntimeError, match="leave it, then copy"):
+        copying(optimizer)
+    copying(optimizer)
 
 
 # -- loss scale and values that are not finite -------------------------------------------------------------------------
@@ -978,6 +1002,23 @@ def test_a_callable_is_asked_at_every_step():
     assert params[0] == -0.5 - 0.75
 
 
+def test_a_callable_is_asked_once_per_step_however_many_groups_there_are():
+    answers = iter([0.5, 0.5, 0.25])  # at the build, then at each step
+    optimizer = fastopt.Adam(1.0, beta_1=lambda: next(answers))
+    built(optimizer, arrays(0), overrides={"0": {"learning_rate_multiplier": 2.0}})
+    stepped(optimizer, arrays(0), 1, 3)
+    assert next(answers, None) is None
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.array], ids=["scalar", "0-d array"])
+def test_constant_tensors_without_axes_are_numbers(kind):
+    rate, beta = kind(0.5), kind(0.625)
+    optimizer = fastopt.Adam(rate, beta_1=beta, beta_2=lambda: kind(0.75))
+    assert repr(optimizer).startswith("Adam(learning_rate=0.5, beta_1=0.625")
+    (given, params), (plain, twins) = built(optimizer), built(fastopt.Adam(0.5, beta_1=0.625, beta_2=0.75))
+    assert stepped(given, params, 1, 4) == stepped(plain, twins, 1, 4)
+
+
 # -- a user's own rule -------------------------------------------------------------------------------------------------
 
 
@@ -1079,6 +1120,13 @@ def test_a_rule_of_ones_own_may_call_its_arguments_anything():
     optimizer, params = built(plain_class(0.5), [ones(2)])
     optimizer.apply([ones(2)])
     assert params[0].tolist() == [0.5, 0.5]
+
+
+def test_a_loss_scale_optimizer_has_the_hyper_parameters_of_its_inner_one():
+    optimizer = fastopt.LossScaleOptimizer(fastopt.Adam(beta_1=0.5, use_ema=True))
+    assert (optimizer.beta_1, optimizer.use_ema) == (0.5, True)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = optimizer.nothing
 
 
 # -- loss scaling against Keras ----------------------------------------------------------------------------------------

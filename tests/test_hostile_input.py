@@ -372,7 +372,12 @@ CONSTRUCTORS = rows(
     ("beta_1_text", make(fastopt.Nadam, beta_1="0.9"), TypeError, "beta_1.*str"),
     ("beta_1_none", make(fastopt.Adamax, beta_1=None), TypeError, "beta_1.*NoneType"),
     ("lion_beta_1_zero", make(fastopt.Lion, beta_1=0.0), ValueError, r"beta_1.*\(0, 1\]"),
-    ("schedule_free_beta_1_zero", make(fastopt.ScheduleFreeAdamW, beta_1=0), ValueError, r"beta_1.*\(0, 1\)"),
+    (
+        "schedule_free_beta_1_zero",
+        make(fastopt.ScheduleFreeAdamW, beta_1=0),
+        ValueError,
+        r"beta_1.*\[1e-08, 1\), got 0",
+    ),
     ("warmup_negative", make(fastopt.ScheduleFreeAdamW, warmup_steps=-1), ValueError, "warmup_steps.*-1"),
     ("epsilon_negative", make(A, epsilon=-1e-7), ValueError, "epsilon.*-1e-07"),
     ("epsilon_nan", make(fastopt.Adadelta, epsilon=NAN), ValueError, "epsilon.*nan"),

@@ -6,12 +6,13 @@ that of the same fused kernels. Import the release that a program was written fo
 >>> from fastopt.compat import keras_2_2
 >>> opt = keras_2_2.SGD(lr=0.01, decay=1e-6, momentum=0.9, nesterov=True, clipnorm=1.0)
 
-`load_weights` and `weights_of` carry an optimizer's state between the releases, `tf_keras`, Keras 3 and today's classes.
+`load_weights` and `weights_of` carry an optimizer's state between the releases, ``tf_keras``, Keras 3 and today's
+classes.
 
 What the releases accept is accepted as long as its result is defined: a negative rate, a momentum above 1. Refused,
-where the releases go on with NaN, are: numbers that are not finite, ``rho`` or a ``beta_2`` of Adam and Nadam outside
-of [0, 1], a ``beta_1`` of 1 or -1, a negative ``epsilon``, and arguments that are no numbers. Lists of weights are
-checked as a whole before anything is written.
+where the releases go on with NaN, are: numbers that are not finite, ``rho`` outside of [0, 1] or, in Adam and Nadam,
+``beta_2`` outside of [0, 1), a ``beta_1`` of 1 or -1, a negative ``epsilon``, and arguments that are no numbers. Lists
+of weights are checked as a whole before anything is written.
 
 Other releases differ from ``keras_2_2`` in what `arguments_for` takes care of, or the text says:
 
@@ -22,4 +23,4 @@ from .weights import load_weights, weights_of
 
 __all__ = ["DIFFERENCES", "arguments_for", "load_weights", "weights_of"]
 
-__doc__ += as_text()
+__doc__ = f"{__doc__}{as_text()}\n"

@@ -6,6 +6,7 @@ import math
 from typing import ClassVar
 
 from .. import optimizers as modern
+from ..hyper_parameters import Coefficient
 from ..kernels.rules.adagrad import OutsideAdagradScalars
 from ..kernels.rules.rmsprop import OutsideRMSpropScalars
 from ..kernels.rules.sgd import MomentumScalars, NesterovScalars
@@ -58,29 +59,30 @@ class Adadelta(LegacyOptimizer, modern.Adadelta):
 class _BiasCorrected(LegacyOptimizer):
     """Divides by 1 − β₁ᵗ."""
 
-    beta_1: float
+    beta_1: Coefficient
 
     def _check(self) -> None:
         super()._check()
-        if abs(self.beta_1) == 1:
-            raise ValueError(f"beta_1 must not be {self.beta_1:g}: the bias correction divides by 1 - beta_1**t")
+        beta_1 = self._value("beta_1")
+        if abs(beta_1) == 1:
+            raise ValueError(f"beta_1 must not be {beta_1:g}: the bias correction divides by 1 - beta_1**t")
 
 
-class Adam(_BiasCorrected, modern.Adam):  # type: ignore[misc]  # here beta_1 is no callable
+class Adam(_BiasCorrected, modern.Adam):
     """As today, AMSGrad included."""
 
     _config_keys = ("beta_1", "beta_2", "decay", "epsilon", "amsgrad")
     amsgrad = False
 
 
-class Adamax(_BiasCorrected, modern.Adamax):  # type: ignore[misc]
+class Adamax(_BiasCorrected, modern.Adamax):
     """As today."""
 
     _config_keys = ("beta_1", "beta_2", "decay", "epsilon")
     _limits: ClassVar = {"epsilon": (0.0, math.inf, False)}
 
 
-class Nadam(_BiasCorrected, modern.Nadam):  # type: ignore[misc]
+class Nadam(_BiasCorrected, modern.Nadam):
     """With a momentum that warms up ``schedule_decay`` times as fast as today's, and never a ``decay``."""
 
     _config_keys = ("beta_1", "beta_2", "epsilon", "schedule_decay")

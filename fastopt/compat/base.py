@@ -74,8 +74,8 @@ class LegacyOptimizer(Optimizer):
         arguments.pop("args", None)
         extra = self._keyword_arguments(arguments.pop("kwargs"))
         for key in CLIPS:
-            if key in extra:
-                check_number(key, extra[key])
+            if extra.get(key, 0.0) is None:
+                raise TypeError(f"{key} must be a number, got None: leave it out for no limit")
         arguments |= {**self._keywords, **extra}
         if "lr" in arguments:
             arguments["learning_rate"] = arguments.pop("lr")
@@ -92,7 +92,7 @@ class LegacyOptimizer(Optimizer):
         for name in self._own:
             value = getattr(self, name)
             if name in self._flags:
-                _check_truth(name, value)
+                _check_switch(name, value)
             else:
                 self._bounds[name] = self._limits.get(name, _ANY)
                 setattr(self, name, self._checked(name, value))
@@ -176,7 +176,8 @@ class LegacyOptimizer(Optimizer):
                 raise self._weights_error(
                     f"Optimizer weight shape {entry.shape} not compatible with provided weight shape {array.shape}"
                 )
-        assign(self, expected, given)
+        if expected:
+            assign(self, expected, given)
 
     def _entries(self) -> list[Entry]:
         return entries(self, self.release) if self.built else []
@@ -186,7 +187,7 @@ class LegacyOptimizer(Optimizer):
         return weights
 
 
-def _check_truth(name: str, value: Any) -> None:
+def _check_switch(name: str, value: Any) -> None:
     """The releases asked for its truth only: ``Adam(0.001, 0.9, 0.999, 1e-8)`` of 2.3 switches AMSGrad on."""
-    if not isinstance(value, (bool, int, float, np.bool_, np.number)):
+    if not isinstance(value, (bool, int, float)):
         raise TypeError(f"{name} must be a bool, got {value!r}")

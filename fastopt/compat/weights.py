@@ -154,7 +154,7 @@ def _missing_counters(
         check_count("iterations", iterations, 0)
     elif not held:
         raise ValueError(f"the list of Keras {release} lacks the number of updates done: pass iterations=")
-    found = {} if held else {"iterations": iterations}
+    found: dict[str, Any] = {} if held else {"iterations": iterations}
     if isinstance(optimizer, modern.Nadam) and "u_product" not in counters:
         count = int(counters["iterations"]) if held else int(iterations)  # type: ignore[arg-type]
         found["u_product"] = _momenta_product(optimizer, count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import keras
@@ -83,7 +84,7 @@ class Adapter(Fused, keras.optimizers.Optimizer):
         """The config of the fastopt class, with the learning rate as it is now."""
         rate = self._learning_rate
         if isinstance(rate, keras.Variable):
-            self._prototype.learning_rate = float(keras.ops.convert_to_numpy(rate))
+            self._prototype.learning_rate = float(rate.value)
             return self._prototype.get_config()
         return {**self._prototype.get_config(), "learning_rate": keras.saving.serialize_keras_object(rate)}
 
@@ -116,3 +117,18 @@ def adapt(kind: _Kind, package: str, module: str) -> Any:
 
     members = {"__module__": module, "__doc__": kind.__doc__, "_engine_class": kind, "__init__": __init__}
     return keras.saving.register_keras_serializable(package, kind.__name__)(type(kind.__name__, (Adapter,), members))
+
+
+def getter(legacy_get: Callable[[Any], Any], *kinds: Any) -> Callable[[Any], Any]:
+    """An old release's ``get``, that gives the Keras optimizers which `adapt` made of its classes."""
+    adapters = {kind._engine_class: kind for kind in kinds}
+
+    def get(identifier: Any) -> Any:
+        """An optimizer from what the release took for one; the errors are its own."""
+        if isinstance(identifier, keras.optimizers.Optimizer):
+            return identifier
+        found = legacy_get(identifier)
+        kind = adapters.get(type(found))
+        return found if kind is None else kind.from_config(found.get_config())
+
+    return get

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..gradients import ABSENT
+from ..hyper_parameters import without_axes
 from ..optimizer import Optimizer
 from ..parameters import Array, Parameter, check_parameters
 from ..plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Slot
@@ -101,7 +102,7 @@ class Attachment:
         """Take over what Keras, its callbacks or the user may have changed: hyper-parameters, rate and counters."""
         engine, optimizer, number = self.engine, self._optimizer, self._memory.number
         for name in self._followed:
-            setattr(engine, name, getattr(optimizer, name))
+            setattr(engine, name, without_axes(getattr(optimizer, name)))
         rate = optimizer._get_current_learning_rate()
         engine._learning_rate = float(number(getattr(rate, "_value", rate)))
         engine._calls = int(number(optimizer._iterations._value))

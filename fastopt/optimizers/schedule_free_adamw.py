@@ -47,10 +47,9 @@ class ScheduleFreeAdamW(Optimizer):
     warmup_steps: int
 
     def _check(self) -> None:
-        self._check_coefficient("beta_1", "beta_2")
+        self._check_coefficient("beta_1", low=1e-8)  # the average is divided by it
+        self._check_coefficient("beta_2")
         self._check_coefficient("epsilon", high=math.inf)
-        if self.beta_1 == 0:
-            raise ValueError("beta_1 must be in (0, 1), got 0: the average is divided by it")
         check_number("warmup_steps", self.warmup_steps, low=0.0)
 
     def _rule_slots(self, branch: str) -> dict[str, Slot]:

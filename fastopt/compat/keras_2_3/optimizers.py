@@ -27,7 +27,7 @@ class Optimizer(LegacyOptimizer):
     _first_here: ClassVar[tuple[int, float] | None] = None
     """A counter that weights lists of 2.2.4 lack: where it belongs, and what it starts as."""
 
-    @property
+    @property  # type: ignore[misc]  # the release took the setter away
     def lr(self) -> float:
         """The learning rate before decay."""
         return self.learning_rate

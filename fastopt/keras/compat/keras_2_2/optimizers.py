@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ....compat.keras_2_2 import optimizers as legacy
-from ...adapter import adapt
+from ...adapter import adapt, getter
 
 _PACKAGE = "fastopt.keras_2_2"
 
@@ -14,3 +14,5 @@ Adadelta = adapt(legacy.Adadelta, _PACKAGE, __name__)
 Adam = adapt(legacy.Adam, _PACKAGE, __name__)
 Adamax = adapt(legacy.Adamax, _PACKAGE, __name__)
 Nadam = adapt(legacy.Nadam, _PACKAGE, __name__)
+
+get = getter(legacy.get, SGD, RMSprop, Adagrad, Adadelta, Adam, Adamax, Nadam)
