@@ -7,7 +7,7 @@
 >>> opt.apply([np.ones_like(w), np.ones_like(b)])
 """
 
-from . import optimizers, schedules
+from . import activations, callbacks, losses, optimizers, schedules
 from .custom import register_rule
 from .flat import FlatBuffer, pack
 from .kernels.launch import get_num_threads, set_num_threads
@@ -50,7 +50,10 @@ __all__ = [
     "Optimizer",
     "RMSprop",
     "ScheduleFreeAdamW",
+    "activations",
+    "callbacks",
     "get_num_threads",
+    "losses",
     "optimizers",
     "pack",
     "register_rule",

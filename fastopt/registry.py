@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from .optimizer import Optimizer
 
 _Kind = TypeVar("_Kind", bound=type[Optimizer])
+
+_OLD_RELEASES = "fastopt.compat."
 
 _CLASSES: dict[str, type[Optimizer]] = {}
 _BUILT_IN: set[str] = set()
@@ -77,8 +80,10 @@ def get(identifier: Any) -> Any:
 
 
 def serialize(optimizer: Optimizer) -> dict[str, Any]:
-    """``{"class_name": …, "config": …}``, JSON-able."""
-    return {"class_name": type(optimizer).__name__, "config": optimizer.get_config()}
+    """``{"class_name": …, "config": …}``, JSON-able; for a class of an old release also ``"module"``."""
+    kind = type(optimizer)
+    elsewhere = {} if _CLASSES.get(kind.__name__.lower()) is kind else {"module": kind.__module__}
+    return {**elsewhere, "class_name": kind.__name__, "config": optimizer.get_config()}
 
 
 def deserialize(config: Mapping[str, Any]) -> Any:
@@ -91,4 +96,7 @@ def deserialize(config: Mapping[str, Any]) -> Any:
     """
     if "class_name" not in config or "config" not in config:
         raise ValueError(f'expected {{"class_name": …, "config": …}}, got the keys {sorted(config)}')
-    return find(config["class_name"]).from_config(config["config"])
+    name, module = config["class_name"], str(config.get("module"))
+    old = module.startswith(_OLD_RELEASES)  # Keras's own modules may stand there too; nothing else is imported
+    kind = getattr(importlib.import_module(module), name) if old else find(name)
+    return kind.from_config(config["config"])

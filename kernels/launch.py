@@ -166,7 +166,11 @@ def kernel(function, scalars, slots, dtype):
     dtype : numpy.dtype
         float32 or float64.
     """
-    bindings, name, key = _specialisation(scalars, slots, dtype)
+    return both_forms(function, *_specialisation(scalars, slots, dtype))
+
+
+def both_forms(function, bindings, name, key):
+    """The kernel ``function`` of the common signature, serial and parallel; arguments as of `specialise`."""
     number = types.int64
     serial = specialise(function, name, types.void(number, number, _HANDLE, number), bindings, key=key)
     if _state["forked"]:

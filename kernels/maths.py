@@ -24,6 +24,66 @@ def _sqrt(x):
     return lambda x: math.sqrt(x)
 
 
+def exp(x):
+    """e to the power of ``x``; inf where that overflows."""
+    return np.exp(x)
+
+
+@overload(exp, jit_options=FLAGS)
+def _exp(x):
+    return lambda x: math.exp(x)
+
+
+def expm1(x):
+    """``exp(x) - 1`` without cancellation near zero."""
+    return np.expm1(x)
+
+
+@overload(expm1, jit_options=FLAGS)
+def _expm1(x):
+    return lambda x: math.expm1(x)
+
+
+def log(x):
+    """Natural logarithm; -inf for zero, NaN for ``x < 0``."""
+    return np.log(x)
+
+
+@overload(log, jit_options=FLAGS)
+def _log(x):
+    return lambda x: math.log(x)
+
+
+def log1p(x):
+    """``log(1 + x)`` without cancellation near zero."""
+    return np.log1p(x)
+
+
+@overload(log1p, jit_options=FLAGS)
+def _log1p(x):
+    return lambda x: math.log1p(x)
+
+
+def tanh(x):
+    """Hyperbolic tangent."""
+    return np.tanh(x)
+
+
+@overload(tanh, jit_options=FLAGS)
+def _tanh(x):
+    return lambda x: math.tanh(x)
+
+
+def erf(x):
+    """Error function."""
+    return type(x)(math.erf(x))
+
+
+@overload(erf, jit_options=FLAGS)
+def _erf(x):
+    return lambda x: math.erf(x)
+
+
 @callee
 def maximum(x, y):
     """The larger of two numbers; NaN if either is NaN."""
@@ -69,3 +129,17 @@ def sign(x):
 def _sign(x):
     one, zero = (np.float32(1), np.float32(0)) if x.bitwidth == 32 else (np.float64(1), np.float64(0))
     return lambda x: one if x > 0 else (-one if x < 0 else x + zero)
+
+
+@callee
+def sigmoid(x):
+    """``1 / (1 + exp(-x))``; neither form overflows."""
+    one = constant(1, x)
+    small = exp(-abs(x))
+    return one / (one + small) if x >= constant(0, x) else small / (one + small)
+
+
+@callee
+def softplus(x):
+    """``log(1 + exp(x))``, close to ``x`` where that is large, and to ``exp(x)`` where it is small."""
+    return maximum(x, constant(0, x)) + log1p(exp(-abs(x)))

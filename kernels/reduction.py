@@ -3,6 +3,7 @@
 import numpy as np
 
 from ._jit import callee
+from .maths import maximum
 
 LANES = 128
 """Partial sums kept side by side. A plain float64 sum is one chain of additions, and four times slower."""
@@ -70,3 +71,35 @@ def _folded(lanes):
             lanes[j] += lanes[j + width]
         width //= 2
     return lanes[0]
+
+
+@callee
+def row_sum(values, lanes):
+    """Sum of ``values`` in float64; short rows without the cost of setting up the lanes."""
+    if values.size >= LANES:
+        return sum_of(values, lanes)
+    total = 0.0
+    for i in range(values.size):
+        total += np.float64(values[i])
+    return total
+
+
+@callee
+def row_maximum(values, best):
+    """The largest of ``values``; NaN if one is NaN; -inf of none.
+
+    ``best`` is scratch for maxima kept side by side: one alone is a chain that does not vectorise.
+    """
+    best[:] = -np.inf
+    width = best.size
+    whole = values.size - values.size % width
+    for start in range(0, whole, width):
+        block = values[start : start + width]
+        for j in range(width):
+            best[j] = maximum(best[j], block[j])
+    for i in range(whole, values.size):
+        best[0] = maximum(best[0], values[i])
+    largest = best[0]
+    for j in range(1, width):
+        largest = maximum(largest, best[j])
+    return largest

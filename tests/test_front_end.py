@@ -15,6 +15,7 @@ import table
 
 import fastopt
 from fastopt import optimizers, schedules
+from fastopt.compat import keras_2_2
 
 keras = keras_reference.import_keras()
 
@@ -860,6 +861,13 @@ def test_configs_of_keras_are_understood(name):
     ours = optimizers.deserialize(keras.optimizers.serialize(theirs))
     assert type(ours) is getattr(fastopt, name)
     assert {key: ours.get_config()[key] for key in theirs.get_config()} == theirs.get_config()
+
+
+def test_a_config_tells_a_class_of_an_old_release_from_todays():
+    wrapped = fastopt.LossScaleOptimizer(keras_2_2.SGD(lr=0.5, decay=0.25))
+    config = json.loads(json.dumps(optimizers.serialize(wrapped)))
+    again = optimizers.deserialize(config).inner_optimizer
+    assert type(again) is keras_2_2.SGD and again.get_config() == wrapped.inner_optimizer.get_config()
 
 
 # -- against the signatures of Keras -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .info import info
+from .schedule import schedule
 from .train import train
 from .warmup import warmup
 
@@ -18,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+app.command(context_settings={"ignore_unknown_options": True})(schedule)
 app.command()(warmup)
 app.command()(info)
 

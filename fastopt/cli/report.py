@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .runs import UsageError
 from .training import Training
 
 IMAGE_FORMATS = (".png", ".pdf", ".svg", ".jpg")
@@ -73,6 +74,26 @@ def _figures(training: Training) -> dict[str, str]:
     }
 
 
+def check_picture(path: Path | None) -> None:
+    """Find out before the work is done whether the picture, if any, can be written; make its folder.
+
+    Raises
+    ------
+    UsageError
+        If its ending is no image format, or it cannot be written.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in IMAGE_FORMATS:
+        raise UsageError(f"--plot takes a file that ends in {', '.join(IMAGE_FORMATS)}, got {path.name!r}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--plot {path}: {error}") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"--plot {path}: cannot be written")
+
+
 def save_plot(trainings: Sequence[Training], path: Path) -> None:
     """Draw loss and accuracy of all trainings over the epochs.
 
@@ -118,10 +139,11 @@ def _draw(panel: Any, training: Training, quantity: str, number: int | None) -> 
             panel.plot(epochs, values, style, linewidth=width, label=split)
         else:
             label = training.run.label if split == "test" else None
-            panel.plot(epochs, values, style, linewidth=width, label=label, color=_color(number))
+            panel.plot(epochs, values, style, linewidth=width, label=label, color=color_of(number))
 
 
-def _color(number: int) -> Any:
+def color_of(number: int) -> Any:
+    """The colour of a curve among several."""
     from matplotlib import colormaps
 
     return colormaps["tab10"](number) if number < 10 else colormaps["Dark2"](number % 8)

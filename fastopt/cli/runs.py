@@ -1,4 +1,4 @@
-"""From what the user typed to optimizers: names, flags, values, schedules, lists of runs to compare."""
+"""From what the user typed to optimizers and schedules: names, flags, values, lists of runs to compare."""
 
 from __future__ import annotations
 
@@ -107,12 +107,57 @@ def plan_comparison(text: str, shared: Mapping[str, str | None]) -> list[Run]:
     """
     runs = []
     for specification in filter(None, _split(text, ",")):
-        name, *settings = _split(specification, ":")
-        own = {flag: value if equals else None for flag, equals, value in (part.partition("=") for part in settings)}
-        runs.append(plan_run(name, {_key(flag): value for flag, value in {**shared, **own}.items()}))
+        name, own = _name_and_settings(specification)
+        runs.append(plan_run(name, {**shared, **own}))
     if not runs:
         raise UsageError("there is no run to compare: write them as in sgd:learning_rate=.1:momentum=.9,adam")
     return runs
+
+
+def plan_schedules(
+    texts: Sequence[str], shared: Mapping[str, str | None], examples: Mapping[str, Any]
+) -> list[schedules.LearningRateSchedule]:
+    """The schedules of calls, as `read_schedule` reads them, and of names, as in ``stepdecay:variant=code``.
+
+    Parameters
+    ----------
+    shared : mapping
+        Arguments of all schedules given by name, unless the schedule has its own.
+    examples : mapping
+        What required arguments are, where neither is given.
+
+    Raises
+    ------
+    UsageError
+        If there is no such schedule or argument, a value is refused, or ``shared`` has nobody to go to.
+    """
+    named = [text for text in texts if not _is_call(text)]
+    if shared and not named:
+        raise UsageError(f"{_flag(next(iter(shared)))} goes to schedules given by name, and there is none")
+    return [_named_schedule(text, shared, examples) if text in named else read_schedule(text) for text in texts]
+
+
+def _named_schedule(
+    text: str, shared: Mapping[str, str | None], examples: Mapping[str, Any]
+) -> schedules.LearningRateSchedule:
+    name, own = _name_and_settings(text)
+    try:
+        kind = schedules.get(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    arguments = dict(_argument(kind, flag, value) for flag, value in {**shared, **own}.items())
+    required = [key for key, value in inspect.signature(kind).parameters.items() if value.default is value.empty]
+    try:
+        return kind(**{**{key: examples[key] for key in required}, **arguments})
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{kind.__name__}: {error}") from error
+
+
+def _name_and_settings(text: str) -> tuple[str, dict[str, str | None]]:
+    """Of ``name:key=value:key``."""
+    name, *settings = _split(text, ":")
+    pairs = (part.partition("=") for part in settings)
+    return name, {_key(flag): value if equals else None for flag, equals, value in pairs}
 
 
 def read_flags(tokens: Sequence[str]) -> dict[str, str | None]:
@@ -135,12 +180,16 @@ def read_value(text: str) -> Any:
     """A boolean, None, number, list or schedule, as Python or JSON write it; anything else is a string."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    if re.fullmatch(r"[A-Za-z_]\w*\s*\(.*\)", text):
+    if _is_call(text):
         return read_schedule(text)
     for read in (json.loads, ast.literal_eval, float):
         with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return read(text)
     return text
+
+
+def _is_call(text: str) -> bool:
+    return re.fullmatch(r"\s*[A-Za-z_]\w*\s*\(.*\)\s*", text) is not None
 
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
@@ -155,7 +204,7 @@ def read_schedule(text: str) -> schedules.LearningRateSchedule:
         If there is no such schedule, or it refuses its arguments.
     """
     try:
-        schedule: schedules.LearningRateSchedule = _evaluate(ast.parse(text, mode="eval").body)
+        schedule: schedules.LearningRateSchedule = _evaluate(ast.parse(text.strip(), mode="eval").body)
     except SyntaxError as error:
         raise UsageError(f"{text}: {error.msg}") from error
     except (TypeError, ValueError, RecursionError) as error:
@@ -175,7 +224,7 @@ def _evaluate(node: ast.expr) -> Any:
         raise ValueError(f"{ast.unparse(node)} is neither a number, a list nor a schedule") from None
 
 
-def _argument(kind: type[Optimizer], flag: str, text: str | None) -> tuple[str, Any]:
+def _argument(kind: type[Any], flag: str, text: str | None) -> tuple[str, Any]:
     parameters = inspect.signature(kind).parameters
     switched_off = flag.removeprefix("no_") if text is None else flag
     key = flag if flag in parameters else switched_off
@@ -221,7 +270,19 @@ def _split(text: str, separator: str) -> list[str]:
 
 def _shown(value: Any) -> str:
     if isinstance(value, schedules.LearningRateSchedule):
-        signature = inspect.signature(type(value)).parameters
-        config = {key: item for key, item in value.get_config().items() if item != signature[key].default}
-        return f"{type(value).__name__}({', '.join(_shown(item) for item in config.values())})"
+        return shown_schedule(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def shown_schedule(schedule: schedules.LearningRateSchedule) -> str:
+    """The call that makes the schedule, without what is default."""
+    arguments = []
+    for key, parameter in inspect.signature(type(schedule)).parameters.items():
+        value = getattr(schedule, key)
+        if parameter.default is parameter.empty:
+            arguments.append(_shown(value))
+        elif value != parameter.default:
+            arguments.append(f"{key}={_shown(value)}")
+    return f"{type(schedule).__name__}({', '.join(arguments)})"

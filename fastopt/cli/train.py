@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -69,7 +68,7 @@ def train(
         with interruptible() as stopped:
             settings = _settings(batch_size, epochs, seed, hidden, dtype)
             runs = _runs(optimizer, compare, context.args)
-            _check_plot(plot)
+            report.check_picture(plot)
             _cap_threads(threads)
             trainings = _train(runs, settings, console, quiet, stopped)
     except UsageError as error:
@@ -124,23 +123,6 @@ def _runs(optimizer: str | None, compare: str | None, extra: Sequence[str]) -> l
     for run in runs:
         run.make()  # refuse bad values before anything is trained
     return runs
-
-
-def _check_plot(plot: Path | None) -> None:
-    """Find out before the training whether the picture can be written."""
-    from .report import IMAGE_FORMATS
-    from .runs import UsageError
-
-    if plot is None:
-        return
-    if plot.suffix.lower() not in IMAGE_FORMATS:
-        raise UsageError(f"--plot takes a file that ends in {', '.join(IMAGE_FORMATS)}, got {plot.name!r}")
-    try:
-        plot.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--plot {plot}: {error}") from error
-    if plot.is_dir() or not os.access(plot.parent, os.W_OK):
-        raise UsageError(f"--plot {plot}: cannot be written")
 
 
 def _cap_threads(threads: int | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..hyper_parameters import Rate, bind, common_arguments
+from ..hyper_parameters import Rate, bind, common_arguments, without_axes
 from ..optimizer import Optimizer
 from ..parameters import Array, check_number
 from .weights import Entry, assign, entries, read
@@ -108,6 +108,7 @@ class LegacyOptimizer(Optimizer):
 
     @learning_rate.setter
     def learning_rate(self, value: Rate) -> None:
+        value = without_axes(value)
         check_number("learning_rate", value)
         self._learning_rate = float(value)  # type: ignore[arg-type]
 

@@ -1,0 +1,81 @@
+"""Arrays that a call brings along: what is accepted as input and as output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .device import check_array
+
+Array = npt.NDArray[Any]
+
+
+def floating(name: str, value: Any) -> Array:
+    """``value`` as a float32 or float64 array; lists and numbers become float64, as in NumPy.
+
+    Raises
+    ------
+    TypeError
+        If it is on another device or of another dtype.
+    """
+    array = numbers(name, value)
+    if not isinstance(value, np.ndarray) and array.dtype.kind in "bui":
+        array = array.astype(np.float64)
+    if array.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}: convert it with astype")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def numbers(name: str, value: Any) -> Array:
+    """``value`` as an array of any dtype of real numbers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is on another device, of another dtype, or no array at all.
+    """
+    if isinstance(value, (list, tuple, int, float, np.generic)):
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: not an array: {error}") from None
+    check_array(name, value, "array")
+    if value.dtype.kind not in "buif":
+        raise TypeError(f"{name}: expected numbers, got dtype {value.dtype}")
+    return value
+
+
+def check_axis(axis: Any, ndim: int) -> int:
+    """``axis`` counted from 0, of an array of ``ndim`` axes."""
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+        raise ValueError(f"axis must be an int, got {axis!r}")
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"axis must be in [{-ndim}, {ndim}) for an array of {ndim} axes, got {axis}")
+    return int(axis) % ndim
+
+
+def check_output(out: Any, shape: tuple[int, ...], dtype: Any, like: str) -> None:
+    """Refuse what a result cannot be written to."""
+    check_array("out", out, "array")
+    if out.dtype != dtype:
+        raise TypeError(f"out must have the dtype of {like}, {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out must have the shape of {like}, {shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+
+
+def is_same(one: Array, other: Array) -> bool:
+    """Whether two arrays are the same elements in the same order."""
+    one_start, other_start = one.__array_interface__["data"][0], other.__array_interface__["data"][0]
+    return one_start == other_start and (one.shape, one.strides, one.dtype) == (other.shape, other.strides, other.dtype)
+
+
+def overlaps(one: Array, other: Array) -> bool:
+    """Whether two arrays may share memory."""
+    try:
+        return np.shares_memory(one, other, max_work=10_000)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True

@@ -1,0 +1,126 @@
+"""The arrays of a call: what is accepted, and how they are laid out for the kernels."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..arrays import Array, check_axis, check_output, floating, is_same, numbers, overlaps
+from ..kernels.losses.loops import IGNORED
+from .form import Form
+
+
+class Rows(NamedTuple):
+    """Targets and predictions as rows of samples: what a kernel reads, and the shape of what it gives."""
+
+    target: Array  # [rows, columns], or int64 [rows] of labels
+    prediction: Array  # [rows, columns]
+    shape: tuple[int, ...]  # of the values, one per row
+    axis: int  # of the predictions, from 0
+    reshaped: tuple[int, ...]  # the predictions', before their axis was moved last
+
+    def laid_out(self, array: Array) -> Array:
+        """A view of an array that is shaped as the predictions were given, as [*shape, columns]."""
+        return np.moveaxis(array.reshape(self.reshaped), self.axis, -1)
+
+
+def rows_of(form: Form, y_true: Any, y_pred: Any) -> Rows:
+    """Check targets and predictions, and lay them out.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dtypes, shapes, axis or labels do not fit.
+    """
+    prediction = floating("y_pred", y_pred)
+    if prediction.ndim == 0:
+        raise ValueError("y_pred: expected at least one axis, got a number")
+    target = numbers("y_true", y_true)
+    if form.formula.takes_labels:
+        axis = check_axis(form.axis, prediction.ndim)
+        moved = np.moveaxis(prediction, axis, -1)
+        rows = _two_axes(moved)
+        labels = _labels(target, prediction.shape, axis, form.ignore_class)
+        return Rows(labels, rows, moved.shape[:-1], axis, prediction.shape)
+    target, prediction = _same_rank(target, prediction)
+    if target.shape != prediction.shape:
+        raise ValueError(f"y_true and y_pred must have the same shape, got {target.shape} and {prediction.shape}")
+    axis = check_axis(form.axis, prediction.ndim)
+    moved = np.moveaxis(prediction, axis, -1)
+    targets = _two_axes(np.moveaxis(target, axis, -1).astype(prediction.dtype, copy=False))
+    return Rows(targets, _two_axes(moved), moved.shape[:-1], axis, prediction.shape)
+
+
+def _same_rank(target: Array, prediction: Array) -> tuple[Array, Array]:
+    """Keras's rule: where ranks differ by one and the last axis has one element, it goes; vectors gain one instead."""
+    if target.ndim == prediction.ndim + 1 and target.shape[-1] == 1:
+        return (target, prediction[:, None]) if prediction.ndim == 1 else (target[..., 0], prediction)
+    if prediction.ndim == target.ndim + 1 and prediction.shape[-1] == 1 and target.ndim:
+        return (target[:, None], prediction) if target.ndim == 1 else (target, prediction[..., 0])
+    return target, prediction
+
+
+def _two_axes(moved: Array) -> Array:
+    rows = int(np.prod(moved.shape[:-1], dtype=np.int64))
+    return np.ascontiguousarray(moved).reshape(rows, moved.shape[-1])
+
+
+def _labels(labels: Array, shape: tuple[int, ...], axis: int, ignore_class: Any) -> Array:
+    """Labels as int64 [rows], `IGNORED` where they are ``ignore_class``."""
+    if labels.ndim == len(shape) and labels.shape[axis] == 1:
+        labels = labels.squeeze(axis)
+    expected = shape[:axis] + shape[axis + 1 :]
+    if labels.shape != expected:
+        raise ValueError(
+            f"y_true: expected one label per sample, shape {expected} (or with one element along axis {axis}), "
+            f"got {labels.shape} for y_pred of shape {shape}"
+        )
+    with np.errstate(invalid="ignore"):  # NaN and infinity: reported below
+        whole = labels.astype(np.int64)
+    if labels.dtype.kind == "f" and not np.array_equal(whole, labels):
+        raise ValueError("y_true: labels must be whole numbers")
+    if ignore_class is not None:
+        if isinstance(ignore_class, bool) or not isinstance(ignore_class, (int, np.integer)):
+            raise TypeError(f"ignore_class must be an int or None, got {ignore_class!r}")
+        ignored = whole == ignore_class
+        _check_range(whole[~ignored], shape[axis])
+        whole[ignored] = IGNORED
+    else:
+        _check_range(whole, shape[axis])
+    return whole.reshape(-1)
+
+
+def _check_range(labels: Array, classes: int) -> None:
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if outside.size:
+        raise ValueError(f"y_true: labels must be in [0, {classes}), got {int(outside[0])}")
+
+
+def gradient_target(out: Any, rows: Rows, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Array, Array]:
+    """Where the gradient goes: the array that is returned, and the rows that the kernel writes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``out`` is not like the predictions, is read-only, or overlaps what is read, other than as ``y_pred`` itself.
+    """
+    dtype, shape = rows.prediction.dtype, np.shape(y_pred)
+    if out is None:
+        result = np.empty(shape, dtype)
+    else:
+        check_output(out, shape, dtype, "y_pred")
+        for name, array in (("y_true", y_true), ("sample_weight", sample_weight)):
+            if isinstance(array, np.ndarray) and overlaps(out, array):
+                raise ValueError(f"out overlaps {name}: pass another array")
+        if isinstance(y_pred, np.ndarray) and overlaps(out, y_pred) and not is_same(out, y_pred):
+            raise ValueError("out overlaps y_pred in part: pass y_pred itself or another array")
+        result = out
+    return result, _writable_rows(result, rows)
+
+
+def _writable_rows(result: Array, rows: Rows) -> Array:
+    """The result itself as rows where it lies so, else new ones to be copied into it."""
+    if result.flags.c_contiguous and rows.axis == len(rows.reshaped) - 1:
+        return result.reshape(rows.prediction.shape)
+    return np.empty(rows.prediction.shape, rows.prediction.dtype)

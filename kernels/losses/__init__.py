@@ -1,0 +1,1 @@
+"""Losses: their formulas, one scalar function each, and the loops around them."""

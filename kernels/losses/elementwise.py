@@ -1,0 +1,133 @@
+"""Losses that are a sum or mean over elements: each a function of one target, one prediction and the scalars.
+
+It returns the element's value and its derivative by the prediction. Loops that need only one of the two drop the other
+when they are compiled. The derivative is zero where a clip holds the prediction back, and NaN where an argument is.
+"""
+
+from typing import NamedTuple
+
+from .._jit import callee
+from ..maths import constant, exp, log, log1p, maximum, sigmoid, sign, tanh
+
+
+class Nothing(NamedTuple):
+    """The scalars of a loss that has none."""
+
+
+class Epsilon(NamedTuple):
+    """What keeps logarithms and quotients finite, Keras's ``epsilon()``."""
+
+    epsilon: float
+
+
+class Delta(NamedTuple):
+    """The scalars of `huber`."""
+
+    delta: float
+
+
+@callee
+def squared_error(target, prediction, s):
+    """(p − t)²"""
+    error = prediction - target
+    return error * error, error + error
+
+
+@callee
+def absolute_error(target, prediction, s):
+    """|p − t|; derivative 0 where they are equal."""
+    error = prediction - target
+    return abs(error), sign(error)
+
+
+@callee
+def absolute_percentage_error(target, prediction, s):
+    """100 |t − p| / max(|t|, ε)"""
+    scale = constant(100, target) / maximum(abs(target), s.epsilon)
+    error = prediction - target
+    return abs(error) * scale, sign(error) * scale
+
+
+@callee
+def squared_logarithmic_error(target, prediction, s):
+    """(log(max(p, ε) + 1) − log(max(t, ε) + 1))²"""
+    one, zero = constant(1, prediction), constant(0, prediction)
+    shifted = maximum(prediction, s.epsilon) + one
+    error = log(shifted) - log(maximum(target, s.epsilon) + one)
+    return error * error, zero if prediction < s.epsilon else (error + error) / shifted
+
+
+@callee
+def hinge(target, prediction, s):
+    """max(1 − t p, 0); derivative 0 at the kink."""
+    zero = constant(0, prediction)
+    margin = constant(1, prediction) - target * prediction
+    return maximum(margin, zero), zero if margin <= zero else -target
+
+
+@callee
+def squared_hinge(target, prediction, s):
+    """max(1 − t p, 0)²"""
+    zero = constant(0, prediction)
+    margin = maximum(constant(1, prediction) - target * prediction, zero)
+    return margin * margin, zero if margin <= zero else -target * (margin + margin)
+
+
+@callee
+def huber(target, prediction, s):
+    """e² / 2 for |e| ≤ δ, else δ |e| − δ² / 2, where e = p − t."""
+    half = constant(0.5, prediction)
+    error = prediction - target
+    size = abs(error)
+    if size <= s.delta:
+        return half * error * error, error
+    return s.delta * size - half * s.delta * s.delta, s.delta * sign(error)
+
+
+@callee
+def log_cosh(target, prediction, s):
+    """log(cosh(p − t)), written so that nothing overflows."""
+    error = prediction - target
+    size = abs(error)
+    tail = log1p(exp(-(size + size)))
+    return size + tail - constant(0.6931471805599453, prediction), tanh(error)
+
+
+@callee
+def kl_divergence(target, prediction, s):
+    """t log(t / p), both clipped to [ε, 1]."""
+    one, zero = constant(1, prediction), constant(0, prediction)
+    t = one if target > one else maximum(target, s.epsilon)
+    p = one if prediction > one else maximum(prediction, s.epsilon)
+    return t * log(t / p), zero if prediction < s.epsilon or prediction > one else -t / p
+
+
+@callee
+def poisson(target, prediction, s):
+    """p − t log(p + ε)"""
+    shifted = prediction + s.epsilon
+    return prediction - target * log(shifted), constant(1, prediction) - target / shifted
+
+
+@callee
+def binary_crossentropy(target, prediction, s):
+    """−t log p − (1 − t) log(1 − p), p clipped to [ε, 1 − ε]."""
+    one, zero = constant(1, prediction), constant(0, prediction)
+    high = one - s.epsilon
+    p = high if prediction > high else maximum(prediction, s.epsilon)
+    value = -(target * log(p) + (one - target) * log(one - p))
+    clipped = prediction < s.epsilon or prediction > high
+    return value, zero if clipped else (p - target) / (p * (one - p))
+
+
+@callee
+def binary_crossentropy_of_logit(target, prediction, s):
+    """Binary crossentropy of sigmoid(p): (1 − t) max(p, 0) + t max(−p, 0) + log(1 + e^−|p|).
+
+    A factor that is zero stays zero when it meets infinity: a target that an infinite logit hits costs nothing.
+    """
+    one, zero = constant(1, prediction), constant(0, prediction)
+    rest = one - target
+    above = zero if rest == zero else rest * maximum(prediction, zero)
+    below = zero if target == zero else target * maximum(-prediction, zero)
+    return above + below + log1p(exp(-abs(prediction))), sigmoid(prediction) - target

@@ -1,0 +1,147 @@
+"""How a loss is computed: which loop runs with which formulas, and how a call's arrays are handed to it."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import launch, rowwise
+from .._jit import callee
+from ..rowwise import BLOCK, GRADIENT, WEIGHTED
+from . import loops
+from .elementwise import Epsilon, Nothing
+from .loops import IGNORED, Arrays
+
+
+class Formula(NamedTuple):
+    """A loop, and what its globals stand for."""
+
+    loop: Any
+    scalars: type = Nothing
+    functions: tuple[tuple[str, Any], ...] = ()
+    takes_labels: bool = False
+
+    def kernel(self, dtype):
+        """Compiled for a dtype."""
+        return rowwise.kernel(self.loop, dtype, self.scalars, **dict(self.functions))
+
+
+def elementwise(function, scalars=Nothing):
+    """The formula of a function ``(target, prediction, s) -> (value, derivative)``, a `callee`."""
+    return Formula(loops.elements, scalars, (("FORMULA", function),))
+
+
+def by_rows(loss, scalars=Nothing):
+    """The formula of a `RowLoss`."""
+    fold = loops.maximum_anchor if loss.anchor_is_maximum else loops.sum_anchor
+    functions = {
+        "FORMULA": loss.terms,
+        "BETWEEN": loss.between,
+        "DERIVATIVE": loss.derivative,
+        "ANCHOR": loss.anchor or loss.terms,
+        "FOLD": fold if loss.anchor else loops.no_anchor,
+    }
+    return Formula(loops.whole_rows, scalars, tuple(functions.items()))
+
+
+softmax_of_targets = Formula(loops.softmax_of_targets)
+softmax_of_labels = Formula(loops.softmax_of_labels, takes_labels=True)
+probability_of_labels = Formula(loops.probability_of_labels, Epsilon, takes_labels=True)
+
+
+def evaluate(formula, target, prediction, gradient, weights, table, mean):
+    """Value of each row and their total; the gradient on the way, if there is an array for it.
+
+    Parameters
+    ----------
+    target : array [rows, columns], or int64 array [rows] of labels
+        Labels are below ``columns``, or `IGNORED`.
+    prediction : array [rows, columns]
+        C-contiguous as all others, of the compute dtype.
+    gradient : array [rows, columns] or None
+        Written; may be ``prediction``, and overlaps nothing else.
+    weights : array [rows] or None
+        Factor on values and derivatives.
+    table : array [1, columns of the scalars table]
+        See loops.py.
+    mean : float
+        Factor on each row's sum; the derivatives have it in their scale.
+
+    Returns
+    -------
+    values : array [rows]
+    total : float
+    """
+    dtype = prediction.dtype
+    rows, columns = prediction.shape
+    pieces = max(1, -(-columns // BLOCK)) if formula.loop is loops.elements else 1
+    nothing = np.empty((0, 0), dtype)
+    arrays = Arrays(
+        target,
+        prediction,
+        nothing if gradient is None else gradient,
+        nothing.ravel() if weights is None else weights,
+        table,
+        np.zeros((rows, pieces)),
+        np.empty(rows, dtype),
+    )
+    spans = rows * pieces
+    count = -(-spans // max(1, BLOCK // columns)) if formula.loop is loops.elements and columns else spans
+    work = rowwise.Work(arrays, rows * columns, count)
+    options = GRADIENT * (gradient is not None) | WEIGHTED * (weights is not None)
+    if work.elements:
+        rowwise.run(formula.kernel(dtype), work, options)
+    total = launch.serial_function(loops.finish, 2, None, 0, dtype)(work.handle, mean, float(weights is not None))
+    return arrays.values, total
+
+
+def weigh(values, gradient, weights, scale):
+    """Weigh values and gradient that a user's functions gave; the gradient, and its scale, in place.
+
+    Parameters
+    ----------
+    values : array
+        Of any shape.
+    gradient : array [*values.shape, ...]
+    weights : array [rows] or None
+        One per value.
+    scale : float
+        On the gradient, and on the total.
+
+    Returns
+    -------
+    values : array
+    total : float
+    """
+    if weights is not None:
+        weights = weights.reshape(values.shape)
+        values = values * weights
+        gradient *= weights.reshape(values.shape + (1,) * (gradient.ndim - values.ndim))
+    gradient *= gradient.dtype.type(scale)
+    return values, total(values) * scale
+
+
+def total(array):
+    """Sum in float64."""
+    return float(np.sum(array, dtype=np.float64))
+
+
+def is_binary(target):
+    """Whether every element is 0 or 1."""
+    return bool(np.all((target == 0) | (target == 1)))
+
+
+def not_ignored(labels):
+    """Which labels count."""
+    return labels != IGNORED
+
+
+def from_formulas(value, derivative, scalars):
+    """The formula of two users' functions ``(target, prediction, s)``: an element's loss, and its derivative."""
+    value, derivative = callee(value), callee(derivative)
+
+    @callee
+    def both(target, prediction, s):
+        return value(target, prediction, s), derivative(target, prediction, s)
+
+    both.__module__ = "user"  # not one of this package's, whose sources stand for them: the cache looks into these two
+    return elementwise(both, scalars)

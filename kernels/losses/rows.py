@@ -1,0 +1,128 @@
+"""Losses whose elements depend on the whole row: anchor, terms, what follows from their sums, derivative.
+
+- ``anchor(target, prediction, s)``: elementwise; the row's sum or maximum of it is the *anchor*;
+- ``terms(target, prediction, anchor, s) -> (term, term, term)``: elementwise, to be summed over the row in float64;
+- ``between(sums, anchor, s) -> (value, first, second)``: once per row, in float64;
+- ``derivative(target, prediction, anchor, first, second, s)``: elementwise, by the prediction.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from .._jit import callee
+from ..maths import constant, log, maximum
+
+
+class RowLoss(NamedTuple):
+    """The functions that make up a loss."""
+
+    terms: Any
+    between: Any
+    derivative: Any
+    anchor: Any = None
+    anchor_is_maximum: bool = False
+
+
+# -- categorical crossentropy of probabilities: p = clip(q / Σq, ε, 1 − ε), −Σ t log p ---------------------------------
+
+
+@callee
+def prediction_itself(target, prediction, s):
+    """Anchor: the sum of the predictions."""
+    return prediction
+
+
+@callee
+def crossentropy_terms(target, prediction, anchor, s):
+    """−t log p, and t where p was not clipped. No logarithm where the target is zero, as in most of a one-hot row."""
+    zero = constant(0, prediction)
+    share = prediction / anchor
+    if target == zero:
+        return zero, zero, zero
+    low, high = s.epsilon, constant(1, prediction) - s.epsilon
+    p = high if share > high else maximum(share, low)
+    return -target * log(p), zero if share < low or share > high else target, zero
+
+
+@callee
+def crossentropy_between(sums, anchor, s):
+    """The value, and the targets whose share of the sum moves."""
+    return sums[0], sums[1], 0.0
+
+
+@callee
+def crossentropy_derivative(target, prediction, anchor, moving, unused, s):
+    """(moving − t / p) / Σq, the second part only where p was not clipped."""
+    zero = constant(0, prediction)
+    share = prediction / anchor
+    clipped = target == zero or share < s.epsilon or share > constant(1, prediction) - s.epsilon
+    return (moving - (zero if clipped else target / share)) / anchor
+
+
+categorical_crossentropy = RowLoss(
+    crossentropy_terms, crossentropy_between, crossentropy_derivative, anchor=prediction_itself
+)
+
+
+# -- categorical hinge: max(max (1 − t) q − Σ t q + 1, 0) --------------------------------------------------------------
+
+
+@callee
+def wrong_score(target, prediction, s):
+    """Anchor: the largest score of a wrong class."""
+    return (constant(1, prediction) - target) * prediction
+
+
+@callee
+def hinge_terms(target, prediction, anchor, s):
+    """t q, and 1 where the largest wrong score is."""
+    zero, one = constant(0, prediction), constant(1, prediction)
+    return target * prediction, one if (one - target) * prediction == anchor else zero, zero
+
+
+@callee
+def hinge_between(sums, anchor, s):
+    """The value, whether there is one, and the share of each of the largest wrong scores."""
+    margin = anchor - sums[0] + 1.0
+    if margin <= 0.0:
+        return 0.0, 0.0, 0.0
+    active = 1.0 if margin == margin else margin
+    return margin, active, active / sums[1]
+
+
+@callee
+def hinge_derivative(target, prediction, anchor, active, share, s):
+    """(1 − t) / ties at the largest wrong score, − t everywhere."""
+    wrong = constant(1, prediction) - target
+    tied = wrong * prediction == anchor
+    return (wrong * share if tied else constant(0, prediction)) - active * target
+
+
+categorical_hinge = RowLoss(hinge_terms, hinge_between, hinge_derivative, anchor=wrong_score, anchor_is_maximum=True)
+
+
+# -- cosine similarity: −Σ t̂ q̂, x̂ = x / max(‖x‖, ε) --------------------------------------------------------------------
+
+
+@callee
+def cosine_terms(target, prediction, anchor, s):
+    """t q, t², q²"""
+    return target * prediction, target * target, prediction * prediction
+
+
+@callee
+def cosine_between(sums, anchor, s):
+    """The value, 1 / (‖t‖ ‖q‖), and Σ t̂ q̂ / ‖q‖²; the latter is zero where ε took the place of ‖q‖."""
+    of_target, of_prediction = math.sqrt(sums[1]), math.sqrt(sums[2])
+    inverse = 1.0 / (maximum(of_target, float(s.epsilon)) * maximum(of_prediction, float(s.epsilon)))
+    similarity = sums[0] * inverse
+    return -similarity, inverse, 0.0 if of_prediction <= s.epsilon else similarity / sums[2]
+
+
+@callee
+def cosine_derivative(target, prediction, anchor, inverse, along, s):
+    """q Σ t̂ q̂ / ‖q‖² − t / (‖t‖ ‖q‖)"""
+    return prediction * along - target * inverse
+
+
+cosine_similarity = RowLoss(cosine_terms, cosine_between, cosine_derivative)

@@ -1,0 +1,74 @@
+"""Kernels over arrays that every call brings along, losses and activations: how they are compiled and started.
+
+They have the signature of the kernels in cpu.py, so that `launch` starts them: serially when small, else in contiguous
+ranges on Numba's threads. A range is counted in items, rows or blocks, whose results never depend on one another.
+"""
+
+import functools
+
+import numpy as np
+
+from . import launch
+from ._jit import fingerprint
+from .tables import handle_of
+
+BLOCK = 2048
+"""Elements that are worked on at a time: intermediate results of so many stay within a core's first cache."""
+
+SIDE_BY_SIDE = 16
+"""Maxima that are kept side by side."""
+
+GRADIENT, WEIGHTED = 1, 2
+"""Bits of a launch's options: write the gradient; multiply by a weight per row."""
+
+
+class Work:
+    """The arrays of one call, and how its items are shared among threads.
+
+    Parameters
+    ----------
+    arrays : arrays [rows, columns] or [columns]
+        C-contiguous, in the order in which the kernel expects them. They are kept alive.
+    elements : int
+        All there is to do: decides between serial and parallel.
+    count : int
+        Items.
+    """
+
+    def __init__(self, arrays, elements, count):
+        self._arrays = arrays
+        self.handle = handle_of(arrays)
+        self.elements = elements
+        self.count = count
+
+    def bins(self, threads):
+        """Boundaries that split the items into ``threads`` ranges of nearly equal size."""
+        return np.linspace(0, self.count, threads + 1).astype(np.int64)
+
+
+@functools.cache
+def kernel(function, dtype, scalars, **formulas):
+    """The kernel ``function``, compiled for a dtype and the formulas that it names, in both forms.
+
+    Parameters
+    ----------
+    function : function
+        With the common signature.
+    dtype : numpy.dtype
+        float32 or float64.
+    scalars : NamedTuple class
+        Of the formulas' last argument.
+    formulas : functions
+        Global name in the kernel's module → function made a `callee`, or None.
+    """
+    given = [formula for formula in formulas.values() if formula is not None]
+    digest = fingerprint(*given)
+    name = "_".join([formula.__name__ for formula in given[:1]] + [dtype.name])
+    bindings = {"DTYPE": dtype.type, "SCALARS": scalars, **formulas}
+    return launch.both_forms(function, bindings, name, digest and f"{digest} {sorted(formulas)} {scalars._fields}")
+
+
+def run(kernel, work, options):
+    """Run a kernel over all items of ``work``."""
+    if work.elements:
+        launch.launch(kernel, work, options)
