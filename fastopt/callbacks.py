@@ -210,6 +210,10 @@ class ReduceLROnPlateau(RateCallback):
     warning: type[Warning] = UserWarning
     """Category of the warnings."""
 
+    best: Any
+    cooldown_counter: float
+    wait: int
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -268,8 +272,8 @@ class ReduceLROnPlateau(RateCallback):
         return self.cooldown_counter > 0
 
     def _reset(self) -> None:
-        self.best: Any = self._start()
-        self.cooldown_counter: float = 0
+        self.best = self._start()
+        self.cooldown_counter = 0
         self.wait = 0
 
     def _start(self) -> float | None:

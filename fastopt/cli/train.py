@@ -36,7 +36,19 @@ def train(
         int | None, typer.Option(min=1, show_default="all", help="Threads that a step of the optimizer may use.")
     ] = None,
     hidden: Annotated[str, typer.Option(metavar="N,N,...|none", help="Widths of the hidden layers.")] = "128,64",
+    activation: Annotated[str, typer.Option(metavar="NAME", help="Between layers: relu, gelu, tanh, …")] = "relu",
+    loss: Annotated[
+        str, typer.Option(metavar="NAME", help="What is trained for, as mse; in probabilities.")
+    ] = "sparse_categorical_crossentropy",
     dtype: Annotated[Precision, typer.Option(help="Of parameters and gradients.")] = Precision.float32,
+    epoch_schedule: Annotated[
+        str | None,
+        typer.Option(metavar="SCHEDULE", help='Learning rate of every epoch, as "StepDecay(0.1, 0.5, 10)".'),
+    ] = None,
+    plateau: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="EPOCHS", help="Divide the rate by 10 when the loss has not fallen for so long."),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw loss and accuracy.")] = None,
     compare: Annotated[
         str | None,
@@ -67,6 +79,7 @@ def train(
     try:
         with interruptible() as stopped:
             settings = _settings(batch_size, epochs, seed, hidden, dtype)
+            settings = _with_functions(settings, activation, loss, epoch_schedule, plateau)
             runs = _runs(optimizer, compare, context.args)
             report.check_picture(plot)
             _cap_threads(threads)
@@ -98,6 +111,25 @@ def _settings(batch_size: str, epochs: int, seed: int, hidden: str, dtype: Preci
     batch = None if batch_size.lower() == "full" else _counts("batch-size", batch_size)[0]
     widths = () if hidden.lower() == "none" else _counts("hidden", hidden)
     return Settings(epochs, batch, seed, widths, dtype.value)
+
+
+def _with_functions(
+    settings: Settings, activation: str, loss: str, epoch_schedule: str | None, patience: int | None
+) -> Settings:
+    from dataclasses import replace
+
+    from fastopt import activations
+
+    from .objective import Objective
+    from .runs import UsageError, read_schedule
+
+    try:
+        activations.backward(activation)
+        Objective(loss)
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    schedule = None if epoch_schedule is None else read_schedule(epoch_schedule)
+    return replace(settings, activation=activation, loss=loss, epoch_schedule=schedule, patience=patience)
 
 
 def _counts(flag: str, text: str) -> tuple[int, ...]:

@@ -15,7 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fastopt
+from fastopt.callbacks import Callback, LearningRateScheduler, ReduceLROnPlateau, SwapEMAWeights
+from fastopt.schedules import LearningRateSchedule
 
+from . import objective
 from .data import CLASSES, Digits
 from .mlp import Perceptron
 from .runs import Run, UsageError
@@ -29,13 +32,30 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Settings:
-    """What all runs of one command share. A ``batch_size`` of None means: all samples at once."""
+    """What all runs of one command share.
+
+    A ``batch_size`` of None means: all samples at once; ``epoch_schedule`` gives each epoch's learning rate;
+    ``patience`` is that of a rate which falls tenfold when the training loss has stopped falling.
+    """
 
     epochs: int = 30
     batch_size: int | None = 32
     seed: int = 0
     hidden: tuple[int, ...] = (128, 64)
     dtype: str = "float32"
+    activation: str = "relu"
+    loss: str = objective.DEFAULT
+    epoch_schedule: LearningRateSchedule | None = None
+    patience: int | None = None
+
+    def callbacks(self, optimizer: fastopt.Optimizer) -> list[Callback]:
+        """What accompanies the training of an optimizer."""
+        found: list[Callback] = [SwapEMAWeights()] if keeps_average(optimizer) else []
+        if self.epoch_schedule is not None:
+            found.append(LearningRateScheduler(self.epoch_schedule))
+        if self.patience is not None:
+            found.append(ReduceLROnPlateau("loss", patience=self.patience))
+        return found
 
 
 class Point(NamedTuple):
@@ -85,9 +105,14 @@ class Training:
         self.batch_size = settings.batch_size or self.samples
         self.steps_per_epoch = -(-self.samples // self.batch_size)
         self.model = Perceptron(
-            (digits.train.inputs.shape[1], *settings.hidden, CLASSES), np.dtype(settings.dtype), rng
+            (digits.train.inputs.shape[1], *settings.hidden, CLASSES),
+            np.dtype(settings.dtype),
+            rng,
+            settings.activation,
+            objective.Objective(settings.loss),
         )
         self.optimizer = run.make()
+        self.callbacks = settings.callbacks(self.optimizer)
         self.history: list[Point] = []
         self.steps = 0
         self.batch_loss = np.nan
@@ -125,6 +150,7 @@ class Training:
         """
         try:
             _rehearse(self.optimizer, self.model.params)
+            self.model.loss_and_gradients(*(values[:1] for values in self.digits.train))
             self.optimizer.build(self.model.params)
         except REFUSALS as error:
             raise UsageError(str(error)) from error
@@ -138,12 +164,19 @@ class Training:
         with threadpool_limits(1, user_api="blas"), np.errstate(all="ignore"):
             self._evaluate()
             watch.begin(self)
-            for _ in range(self.epochs):
+            self._call("on_train_begin", {})
+            for epoch in range(self.epochs):
+                self._call("on_epoch_begin", epoch, {})
                 self._epoch(watch, stopped)
                 self._evaluate()
+                self._call("on_epoch_end", epoch, {"loss": self.history[-1].train_loss})
                 watch.epoch(self)
                 if self.interrupted or self.problem:
                     return
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(*arguments, self.optimizer)
 
     def _epoch(self, watch: Watch, stopped: Callable[[], bool]) -> None:
         inputs, labels = self.digits.train
@@ -173,16 +206,15 @@ class Training:
         self.seconds += ended - began
 
     def _evaluate(self) -> None:
-        with averaged(self.optimizer):
-            train, test = (self.model.evaluate(*split) for split in self.digits)
+        self._call("on_test_begin", {})
+        train, test = (self.model.evaluate(*split) for split in self.digits)
+        self._call("on_test_end", {})
         self.history.append(Point(self.steps / self.steps_per_epoch, *train, *test))
 
 
-def averaged(optimizer: fastopt.Optimizer) -> contextlib.AbstractContextManager[None]:
-    """The weights to evaluate with: an average, where the optimizer keeps one."""
-    if optimizer.use_ema or isinstance(optimizer, fastopt.ScheduleFreeAdamW):
-        return optimizer.evaluation_weights()
-    return contextlib.nullcontext()
+def keeps_average(optimizer: fastopt.Optimizer) -> bool:
+    """Whether there is an average of the weights to evaluate with."""
+    return optimizer.use_ema or isinstance(optimizer, fastopt.ScheduleFreeAdamW)
 
 
 def _rehearse(optimizer: fastopt.Optimizer, params: fastopt.FlatBuffer) -> None:
@@ -192,8 +224,9 @@ def _rehearse(optimizer: fastopt.Optimizer, params: fastopt.FlatBuffer) -> None:
     twin.build(scratch)
     for _ in range(optimizer.gradient_accumulation_steps or 1):
         twin.apply(gradients)
-    with averaged(twin):
-        pass
+    if keeps_average(twin):
+        with twin.evaluation_weights():
+            pass
 
 
 @contextlib.contextmanager
