@@ -22,8 +22,6 @@ _SHARED = (
 )  # fmt: skip
 """Hyper-parameters that Keras must know of, too: its variables depend on them, or it uses them itself."""
 
-_RATES = ("learning_rate", "lr")
-
 
 class Adapter(Fused, keras.optimizers.Optimizer):
     """Base of what `adapt` makes: arguments, their attributes and config are the fastopt class's, the rest is Keras's.
