@@ -72,7 +72,7 @@ class _Recorder:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item):
+def pytest_runtest_protocol(item, nextitem):
     """Report what a child found, where a test needs another backend than this process has."""
     if _backend(item) in (None, backend_of_this_process()):
         return None
@@ -80,6 +80,7 @@ def pytest_runtest_protocol(item):
     for report in _reports_of(item):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    item.session._setupstate.teardown_exact(nextitem)  # what tests before it left for others of its module
     return True
 
 
