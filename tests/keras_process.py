@@ -106,7 +106,10 @@ def _reports_of(item):
     if company not in found:
         found[company] = _run([other for other in item.session.items if _company(other) == company], company[0])
     reports, output = found[company]
-    for data in reports.get(_own_id(item)) or [_lost(item, output)]:
+    own = reports.get(_own_id(item), [])
+    if not own or own[-1]["when"] != "teardown":
+        own = [*own, _lost(item, output)]
+    for data in own:
         yield item.config.hook.pytest_report_from_serializable(config=item.config, data=data | {"nodeid": item.nodeid})
 
 
@@ -139,6 +142,6 @@ def _read(path):
 
 def _lost(item, output):
     report = pytest.TestReport(
-        item.nodeid, item.location, {}, "failed", f"the child process did not report it\n{output}", "call"
+        item.nodeid, item.location, {}, "failed", f"the child process did not live to the end of it\n{output}", "call"
     )
     return item.config.hook.pytest_report_to_serializable(config=item.config, report=report)
