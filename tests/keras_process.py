@@ -72,7 +72,7 @@ class _Recorder:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item):
+def pytest_runtest_protocol(item, nextitem):
     """Report what a child found, where a test needs another backend than this process has."""
     if _backend(item) in (None, backend_of_this_process()):
         return None
@@ -80,6 +80,7 @@ def pytest_runtest_protocol(item):
     for report in _reports_of(item):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    item.session._setupstate.teardown_exact(nextitem)  # what tests before it left for others of its module
     return True
 
 
@@ -105,7 +106,10 @@ def _reports_of(item):
     if company not in found:
         found[company] = _run([other for other in item.session.items if _company(other) == company], company[0])
     reports, output = found[company]
-    for data in reports.get(_own_id(item)) or [_lost(item, output)]:
+    own = reports.get(_own_id(item), [])
+    if not own or own[-1]["when"] != "teardown":
+        own = [*own, _lost(item, output)]
+    for data in own:
         yield item.config.hook.pytest_report_from_serializable(config=item.config, data=data | {"nodeid": item.nodeid})
 
 
@@ -138,6 +142,6 @@ def _read(path):
 
 def _lost(item, output):
     report = pytest.TestReport(
-        item.nodeid, item.location, {}, "failed", f"the child process did not report it\n{output}", "call"
+        item.nodeid, item.location, {}, "failed", f"the child process did not live to the end of it\n{output}", "call"
     )
     return item.config.hook.pytest_report_to_serializable(config=item.config, report=report)

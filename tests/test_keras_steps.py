@@ -58,7 +58,9 @@ def test_steps_are_those_of_keras(case, keras, fast, backend):
     assert_same_state(ours, theirs)
 
 
-@EVERY_NAME
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.full] * (name not in ("SGD", "Adam", "Lamb"))) for name in NAMES]
+)
 def test_float64_is_computed_in_float64(name, keras, fast):
     """Keras's own has some factors in float32: compared with the same optimizer on arrays, bit for bit."""
     import fastopt
@@ -258,6 +260,16 @@ def test_subsets_in_any_order(keras, fast):
     assert_same_state(ours, theirs)
 
 
+def test_a_variable_given_twice_is_refused(keras, fast):
+    """Keras updates it twice, or once with both, as the optimizer is; nothing is lost in silence."""
+    variables = variables_of(keras, [np.ones(3)])
+    optimizer = fast.SGD(0.1)
+    optimizer.build(variables)
+    with pytest.raises(ValueError, match="v0 is given twice"):
+        optimizer.apply(2 * tensors(keras, [np.ones(3, np.float32)]), 2 * variables)
+    assert np.array_equal(variables[0].numpy(), np.ones(3))
+
+
 def test_pairs_and_building_on_first_use(keras, fast):
     found = []
     for module in (fast, keras.optimizers):
@@ -347,12 +359,46 @@ def test_hyper_parameters_changed_between_steps(keras, fast):
     assert_same_state(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "changes"),
+    [
+        ("SGD", {"momentum": 0.9}, {"nesterov": True}),
+        ("SGD", {"momentum": 0.9}, {"momentum": 0.0}),
+        ("Adam", {"amsgrad": True}, {"amsgrad": False}),
+        ("RMSprop", {"centered": True, "momentum": 0.5}, {"centered": False}),
+        ("RMSprop", {"momentum": 0.5}, {"momentum": 0.0}),
+        ("Ftrl", {}, {"l1_regularization_strength": 0.5, "learning_rate_power": -0.3}),
+        ("Muon", {}, {"nesterov": False, "rms_rate": None, "ns_steps": 2}),
+        ("Adam", {"use_ema": True}, {"use_ema": False}),
+    ],
+)
+def test_hyper_parameters_that_select_another_rule(name, options, changes, keras, fast):
+    pairs = pair(Case("", name, {"learning_rate": 0.01} | options, False), keras, fast)
+    for optimizer, variables in pairs:
+        train(optimizer, keras, variables, gradients(3))
+        for key, value in changes.items():
+            setattr(optimizer, key, value)
+        train(optimizer, keras, variables, gradients(3, seed=4))
+    (ours, our_variables), (theirs, their_variables) = pairs
+    assert is_fused(ours)
+    assert_same_variables(our_variables, their_variables)
+    assert_same_state(ours, theirs)
+
+
+def test_state_that_was_never_built_is_missed_as_by_keras(keras, fast):
+    optimizer = fast.SGD(0.1)
+    optimizer.build(variables_of(keras, parameters()))
+    optimizer.momentum = 0.9
+    with falls_back(optimizer, "built without momentum"), pytest.raises(IndexError):
+        train(optimizer, keras, None, gradients(1))
+
+
 def test_a_learning_rate_from_a_function(keras, fast):
     found = []
     for module in (fast, keras.optimizers):
-        rates = iter(np.linspace(0.1, 0.01, 1000))
+        rates = iter([0.5, 0.25, 0.125, 0.0625])  # one for each step
         variables = variables_of(keras, parameters())
-        train(module.SGD(lambda rates=rates: float(next(rates)), momentum=0.9), keras, variables, gradients(1))
+        train(module.SGD(lambda rates=rates: next(rates), momentum=0.9), keras, variables, gradients(4))
         found.append(variables)
     assert_same_variables(*found)
 
@@ -442,6 +488,25 @@ def test_half_precision_falls_back(name, dtype, keras, fast):
 def _half_steps(optimizer, keras, dtype):
     for step in gradients(5):
         optimizer.apply([keras.ops.cast(grad * np.float32(0.01), dtype) for grad in tensors(keras, step)])
+
+
+def test_a_subclass_with_a_step_of_its_own(keras, fast):
+    class Halving(fast.SGD):
+        def update_step(self, gradient, variable, learning_rate):
+            self.assign(variable, variable * 0.5)
+
+    class Plain(fast.SGD):
+        pass
+
+    variables = variables_of(keras, [np.ones(3)])
+    optimizer = Halving(0.1)
+    optimizer.build(variables)
+    with falls_back(optimizer, "update_step of its own"):
+        train(optimizer, keras, variables, [[np.ones(3, np.float32)]])
+    assert np.array_equal(variables[0].numpy(), np.full(3, 0.5))
+    plain = Plain(0.1)
+    train(plain, keras, variables, [[np.ones(3, np.float32)]])
+    assert is_fused(plain)
 
 
 def test_stateless_apply(keras, fast):

@@ -49,7 +49,7 @@ class Attachment:
             AVERAGE_SLOT: getattr(optimizer, "_model_variables_moving_average", ()),
             ACCUMULATOR_SLOT: getattr(optimizer, "_accumulated_gradients", ()),
         }
-        self._follow()
+        self._follow_hyper_parameters()
         parameters = [self._parameter(variable) for variable in self._variables]
         self._check(parameters)
         self._arrays = [p.array for p in parameters]
@@ -71,6 +71,8 @@ class Attachment:
     def _storage(self, name: str, slot: Slot, parameters: list[Parameter]) -> tuple[list[Array | None], list[Array]]:
         """The arrays of Keras's own slot variables (see `plan.Storage`)."""
         variables = self._slots[name]
+        if len(variables) != len(self._variables):
+            raise Unsupported(f"the optimizer was built without {name}")
         arrays = [
             self._slot(variables[self._place[id(p.array)]], p, slot) if p.array.ndim in slot.axes else None
             for p in parameters
@@ -95,9 +97,12 @@ class Attachment:
         return self._memory.array(value)
 
     def is_current(self) -> bool:
-        """Whether every variable still lies where it was found."""
+        """Whether every variable still lies where it was found, and hyper-parameters still select the same rules."""
+        self._follow_hyper_parameters()
         address = self._memory.address
-        return all(variable._value is value and address(value) == where for variable, value, where in self._held)
+        return all(
+            type(self.engine._scalars(plan.branch, 1.0, 1)) is plan.scalars for plan in self.engine._plans
+        ) and all(variable._value is value and address(value) == where for variable, value, where in self._held)
 
     @untraced
     def step(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
@@ -105,8 +110,11 @@ class Attachment:
         read = self._memory.gradient
         aligned: list[Any] = [ABSENT] * len(self._variables)
         for grad, variable in zip(grads, variables, strict=True):
-            aligned[self._index[id(variable)]] = read(grad)
-        self._follow()
+            k = self._index[id(variable)]
+            if aligned[k] is not ABSENT:
+                raise ValueError(f"{variable.path} is given twice: add its gradients up")
+            aligned[k] = read(grad)
+        self._follow_time()
         before = self.engine.iterations
         self.engine.apply(aligned)
         if self.engine.iterations > before:
@@ -115,11 +123,14 @@ class Attachment:
                 self._average_unmoved(k for k, grad in enumerate(aligned) if grad is ABSENT)
         self._memory.written(value for _, value, _ in self._held)
 
-    def _follow(self) -> None:
-        """Take over what Keras, its callbacks or the user may have changed: hyper-parameters, rate and counters."""
-        engine, optimizer, number = self.engine, self._optimizer, self._memory.number
+    def _follow_hyper_parameters(self) -> None:
+        """Take over what the user may have changed."""
         for name in self._followed:
-            setattr(engine, name, without_axes(getattr(optimizer, name)))
+            setattr(self.engine, name, without_axes(getattr(self._optimizer, name)))
+
+    def _follow_time(self) -> None:
+        """Take over what Keras, its callbacks or a loaded state may have changed: rate and counters."""
+        engine, optimizer, number = self.engine, self._optimizer, self._memory.number
         rate = optimizer._get_current_learning_rate()
         engine._learning_rate = float(number(getattr(rate, "_value", rate)))
         engine._calls = int(number(optimizer._iterations._value))

@@ -80,6 +80,9 @@ class Fused:
             raise Unsupported(f"the {keras.backend.backend()} backend's variables are not memory to write to")
         if in_stateless_scope():
             raise Unsupported("a stateless scope holds values, not variables")
+        kinds = type(self).__mro__
+        if any("update_step" in vars(kind) for kind in kinds[: kinds.index(Fused)]):
+            raise Unsupported("a subclass has an update_step of its own")
         return Attachment(self, self._memory)
 
     def _explain(self, reason: str) -> None:
