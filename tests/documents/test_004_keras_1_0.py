@@ -14,9 +14,9 @@ from documents.runs import (
     steps_of,
     with_epsilon,
 )
-from fastopt.compat.keras_1_0 import activations, objectives, optimizers
 
 import fastopt
+from fastopt.compat.keras_1_0 import activations, objectives, optimizers
 
 ERA = "keras_1_0"
 NAMES = ("SGD", "RMSprop", "Adagrad", "Adadelta", "Adam")
