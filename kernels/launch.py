@@ -166,26 +166,28 @@ def kernel(function, scalars, slots, dtype):
     dtype : numpy.dtype
         float32 or float64.
     """
-    return both_forms(function, *_specialisation(scalars, slots, dtype))
+    bindings, name, key = _specialisation(scalars, slots, dtype)
+    serial = serial_form(function, bindings, name, key)
+    return Kernel(serial, None if _state["forked"] else parallel_form(function, serial, name, key))
 
 
-def both_forms(function, bindings, name, key):
-    """The kernel ``function`` of the common signature, serial and parallel; arguments as of `specialise`."""
+def serial_form(function, bindings, name, key):
+    """A kernel of the common signature, compiled; arguments as of `specialise`."""
     number = types.int64
-    serial = specialise(function, name, types.void(number, number, _HANDLE, number), bindings, key=key)
-    if _state["forked"]:
-        return Kernel(serial, None)
+    return specialise(function, name, types.void(number, number, _HANDLE, number), bindings, key=key)
+
+
+def parallel_form(function, serial, name, key):
+    """The kernel ``function`` on Numba's threads, from its serial form."""
     bins = types.Array(types.int64, 1, "C")
-    key = key and f"{function.__name__} {key}"
-    parallel = specialise(
+    return specialise(
         cpu.spread,
         f"{function.__name__}_{name}",
-        types.void(bins, _HANDLE, number),
+        types.void(bins, _HANDLE, types.int64),
         {"rows": serial},
         parallel=True,
-        key=key,
+        key=key and f"{function.__name__} {key}",
     )
-    return Kernel(serial, parallel)
 
 
 @functools.cache

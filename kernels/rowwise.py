@@ -46,9 +46,22 @@ class Work:
         return np.linspace(0, self.count, threads + 1).astype(np.int64)
 
 
+class Kernel:
+    """A kernel in its serial form, and in its parallel one, which is compiled when it is first needed."""
+
+    def __init__(self, function, bindings, name, key):
+        self._origin = function, name, key
+        self.serial = launch.serial_form(function, bindings, name, key)
+
+    @functools.cached_property
+    def parallel(self):
+        function, name, key = self._origin
+        return launch.parallel_form(function, self.serial, name, key)
+
+
 @functools.cache
 def kernel(function, dtype, scalars, **formulas):
-    """The kernel ``function``, compiled for a dtype and the formulas that it names, in both forms.
+    """The kernel ``function``, compiled for a dtype and the formulas that it names.
 
     Parameters
     ----------
@@ -59,13 +72,12 @@ def kernel(function, dtype, scalars, **formulas):
     scalars : NamedTuple class
         Of the formulas' last argument.
     formulas : functions
-        Global name in the kernel's module → function made a `callee`, or None.
+        Global name in the kernel's module → function made a `callee`.
     """
-    given = [formula for formula in formulas.values() if formula is not None]
-    digest = fingerprint(*given)
-    name = "_".join([formula.__name__ for formula in given[:1]] + [dtype.name])
-    bindings = {"DTYPE": dtype.type, "SCALARS": scalars, **formulas}
-    return launch.both_forms(function, bindings, name, digest and f"{digest} {sorted(formulas)} {scalars._fields}")
+    digest = fingerprint(*formulas.values())
+    name = "_".join([*(formula.__name__ for formula in list(formulas.values())[:1]), dtype.name])
+    key = digest and f"{digest} {sorted(formulas)} {scalars._fields}"
+    return Kernel(function, {"DTYPE": dtype.type, "SCALARS": scalars, **formulas}, name, key)
 
 
 def run(kernel, work, options):

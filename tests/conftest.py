@@ -5,14 +5,24 @@ import os
 import shutil
 import tempfile
 
-os.environ["KERAS_BACKEND"] = "numpy"
+from keras_process import (  # noqa: F401
+    backend_of_this_process,
+    fast,
+    is_child,
+    keras,
+    on_backend,
+    pytest_configure,
+    pytest_runtest_protocol,
+)
+
+os.environ["KERAS_BACKEND"] = backend_of_this_process()
 os.environ["MPLBACKEND"] = "Agg"
 # Two threads whatever the machine has: the parallel path runs everywhere, and workers do not crowd each other out.
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")
 # OpenMP threads that spin in one worker hold up the other's by milliseconds per launch.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# Tests neither use nor fill the user's cache. Workers inherit the folder, and so share what they compile.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# Tests neither use nor fill the user's cache. Workers and children inherit the folder, and so share what they compile.
+if "PYTEST_XDIST_WORKER" not in os.environ and not is_child():
     os.environ["FASTOPT_CACHE_DIR"] = tempfile.mkdtemp(prefix="fastopt-tests-")
     atexit.register(shutil.rmtree, os.environ["FASTOPT_CACHE_DIR"], ignore_errors=True)

@@ -17,6 +17,7 @@ from fastopt import schedules
 from fastopt.cli import app
 from fastopt.cli.data import load_digits
 from fastopt.cli.mlp import Perceptron
+from fastopt.cli.objective import Objective
 from fastopt.cli.runs import UsageError, offered, plan_comparison, plan_run, read_flags, read_value
 from fastopt.cli.training import Settings, Training, Watch
 from fastopt.cli.warmup import variants
@@ -103,6 +104,22 @@ def test_every_optimizer_learns(name, fit):
 @pytest.mark.parametrize(("batch_size", "epochs", "least"), [("full", 60, 0.85), ("1", 2, 0.93), ("100000", 1, 0)])
 def test_batch_sizes(batch_size, epochs, least):
     assert accuracy(run("train", "--batch-size", batch_size, "--epochs", epochs, "--learning-rate", 0.003)) >= least
+
+
+@pytest.mark.parametrize(("activation", "loss"), [("gelu", "mse"), ("tanh", "KLDivergence"), ("selu", "hinge")])
+def test_any_activation_and_loss_train(activation, loss):
+    flags = ("--activation", activation, "--loss", loss, "--learning-rate", 0.003)
+    assert accuracy(run("train", "--epochs", 5, *flags)) > 0.9
+
+
+def test_rates_of_epochs_follow_a_schedule(fit):
+    training = fit("sgd", epochs=3, epoch_schedule=schedules.StepDecay(0.1, 0.5, 2))
+    assert training.optimizer.learning_rate == 0.05
+
+
+def test_the_rate_falls_on_a_plateau(fit):
+    training = fit("sgd", epochs=4, patience=2, typed={"learning_rate": "1e-9"})
+    assert training.optimizer.learning_rate == pytest.approx(1e-10)
 
 
 def test_no_hidden_layer():
@@ -222,6 +239,10 @@ def test_problem_on_the_way_is_told():
         (["--epochs", "0"], "--epochs"),
         (["--dtype", "float16"], "--dtype"),
         (["--plot", "picture.txt"], "ends in .png"),
+        (["--activation", "relo"], "unknown activation 'relo'"),
+        (["--loss", "mean"], "unknown loss"),
+        (["--epoch-schedule", "StepDecay(-1)"], "StepDecay"),
+        (["--plateau", "2", "--learning-rate", "CosineDecay(0.1, 5)"], "a schedule rules that of Adam"),
         (["--compare", "sgd:momentum"], "--momentum needs a value"),
         (["--compare", ","], "no run to compare"),
         (["--compare", "adam", "--optimizer", "sgd"], "exclude each other"),
@@ -323,9 +344,13 @@ def test_flags():
 # -- the network -------------------------------------------------------------------------------------------------------
 
 
-def test_gradients_are_those_of_the_loss():
+@pytest.mark.parametrize(
+    ("activation", "loss"),
+    [("relu", "sparse_categorical_crossentropy"), ("gelu", "mse"), ("tanh", "kld"), ("elu", "binary_crossentropy")],
+)
+def test_gradients_are_those_of_the_loss(activation, loss):
     rng = np.random.default_rng(0)
-    model = Perceptron((5, 7, 6, 3), np.dtype(np.float64), rng)
+    model = Perceptron((5, 7, 6, 3), np.dtype(np.float64), rng, activation, Objective(loss))
     inputs, labels = rng.normal(size=(11, 5)), rng.integers(3, size=11)
     model.loss_and_gradients(inputs, labels)
     for params, grads in zip(model.params.arrays, model.grads.arrays, strict=True):

@@ -81,6 +81,7 @@ def train(
             settings = _settings(batch_size, epochs, seed, hidden, dtype)
             settings = _with_functions(settings, activation, loss, epoch_schedule, plateau)
             runs = _runs(optimizer, compare, context.args)
+            _check_rates(runs, settings)
             report.check_picture(plot)
             _cap_threads(threads)
             trainings = _train(runs, settings, console, quiet, stopped)
@@ -155,6 +156,20 @@ def _runs(optimizer: str | None, compare: str | None, extra: Sequence[str]) -> l
     for run in runs:
         run.make()  # refuse bad values before anything is trained
     return runs
+
+
+def _check_rates(runs: Sequence[Run], settings: Settings) -> None:
+    """Only one of two may set a learning rate."""
+    from fastopt.schedules import LearningRateSchedule
+
+    from .runs import UsageError
+
+    by_epoch = settings.epoch_schedule is not None or settings.patience is not None
+    by_step = [run.label for run in runs if isinstance(run.arguments["learning_rate"], LearningRateSchedule)]
+    if by_epoch and by_step:
+        raise UsageError(
+            f"--epoch-schedule and --plateau set the learning rate, but a schedule rules that of {by_step[0]}"
+        )
 
 
 def _cap_threads(threads: int | None) -> None:

@@ -150,7 +150,8 @@ class Training:
         """
         try:
             _rehearse(self.optimizer, self.model.params)
-            self.model.loss_and_gradients(*(values[:1] for values in self.digits.train))
+            inputs, labels = self.digits.train
+            self.model.loss_and_gradients(inputs[:1], labels[:1])
             self.optimizer.build(self.model.params)
         except REFUSALS as error:
             raise UsageError(str(error)) from error
@@ -217,6 +218,11 @@ def keeps_average(optimizer: fastopt.Optimizer) -> bool:
     return optimizer.use_ema or isinstance(optimizer, fastopt.ScheduleFreeAdamW)
 
 
+def averaged(optimizer: fastopt.Optimizer) -> contextlib.AbstractContextManager[None]:
+    """The weights to evaluate with: an average, where the optimizer keeps one."""
+    return optimizer.evaluation_weights() if keeps_average(optimizer) else contextlib.nullcontext()
+
+
 def _rehearse(optimizer: fastopt.Optimizer, params: fastopt.FlatBuffer) -> None:
     """Update and evaluate once on a copy, so that everything is compiled when the training begins."""
     twin = copy.deepcopy(optimizer)
@@ -224,9 +230,8 @@ def _rehearse(optimizer: fastopt.Optimizer, params: fastopt.FlatBuffer) -> None:
     twin.build(scratch)
     for _ in range(optimizer.gradient_accumulation_steps or 1):
         twin.apply(gradients)
-    if keeps_average(twin):
-        with twin.evaluation_weights():
-            pass
+    with averaged(twin):
+        pass
 
 
 @contextlib.contextmanager

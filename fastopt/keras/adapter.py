@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import keras
 
+from ..hyper_parameters import COMMON
 from ..optimizer import Optimizer
-from .fused import Fused
+from .fused import KEPT_BY_KERAS, Fused
 
 _Kind = TypeVar("_Kind", bound=type[Optimizer])
 
@@ -21,11 +22,9 @@ _SHARED = (
 )  # fmt: skip
 """Hyper-parameters that Keras must know of, too: its variables depend on them, or it uses them itself."""
 
-_RATES = ("learning_rate", "lr")
-
 
 class Adapter(Fused, keras.optimizers.Optimizer):
-    """Base of what `adapt` makes: arguments and config are the fastopt class's, the rest is Keras's.
+    """Base of what `adapt` makes: arguments, their attributes and config are the fastopt class's, the rest is Keras's.
 
     Variables, in order: iteration, learning rate (unless scheduled), moving averages and accumulators where they are
     wanted, the slots grouped by name, and what the rule keeps as numbers.
@@ -39,12 +38,14 @@ class Adapter(Fused, keras.optimizers.Optimizer):
             learning_rate=prototype.learning_rate if rate is None else rate, name=kwargs.get("name"), **shared
         )
         self._prototype = prototype
+        for name in self._followed:
+            setattr(self, name, getattr(prototype, name))
         self._own_slots: dict[str, list[Any]] = {}
         self._own_counters: dict[str, Any] = {}
 
     @property
     def _followed(self) -> list[str]:
-        return ["weight_decay", "ema_momentum", "ema_overwrite_frequency"]
+        return [name for name in (*COMMON, *self._prototype._own) if name not in KEPT_BY_KERAS]
 
     def _make_engine(self) -> Optimizer:
         engine = copy.deepcopy(self._prototype)
@@ -81,7 +82,9 @@ class Adapter(Fused, keras.optimizers.Optimizer):
                 self._own_counters[attribute] = self.add_variable((), start, "float64", name=name)
 
     def get_config(self) -> dict[str, Any]:
-        """The config of the fastopt class, with the learning rate as it is now."""
+        """The config of the fastopt class, with the hyper-parameters as they are now."""
+        for name in (*self._followed, "loss_scale_factor"):
+            setattr(self._prototype, name, getattr(self, name))
         rate = self._learning_rate
         if isinstance(rate, keras.Variable):
             self._prototype.learning_rate = float(rate.value)

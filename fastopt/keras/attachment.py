@@ -12,7 +12,7 @@ from ..hyper_parameters import without_axes
 from ..optimizer import Optimizer
 from ..parameters import Array, Parameter, check_parameters
 from ..plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Slot
-from .memory import NumpyMemory, TorchMemory
+from .memory import NumpyMemory, TorchMemory, untraced
 
 Memory = NumpyMemory | TorchMemory
 
@@ -51,10 +51,16 @@ class Attachment:
         }
         self._follow()
         parameters = [self._parameter(variable) for variable in self._variables]
-        check_parameters([p.path for p in parameters], [p.array for p in parameters])
+        self._check(parameters)
         self._arrays = [p.array for p in parameters]
         self._place = {id(array): k for k, array in enumerate(self._arrays)}
         self.engine._take_charge(parameters, self._storage)
+
+    def _check(self, parameters: list[Parameter]) -> None:
+        try:
+            check_parameters([p.path for p in parameters], [p.array for p in parameters])
+        except (TypeError, ValueError) as reason:
+            raise Unsupported(str(reason)) from None
 
     def _parameter(self, variable: Any) -> Parameter:
         array = self._array(variable)
@@ -66,12 +72,22 @@ class Attachment:
         """The arrays of Keras's own slot variables (see `plan.Storage`)."""
         variables = self._slots[name]
         arrays = [
-            self._array(variables[self._place[id(p.array)]]) if p.array.ndim in slot.axes else None for p in parameters
+            self._slot(variables[self._place[id(p.array)]], p, slot) if p.array.ndim in slot.axes else None
+            for p in parameters
         ]
         return arrays, [array for array in arrays if array is not None]
 
+    def _slot(self, variable: Any, parameter: Parameter, slot: Slot) -> Array:
+        array, expected = self._array(variable), parameter.shape_without(slot.without)
+        if array.shape != expected or array.dtype != parameter.array.dtype:
+            raise Unsupported(
+                f"{variable.path} is {array.dtype} {array.shape} where {parameter.path}, "
+                f"{parameter.array.dtype} {parameter.array.shape}, needs {parameter.array.dtype} {expected}"
+            )
+        return array
+
     def _array(self, variable: Any) -> Array:
-        value = variable._value
+        value = self._memory.value(variable)
         obstacle = self._memory.obstacle(value)
         if obstacle:
             raise Unsupported(f"{variable.path} {obstacle}")
@@ -83,6 +99,7 @@ class Attachment:
         address = self._memory.address
         return all(variable._value is value and address(value) == where for variable, value, where in self._held)
 
+    @untraced
     def step(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
         """What Keras does from clipping to averaging, for the variables that have a gradient."""
         read = self._memory.gradient

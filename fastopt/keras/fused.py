@@ -13,7 +13,7 @@ from ..optimizer import Optimizer
 from . import memory
 from .attachment import Attachment, Unsupported
 
-_KERAS_RULES = ("learning_rate", "name", "loss_scale_factor", "nonfinite")
+KEPT_BY_KERAS = ("learning_rate", "name", "loss_scale_factor", "nonfinite")
 """Hyper-parameters that stay with Keras: it names, schedules and unscales by itself."""
 
 
@@ -40,7 +40,7 @@ class Fused:
     @property
     def _followed(self) -> list[str]:
         """Hyper-parameters that the engine takes over anew for every step."""
-        return [name for name in inspect.signature(self._engine_class).parameters if name not in _KERAS_RULES]
+        return [name for name in inspect.signature(self._engine_class).parameters if name not in KEPT_BY_KERAS]
 
     def _make_engine(self) -> Optimizer:
         return self._engine_class(**{name: getattr(self, name) for name in self._followed})
@@ -64,6 +64,7 @@ class Fused:
             return super()._backend_apply_gradients(grads, trainable_variables)  # type: ignore[misc]
         attachment.step(grads, trainable_variables)
 
+    @memory.untraced
     def _attach(self) -> Attachment | None:
         """The engine on Keras's memory; None where Keras's own update must run."""
         if self._attachment is None or not self._attachment.is_current() or in_stateless_scope():

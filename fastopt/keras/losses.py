@@ -1,6 +1,7 @@
 """Objectives of Keras 1 and 2 that Keras 3 dropped or renamed, as Keras functions: differentiable on every backend.
 
-Registered, so that ``model.compile(loss="fastopt>cosine_proximity")`` and saved models find them.
+Pass the function, ``model.compile(loss=fastopt.keras.losses.cosine_proximity)``: Keras looks strings up among its own.
+They are registered, so saved models find them.
 """
 
 from __future__ import annotations

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
 
 from ..parameters import Array
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def untraced(function: _Function) -> _Function:
+    """Decorator: a function that torch.compile calls, but does not look into."""
+    if keras.backend.backend() != "torch":
+        return function
+    import torch
+
+    return torch.compiler.disable(function)
+
 
 class NumpyMemory:
     """The NumPy backend: a variable holds an array, which an assignment replaces."""
+
+    def value(self, variable: Any) -> Any:
+        """What a variable holds, in the dtype that it says: Keras starts float64 ones in float32."""
+        if variable._value.dtype.name != variable._dtype:
+            variable.assign(variable._value)
+        return variable._value
 
     def obstacle(self, value: Any) -> str:
         """Why a value cannot be updated in place; empty if it can."""
@@ -49,6 +66,10 @@ class TorchMemory:
 
         self._torch = torch
         self._readable = (torch.float32, torch.float64)
+
+    def value(self, variable: Any) -> Any:
+        """See `NumpyMemory.value`: here the parameter is there from the start."""
+        return variable._value
 
     def obstacle(self, value: Any) -> str:
         """See `NumpyMemory.obstacle`."""

@@ -62,7 +62,7 @@ def hinge(target, prediction, s):
     """max(1 − t p, 0); derivative 0 at the kink."""
     zero = constant(0, prediction)
     margin = constant(1, prediction) - target * prediction
-    return maximum(margin, zero), zero if margin <= zero else -target
+    return maximum(margin, zero), -target if margin > zero else margin * zero
 
 
 @callee
@@ -70,7 +70,7 @@ def squared_hinge(target, prediction, s):
     """max(1 − t p, 0)²"""
     zero = constant(0, prediction)
     margin = maximum(constant(1, prediction) - target * prediction, zero)
-    return margin * margin, zero if margin <= zero else -target * (margin + margin)
+    return margin * margin, -target * (margin + margin)
 
 
 @callee

@@ -14,6 +14,7 @@ from documents.runs import (
     steps_of,
     with_epsilon,
 )
+
 from fastopt.compat.keras_2_3 import optimizers
 
 ERA = "keras_2_3"

@@ -3,8 +3,8 @@
 import math
 
 import numpy as np
-from fastopt.compat.keras_2_2.callbacks import LearningRateScheduler
 
+from fastopt.compat.keras_2_2.callbacks import LearningRateScheduler
 from fastopt.compat.keras_2_2.optimizers import SGD
 
 

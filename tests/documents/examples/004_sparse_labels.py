@@ -1,6 +1,7 @@
 # Document 004. Changed: the import, which the document leaves out; the typo `sparse_categorical_crossentrop`; `y` and
 # the predictions made up.
 import numpy as np
+
 from fastopt.compat.keras_1_0.objectives import sparse_categorical_crossentropy
 
 y = np.array([1, 0])
