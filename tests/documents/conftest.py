@@ -23,6 +23,7 @@ def pytest_collection_modifyitems(config, items):
         if item.path.parent == Path(__file__).parent:
             marks = [[list(mark.args), mark.kwargs.get("oracle", "")] for mark in item.iter_markers("row")]
             config.stash[FOUND][item.nodeid] = {"id": _short(item.nodeid), "marks": marks, "outcome": "not run"}
+    items.sort(key=lambda item: item.path.name == "test_bite.py")  # last: by then all kernels are compiled
     row = config.getoption("--row", None)
     if row is not None:
         items[:] = [item for item in items if any(row in mark.args for mark in item.iter_markers("row"))]

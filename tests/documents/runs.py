@@ -53,11 +53,11 @@ def era_steps(era, name, kwargs):
 
 def assert_computes_what_the_formulas_say(era, name, kwargs):
     """Against `legacy.trajectory`; every argument given must matter, or the test would show nothing."""
-    expected = legacy.trajectory(era, name, kwargs, legacy.params(), legacy.gradients())
+    expected = legacy.trajectory(era, name, kwargs)
     assert_same_steps(era_steps(era, name, kwargs), expected, rtol=1e-11, atol=1e-13)
     for argument in kwargs:
         rest = {key: value for key, value in kwargs.items() if key != argument}
-        without = legacy.trajectory(era, name, rest, legacy.params(), legacy.gradients())
+        without = legacy.trajectory(era, name, rest)
         assert differ(expected, without), f"{argument} makes no difference here"
 
 

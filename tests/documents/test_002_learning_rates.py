@@ -1,13 +1,16 @@
 """Document 002: how to set the learning rate of SGD."""
 
+import csv
 import math
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from documents.runs import documented_signature, era_class, steps_of
+from typer.testing import CliRunner
 
 import fastopt
+from fastopt.cli import app
 from fastopt.compat.keras_2_2 import callbacks, optimizers
 
 ERA = "keras_2_2"
@@ -66,6 +69,15 @@ def test_the_articles_curve():
 def test_the_articles_formula_as_a_schedule(variant, expected):
     schedule = fastopt.schedules.TimeBasedDecay(0.1, 0.001, variant)
     assert [schedule(number) for number in range(4)] == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.row(68, oracle="the closed form, for every update that the curve shows")
+def test_the_articles_curve_on_the_command_line():
+    shown = CliRunner().invoke(app, ["schedule", "TimeBasedDecay(0.1, 0.001)", "--steps", "1000", "--csv"])
+    _, *curve = csv.reader(shown.stdout.splitlines())
+    assert [(int(step), float(rate)) for step, rate in curve] == [
+        (step, pytest.approx(0.1 / (1 + 0.001 * step))) for step in range(1001)
+    ]
 
 
 @pytest.mark.row(67, 69, oracle="lr0 / (1 + decay * epoch), constant within an epoch, by hand")
