@@ -1,5 +1,6 @@
 """fastopt.keras on the torch backend: whose memory it writes to, and what torch users do to it meanwhile."""
 
+import contextlib
 import os
 
 import numpy as np
@@ -176,6 +177,22 @@ def test_a_parameter_that_is_not_contiguous_falls_back(keras, fast, torch):
         else:
             train(optimizer, keras, None, gradients(5, ((7, 5),)))
         found.append([weight])
+    assert_same_variables(*found)
+
+
+def test_memory_that_is_read_otherwise_between_steps(keras, fast, torch):
+    """The same address, other strides."""
+    found = []
+    for module in (fast, keras.optimizers):
+        square = variables_of(keras, parameters(((4, 4),)))[0]
+        optimizer = module.Adam(0.1)
+        optimizer.build([square])
+        train(optimizer, keras, None, gradients(2, ((4, 4),)))
+        square._value.data = square._value.data.t()
+        context = falls_back(optimizer, "not contiguous") if module is fast else contextlib.nullcontext()
+        with context:
+            train(optimizer, keras, None, gradients(2, ((4, 4),)))
+        found.append([square])
     assert_same_variables(*found)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class Attachment:
 
     def __init__(self, optimizer: Any, memory: Memory) -> None:
         self._optimizer, self._memory = optimizer, memory
-        self._held: list[tuple[Any, Any, int]] = []
+        self._held: list[tuple[Any, Any, Hashable]] = []
         self._variables = list(optimizer._trainable_variables)
         self._index = {id(variable): k for k, variable in enumerate(self._variables)}
         self.engine: Optimizer = optimizer._make_engine()
@@ -93,16 +93,16 @@ class Attachment:
         obstacle = self._memory.obstacle(value)
         if obstacle:
             raise Unsupported(f"{variable.path} {obstacle}")
-        self._held.append((variable, value, self._memory.address(value)))
+        self._held.append((variable, value, self._memory.place(value)))
         return self._memory.array(value)
 
     def is_current(self) -> bool:
         """Whether every variable still lies where it was found, and hyper-parameters still select the same rules."""
         self._follow_hyper_parameters()
-        address = self._memory.address
+        place = self._memory.place
         return all(
             type(self.engine._scalars(plan.branch, 1.0, 1)) is plan.scalars for plan in self.engine._plans
-        ) and all(variable._value is value and address(value) == where for variable, value, where in self._held)
+        ) and all(variable._value is value and place(value) == where for variable, value, where in self._held)
 
     @untraced
     def step(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar
 
 import keras
@@ -41,9 +41,9 @@ class NumpyMemory:
         """The value as an array that shares its memory."""
         return value
 
-    def address(self, value: Any) -> int:
-        """Where a value lies: what changes when its memory is exchanged under it."""
-        return 0
+    def place(self, value: Any) -> Hashable:
+        """Where and how a value lies: what changes when its memory is exchanged under it."""
+        return value.strides, value.shape
 
     def gradient(self, value: Any) -> Array:
         """A gradient as an array; a copy only where its kind cannot be read as it lies."""
@@ -83,9 +83,9 @@ class TorchMemory:
         """See `NumpyMemory.array`."""
         return value.detach().numpy()
 
-    def address(self, value: Any) -> int:
-        """See `NumpyMemory.address`."""
-        return value.data_ptr()
+    def place(self, value: Any) -> Hashable:
+        """See `NumpyMemory.place`."""
+        return value.data_ptr(), value.dtype, value.shape, value.is_contiguous()
 
     def gradient(self, value: Any) -> Array:
         """See `NumpyMemory.gradient`."""
