@@ -355,6 +355,12 @@ def test_time_based_decay_follows_its_definition(rate, decay, epoch, per_epoch):
     assert recursive(step) == pytest.approx(expected, rel=1e-12, abs=1e-300)
 
 
+def test_recursive_decay_goes_on_from_the_last_epoch():
+    schedule = schedules.TimeBasedDecay(0.1, 1e-9, "recursive")
+    forward = [schedule(epoch) for epoch in range(100_000)]  # starting over each time would take hours
+    assert [schedule(epoch) for epoch in (99_999, 70, 0)] == [forward[-1], forward[70], 0.1]
+
+
 def test_recursive_decay_of_very_many_epochs_ends():
     assert schedules.TimeBasedDecay(0.1, 0.5, "recursive")(10**12) == 0.0
     assert schedules.TimeBasedDecay(0.1, 0.0, "recursive")(10**12) == 0.1

@@ -76,6 +76,8 @@ def arguments_for(release: str, name: str, given: Mapping[str, Any]) -> dict[str
     """
     if not any(release in row.releases for row in DIFFERENCES):
         raise ValueError(f"the table has no release {release!r}")
+    if name not in ALL:
+        raise ValueError(f"Keras {release} has no {name}: the names are {', '.join(ALL)}")
     arguments = dict(given)
     for row in DIFFERENCES:
         if release in row.releases and name in row.classes:

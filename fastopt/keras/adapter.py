@@ -60,8 +60,14 @@ class Adapter(Fused, keras.optimizers.Optimizer):
 
     @property
     def lr(self) -> Any:
-        """The learning rate, by its old name."""
+        """The learning rate, by its old name; settable where the release's was."""
         return self.learning_rate
+
+    @lr.setter
+    def lr(self, value: Any) -> None:
+        if getattr(getattr(self._engine_class, "lr", None), "fset", None) is None:
+            raise AttributeError(f"lr of {type(self).__name__} is read-only: set learning_rate")
+        self.learning_rate = value
 
     @keras.src.utils.tracking.no_automatic_dependency_tracking
     def build(self, variables: Any) -> None:

@@ -23,6 +23,14 @@ class Fused:
     Keras keeps everything else: its variables, their order and names, configs, saving, counters, schedules, checks of
     gradients, constraints. Where no kernel can work on a variable's memory (another backend, a GPU, half precision, a
     stateless scope) Keras's own update runs, after one warning that says why.
+
+    Results are Keras's, but for rounding. What differs on purpose:
+
+    - with gradient accumulation the moving average follows, and overwrites, on real updates only, not on every call;
+    - hyper-parameters out of range are a ValueError at the first step, and gradients must have their variable's shape;
+    - coefficients such as ``beta_1`` may be callables, as Keras documents;
+    - Adafactor does not keep up Keras's ``velocity`` of factored variables, which nothing reads;
+    - ScheduleFreeAdamW is right on the torch backend, where Keras 3.15 reads a moment that it has overwritten.
     """
 
     _engine_class: ClassVar[type[Optimizer]]

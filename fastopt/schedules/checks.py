@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from numbers import Integral, Real
 
 
@@ -68,7 +68,7 @@ def items(name: str, values: object, kind: str) -> list[object]:
 
 def flag(name: str, value: object) -> bool:
     """True or False."""
-    if value not in (True, False):
+    if not isinstance(value, Hashable) or value not in (True, False):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 

@@ -1,6 +1,5 @@
 """Two schedules of Keras's early days, of which formula, code and practice disagree: every reading has its name."""
 
-import functools
 import math
 
 from . import checks
@@ -61,6 +60,7 @@ class TimeBasedDecay(LearningRateSchedule):
     ) -> None:
         self.initial_learning_rate = checks.finite("initial_learning_rate", initial_learning_rate)
         self.decay = checks.at_least(0, "decay", decay)
+        self._product = _Products(self.decay)
         self.variant = checks.choice("variant", variant, ("updates", "epochs", "recursive"))
         self.steps_per_epoch = checks.positive("steps_per_epoch", steps_per_epoch)
         self.name = checks.label(name)
@@ -76,7 +76,7 @@ class TimeBasedDecay(LearningRateSchedule):
         epoch = _epoch(step, self.steps_per_epoch)
         if self.variant == "epochs":
             return self.initial_learning_rate * (1.0 / (1.0 + self.decay * epoch))
-        return self.initial_learning_rate / _product(self.decay, epoch)
+        return self.initial_learning_rate / self._product(epoch)
 
 
 class StepDecay(LearningRateSchedule):
@@ -148,12 +148,20 @@ def _epoch(step: float, steps_per_epoch: float) -> int:
     return int(checks.elapsed(step) // steps_per_epoch)
 
 
-@functools.lru_cache(maxsize=128)
-def _product(decay: float, epoch: int) -> float:
-    """``(1 + decay) * (1 + 2 * decay) * … * (1 + epoch * decay)``; kept, as all steps of an epoch ask for it."""
-    product = 1.0
-    for number in range(1, epoch + 1 if decay else 1):
-        product *= 1.0 + number * decay
-        if math.isinf(product):
-            break
-    return product
+class _Products:
+    """``(1 + decay) * (1 + 2 * decay) * … * (1 + epoch * decay)``; goes on from the epoch that was asked for last."""
+
+    def __init__(self, decay: float) -> None:
+        self._decay = decay
+        self._reached = 0, 1.0
+
+    def __call__(self, epoch: int) -> float:
+        if not self._decay:
+            return 1.0
+        last, product = self._reached if self._reached[0] <= epoch else (0, 1.0)
+        for number in range(last + 1, epoch + 1):
+            if math.isinf(product):
+                break
+            product *= 1.0 + number * self._decay
+        self._reached = epoch, product
+        return product
