@@ -136,7 +136,7 @@ def sigmoid(x):
     """``1 / (1 + exp(-x))``; neither form overflows."""
     one = constant(1, x)
     small = exp(-abs(x))
-    return one / (one + small) if x >= constant(0, x) else small / (one + small)
+    return (small if x < constant(0, x) else one) / (one + small)
 
 
 @callee

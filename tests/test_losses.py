@@ -1,15 +1,18 @@
 """Losses: values against real Keras, gradients against torch's autograd, and everything around them."""
 
 import pickle
+import re
 import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from fastopt.kernels import launch
+from fastopt.kernels import launch, rowwise
+from fastopt.kernels.losses import loops
 from fastopt.kernels.rowwise import BLOCK
 from keras_reference import import_keras
+from test_kernels import double_arithmetic
 
 import fastopt
 from fastopt import losses
@@ -306,6 +309,18 @@ def test_any_axis(case):
         again, other = case.value_and_grad(target, moved, axis=-2, out=out)
         assert again == value
         np.testing.assert_array_equal(np.moveaxis(other, 1, -1), gradient)
+
+
+ELEMENTWISE = [case for case in CASES if case.function.form(case.options).formula.loop is loops.elements]
+
+
+@pytest.mark.parametrize("case", ELEMENTWISE, ids=str)
+def test_float32_elements_are_computed_in_float32(case):
+    """Sums are all that is float64."""
+    formula = case.function.form(case.options).formula
+    bindings = {"DTYPE": np.float32, "SCALARS": formula.scalars, **dict(formula.functions)}
+    (text,) = rowwise.Kernel(formula.loop, bindings, "test", None).serial.inspect_llvm().values()
+    assert [line for line in double_arithmetic(text) if not re.search("fpext|fadd", line)] == []
 
 
 # -- what is extreme ---------------------------------------------------------------------------------------------------
