@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numba.extending import overload
 
+from . import elementary
 from ._jit import FLAGS, callee
 
 
@@ -31,7 +32,7 @@ def exp(x):
 
 @overload(exp, jit_options=FLAGS)
 def _exp(x):
-    return lambda x: math.exp(x)
+    return elementary.exp_for(x.bitwidth)
 
 
 def expm1(x):
@@ -41,7 +42,7 @@ def expm1(x):
 
 @overload(expm1, jit_options=FLAGS)
 def _expm1(x):
-    return lambda x: math.expm1(x)
+    return elementary.expm1_for(x.bitwidth)
 
 
 def log(x):
@@ -51,7 +52,7 @@ def log(x):
 
 @overload(log, jit_options=FLAGS)
 def _log(x):
-    return lambda x: math.log(x)
+    return elementary.log_for(x.bitwidth)
 
 
 def log1p(x):
@@ -61,7 +62,7 @@ def log1p(x):
 
 @overload(log1p, jit_options=FLAGS)
 def _log1p(x):
-    return lambda x: math.log1p(x)
+    return elementary.log1p_for(x.bitwidth)
 
 
 def tanh(x):
@@ -71,7 +72,7 @@ def tanh(x):
 
 @overload(tanh, jit_options=FLAGS)
 def _tanh(x):
-    return lambda x: math.tanh(x)
+    return elementary.tanh_for(x.bitwidth)
 
 
 def erf(x):
@@ -81,7 +82,7 @@ def erf(x):
 
 @overload(erf, jit_options=FLAGS)
 def _erf(x):
-    return lambda x: math.erf(x)
+    return elementary.erf_for(x.bitwidth)
 
 
 @callee
