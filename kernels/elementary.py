@@ -14,15 +14,15 @@ from fractions import Fraction
 import numpy as np
 from numba.extending import overload
 
-from ._jit import FLAGS, callee
-from .intrinsics import bits_of, number_of
+from ._jit import INLINED_FLAGS, inlined_callee
+from .intrinsics import bits_of, number_of, selected
 
 
 def _polynomial(x, coefficients):
     raise NotImplementedError("compiled code only")
 
 
-@overload(_polynomial, jit_options=FLAGS)
+@overload(_polynomial, jit_options=INLINED_FLAGS)
 def _horner(x, coefficients):
     if len(coefficients) == 1:
         return lambda x, coefficients: coefficients[0]
@@ -67,7 +67,7 @@ def exp_for(bits):
     power = _power_of_two_for(bits)
 
     def exp(x):
-        x = largest if x > largest else (smallest if x < smallest else x)
+        x = selected(x < smallest, smallest, selected(x > largest, largest, x))
         k = (x * inverse + shifter) - shifter
         r = (x - k * high) - k * low
         rough = (k * half + shifter) - shifter  # two factors: one alone would overflow early
@@ -85,7 +85,7 @@ def expm1_for(bits):
     power = _power_of_two_for(bits)
 
     def expm1(x):
-        x = largest if x > largest else (least if x < least else x)
+        x = selected(x < least, least, selected(x > largest, largest, x))
         k = (x * inverse + shifter) - shifter
         r = (x - k * high) - k * low
         scale = power(k - one)  # half of it, which does not overflow
@@ -98,7 +98,7 @@ def _power_of_two_for(bits):
     f = FORMATS[bits]
     shifter, mantissa, one_bits = f.shifter, f.mantissa, f.one_bits
 
-    @callee
+    @inlined_callee
     def power(k):
         return number_of((bits_of(k + shifter) << mantissa) + one_bits, k)
 
@@ -110,20 +110,20 @@ def log_for(bits):
     f = FORMATS[bits]
     mantissa, mask, bias, one_bits, root, high, low = f.mantissa, f.mask, f.bias, f.one_bits, f.root, f.high, f.low
     zero, half, one, two, inf, nan, tiny, lift = f.zero, f.half, f.one, f.two, f.inf, f.nan, f.tiny, f.lift
-    number, terms = type(f.one), f.logarithms
+    number, terms, lifted_by = type(f.one), f.logarithms, type(f.one)(f.mantissa)
 
     def log(x):
-        lifted = x * lift if x < tiny else x
+        lifted = selected(x < tiny, x * lift, x)
         pattern = bits_of(lifted)
-        exponent = number((pattern >> mantissa) - bias) - (number(mantissa) if x < tiny else zero)
+        exponent = number((pattern >> mantissa) - bias) - selected(x < tiny, lifted_by, zero)
         m = number_of((pattern & mask) | one_bits, x)
-        exponent = exponent + one if m > root else exponent
-        m = m * half if m > root else m
+        exponent = selected(m > root, exponent + one, exponent)
+        m = selected(m > root, m * half, m)
         s = (m - one) / (m + one)
         value = exponent * high + (s * _polynomial(s * s, terms) + exponent * low)
-        value = x if x == inf else value
-        value = -inf if x == zero else value
-        return x if x != x else (nan if x < zero else value)
+        value = selected(x == inf, x, value)
+        value = selected(x == zero, -inf, value)
+        return selected(x != x, x, selected(x < zero, nan, value))
 
     return log
 
@@ -132,12 +132,12 @@ def log1p_for(bits):
     """log(1 + x) for a type of so many bits."""
     f = FORMATS[bits]
     zero, one, inf = f.zero, f.one, f.inf
-    log = callee(log_for(bits))
+    log = inlined_callee(log_for(bits))
 
     def log1p(x):
         rounded = one + x
         lost = (x - (rounded - one)) / rounded  # what the sum has lost
-        return log(rounded) + (zero if rounded == inf or rounded == zero else lost)
+        return log(rounded) + selected((rounded == inf) | (rounded == zero), zero, lost)
 
     return log1p
 
@@ -147,14 +147,14 @@ def tanh_for(bits):
     f = FORMATS[bits]
     zero, two = f.zero, f.two
     limit = f.one.dtype.type(bits // 2)  # where it has long been 1
-    expm1 = callee(expm1_for(bits))
+    expm1 = inlined_callee(expm1_for(bits))
 
     def tanh(x):
         size = abs(x)
-        size = limit if size > limit else size
+        size = selected(size > limit, limit, size)
         grown = expm1(size + size)
         value = grown / (grown + two)
-        return -value if x < zero else value
+        return selected(x < zero, -value, value)
 
     return tanh
 
@@ -176,7 +176,7 @@ def erf_for(bits):
     above, below = (tuple(map(np.float32, terms)) for terms in (_ERF_ABOVE, _ERF_BELOW))
 
     def erf(x):
-        x = limit if x > limit else (-limit if x < -limit else x)
+        x = selected(x < -limit, -limit, selected(x > limit, limit, x))
         square = x * x
         return x * _polynomial(square, above) / _polynomial(square, below)
 

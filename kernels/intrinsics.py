@@ -148,3 +148,13 @@ def number_of(typing, bits, like):
         return builder.bitcast(narrow, context.get_value_type(like))
 
     return like(bits, like), build
+
+
+@intrinsic
+def selected(typing, condition, yes, no):
+    """``yes if condition else no``, both worked out: no branch that could keep a loop from vectorising."""
+
+    def build(context, builder, signature, arguments):
+        return builder.select(*arguments)
+
+    return yes(types.boolean, yes, yes), build

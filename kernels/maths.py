@@ -12,7 +12,8 @@ import numpy as np
 from numba.extending import overload
 
 from . import elementary
-from ._jit import FLAGS, callee
+from ._jit import FLAGS, INLINED_FLAGS, callee, inlined_callee
+from .intrinsics import selected
 
 
 def sqrt(x):
@@ -30,7 +31,7 @@ def exp(x):
     return np.exp(x)
 
 
-@overload(exp, jit_options=FLAGS)
+@overload(exp, jit_options=INLINED_FLAGS)
 def _exp(x):
     return elementary.exp_for(x.bitwidth)
 
@@ -40,7 +41,7 @@ def expm1(x):
     return np.expm1(x)
 
 
-@overload(expm1, jit_options=FLAGS)
+@overload(expm1, jit_options=INLINED_FLAGS)
 def _expm1(x):
     return elementary.expm1_for(x.bitwidth)
 
@@ -50,7 +51,7 @@ def log(x):
     return np.log(x)
 
 
-@overload(log, jit_options=FLAGS)
+@overload(log, jit_options=INLINED_FLAGS)
 def _log(x):
     return elementary.log_for(x.bitwidth)
 
@@ -60,7 +61,7 @@ def log1p(x):
     return np.log1p(x)
 
 
-@overload(log1p, jit_options=FLAGS)
+@overload(log1p, jit_options=INLINED_FLAGS)
 def _log1p(x):
     return elementary.log1p_for(x.bitwidth)
 
@@ -70,7 +71,7 @@ def tanh(x):
     return np.tanh(x)
 
 
-@overload(tanh, jit_options=FLAGS)
+@overload(tanh, jit_options=INLINED_FLAGS)
 def _tanh(x):
     return elementary.tanh_for(x.bitwidth)
 
@@ -80,9 +81,19 @@ def erf(x):
     return type(x)(math.erf(x))
 
 
-@overload(erf, jit_options=FLAGS)
+@overload(erf, jit_options=INLINED_FLAGS)
 def _erf(x):
     return elementary.erf_for(x.bitwidth)
+
+
+def where(condition, yes, no):
+    """``yes if condition else no``, both of one type and both worked out: in compiled code no branch."""
+    return yes if condition else no
+
+
+@overload(where, jit_options=INLINED_FLAGS)
+def _where(condition, yes, no):
+    return lambda condition, yes, no: selected(condition, yes, no)
 
 
 @callee
@@ -132,15 +143,15 @@ def _sign(x):
     return lambda x: one if x > 0 else (-one if x < 0 else x + zero)
 
 
-@callee
+@inlined_callee
 def sigmoid(x):
     """``1 / (1 + exp(-x))``; neither form overflows."""
     one = constant(1, x)
     small = exp(-abs(x))
-    return (small if x < constant(0, x) else one) / (one + small)
+    return where(x < constant(0, x), small, one) / (one + small)
 
 
-@callee
+@inlined_callee
 def softplus(x):
     """``log(1 + exp(x))``, close to ``x`` where that is large, and to ``exp(x)`` where it is small."""
-    return maximum(x, constant(0, x)) + log1p(exp(-abs(x)))
+    return where(x < constant(0, x), constant(0, x), x) + log1p(exp(-abs(x)))

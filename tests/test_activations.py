@@ -214,6 +214,7 @@ def test_float32_is_computed_in_float32(case):
         kernel = rowwise.Kernel(loop, {"DTYPE": np.float32, "SCALARS": form.scalars, "FORMULA": formula}, "test", None)
         (text,) = kernel.serial.inspect_llvm().values()
         assert double_arithmetic(text) == []
+        assert "x float>" in text
 
 
 # -- names and functions of one's own ----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from fastopt.kernels import launch, rowwise
 from fastopt.kernels.losses import loops
 from fastopt.kernels.rowwise import BLOCK
 from keras_reference import import_keras
-from test_kernels import double_arithmetic
+from test_kernels import double_arithmetic, packed
 
 import fastopt
 from fastopt import losses
@@ -316,11 +316,12 @@ ELEMENTWISE = [case for case in CASES if case.function.form(case.options).formul
 
 @pytest.mark.parametrize("case", ELEMENTWISE, ids=str)
 def test_float32_elements_are_computed_in_float32(case):
-    """Sums are all that is float64."""
+    """And in vectors. Sums are all that is float64."""
     formula = case.function.form(case.options).formula
     bindings = {"DTYPE": np.float32, "SCALARS": formula.scalars, **dict(formula.functions)}
     (text,) = rowwise.Kernel(formula.loop, bindings, "test", None).serial.inspect_llvm().values()
     assert [line for line in double_arithmetic(text) if not re.search("fpext|fadd", line)] == []
+    assert max(packed(text, "fmul")) >= 4
 
 
 # -- what is extreme ---------------------------------------------------------------------------------------------------

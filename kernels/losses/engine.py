@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import launch, rowwise
-from .._jit import callee
+from .._jit import inlined_callee
 from ..rowwise import BLOCK, GRADIENT, WEIGHTED
 from . import loops
 from .elementwise import Epsilon, Nothing
@@ -137,9 +137,9 @@ def not_ignored(labels):
 
 def from_formulas(value, derivative, scalars):
     """The formula of two users' functions ``(target, prediction, s)``: an element's loss, and its derivative."""
-    value, derivative = callee(value), callee(derivative)
+    value, derivative = inlined_callee(value), inlined_callee(derivative)
 
-    @callee
+    @inlined_callee
     def both(target, prediction, s):
         return value(target, prediction, s), derivative(target, prediction, s)
 
