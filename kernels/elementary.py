@@ -1,11 +1,11 @@
 """Exponentials and logarithms in plain arithmetic, so that loops over them vectorise.
 
-The compiler has no vector form of ``math.exp``: it calls that for one element after the other, many times slower. Used by
+The compiler has no vector form of ``math.exp``: it calls that for one element after the other, many times slower. For
 compiled code only, through `maths`. Errors are a few units in the last place, and results do not depend on the C
 library. All keep the type of their argument and NaN, and have the right limits at infinity.
 
-Method: argument reduction by ln 2 and Taylor polynomials for the exponentials, the series of 2 artanh for logarithms; see
-Muller, Elementary Functions, chapter 11.
+Method: reduction of the argument by ln 2, Taylor polynomials for the exponentials, the series of 2 artanh for
+logarithms; see Muller, Elementary Functions, chapter 11.
 """
 
 import math
@@ -79,9 +79,9 @@ def exp_for(bits):
 def expm1_for(bits):
     """e^x − 1 for a type of so many bits."""
     f = FORMATS[bits]
-    largest, smallest, shifter, inverse, high, low = f.largest, f.smallest, f.shifter, f.inverse, f.high, f.low
+    largest, shifter, inverse, high, low = f.largest, f.shifter, f.inverse, f.high, f.low
     half, one, two, terms = f.half, f.one, f.two, f.exponentials
-    least = -f.inverse.dtype.type(bits)  # where it has long been -1
+    least = type(f.one)(-bits)  # where it has long been -1
     power = _power_of_two_for(bits)
 
     def expm1(x):
@@ -109,7 +109,7 @@ def log_for(bits):
     """Natural logarithm for a type of so many bits."""
     f = FORMATS[bits]
     mantissa, mask, bias, one_bits, root, high, low = f.mantissa, f.mask, f.bias, f.one_bits, f.root, f.high, f.low
-    zero, half, one, two, inf, nan, tiny, lift = f.zero, f.half, f.one, f.two, f.inf, f.nan, f.tiny, f.lift
+    zero, half, one, inf, nan, tiny, lift = f.zero, f.half, f.one, f.inf, f.nan, f.tiny, f.lift
     number, terms, lifted_by = type(f.one), f.logarithms, type(f.one)(f.mantissa)
 
     def log(x):
@@ -146,7 +146,7 @@ def tanh_for(bits):
     """tanh x for a type of so many bits."""
     f = FORMATS[bits]
     zero, two = f.zero, f.two
-    limit = f.one.dtype.type(bits // 2)  # where it has long been 1
+    limit = type(f.one)(bits // 2)  # where it has long been 1
     expm1 = inlined_callee(expm1_for(bits))
 
     def tanh(x):
