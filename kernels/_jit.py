@@ -37,6 +37,12 @@ FLAGS = {"error_model": "numpy"}
 callee = register_jitable(**FLAGS)
 """Decorator: a plain function that compiled kernels may call, on any device."""
 
+INLINED_FLAGS = {**FLAGS, "forceinline": True}
+"""For longer functions that loops call several times: a call that is left stops the loop from vectorising."""
+
+inlined_callee = register_jitable(**INLINED_FLAGS)
+"""Decorator: a `callee` that becomes part of its caller, whatever its length."""
+
 compilations = 0
 """Number of specialisations that this process has compiled (not loaded from disk)."""
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import maths, rowwise
-from ._jit import callee
+from ._jit import callee, inlined_callee
 from .intrinsics import scalars_at, table_at
 from .maths import clip, constant, erf, exp, expm1, sqrt
 from .reduction import LANES, row_maximum, row_sum
@@ -60,19 +60,19 @@ class Activation(NamedTuple):
 # -- formulas ----------------------------------------------------------------------------------------------------------
 
 
-@callee
+@inlined_callee
 def linear(x, s):
     """x"""
     return x
 
 
-@callee
+@inlined_callee
 def linear_derivative(x, y, s):
     """1"""
     return constant(1, y)
 
 
-@callee
+@inlined_callee
 def relu(x, s):
     """x above the threshold θ, else 0; limited to [0, max]; minus slope · max(θ − x, 0)."""
     zero = constant(0, x)
@@ -81,7 +81,7 @@ def relu(x, s):
     return y - (s.negative_slope * below if below > zero and s.negative_slope != zero else zero)
 
 
-@callee
+@inlined_callee
 def relu_derivative(x, y, s):
     """1 between θ and max, slope up to θ, 0 from max on."""
     zero = constant(0, x)
@@ -90,111 +90,111 @@ def relu_derivative(x, y, s):
     return zero if x >= s.max_value or x < s.min_value else constant(1, x)
 
 
-@callee
+@inlined_callee
 def elu(x, s):
     """x for x > 0, else α (e^x − 1)."""
     return x if x > constant(0, x) else s.alpha * expm1(x)
 
 
-@callee
+@inlined_callee
 def elu_derivative(x, y, s):
     """1 for y > 0, else y + α."""
     return constant(1, y) if y > constant(0, y) else y + s.alpha
 
 
-@callee
+@inlined_callee
 def selu(x, s):
     """scale · elu(x)"""
     return s.scale * (x if x > constant(0, x) else s.alpha * expm1(x))
 
 
-@callee
+@inlined_callee
 def selu_derivative(x, y, s):
     """scale for y > 0, else y + scale · α."""
     return s.scale if y > constant(0, y) else y + s.scale * s.alpha
 
 
-@callee
+@inlined_callee
 def softplus(x, s):
     """log(1 + e^x)"""
     return maths.softplus(x)
 
 
-@callee
+@inlined_callee
 def softplus_derivative(x, y, s):
     """1 − e^−y, which is sigmoid(x)."""
     return -expm1(-y)
 
 
-@callee
+@inlined_callee
 def softsign(x, s):
     """x / (1 + |x|)"""
     return x / (constant(1, x) + abs(x))
 
 
-@callee
+@inlined_callee
 def softsign_derivative(x, y, s):
     """1 / (1 + |x|)²"""
     inverse = constant(1, x) / (constant(1, x) + abs(x))
     return inverse * inverse
 
 
-@callee
+@inlined_callee
 def tanh(x, s):
     """tanh x"""
     return maths.tanh(x)
 
 
-@callee
+@inlined_callee
 def tanh_derivative(x, y, s):
     """1 − y²"""
     one = constant(1, y)
     return (one - y) * (one + y)
 
 
-@callee
+@inlined_callee
 def sigmoid(x, s):
     """1 / (1 + e^−x)"""
     return maths.sigmoid(x)
 
 
-@callee
+@inlined_callee
 def sigmoid_derivative(x, y, s):
     """y (1 − y)"""
     return y * (constant(1, y) - y)
 
 
-@callee
+@inlined_callee
 def hard_sigmoid(x, s):
     """slope · x + 0.5, limited to [0, 1]."""
     return clip(x * s.slope + constant(0.5, x), constant(0, x), constant(1, x))
 
 
-@callee
+@inlined_callee
 def hard_sigmoid_derivative(x, y, s):
     """slope inside the limits, else 0."""
     return constant(0, y) if y <= constant(0, y) or y >= constant(1, y) else s.slope
 
 
-@callee
+@inlined_callee
 def exponential(x, s):
     """e^x"""
     return exp(x)
 
 
-@callee
+@inlined_callee
 def exponential_derivative(x, y, s):
     """y"""
     return y
 
 
-@callee
+@inlined_callee
 def silu(x, s):
     """x · sigmoid(x)"""
     return x * maths.sigmoid(x)
 
 
-@callee
+@inlined_callee
 def silu_derivative(x, y, s):
     """σ (1 + x (1 − σ)), σ = sigmoid(x)"""
     one = constant(1, x)
@@ -202,14 +202,14 @@ def silu_derivative(x, y, s):
     return share * (one + x * (one - share))
 
 
-@callee
+@inlined_callee
 def gelu(x, s):
     """x Φ(x) = x (1 + erf(x / √2)) / 2"""
     half, one = constant(0.5, x), constant(1, x)
     return half * x * (one + erf(x * sqrt(half)))
 
 
-@callee
+@inlined_callee
 def gelu_derivative(x, y, s):
     """Φ(x) + x φ(x)"""
     half, one = constant(0.5, x), constant(1, x)
@@ -217,13 +217,13 @@ def gelu_derivative(x, y, s):
     return half * (one + erf(x * sqrt(half))) + x * density
 
 
-@callee
+@inlined_callee
 def gelu_tanh(x, s):
     """x (1 + tanh u) / 2, u = √(2/π) (x + 0.044715 x³)"""
     return constant(0.5, x) * x * (constant(1, x) + maths.tanh(_inner(x)))
 
 
-@callee
+@inlined_callee
 def gelu_tanh_derivative(x, y, s):
     """(1 + tanh u) / 2 + x u' (1 − tanh² u) / 2"""
     half, one = constant(0.5, x), constant(1, x)
@@ -232,7 +232,7 @@ def gelu_tanh_derivative(x, y, s):
     return half * (one + t) + half * x * slope * (one - t) * (one + t)
 
 
-@callee
+@inlined_callee
 def _inner(x):
     return constant(0.7978845608028654, x) * (x + constant(0.044715, x) * x * x * x)
 
@@ -379,4 +379,4 @@ def run_softmax_backward(dx, dy, y):
 
 def activation_of(forward, derivative, scalars):
     """The activation of two users' functions ``forward(x, s)`` and ``derivative(x, y, s)``."""
-    return Activation(callee(forward), callee(derivative), scalars, "xy")
+    return Activation(inlined_callee(forward), inlined_callee(derivative), scalars, "xy")

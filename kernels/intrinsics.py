@@ -125,3 +125,36 @@ def _store(arrays, i, values):
         store(arrays[1:], i, values[1:])
 
     return store_each
+
+
+@intrinsic
+def bits_of(typing, number):
+    """The bit pattern of a float32 or float64, as an integer of the same width."""
+    integer = types.Integer.from_bitwidth(number.bitwidth, True)
+
+    def build(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(integer))
+
+    return integer(number), build
+
+
+@intrinsic
+def number_of(typing, bits, like):
+    """The float of the type of ``like`` whose bit pattern is the low bits of an integer."""
+    integer = types.Integer.from_bitwidth(like.bitwidth, True)
+
+    def build(context, builder, signature, arguments):
+        narrow = context.cast(builder, arguments[0], signature.args[0], integer)
+        return builder.bitcast(narrow, context.get_value_type(like))
+
+    return like(bits, like), build
+
+
+@intrinsic
+def selected(typing, condition, yes, no):
+    """``yes if condition else no``, both worked out: no branch that could keep a loop from vectorising."""
+
+    def build(context, builder, signature, arguments):
+        return builder.select(*arguments)
+
+    return yes(types.boolean, yes, yes), build

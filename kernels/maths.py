@@ -11,7 +11,9 @@ import math
 import numpy as np
 from numba.extending import overload
 
-from ._jit import FLAGS, callee
+from . import elementary
+from ._jit import FLAGS, INLINED_FLAGS, callee, inlined_callee
+from .intrinsics import selected
 
 
 def sqrt(x):
@@ -29,9 +31,9 @@ def exp(x):
     return np.exp(x)
 
 
-@overload(exp, jit_options=FLAGS)
+@overload(exp, jit_options=INLINED_FLAGS)
 def _exp(x):
-    return lambda x: math.exp(x)
+    return elementary.exp_for(x.bitwidth)
 
 
 def expm1(x):
@@ -39,9 +41,9 @@ def expm1(x):
     return np.expm1(x)
 
 
-@overload(expm1, jit_options=FLAGS)
+@overload(expm1, jit_options=INLINED_FLAGS)
 def _expm1(x):
-    return lambda x: math.expm1(x)
+    return elementary.expm1_for(x.bitwidth)
 
 
 def log(x):
@@ -49,9 +51,9 @@ def log(x):
     return np.log(x)
 
 
-@overload(log, jit_options=FLAGS)
+@overload(log, jit_options=INLINED_FLAGS)
 def _log(x):
-    return lambda x: math.log(x)
+    return elementary.log_for(x.bitwidth)
 
 
 def log1p(x):
@@ -59,9 +61,9 @@ def log1p(x):
     return np.log1p(x)
 
 
-@overload(log1p, jit_options=FLAGS)
+@overload(log1p, jit_options=INLINED_FLAGS)
 def _log1p(x):
-    return lambda x: math.log1p(x)
+    return elementary.log1p_for(x.bitwidth)
 
 
 def tanh(x):
@@ -69,9 +71,9 @@ def tanh(x):
     return np.tanh(x)
 
 
-@overload(tanh, jit_options=FLAGS)
+@overload(tanh, jit_options=INLINED_FLAGS)
 def _tanh(x):
-    return lambda x: math.tanh(x)
+    return elementary.tanh_for(x.bitwidth)
 
 
 def erf(x):
@@ -79,9 +81,19 @@ def erf(x):
     return type(x)(math.erf(x))
 
 
-@overload(erf, jit_options=FLAGS)
+@overload(erf, jit_options=INLINED_FLAGS)
 def _erf(x):
-    return lambda x: math.erf(x)
+    return elementary.erf_for(x.bitwidth)
+
+
+def where(condition, yes, no):
+    """``yes if condition else no``, both of one type and both worked out: in compiled code no branch."""
+    return yes if condition else no
+
+
+@overload(where, jit_options=INLINED_FLAGS)
+def _where(condition, yes, no):
+    return lambda condition, yes, no: selected(condition, yes, no)
 
 
 @callee
@@ -131,15 +143,15 @@ def _sign(x):
     return lambda x: one if x > 0 else (-one if x < 0 else x + zero)
 
 
-@callee
+@inlined_callee
 def sigmoid(x):
     """``1 / (1 + exp(-x))``; neither form overflows."""
     one = constant(1, x)
     small = exp(-abs(x))
-    return one / (one + small) if x >= constant(0, x) else small / (one + small)
+    return where(x < constant(0, x), small, one) / (one + small)
 
 
-@callee
+@inlined_callee
 def softplus(x):
     """``log(1 + exp(x))``, close to ``x`` where that is large, and to ``exp(x)`` where it is small."""
-    return maximum(x, constant(0, x)) + log1p(exp(-abs(x)))
+    return where(x < constant(0, x), constant(0, x), x) + log1p(exp(-abs(x)))

@@ -1,4 +1,4 @@
-"""Activations: values against real Keras and torch, derivatives against torch's autograd, and everything around them."""
+"""Activations: values against Keras and torch, derivatives against torch's autograd, and everything around them."""
 
 import functools
 from typing import Any, NamedTuple
@@ -71,7 +71,7 @@ CASES = [
     Case("leaky_relu", lambda x: functional.leaky_relu(x, 0.2), reads="either"),
     Case("tanh", torch.tanh),
     Case("sigmoid", torch.sigmoid),
-    Case("hard_sigmoid", functional.hardsigmoid),
+    Case("hard_sigmoid", lambda x: torch.clip(x / 6 + 0.5, 0, 1)),
     Case("elu", functional.elu),
     Case("elu", lambda x: functional.elu(x, 0.3), {"alpha": 0.3}),
     Case("selu", torch.selu),
@@ -126,8 +126,7 @@ def test_extremes(case, dtype):
     """Nothing overflows into NaN that torch keeps finite, and NaN stays NaN."""
     x = np.array([-np.inf, -1e4, -90.0, -0.0, 0.0, 90.0, 1e4], dtype)
     if case.name == "softmax":
-        x = x[:, None] * np.array([0.0, 1.0], dtype)[None] if case.options else x[1:]
-        x = x[1:]
+        x = x[1:]  # infinity alone has no softmax
     with np.errstate(over="ignore"):
         expected = case.autograd(x, np.ones_like(x))[0].astype(dtype)
     finite = np.isfinite(expected)
@@ -149,7 +148,7 @@ def test_any_layout_and_in_place(case, dtype, way):
         "fortran": np.asfortranarray,
         "strided": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
         "reversed": lambda a: a.copy()[::-1],
-        "0-d": lambda a: a[0, 0].copy().reshape(()),
+        "0-d": lambda a: np.array(a[0, 0]),
         "empty": lambda a: a[:0].copy(),
         "transposed": lambda a: a.T.copy().T,
     }[way]
@@ -215,6 +214,7 @@ def test_float32_is_computed_in_float32(case):
         kernel = rowwise.Kernel(loop, {"DTYPE": np.float32, "SCALARS": form.scalars, "FORMULA": formula}, "test", None)
         (text,) = kernel.serial.inspect_llvm().values()
         assert double_arithmetic(text) == []
+        assert "x float>" in text
 
 
 # -- names and functions of one's own ----------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def test_activations_of_the_eras():
             era.softmax(x[0])
     np.testing.assert_array_equal(keras_2_3.relu(x, threshold=1.0), activations.relu(x, threshold=1.0))
     np.testing.assert_array_equal(keras_2_2.softmax(x, axis=0), activations.softmax(x, axis=0))
-    with pytest.raises(ValueError, match="not 2D or 3D. Here, ndim=4"):
+    with pytest.raises(ValueError, match=r"not 2D or 3D\. Here, ndim=4"):
         keras_1_0.softmax(np.zeros((1, 2, 3, 4)))
     with pytest.raises(TypeError):
         keras_1_0.relu(x, threshold=1.0)

@@ -1,15 +1,19 @@
 """Losses: values against real Keras, gradients against torch's autograd, and everything around them."""
 
 import pickle
+import re
 import warnings
 from typing import Any, NamedTuple
 
+import children
 import numpy as np
 import pytest
 import torch
-from fastopt.kernels import launch
+from fastopt.kernels import launch, rowwise
+from fastopt.kernels.losses import loops
 from fastopt.kernels.rowwise import BLOCK
 from keras_reference import import_keras
+from test_kernels import double_arithmetic, packed
 
 import fastopt
 from fastopt import losses
@@ -306,6 +310,19 @@ def test_any_axis(case):
         again, other = case.value_and_grad(target, moved, axis=-2, out=out)
         assert again == value
         np.testing.assert_array_equal(np.moveaxis(other, 1, -1), gradient)
+
+
+ELEMENTWISE = [case for case in CASES if case.function.form(case.options).formula.loop is loops.elements]
+
+
+@pytest.mark.parametrize("case", ELEMENTWISE, ids=str)
+def test_float32_elements_are_computed_in_float32(case):
+    """And in vectors. Sums are all that is float64."""
+    formula = case.function.form(case.options).formula
+    bindings = {"DTYPE": np.float32, "SCALARS": formula.scalars, **dict(formula.functions)}
+    (text,) = rowwise.Kernel(formula.loop, bindings, "test", None).serial.inspect_llvm().values()
+    assert [line for line in double_arithmetic(text) if not re.search("fpext|fadd", line)] == []
+    assert max(packed(text, "fmul")) >= 4
 
 
 # -- what is extreme ---------------------------------------------------------------------------------------------------
@@ -644,3 +661,27 @@ def test_bad_outputs_are_refused():
         with pytest.raises(error, match=message):
             losses.value_and_grad("mse")(y_true, prediction, weights, out=out)
     assert (y_true == 0.5).all() and (memory == 0.5).all() and (read_only == 1).all()
+
+
+# -- the cache ---------------------------------------------------------------------------------------------------------
+
+RUN_FORMULAS = """
+    import sys, children
+    sys.path.insert(0, {folder!r})
+    import numpy as np, formulas_of_a_user as formulas
+    from fastopt import losses
+    from fastopt.kernels import _jit
+    losses.register("mine", formulas.value, formulas.derivative, options={{"a": 1.0}})
+    value, _ = losses.value_and_grad("mine")(np.zeros((2, 3)), np.ones((2, 3)))
+    children.report(value=value, compiled=_jit.compilations)
+"""
+
+
+def test_registered_formulas_are_cached_until_they_change(tmp_path):
+    source, cache = tmp_path / "formulas_of_a_user.py", str(tmp_path / "cache")
+    code = "def value(t, p, s):\n    return {} * s.a * p\n\ndef derivative(t, p, s):\n    return {} * s.a\n"
+    for factor, fresh in ((2.0, True), (2.0, False), (3.5, True)):
+        source.write_text(code.format(factor, factor))
+        found = children.run(RUN_FORMULAS.format(folder=str(tmp_path)), FASTOPT_CACHE_DIR=cache)
+        assert found["value"] == factor
+        assert bool(found["compiled"]) == fresh

@@ -6,7 +6,7 @@ when they are compiled. The derivative is zero where a clip holds the prediction
 
 from typing import NamedTuple
 
-from .._jit import callee
+from .._jit import inlined_callee
 from ..maths import constant, exp, log, log1p, maximum, sigmoid, sign, tanh
 
 
@@ -26,21 +26,21 @@ class Delta(NamedTuple):
     delta: float
 
 
-@callee
+@inlined_callee
 def squared_error(target, prediction, s):
     """(p − t)²"""
     error = prediction - target
     return error * error, error + error
 
 
-@callee
+@inlined_callee
 def absolute_error(target, prediction, s):
     """|p − t|; derivative 0 where they are equal."""
     error = prediction - target
     return abs(error), sign(error)
 
 
-@callee
+@inlined_callee
 def absolute_percentage_error(target, prediction, s):
     """100 |t − p| / max(|t|, ε)"""
     scale = constant(100, target) / maximum(abs(target), s.epsilon)
@@ -48,7 +48,7 @@ def absolute_percentage_error(target, prediction, s):
     return abs(error) * scale, sign(error) * scale
 
 
-@callee
+@inlined_callee
 def squared_logarithmic_error(target, prediction, s):
     """(log(max(p, ε) + 1) − log(max(t, ε) + 1))²"""
     one, zero = constant(1, prediction), constant(0, prediction)
@@ -57,7 +57,7 @@ def squared_logarithmic_error(target, prediction, s):
     return error * error, zero if prediction < s.epsilon else (error + error) / shifted
 
 
-@callee
+@inlined_callee
 def hinge(target, prediction, s):
     """max(1 − t p, 0); derivative 0 at the kink."""
     zero = constant(0, prediction)
@@ -65,7 +65,7 @@ def hinge(target, prediction, s):
     return maximum(margin, zero), -target if margin > zero else margin * zero
 
 
-@callee
+@inlined_callee
 def squared_hinge(target, prediction, s):
     """max(1 − t p, 0)²"""
     zero = constant(0, prediction)
@@ -73,7 +73,7 @@ def squared_hinge(target, prediction, s):
     return margin * margin, -target * (margin + margin)
 
 
-@callee
+@inlined_callee
 def huber(target, prediction, s):
     """e² / 2 for |e| ≤ δ, else δ |e| − δ² / 2, where e = p − t."""
     half = constant(0.5, prediction)
@@ -84,7 +84,7 @@ def huber(target, prediction, s):
     return s.delta * size - half * s.delta * s.delta, s.delta * sign(error)
 
 
-@callee
+@inlined_callee
 def log_cosh(target, prediction, s):
     """log(cosh(p − t)), written so that nothing overflows."""
     error = prediction - target
@@ -93,7 +93,7 @@ def log_cosh(target, prediction, s):
     return size + tail - constant(0.6931471805599453, prediction), tanh(error)
 
 
-@callee
+@inlined_callee
 def kl_divergence(target, prediction, s):
     """t log(t / p), both clipped to [ε, 1]."""
     one, zero = constant(1, prediction), constant(0, prediction)
@@ -102,14 +102,14 @@ def kl_divergence(target, prediction, s):
     return t * log(t / p), zero if prediction < s.epsilon or prediction > one else -t / p
 
 
-@callee
+@inlined_callee
 def poisson(target, prediction, s):
     """p − t log(p + ε)"""
     shifted = prediction + s.epsilon
     return prediction - target * log(shifted), constant(1, prediction) - target / shifted
 
 
-@callee
+@inlined_callee
 def binary_crossentropy(target, prediction, s):
     """−t log p − (1 − t) log(1 − p), p clipped to [ε, 1 − ε]."""
     one, zero = constant(1, prediction), constant(0, prediction)
@@ -120,7 +120,7 @@ def binary_crossentropy(target, prediction, s):
     return value, zero if clipped else (p - target) / (p * (one - p))
 
 
-@callee
+@inlined_callee
 def binary_crossentropy_of_logit(target, prediction, s):
     """Binary crossentropy of sigmoid(p): (1 − t) max(p, 0) + t max(−p, 0) + log(1 + e^−|p|).
 

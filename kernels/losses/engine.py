@@ -1,11 +1,12 @@
 """How a loss is computed: which loop runs with which formulas, and how a call's arrays are handed to it."""
 
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import launch, rowwise
-from .._jit import callee
+from .._jit import inlined_callee
 from ..rowwise import BLOCK, GRADIENT, WEIGHTED
 from . import loops
 from .elementwise import Epsilon, Nothing
@@ -135,13 +136,18 @@ def not_ignored(labels):
     return labels != IGNORED
 
 
+VALUE: Any = None
+DERIVATIVE: Any = None
+
+
+def _both(target, prediction, s):
+    return VALUE(target, prediction, s), DERIVATIVE(target, prediction, s)
+
+
 def from_formulas(value, derivative, scalars):
     """The formula of two users' functions ``(target, prediction, s)``: an element's loss, and its derivative."""
-    value, derivative = callee(value), callee(derivative)
-
-    @callee
-    def both(target, prediction, s):
-        return value(target, prediction, s), derivative(target, prediction, s)
-
-    both.__module__ = "user"  # not one of this package's, whose sources stand for them: the cache looks into these two
-    return elementwise(both, scalars)
+    # A clone with globals of its own: kernels over closures cannot be kept on disk.
+    parts = {"VALUE": inlined_callee(value), "DERIVATIVE": inlined_callee(derivative)}
+    both = FunctionType(_both.__code__, {"__name__": __name__, **parts}, value.__name__)
+    # The parts are named so that the key in the cache covers them; the loop itself does not see them.
+    return Formula(loops.elements, scalars, (("FORMULA", inlined_callee(both)), *parts.items()))

@@ -9,7 +9,7 @@
 import math
 from typing import Any, NamedTuple
 
-from .._jit import callee
+from .._jit import inlined_callee
 from ..maths import constant, log, maximum
 
 
@@ -26,13 +26,13 @@ class RowLoss(NamedTuple):
 # -- categorical crossentropy of probabilities: p = clip(q / Σq, ε, 1 − ε), −Σ t log p ---------------------------------
 
 
-@callee
+@inlined_callee
 def prediction_itself(target, prediction, s):
     """Anchor: the sum of the predictions."""
     return prediction
 
 
-@callee
+@inlined_callee
 def crossentropy_terms(target, prediction, anchor, s):
     """−t log p, and t where p was not clipped. No logarithm where the target is zero, as in most of a one-hot row."""
     zero = constant(0, prediction)
@@ -44,13 +44,13 @@ def crossentropy_terms(target, prediction, anchor, s):
     return -target * log(p), zero if share < low or share > high else target, zero
 
 
-@callee
+@inlined_callee
 def crossentropy_between(sums, anchor, s):
     """The value, and the targets whose share of the sum moves."""
     return sums[0], sums[1], 0.0
 
 
-@callee
+@inlined_callee
 def crossentropy_derivative(target, prediction, anchor, moving, unused, s):
     """(moving − t / p) / Σq, the second part only where p was not clipped."""
     zero = constant(0, prediction)
@@ -67,20 +67,20 @@ categorical_crossentropy = RowLoss(
 # -- categorical hinge: max(max (1 − t) q − Σ t q + 1, 0) --------------------------------------------------------------
 
 
-@callee
+@inlined_callee
 def wrong_score(target, prediction, s):
     """Anchor: the largest score of a wrong class."""
     return (constant(1, prediction) - target) * prediction
 
 
-@callee
+@inlined_callee
 def hinge_terms(target, prediction, anchor, s):
     """t q, and 1 where the largest wrong score is."""
     zero, one = constant(0, prediction), constant(1, prediction)
     return target * prediction, one if (one - target) * prediction == anchor else zero, zero
 
 
-@callee
+@inlined_callee
 def hinge_between(sums, anchor, s):
     """The value, whether there is one, and the share of each of the largest wrong scores."""
     margin = anchor - sums[0] + 1.0
@@ -90,7 +90,7 @@ def hinge_between(sums, anchor, s):
     return margin, active, active / sums[1]
 
 
-@callee
+@inlined_callee
 def hinge_derivative(target, prediction, anchor, active, share, s):
     """(1 − t) / ties at the largest wrong score, − t everywhere."""
     wrong = constant(1, prediction) - target
@@ -104,13 +104,13 @@ categorical_hinge = RowLoss(hinge_terms, hinge_between, hinge_derivative, anchor
 # -- cosine similarity: −Σ t̂ q̂, x̂ = x / max(‖x‖, ε) --------------------------------------------------------------------
 
 
-@callee
+@inlined_callee
 def cosine_terms(target, prediction, anchor, s):
     """t q, t², q²"""
     return target * prediction, target * target, prediction * prediction
 
 
-@callee
+@inlined_callee
 def cosine_between(sums, anchor, s):
     """The value, 1 / (‖t‖ ‖q‖), and Σ t̂ q̂ / ‖q‖²; the latter is zero where ε took the place of ‖q‖."""
     of_target, of_prediction = math.sqrt(sums[1]), math.sqrt(sums[2])
@@ -119,7 +119,7 @@ def cosine_between(sums, anchor, s):
     return -similarity, inverse, 0.0 if of_prediction <= s.epsilon else similarity / sums[2]
 
 
-@callee
+@inlined_callee
 def cosine_derivative(target, prediction, anchor, inverse, along, s):
     """q Σ t̂ q̂ / ‖q‖² − t / (‖t‖ ‖q‖)"""
     return prediction * along - target * inverse

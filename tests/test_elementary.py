@@ -1,0 +1,88 @@
+"""The exponentials and logarithms of compiled kernels, against the C library's in extended precision."""
+
+import math
+
+import numpy as np
+import pytest
+from fastopt.kernels import maths
+from fastopt.kernels._jit import specialise
+from numba import types
+from test_kernels import double_arithmetic, packed
+
+pytestmark = pytest.mark.xdist_group("elementary")
+TYPES = {np.float32: types.float32, np.float64: types.float64}
+over_dtypes = pytest.mark.parametrize("dtype", TYPES, ids=lambda dtype: dtype.__name__)
+
+RANGES = {
+    "exp": [(-1.0, 1.0), (-87.0, 88.5), (-103.0, -87.0)],
+    "expm1": [(-1e-3, 1e-3), (-1.0, 1.0), (-80.0, 88.5)],
+    "log": [(0.5, 2.0), (0.0, 1e3), (0.0, 1e-37)],
+    "log1p": [(-1e-3, 1e-3), (-0.999, 5.0), (0.0, 1e5)],
+    "tanh": [(-1e-3, 1e-3), (-12.0, 12.0)],
+}
+SPECIAL = [-math.inf, math.inf, math.nan, 0.0, -0.0, 1.0, -1.0, -2.0, 1e-40, 88.7, 89.5, 709.7, 710.5, -104.5, -750.0]
+FUNCTION = None
+
+
+def apply(x, y):
+    for i in range(x.size):
+        y[i] = FUNCTION(x[i])
+
+
+def compiled(name, dtype):
+    array = types.Array(TYPES[dtype], 1, "C")
+    return specialise(apply, name, types.void(array, array), {"FUNCTION": getattr(maths, name)})
+
+
+def result(kernel, x):
+    y = np.empty_like(x)
+    kernel(x, y)
+    return y
+
+
+@over_dtypes
+@pytest.mark.parametrize("name", RANGES)
+def test_errors_are_a_few_units_in_the_last_place(name, dtype):
+    if np.finfo(np.longdouble).nmant <= np.finfo(np.float64).nmant and dtype is np.float64:
+        pytest.skip("this machine has no precision to compare float64 with")
+    kernel, rng = compiled(name, dtype), np.random.default_rng(2)
+    for low, high in RANGES[name]:
+        x = rng.uniform(low, high, 200_003).astype(dtype)
+        exact = getattr(np, name)(x.astype(np.longdouble))
+        units = np.abs(result(kernel, x) - exact) / np.spacing(np.abs(exact).astype(dtype))
+        assert units.max() < 4, (low, high)
+
+
+@over_dtypes
+@pytest.mark.parametrize("name", RANGES)
+def test_special_values(name, dtype):
+    with np.errstate(all="ignore"):
+        x = np.array(SPECIAL, dtype)
+        expected = getattr(np, name)(x)
+    np.testing.assert_allclose(result(compiled(name, dtype), x), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*RANGES, "erf"])
+def test_loops_over_float32_are_packed(name):
+    (text,) = compiled(name, np.float32).inspect_llvm().values()
+    assert max(packed(text, "fmul")) >= 4
+    assert double_arithmetic(text) == []
+
+
+@over_dtypes
+def test_erf(dtype):
+    x = np.append(np.linspace(-7, 7, 100_001), [0.0, math.inf, -math.inf]).astype(dtype)
+    expected = [math.erf(value) for value in x.astype(float)]
+    values = result(compiled("erf", dtype), x)
+    np.testing.assert_allclose(values, expected, rtol=1e-6 if dtype is np.float32 else 1e-14)
+    assert np.isnan(result(compiled("erf", dtype), np.array([math.nan], dtype)))
+
+
+@over_dtypes
+def test_plain_python_gives_the_same(dtype):
+    """Which the CUDA simulator and oracles run."""
+    for name in [*RANGES, "erf", "sigmoid", "softplus"]:
+        x = np.array([0.25, 0.5, 3.0], dtype)
+        plain = [getattr(maths, name)(value) for value in x]
+        assert {type(value) for value in plain} == {dtype}
+        np.testing.assert_allclose(result(compiled(name, dtype), x), plain, rtol=4 * np.finfo(dtype).eps)
