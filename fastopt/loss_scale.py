@@ -81,6 +81,15 @@ class LossScaleOptimizer(Optimizer):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self.inner_optimizer, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What is the inner optimizer's is set there."""
+        inner = self.__dict__.get("inner_optimizer")
+        own = inner is None or name in self.__dict__ or hasattr(type(self), name)
+        if own or name.startswith("_") or not hasattr(inner, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(inner, name, value)
+
     def build(self, params: Any, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """See `Optimizer.build`."""
         self.inner_optimizer.build(params, overrides)

@@ -1135,6 +1135,11 @@ def test_a_loss_scale_optimizer_has_the_hyper_parameters_of_its_inner_one():
     assert (optimizer.beta_1, optimizer.use_ema) == (0.5, True)
     with pytest.raises(AttributeError, match="nothing"):
         _ = optimizer.nothing
+    optimizer.clipnorm = 2.0
+    optimizer.learning_rate = 0.25
+    assert (optimizer.inner_optimizer.clipnorm, optimizer.inner_optimizer.learning_rate) == (2.0, 0.25)
+    optimizer.dynamic_scale = 4.0
+    assert optimizer.scale_loss(1.0) == 4.0
 
 
 # -- loss scaling against Keras ----------------------------------------------------------------------------------------

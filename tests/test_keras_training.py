@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from keras_cases import CLOSE, COPY_KEYWORD, NAMES, TORCH_SCHEDULE_FREE, is_fused, values
 
+import fastopt
+
 pytestmark = [
     pytest.mark.keras_backend("torch"),
     pytest.mark.xdist_group("keras-training"),
@@ -258,6 +260,19 @@ def test_a_saved_model_goes_on_bit_for_bit(name, new_model, data, keras, fast, t
     fit(loaded, data, 2)
     assert is_fused(loaded.optimizer)
     assert_equal_bits(loaded, model)
+
+
+def test_a_schedule_of_fastopt(new_model, data, keras, fast, tmp_path):
+    ours = fast.SGD(fastopt.schedules.CosineDecay(0.1, 100))
+    theirs = keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 100))
+    model = trained(new_model(), ours, data, epochs=2)
+    assert_same_weights(model, trained(new_model(), theirs, data, epochs=2))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer._learning_rate == ours._learning_rate
+    for each in (model, loaded):
+        fit(each, data)
+    assert_equal_bits(model, loaded)
 
 
 @pytest.mark.parametrize("direction", ["to fastopt", "to Keras"])

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
 from ..gradients import ABSENT
 from ..hyper_parameters import without_axes
 from ..optimizer import Optimizer
@@ -52,8 +50,7 @@ class Attachment:
         self._follow_hyper_parameters()
         parameters = [self._parameter(variable) for variable in self._variables]
         self._check(parameters)
-        self._arrays = [p.array for p in parameters]
-        self._place = {id(array): k for k, array in enumerate(self._arrays)}
+        self._place = {id(parameter.array): k for k, parameter in enumerate(parameters)}
         self.engine._take_charge(parameters, self._storage)
 
     def _check(self, parameters: list[Parameter]) -> None:
@@ -147,12 +144,10 @@ class Attachment:
         engine = self.engine
         keep = engine.ema_momentum if engine.iterations > 1 else 0.0
         overwrites = engine.ema_overwrite_frequency and engine.iterations % engine.ema_overwrite_frequency == 0
-        averages = engine.slots[AVERAGE_SLOT]
+        averages = self._slots[AVERAGE_SLOT]
         for k in absent:
-            average, array = averages[k], self._arrays[k]
-            if average is None:
-                continue
-            np.multiply(average, keep, out=average)
-            average += array * array.dtype.type(1.0 - keep)
-            if overwrites:
-                array[...] = average
+            variable, average = self._variables[k], averages[k]
+            if average is not None:
+                average.assign(average * keep + variable * (1.0 - keep))
+                if overwrites:
+                    variable.assign(average)

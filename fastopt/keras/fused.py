@@ -10,6 +10,7 @@ import keras
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from ..optimizer import Optimizer
+from ..schedules import LearningRateSchedule
 from . import memory
 from .attachment import Attachment, Unsupported
 
@@ -28,7 +29,8 @@ class Fused:
 
     - with gradient accumulation the moving average follows, and overwrites, on real updates only, not on every call;
     - hyper-parameters out of range are a ValueError at the first step, and gradients must have their variable's shape;
-    - coefficients such as ``beta_1`` may be callables, as Keras documents;
+    - coefficients such as ``beta_1`` may be callables, as Keras documents, and the learning rate one of
+      `fastopt.schedules`;
     - Adafactor does not keep up Keras's ``velocity`` of factored variables, which nothing reads;
     - ScheduleFreeAdamW is right on the torch backend, where Keras 3.15 reads a moment that it has overwritten.
     """
@@ -65,6 +67,17 @@ class Fused:
         """See `keras.optimizers.Optimizer.exclude_from_weight_decay`."""
         super().exclude_from_weight_decay(*args, **kwargs)  # type: ignore[misc]
         self._attachment = None
+
+    def _get_current_learning_rate(self) -> Any:
+        rate = self._learning_rate  # type: ignore[attr-defined]
+        if not isinstance(rate, LearningRateSchedule):
+            return super()._get_current_learning_rate()  # type: ignore[misc]
+        if self._memory is None:
+            raise TypeError(
+                f"{type(rate).__name__} is computed in Python, which the {keras.backend.backend()} backend does not "
+                "run at each step: use one of keras.optimizers.schedules"
+            )
+        return rate(self._memory.number(self._iterations._value))  # type: ignore[attr-defined]
 
     def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
         attachment = self._attach()

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from .. import optimizers
+from ..schedules import base as schedules
 from .fused import Fused
 
 
@@ -48,3 +49,6 @@ Lamb = _fused("Lamb", _MOMENTS)
 Adafactor = _fused("Adafactor", {"row": "_r", "column": "_c", "velocity": "_v"})
 Muon = _fused("Muon", {"momentum": "momentums", "velocity": "adam_velocities"})
 ScheduleFreeAdamW = _fused("ScheduleFreeAdamW", _MOMENTS)
+
+for _schedule in schedules.KNOWN.values():  # so that a saved model finds the schedule of its optimizer
+    keras.saving.register_keras_serializable("fastopt")(_schedule)
