@@ -242,6 +242,7 @@ def test_problem_on_the_way_is_told():
         (["--activation", "relo"], "unknown activation 'relo'"),
         (["--loss", "mean"], "unknown loss"),
         (["--epoch-schedule", "StepDecay(-1)"], "StepDecay"),
+        (["--epoch-schedule", "0.1"], "0.1: expected a schedule"),
         (["--plateau", "2", "--learning-rate", "CosineDecay(0.1, 5)"], "a schedule rules that of Adam"),
         (["--compare", "sgd:momentum"], "--momentum needs a value"),
         (["--compare", ","], "no run to compare"),
@@ -346,7 +347,12 @@ def test_flags():
 
 @pytest.mark.parametrize(
     ("activation", "loss"),
-    [("relu", "sparse_categorical_crossentropy"), ("gelu", "mse"), ("tanh", "kld"), ("elu", "binary_crossentropy")],
+    [
+        ("relu", "sparse_categorical_crossentropy"),
+        ("gelu", "mse"),
+        ("tanh", "kld"),
+        ("elu", "SparseCategoricalCrossentropy"),
+    ],
 )
 def test_gradients_are_those_of_the_loss(activation, loss):
     rng = np.random.default_rng(0)

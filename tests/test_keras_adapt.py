@@ -285,3 +285,15 @@ def test_objectives_in_compile_and_fit(name, keras, fast, backend, pairs, tmp_pa
     assert loaded.loss is getattr(fast.losses, name)
     expected = model.evaluate(inputs, targets, verbose=0)
     assert loaded.evaluate(inputs, targets, verbose=0) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["Muon", "LossScaleOptimizer"])
+def test_what_has_several_rules_or_none_is_refused(name, fast):
+    with pytest.raises(TypeError, match=f"{name} is not of one rule"):
+        fast.adapt(getattr(fastopt, name), "tests", __name__)
+
+
+def test_skipping_steps_is_left_to_keras(fast, adapted):
+    kind = next(iter(vars(adapted).values()))
+    with pytest.raises(ValueError, match="LossScaleOptimizer"):
+        kind(nonfinite="skip")

@@ -1,6 +1,8 @@
 """fastopt.keras against Keras's own optimizers, the same gradients, on the NumPy and torch backends."""
 
+import contextlib
 import copy
+import importlib
 import pickle
 import threading
 
@@ -30,6 +32,8 @@ from keras_cases import (
     values,
     variables_of,
 )
+
+import fastopt
 
 pytestmark = [pytest.mark.filterwarnings(COPY_KEYWORD), *ON_BOTH_BACKENDS]
 
@@ -507,6 +511,24 @@ def test_a_subclass_with_a_step_of_its_own(keras, fast):
     plain = Plain(0.1)
     train(plain, keras, variables, [[np.ones(3, np.float32)]])
     assert is_fused(plain)
+
+
+def test_a_backend_whose_variables_are_no_memory(keras, fast, monkeypatch):
+    """As JAX's and TensorFlow's: Keras's update, said once; where Keras has none, a clear error."""
+    monkeypatch.setattr("fastopt.keras.fused.Fused._memory", None)
+    found = []
+    for module in (fast, keras.optimizers):
+        optimizer, variables = module.Adam(0.01), variables_of(keras, parameters())
+        with falls_back(optimizer, "not memory to write to") if module is fast else contextlib.nullcontext():
+            train(optimizer, keras, variables, gradients(3))
+        found.append(variables)
+    assert_same_variables(*found)
+    old = importlib.import_module("fastopt.keras.compat.keras_2_2").SGD()
+    with pytest.raises(RuntimeError, match="no update but the fused one"):
+        train(old, keras, variables_of(keras, parameters()), gradients(1))
+    scheduled = fast.SGD(fastopt.schedules.CosineDecay(0.1, 10))
+    with falls_back(scheduled, "not memory"), pytest.raises(TypeError, match="CosineDecay is computed in Python"):
+        train(scheduled, keras, variables_of(keras, parameters()), gradients(1))
 
 
 def test_stateless_apply(keras, fast):

@@ -31,9 +31,9 @@ class Objective:
     """
 
     def __init__(self, name: str = DEFAULT) -> None:
-        self._of_logits = losses.get(name) in (
-            losses.categorical_crossentropy, losses.sparse_categorical_crossentropy,
-        )  # fmt: skip
+        loss = losses.get(name)
+        function = getattr(loss, "function", loss)  # a class's name gives an instance
+        self._of_logits = function in (losses.categorical_crossentropy, losses.sparse_categorical_crossentropy)
         self._of_probabilities = losses.value_and_grad(name)
         self._through_softmax = activations.backward("softmax")
 

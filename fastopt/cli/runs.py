@@ -204,11 +204,13 @@ def read_schedule(text: str) -> schedules.LearningRateSchedule:
         If there is no such schedule, or it refuses its arguments.
     """
     try:
-        schedule: schedules.LearningRateSchedule = _evaluate(ast.parse(text.strip(), mode="eval").body)
+        schedule = _evaluate(ast.parse(text.strip(), mode="eval").body)
     except SyntaxError as error:
         raise UsageError(f"{text}: {error.msg}") from error
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{text}: {error}") from error
+    if not isinstance(schedule, schedules.LearningRateSchedule):
+        raise UsageError(f"{text}: expected a schedule, as CosineDecay(0.01, decay_steps=500)")
     return schedule
 
 

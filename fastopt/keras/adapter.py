@@ -33,6 +33,8 @@ class Adapter(Fused, keras.optimizers.Optimizer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         rate, args, kwargs = _without_schedule(self._engine_class, args, kwargs)
         prototype = self._engine_class(*args, **kwargs)
+        if prototype.nonfinite == "skip":
+            raise ValueError('nonfinite="skip": Keras would count the step; use keras.optimizers.LossScaleOptimizer')
         shared = {name: getattr(prototype, name) for name in _SHARED}
         super().__init__(
             learning_rate=prototype.learning_rate if rate is None else rate, name=kwargs.get("name"), **shared
@@ -118,7 +120,22 @@ def _without_schedule(kind: type[Optimizer], args: Any, kwargs: dict[str, Any]) 
 
 
 def adapt(kind: _Kind, package: str, module: str) -> Any:
-    """A registered Keras optimizer class, ``package>Name``, around a fastopt optimizer class of one rule."""
+    """A registered Keras optimizer class, ``package>Name``, around a fastopt optimizer class.
+
+    Parameters
+    ----------
+    kind : Optimizer class
+        Of one rule, with slots in the parameters' shape: one of `fastopt.register_rule`, or of `fastopt.compat`.
+    package, module : str
+        Under what Keras registers it, and the module that holds it (``__name__`` there): what saved models look for.
+
+    Raises
+    ------
+    TypeError
+        If the class has several rules, or wraps another optimizer.
+    """
+    if kind._branch is not Optimizer._branch or kind._rule_slots is Optimizer._rule_slots:
+        raise TypeError(f"{kind.__name__} is not of one rule: use the class of that name in fastopt.keras")
 
     @functools.wraps(kind.__init__)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
