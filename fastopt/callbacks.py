@@ -27,7 +27,7 @@ Source: https://keras.io/api/callbacks/
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -309,19 +309,17 @@ class ReduceLROnPlateau(RateCallback):
 
     def _reduce(self, epoch: int, optimizer: Any) -> bool:
         """Whether a rate was above the least one, and fell."""
-        return any(list(self._reductions(epoch, optimizer)))
-
-    def _reductions(self, epoch: int, optimizer: Any) -> Iterator[bool]:
         # An optimizer that keeps its rate in float32 may hold min_lr rounded up.
         floor = max(self.min_lr, float(np.float32(self.min_lr)))
+        fell = False
         for name, member in _members(optimizer):
             rate = self._read(member)
-            reduced = rate > floor
-            if reduced:
+            if rate > floor:
                 rate = max(rate * self.factor, self.min_lr)
                 self._write(member, rate)
                 self._tell(epoch, "ReduceLROnPlateau reducing", name, rate)
-            yield reduced
+                fell = True
+        return fell
 
 
 MAXIMIZED = frozenset(

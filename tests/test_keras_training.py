@@ -270,6 +270,8 @@ def test_a_schedule_of_fastopt(new_model, data, keras, fast, tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.optimizer._learning_rate == ours._learning_rate
+    with pytest.raises(TypeError, match="follows CosineDecay"):
+        ours.learning_rate = 0.1
     for each in (model, loaded):
         fit(each, data)
     assert_equal_bits(model, loaded)

@@ -68,6 +68,21 @@ class Fused:
         super().exclude_from_weight_decay(*args, **kwargs)  # type: ignore[misc]
         self._attachment = None
 
+    @property
+    def learning_rate(self) -> Any:
+        """The rate of the next step; settable, unless a schedule rules it."""
+        return self._get_current_learning_rate()
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        rate = self._learning_rate  # type: ignore[attr-defined]
+        if isinstance(rate, LearningRateSchedule) and not callable(value):
+            raise TypeError(
+                f"the learning rate follows {type(rate).__name__} and cannot be set to a number: make the optimizer "
+                "with a float, or set another schedule"
+            )
+        keras.optimizers.Optimizer.learning_rate.fset(self, value)
+
     def _get_current_learning_rate(self) -> Any:
         rate = self._learning_rate  # type: ignore[attr-defined]
         if not isinstance(rate, LearningRateSchedule):
