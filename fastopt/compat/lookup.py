@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..optimizer import Optimizer
@@ -40,17 +40,6 @@ def deserialize(classes: Classes, config: Any, custom_objects: Mapping[str, Any]
     return kind.from_config(config["config"])
 
 
-def get(classes: Classes, identifier: Any) -> Any:
-    """``get`` of Keras 2: a name, a config, or an optimizer, given back."""
-    if isinstance(identifier, Optimizer):
-        return identifier
-    if isinstance(identifier, str):
-        identifier = {"class_name": identifier, "config": {}}
-    if not isinstance(identifier, Mapping):
-        raise ValueError(f"Could not interpret optimizer identifier: {identifier}")
-    return deserialize(classes, identifier, None)
-
-
 def serialize(optimizer: Any) -> dict[str, Any] | None:
     """``{"class_name": …, "config": …}``; None for None."""
     if optimizer is None:
@@ -58,3 +47,36 @@ def serialize(optimizer: Any) -> dict[str, Any] | None:
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"Cannot serialize {optimizer!r}: it is no optimizer")
     return {"class_name": type(optimizer).__name__, "config": optimizer.get_config()}
+
+
+def keras_2(*kinds: type[Optimizer]) -> tuple[Callable[[Any], Any], Callable[..., Any]]:
+    """``get`` and ``deserialize`` of Keras 2 for the optimizer classes of a release."""
+    classes = by_lower_name(*kinds)
+
+    def get(identifier: Any) -> Any:
+        """An optimizer from a name in any case (with its defaults) or a config of `serialize`; an optimizer as it is.
+
+        Raises
+        ------
+        ValueError
+            If the name is unknown or the identifier is of another kind.
+        """
+        if isinstance(identifier, Optimizer):
+            return identifier
+        if isinstance(identifier, str):
+            identifier = {"class_name": identifier, "config": {}}
+        if not isinstance(identifier, Mapping):
+            raise ValueError(f"Could not interpret optimizer identifier: {identifier}")
+        return from_config(identifier)
+
+    def from_config(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Any:
+        """The optimizer that `serialize` described; names of built-in classes in any case.
+
+        Raises
+        ------
+        ValueError
+            If the class is unknown or the config lacks a key.
+        """
+        return deserialize(classes, config, custom_objects)
+
+    return get, from_config

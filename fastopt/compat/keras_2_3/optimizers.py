@@ -6,7 +6,6 @@ wins over ``learning_rate``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -116,31 +115,5 @@ adam = Adam
 adamax = Adamax
 nadam = Nadam
 
-_CLASSES = lookup.by_lower_name(SGD, RMSprop, Adagrad, Adadelta, Adam, Adamax, Nadam)
-
-
-def serialize(optimizer: Any) -> dict[str, Any] | None:
-    """``{"class_name": …, "config": …}``; None for None."""
-    return lookup.serialize(optimizer)
-
-
-def deserialize(config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Any:
-    """The optimizer that `serialize` described; names of built-in classes in any case.
-
-    Raises
-    ------
-    ValueError
-        If the class is unknown or the config lacks a key.
-    """
-    return lookup.deserialize(_CLASSES, config, custom_objects)
-
-
-def get(identifier: Any) -> Any:
-    """An optimizer from a name in any case (with its defaults) or a config of `serialize`; an optimizer is given back.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown or the identifier is of another kind.
-    """
-    return lookup.get(_CLASSES, identifier)
+get, deserialize = lookup.keras_2(SGD, RMSprop, Adagrad, Adadelta, Adam, Adamax, Nadam)
+serialize = lookup.serialize
