@@ -225,7 +225,7 @@ def relu(x: Any, negative_slope: float = 0.0, max_value: float | None = None, th
     check_number("threshold", threshold)
     if max_value is not None:
         check_number("max_value", max_value, 0.0)
-    limits = (math.inf, -math.inf) if max_value is None else (max_value, 0.0)
+    limits = (math.nan, -math.inf) if max_value is None else (max_value, 0.0)
     reads = "xory" if threshold == 0 and negative_slope >= 0 else "x"
     return Elementwise(kernels.RELU, (negative_slope, *limits, threshold), reads)
 

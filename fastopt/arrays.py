@@ -25,7 +25,7 @@ def floating(name: str, value: Any) -> Array:
         array = array.astype(np.float64)
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}: convert it with astype")
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array
 
 
 def numbers(name: str, value: Any) -> Array:
@@ -65,12 +65,26 @@ def check_output(out: Any, shape: tuple[int, ...], dtype: Any, like: str) -> Non
         raise ValueError(f"out must have the shape of {like}, {shape}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError("out is read-only")
+    if overlaps_itself(out):
+        raise ValueError("out holds elements that share memory, as broadcasting makes them: pass another array")
 
 
 def is_same(one: Array, other: Array) -> bool:
     """Whether two arrays are the same elements in the same order."""
     one_start, other_start = one.__array_interface__["data"][0], other.__array_interface__["data"][0]
     return one_start == other_start and (one.shape, one.strides, one.dtype) == (other.shape, other.strides, other.dtype)
+
+
+def overlaps_itself(array: Array) -> bool:
+    """Whether two elements of an array may share memory: whether an axis is shorter than all that lies within it."""
+    within = array.itemsize
+    for stride, length in sorted(
+        (abs(stride), length) for stride, length in zip(array.strides, array.shape, strict=True)
+    ):
+        if length > 1 and stride < within:
+            return array.size > 0
+        within += stride * (length - 1)
+    return False
 
 
 def overlaps(one: Array, other: Array) -> bool:

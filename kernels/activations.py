@@ -24,7 +24,7 @@ class ReluScalars(NamedTuple):
     """The scalars of `relu`."""
 
     negative_slope: float
-    max_value: float  # inf for none
+    max_value: float  # NaN for none: nothing is above it
     min_value: float  # 0 where there is a maximum, else -inf
     threshold: float
 
@@ -83,11 +83,11 @@ def relu(x, s):
 
 @inlined_callee
 def relu_derivative(x, y, s):
-    """1 between θ and max, slope up to θ, 0 from max on."""
+    """1 between θ and max, slope up to θ, 0 from max on, NaN for NaN."""
     zero = constant(0, x)
     if x <= s.threshold:
         return s.negative_slope
-    return zero if x >= s.max_value or x < s.min_value else constant(1, x)
+    return zero if x >= s.max_value or x < s.min_value else (constant(1, x) if x == x else x)
 
 
 @inlined_callee
@@ -172,8 +172,8 @@ def hard_sigmoid(x, s):
 
 @inlined_callee
 def hard_sigmoid_derivative(x, y, s):
-    """slope inside the limits, else 0."""
-    return constant(0, y) if y <= constant(0, y) or y >= constant(1, y) else s.slope
+    """slope inside the limits, else 0, NaN for NaN."""
+    return constant(0, y) if y <= constant(0, y) or y >= constant(1, y) else (s.slope if y == y else y)
 
 
 @inlined_callee
@@ -273,50 +273,61 @@ def _block(handle, k, block, dtype):
 def forward(first, last, handle, options):
     """y ← f(x) for blocks ``first`` to ``last``. Requires y, x [1, elements] and the scalars; y may be x. Writes y."""
     s = scalars_at(SCALARS, _table(handle, 2, DTYPE), 0, 0)
+    scratch = np.empty(BLOCK, DTYPE)
     for block in range(first, last):
-        _forward_block(FORMULA, _block(handle, 0, block, DTYPE), _block(handle, 1, block, DTYPE), s)
+        _forward_block(FORMULA, _block(handle, 0, block, DTYPE), _block(handle, 1, block, DTYPE), scratch, s)
 
 
 @callee
-def _forward_block(formula, y, x, s):
+def _forward_block(formula, y, x, scratch, s):
+    # By way of scratch: a loop whose result may be its input is vectorised only for the case that it is not.
     for i in range(y.size):
-        y[i] = formula(x[i], s)
+        scratch[i] = formula(x[i], s)
+    _copy(scratch, y)
+
+
+@callee
+def _copy(scratch, result):
+    for i in range(result.size):
+        result[i] = scratch[i]
 
 
 def backward(first, last, handle, options):
     """dx ← dy f'(x). Requires dx, dy, x, y [1, elements] and the scalars; dx may be any of the others. Writes dx."""
     s = scalars_at(SCALARS, _table(handle, 4, DTYPE), 0, 0)
+    scratch = np.empty(BLOCK, DTYPE)
     for block in range(first, last):
         dx, dy = _block(handle, 0, block, DTYPE), _block(handle, 1, block, DTYPE)
-        _backward_block(FORMULA, dx, dy, _block(handle, 2, block, DTYPE), _block(handle, 3, block, DTYPE), s)
+        _backward_block(FORMULA, dx, dy, _block(handle, 2, block, DTYPE), _block(handle, 3, block, DTYPE), scratch, s)
 
 
 @callee
-def _backward_block(formula, dx, dy, x, y, s):
+def _backward_block(formula, dx, dy, x, y, scratch, s):
     for i in range(dx.size):
-        dx[i] = dy[i] * formula(x[i], y[i], s)
+        scratch[i] = dy[i] * formula(x[i], y[i], s)
+    _copy(scratch, dx)
 
 
 def softmax_forward(first, last, handle, options):
     """y ← softmax(x) for rows ``first`` to ``last``. Requires y, x [rows, columns]; y may be x. Writes y."""
     result, given = _table(handle, 0, DTYPE), _table(handle, 1, DTYPE)
-    lanes, best = np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
+    powers, lanes, best = np.empty(given.shape[1], DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
     for row in range(first, last):
-        x, y = given[row], result[row]
-        _powers(x, row_maximum(x, best), y)
-        _multiply(y, DTYPE(1.0 / row_sum(y, lanes)))
+        x = given[row]
+        _powers(x, row_maximum(x, best), powers)
+        _product(powers, DTYPE(1.0 / row_sum(powers, lanes)), result[row])
 
 
 @callee
-def _powers(x, peak, y):
-    for i in range(y.size):
-        y[i] = exp(x[i] - peak)
+def _powers(x, peak, powers):
+    for i in range(powers.size):
+        powers[i] = exp(x[i] - peak)
 
 
 @callee
-def _multiply(y, factor):
+def _product(powers, factor, y):
     for i in range(y.size):
-        y[i] *= factor
+        y[i] = powers[i] * factor
 
 
 def softmax_backward(first, last, handle, options):

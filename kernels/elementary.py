@@ -1,8 +1,11 @@
 """Exponentials and logarithms in plain arithmetic, so that loops over them vectorise.
 
 The compiler has no vector form of ``math.exp``: it calls that for one element after the other, many times slower. For
-compiled code only, through `maths`. Errors are a few units in the last place, and results do not depend on the C
-library. All keep the type of their argument and NaN, and have the right limits at infinity.
+compiled code only, through `maths`. Results do not depend on the C library. All keep the type of their argument and
+NaN, and have the right limits at infinity.
+
+Errors in units in the last place, at most, as the tests measure them for both types: `exp` 1.2, `expm1` 2.5, `log` 2.8,
+`log1p` 3.3, `tanh` 2.8, `erf` 8 (float32 alone; float64's is the C library's).
 
 Method: reduction of the argument by ln 2, Taylor polynomials for the exponentials, the series of 2 artanh for
 logarithms; see Muller, Elementary Functions, chapter 11.
@@ -47,6 +50,7 @@ class Format:
         self.low = number(float(exact - Fraction(float(self.high))))
         self.largest = number(math.log(float(info.max)) + 1)
         self.smallest = number(math.log(float(info.smallest_subnormal)) - 1)
+        self.least_normal = number((info.minexp + 1) * math.log(2))  # by a factor of two above where results get small
         self.tiny = number(info.smallest_normal)
         self.lift = number(2.0**info.nmant)
         self.exponentials = tuple(number(1 / math.factorial(k)) for k in range(1, exp_terms))
@@ -56,7 +60,7 @@ class Format:
         )
 
 
-FORMATS = {32: Format(np.dtype(np.float32), 9, 6), 64: Format(np.dtype(np.float64), 15, 12)}
+FORMATS = {32: Format(np.dtype(np.float32), 8, 6), 64: Format(np.dtype(np.float64), 14, 12)}
 
 
 def exp_for(bits):
@@ -74,6 +78,22 @@ def exp_for(bits):
         return (one + r * _polynomial(r, terms)) * power(rough) * power(k - rough)
 
     return exp
+
+
+def exp_decreasing_for(bits):
+    """e^x for x <= 0 and a type of so many bits; 0 where it is below twice the smallest normal number."""
+    f = FORMATS[bits]
+    least, shifter, inverse, high, low = f.least_normal, f.shifter, f.inverse, f.high, f.low
+    zero, one, terms = f.zero, f.one, f.exponentials
+    power = _power_of_two_for(bits)
+
+    def exp_decreasing(x):
+        bounded = selected(x < least, least, x)
+        k = (bounded * inverse + shifter) - shifter
+        r = (bounded - k * high) - k * low
+        return selected(x < least, zero, (one + r * _polynomial(r, terms)) * power(k))
+
+    return exp_decreasing
 
 
 def expm1_for(bits):

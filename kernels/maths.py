@@ -36,6 +36,16 @@ def _exp(x):
     return elementary.exp_for(x.bitwidth)
 
 
+def exp_decreasing(x):
+    """``exp(x)`` for ``x <= 0``, quicker: what would not be a normal number may become 0."""
+    return np.exp(x)
+
+
+@overload(exp_decreasing, jit_options=INLINED_FLAGS)
+def _exp_decreasing(x):
+    return elementary.exp_decreasing_for(x.bitwidth)
+
+
 def expm1(x):
     """``exp(x) - 1`` without cancellation near zero."""
     return np.expm1(x)

@@ -88,18 +88,26 @@ def row_sum(values, lanes):
 def row_maximum(values, best):
     """The largest of ``values``; NaN if one is NaN; -inf of none.
 
-    ``best`` is scratch for maxima kept side by side: one alone is a chain that does not vectorise.
+    ``best`` is scratch for maxima kept side by side, a power of two of them: one alone is a chain that does not
+    vectorise. Four blocks at a time, as in `_sum`.
     """
     best[:] = -np.inf
     width = best.size
-    whole = values.size - values.size % width
-    for start in range(0, whole, width):
-        block = values[start : start + width]
+    step = 4 * width
+    whole = values.size - values.size % step
+    for start in range(0, whole, step):
+        first, second = values[start : start + width], values[start + width : start + 2 * width]
+        third, fourth = values[start + 2 * width : start + 3 * width], values[start + 3 * width : start + step]
         for j in range(width):
-            best[j] = maximum(best[j], block[j])
-    for i in range(whole, values.size):
-        best[0] = maximum(best[0], values[i])
-    largest = best[0]
-    for j in range(1, width):
-        largest = maximum(largest, best[j])
-    return largest
+            larger = maximum(maximum(first[j], second[j]), maximum(third[j], fourth[j]))
+            best[j] = maximum(best[j], larger)
+    for start in range(whole, values.size, width):
+        rest = values[start : start + width]
+        for j in range(rest.size):
+            best[j] = maximum(best[j], rest[j])
+    width //= 2
+    while width:
+        for j in range(width):
+            best[j] = maximum(best[j], best[j + width])
+        width //= 2
+    return best[0]

@@ -15,8 +15,8 @@ from .tables import handle_of
 BLOCK = 2048
 """Elements that are worked on at a time: intermediate results of so many stay within a core's first cache."""
 
-SIDE_BY_SIDE = 16
-"""Maxima that are kept side by side."""
+SIDE_BY_SIDE = 32
+"""Maxima that are kept side by side, a power of two."""
 
 GRADIENT, WEIGHTED = 1, 2
 """Bits of a launch's options: write the gradient; multiply by a weight per row."""

@@ -138,6 +138,26 @@ def test_extremes(case, dtype):
 
 @over_dtypes
 @over_cases
+def test_slopes_at_extremes(case, dtype):
+    """Those of torch, where it has them, at the largest numbers and at infinity; NaN for NaN."""
+    largest = np.finfo(dtype).max
+    x = np.array([[-np.inf, 0.25], [-largest, 0.25], [largest, 0.25], [np.inf, 0.25], [np.nan, 0.25]], dtype)
+    if case.name == "softmax":
+        x = x[1:3]
+    tensor = torch.tensor(x, requires_grad=True)
+    case.torch(tensor).backward(torch.ones(x.shape, dtype=tensor.dtype))
+    expected, dy, y = tensor.grad.numpy(), np.ones_like(x), case.forward(x)
+    ways = [(x, y), (x, None), (None, y)] if case.reads == "either" else [(x, y)]
+    for way in ways:
+        slopes = case.backward(dy, *way)
+        known = ~np.isnan(expected) & ~np.isnan(x)
+        np.testing.assert_allclose(slopes[known], expected[known], rtol=1e-5, atol=1e-6)
+        if case.name != "linear":  # which reads neither
+            np.testing.assert_array_equal(np.isnan(slopes[np.isnan(x)]), True)
+
+
+@over_dtypes
+@over_cases
 @pytest.mark.parametrize("way", ["contiguous", "fortran", "strided", "reversed", "0-d", "empty", "transposed"])
 def test_any_layout_and_in_place(case, dtype, way):
     x, dy = arrays(dtype, (6, 8))

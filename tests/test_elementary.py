@@ -15,11 +15,14 @@ over_dtypes = pytest.mark.parametrize("dtype", TYPES, ids=lambda dtype: dtype.__
 
 RANGES = {
     "exp": [(-1.0, 1.0), (-87.0, 88.5), (-103.0, -87.0)],
+    "exp_decreasing": [(-1.0, 0.0), (-86.5, 0.0)],
     "expm1": [(-1e-3, 1e-3), (-1.0, 1.0), (-80.0, 88.5)],
     "log": [(0.5, 2.0), (0.0, 1e3), (0.0, 1e-37)],
     "log1p": [(-1e-3, 1e-3), (-0.999, 5.0), (0.0, 1e5)],
     "tanh": [(-1e-3, 1e-3), (-12.0, 12.0)],
 }
+MAXIMUM = {"exp": 1.2, "exp_decreasing": 1.2, "expm1": 2.5, "log": 2.8, "log1p": 3.3, "tanh": 2.8}
+"""Units in the last place, as documented."""
 SPECIAL = [-math.inf, math.inf, math.nan, 0.0, -0.0, 1.0, -1.0, -2.0, 1e-40, 88.7, 89.5, 709.7, 710.5, -104.5, -750.0]
 FUNCTION = None
 
@@ -40,17 +43,21 @@ def result(kernel, x):
     return y
 
 
+def reference(name):
+    return getattr(np, name.removesuffix("_decreasing"))
+
+
 @over_dtypes
 @pytest.mark.parametrize("name", RANGES)
-def test_errors_are_a_few_units_in_the_last_place(name, dtype):
+def test_errors_are_those_that_are_documented(name, dtype):
     if np.finfo(np.longdouble).nmant <= np.finfo(np.float64).nmant and dtype is np.float64:
         pytest.skip("this machine has no precision to compare float64 with")
     kernel, rng = compiled(name, dtype), np.random.default_rng(2)
     for low, high in RANGES[name]:
         x = rng.uniform(low, high, 200_003).astype(dtype)
-        exact = getattr(np, name)(x.astype(np.longdouble))
+        exact = reference(name)(x.astype(np.longdouble))
         units = np.abs(result(kernel, x) - exact) / np.spacing(np.abs(exact).astype(dtype))
-        assert units.max() < 4, (low, high)
+        assert units.max() < MAXIMUM[name], (low, high)
 
 
 @over_dtypes
@@ -58,8 +65,10 @@ def test_errors_are_a_few_units_in_the_last_place(name, dtype):
 def test_special_values(name, dtype):
     with np.errstate(all="ignore"):
         x = np.array(SPECIAL, dtype)
-        expected = getattr(np, name)(x)
-    np.testing.assert_allclose(result(compiled(name, dtype), x), expected, rtol=1e-5)
+        x = np.minimum(x, 0) if name == "exp_decreasing" else x
+        expected = reference(name)(x)
+    atol = 2 * np.finfo(dtype).smallest_normal if name == "exp_decreasing" else 0
+    np.testing.assert_allclose(result(compiled(name, dtype), x), expected, rtol=1e-5, atol=atol)
 
 
 @pytest.mark.parametrize("name", [*RANGES, "erf"])
@@ -74,7 +83,8 @@ def test_erf(dtype):
     x = np.append(np.linspace(-7, 7, 100_001), [0.0, math.inf, -math.inf]).astype(dtype)
     expected = [math.erf(value) for value in x.astype(float)]
     values = result(compiled("erf", dtype), x)
-    np.testing.assert_allclose(values, expected, rtol=1e-6 if dtype is np.float32 else 1e-14)
+    units = np.abs(values.astype(float) - expected) / np.spacing(np.abs(expected).astype(dtype))
+    assert units.max() < (8 if dtype is np.float32 else 1)
     assert np.isnan(result(compiled("erf", dtype), np.array([math.nan], dtype)))
 
 

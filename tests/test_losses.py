@@ -1,5 +1,6 @@
 """Losses: values against real Keras, gradients against torch's autograd, and everything around them."""
 
+import json
 import pickle
 import re
 import warnings
@@ -365,6 +366,59 @@ def test_nan_stays_nan(case, dtype):
 
 
 @over_dtypes
+@over_cases
+def test_nan_targets_and_clipped_predictions(case, dtype):
+    """A NaN reaches the gradient of its element even where a clip holds the prediction back."""
+    for column in range(0 if case.kind.startswith("labels") else 3):
+        for prediction in (-5.0, 0.0, 0.5, 5.0):
+            y_true, y_pred = case.data(dtype, (1, 3))
+            y_true[0, column], y_pred[0, column] = np.nan, prediction
+            values, gradient = case.value_and_grad(y_true, y_pred, reduction="none")
+            assert np.isnan(values[0]) and np.isnan(gradient[0, column])
+
+
+@over_dtypes
+@over_cases
+@pytest.mark.parametrize("opposite", [1, -1])
+def test_the_largest_numbers_give_no_nan_where_keras_has_none(case, dtype, opposite, keras):
+    largest = np.finfo(dtype).max
+    for size in (largest, -largest, np.sqrt(largest), np.finfo(dtype).smallest_normal):
+        for targets_too in (False, not case.kind.startswith("labels")):
+            y_true, y_pred = case.data(dtype, (1, 3))
+            y_pred[0, 0] = size
+            if targets_too:
+                y_true[0, 0] = opposite * size
+            values, gradient = case.value_and_grad(y_true, y_pred, reduction="none")
+            reference = getattr(keras.losses, case.name)(y_true, y_pred, **case.options)
+            assert np.isnan(reference).any() or not np.isnan(values).any()
+            slopes = autograd(case, y_true, y_pred)[1]
+            assert not (np.isnan(gradient) & ~np.isnan(slopes)).any()
+
+
+@over_dtypes
+@pytest.mark.parametrize("of_target", [0.0, 1e-30, 1e-5, 1.0, 1e30])
+@pytest.mark.parametrize("of_prediction", [0.0, 1e-39, 1e-30, 1e-9, 1e30])
+def test_cosine_of_any_size(dtype, of_target, of_prediction):
+    """Squares neither overflow nor vanish; ε takes the place of small norms."""
+    if dtype.itemsize == 8:  # as far out as its range allows; torch's own squares do not reach that far
+        of_target, of_prediction = of_target**5, of_prediction**5
+    y_true = np.array([[of_target, 0.3, 0.1]]) * [1, of_target, of_target]
+    y_pred = np.array([[of_prediction, 0.6, 0.2]]) * [1, of_prediction, of_prediction]
+    y_true, y_pred = y_true.astype(dtype), y_pred.astype(dtype)
+    value, gradient = losses.value_and_grad("cosine")(y_true, y_pred)
+    exact_true, exact = y_true.astype(np.longdouble), y_pred.astype(np.longdouble)
+    epsilon = np.longdouble(1) * dtype.type(EPSILON)
+    norm, norm_of_true = np.sqrt((exact**2).sum()), np.sqrt((exact_true**2).sum())
+    unit_true = exact_true / max(norm_of_true, epsilon)
+    similarity = (unit_true * exact).sum() / max(norm, epsilon)
+    slopes = (exact / norm * similarity if norm > epsilon else 0) - unit_true
+    least = np.finfo(dtype).smallest_normal
+    np.testing.assert_allclose(value, -similarity, rtol=1e-6, atol=least)
+    slopes = slopes / max(norm, epsilon)
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=least + 2e-7 * np.abs(slopes).max())
+
+
+@over_dtypes
 def test_zeros_and_clips(dtype, keras):
     zeros, ones = np.zeros((2, 3), dtype), np.ones((2, 3), dtype)
     for name in ("binary_crossentropy", "kl_divergence", "cosine_similarity", "poisson", "mape", "msle"):
@@ -499,6 +553,12 @@ def test_configs():
     assert losses.get({"class_name": "Huber", "config": {"delta": 3.0}}).options == {"delta": 3.0}
     with pytest.raises(ValueError, match="class_name"):
         losses.get({})
+    loss = losses.Huber(delta=np.float32(2))
+    assert losses.Huber.from_config(json.loads(json.dumps(loss.get_config()))) == loss != losses.Huber(delta=3.0)
+    assert hash(losses.Huber(delta=2.0)) == hash(loss) and loss != losses.LogCosh()
+    for make in (losses.Loss, lambda: losses.get(losses.Loss)):
+        with pytest.raises(TypeError, match="abstract"):
+            make()
     with pytest.raises(ValueError, match="no loss that a name"):
         losses.serialize(len)
 
@@ -609,6 +669,7 @@ BAD_CALLS = {
     "shape": (ValueError, "same shape", "mse", (np.ones((3, 1)), GOOD), {}),
     "number": (ValueError, "at least one axis", "mse", (1.0, 2.0), {}),
     "half": (TypeError, "y_pred: expected float32 or float64", "mse", (GOOD, GOOD.astype(np.float16)), {}),
+    "byte order": (TypeError, "float64, got >f8", "mse", (GOOD, GOOD.astype(">f8")), {}),
     "integers": (TypeError, "y_pred: expected float32", "mse", (GOOD, np.ones((3, 2), int)), {}),
     "complex": (TypeError, "y_true: expected numbers", "mse", (GOOD * 1j, GOOD), {}),
     "text": (TypeError, "y_true: expected numbers", "mse", (np.array(["a"]), GOOD), {}),
@@ -630,6 +691,13 @@ BAD_CALLS = {
         {},
     ),
     "negative": (ValueError, r"got -1", "sparse_categorical_crossentropy", ([0, 1, -1], GOOD), {}),
+    "huge": (
+        ValueError,
+        f"got {2**64 - 1}",
+        "sparse_categorical_crossentropy",
+        (np.array([0, 1, 2**64 - 1], np.uint64), GOOD),
+        {"ignore_class": -1},
+    ),
     "fraction": (ValueError, "whole numbers", "sparse_categorical_crossentropy", ([0, 0.5, 1], GOOD), {}),
     "nan": (ValueError, "whole numbers", "sparse_categorical_crossentropy", ([0, np.nan, 1], GOOD), {}),
     "labels": (ValueError, "one label per sample", "sparse_categorical_crossentropy", ([0, 1], GOOD), {}),
@@ -656,10 +724,13 @@ def test_bad_outputs_are_refused():
         (ValueError, "read-only", y_pred, read_only),
         (ValueError, "overlaps y_true", y_pred, y_true),
         (ValueError, "in part", memory[1:], memory[:3]),
+        (ValueError, "share memory", y_pred, np.lib.stride_tricks.as_strided(memory, (3, 2), (8, 8))),
         (TypeError, "numpy", y_pred, [[0.0]]),
     ):
-        with pytest.raises(error, match=message):
-            losses.value_and_grad("mse")(y_true, prediction, weights, out=out)
+        own = losses.value_and_grad(lambda y, p: (p - y).mean(-1), gradient=lambda y, p: np.ones_like(p))
+        for compute in (losses.value_and_grad("mse"), own):
+            with pytest.raises(error, match=message):
+                compute(y_true, prediction, weights, out=out)
     assert (y_true == 0.5).all() and (memory == 0.5).all() and (read_only == 1).all()
 
 

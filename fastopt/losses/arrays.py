@@ -78,6 +78,10 @@ def _labels(labels: Array, shape: tuple[int, ...], axis: int, ignore_class: Any)
         )
     with np.errstate(invalid="ignore"):  # NaN and infinity: reported below
         whole = labels.astype(np.int64)
+    if labels.dtype.kind == "u":  # what is too large has become negative
+        wrapped = labels[whole < 0]
+        if wrapped.size:
+            raise ValueError(f"y_true: labels must be in [0, {shape[axis]}), got {int(wrapped[0])}")
     if labels.dtype.kind == "f" and not np.array_equal(whole, labels):
         raise ValueError("y_true: labels must be whole numbers")
     if ignore_class is not None:
@@ -110,13 +114,18 @@ def gradient_target(out: Any, rows: Rows, y_true: Any, y_pred: Any, sample_weigh
         result = np.empty(shape, dtype)
     else:
         check_output(out, shape, dtype, "y_pred")
-        for name, array in (("y_true", y_true), ("sample_weight", sample_weight)):
-            if isinstance(array, np.ndarray) and overlaps(out, array):
-                raise ValueError(f"out overlaps {name}: pass another array")
-        if isinstance(y_pred, np.ndarray) and overlaps(out, y_pred) and not is_same(out, y_pred):
-            raise ValueError("out overlaps y_pred in part: pass y_pred itself or another array")
+        check_overlap(out, y_true, y_pred, sample_weight)
         result = out
     return result, _writable_rows(result, rows)
+
+
+def check_overlap(out: Array, y_true: Any, y_pred: Any, sample_weight: Any) -> None:
+    """Refuse an output that overlaps what is read, other than as ``y_pred`` itself."""
+    for name, array in (("y_true", y_true), ("sample_weight", sample_weight)):
+        if isinstance(array, np.ndarray) and overlaps(out, array):
+            raise ValueError(f"out overlaps {name}: pass another array")
+    if isinstance(y_pred, np.ndarray) and overlaps(out, y_pred) and not is_same(out, y_pred):
+        raise ValueError("out overlaps y_pred in part: pass y_pred itself or another array")
 
 
 def _writable_rows(result: Array, rows: Rows) -> Array:

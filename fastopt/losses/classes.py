@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from . import functions
 from .evaluation import reduced
 from .reduction import check_reduction
@@ -33,10 +35,12 @@ class Loss:
     def __init__(
         self, *, reduction: str | None = "sum_over_batch_size", name: str | None = None, **options: Any
     ) -> None:
+        if not hasattr(self, "function"):
+            raise TypeError("Loss is abstract: use one of its subclasses, such as MeanSquaredError")
         check_reduction(reduction)
         self.reduction = reduction
         self.name = name or self.function.__name__
-        self.options = options
+        self.options = {key: value.item() if isinstance(value, np.generic) else value for key, value in options.items()}
         self._form = self.function.form(options)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -51,6 +55,12 @@ class Loss:
     def from_config(cls, config: Mapping[str, Any]) -> Loss:
         """The loss that ``get_config`` described."""
         return cls(**config)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and isinstance(other, Loss) and other.get_config() == self.get_config()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.name, self.reduction))
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())

@@ -37,7 +37,7 @@ HUBER = engine.elementwise(elementwise.huber, elementwise.Delta)
 LOG_COSH = engine.elementwise(elementwise.log_cosh)
 KL_DIVERGENCE = engine.elementwise(elementwise.kl_divergence, elementwise.Epsilon)
 POISSON = engine.elementwise(elementwise.poisson, elementwise.Epsilon)
-COSINE = engine.by_rows(rows.cosine_similarity, elementwise.Epsilon)
+COSINE = engine.cosine_similarity
 BINARY_CROSSENTROPY = engine.elementwise(elementwise.binary_crossentropy, elementwise.Epsilon)
 BINARY_CROSSENTROPY_OF_LOGITS = engine.elementwise(elementwise.binary_crossentropy_of_logit)
 CATEGORICAL_CROSSENTROPY = engine.by_rows(rows.categorical_crossentropy, elementwise.Epsilon)
@@ -112,7 +112,10 @@ def poisson(y_true: Any, y_pred: Any) -> Any:
 
 @loss_function
 def cosine_similarity(y_true: Any, y_pred: Any, axis: int = -1) -> Any:
-    """−Σ t̂ p̂ with x̂ = x / max(‖x‖, ε): −1 for the same direction, 1 for the opposite."""
+    """−Σ t̂ p̂ with x̂ = x / max(‖x‖, ε): −1 for the same direction, 1 for the opposite.
+
+    Rows are scaled before they are squared: what overflows in Keras, which then gives 0, has its true value.
+    """
     return Form(COSINE, (EPSILON,), mean=False, axis=axis)
 
 

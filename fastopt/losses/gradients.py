@@ -11,7 +11,7 @@ from ..arrays import Array, check_output, floating
 from ..kernels.losses import engine
 from ..parameters import check_number
 from . import evaluation
-from .arrays import Rows
+from .arrays import Rows, check_overlap
 from .classes import Loss
 from .form import Form
 from .reduction import check_reduction, given_weights, normaliser, weight_per_row
@@ -47,7 +47,8 @@ def value_and_grad(
           into ``out`` if that is given, which may be ``y_pred`` itself and must not overlap anything else;
         - ``sample_weight`` broadcasts to one weight per sample;
         - ``reduction``: "sum_over_batch_size" (or "mean") divides the weighted sum by the number of values, "sum" by
-          nothing, "mean_with_sample_weight" by the sum of the weights; a division by zero gives 0.
+          nothing, "mean_with_sample_weight" by the sum of the weights; a division by zero gives 0, so that the
+          value of an empty batch is 0.0.
 
     Raises
     ------
@@ -101,14 +102,15 @@ def _of_user_function(function: Any, gradient: Any, defaults: dict[str, Any]) ->
     ) -> tuple[Any, Array]:
         check_reduction(reduction)
         prediction, options = floating("y_pred", y_pred), {**defaults, **more}
+        if out is not None:
+            check_output(out, prediction.shape, prediction.dtype, "y_pred")
+            check_overlap(out, y_true, y_pred, sample_weight)
         values = np.asarray(function(y_true, prediction, **options), prediction.dtype)
         if values.shape != prediction.shape[: values.ndim]:
             raise ValueError(f"{name}: expected one value per sample of y_pred {prediction.shape}, got {values.shape}")
         slopes = np.array(gradient(y_true, prediction, **options), prediction.dtype)
         if slopes.shape != prediction.shape:
             raise ValueError(f"{name}: its gradient must have the shape {prediction.shape}, got {slopes.shape}")
-        if out is not None:
-            check_output(out, prediction.shape, prediction.dtype, "y_pred")
         flat = slopes.reshape(values.size, -1) if values.size else slopes.reshape(0, 0)
         rows = Rows(values, flat, values.shape, 0, prediction.shape)
         weights = given_weights(sample_weight, rows)
@@ -136,6 +138,12 @@ def softmax_crossentropy(
     """Softmax and crossentropy as one kernel: value and gradient by the logits.
 
     value = log Σ exp(z − m) − (z − m)[label], m = max z; gradient = softmax(z) − one_hot(label).
+
+    The exponentials are within 1.2 units in the last place: a reduction of the argument by ln 2, a Taylor polynomial of
+    degree 7 for float32 and 13 for float64. Those below twice the smallest normal number count as 0. Sums are float64.
+
+    A logit of -inf has probability 0; where it is the label's, the value is inf, and the gradient is that of any other.
+    A sample whose logits are all -inf, or one of which is inf or NaN, has NaN as value and gradient.
 
     Parameters
     ----------

@@ -27,6 +27,12 @@ class Delta(NamedTuple):
 
 
 @inlined_callee
+def zero_or_nan(x):
+    """Zero; NaN if x is."""
+    return constant(0, x) if x == x else x
+
+
+@inlined_callee
 def squared_error(target, prediction, s):
     """(p − t)²"""
     error = prediction - target
@@ -51,10 +57,10 @@ def absolute_percentage_error(target, prediction, s):
 @inlined_callee
 def squared_logarithmic_error(target, prediction, s):
     """(log(max(p, ε) + 1) − log(max(t, ε) + 1))²"""
-    one, zero = constant(1, prediction), constant(0, prediction)
+    one = constant(1, prediction)
     shifted = maximum(prediction, s.epsilon) + one
     error = log(shifted) - log(maximum(target, s.epsilon) + one)
-    return error * error, zero if prediction < s.epsilon else (error + error) / shifted
+    return error * error, zero_or_nan(error) if prediction < s.epsilon else (error + error) / shifted
 
 
 @inlined_callee
@@ -62,7 +68,7 @@ def hinge(target, prediction, s):
     """max(1 − t p, 0); derivative 0 at the kink."""
     zero = constant(0, prediction)
     margin = constant(1, prediction) - target * prediction
-    return maximum(margin, zero), -target if margin > zero else margin * zero
+    return maximum(margin, zero), -target if margin > zero else zero_or_nan(margin)
 
 
 @inlined_callee
@@ -96,10 +102,10 @@ def log_cosh(target, prediction, s):
 @inlined_callee
 def kl_divergence(target, prediction, s):
     """t log(t / p), both clipped to [ε, 1]."""
-    one, zero = constant(1, prediction), constant(0, prediction)
+    one = constant(1, prediction)
     t = one if target > one else maximum(target, s.epsilon)
     p = one if prediction > one else maximum(prediction, s.epsilon)
-    return t * log(t / p), zero if prediction < s.epsilon or prediction > one else -t / p
+    return t * log(t / p), zero_or_nan(t) if prediction < s.epsilon or prediction > one else -t / p
 
 
 @inlined_callee
@@ -112,12 +118,12 @@ def poisson(target, prediction, s):
 @inlined_callee
 def binary_crossentropy(target, prediction, s):
     """−t log p − (1 − t) log(1 − p), p clipped to [ε, 1 − ε]."""
-    one, zero = constant(1, prediction), constant(0, prediction)
+    one = constant(1, prediction)
     high = one - s.epsilon
     p = high if prediction > high else maximum(prediction, s.epsilon)
     value = -(target * log(p) + (one - target) * log(one - p))
     clipped = prediction < s.epsilon or prediction > high
-    return value, zero if clipped else (p - target) / (p * (one - p))
+    return value, zero_or_nan(value) if clipped else (p - target) / (p * (one - p))
 
 
 @inlined_callee

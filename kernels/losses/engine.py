@@ -38,12 +38,13 @@ def by_rows(loss, scalars=Nothing):
         "FORMULA": loss.terms,
         "BETWEEN": loss.between,
         "DERIVATIVE": loss.derivative,
-        "ANCHOR": loss.anchor or loss.terms,
-        "FOLD": fold if loss.anchor else loops.no_anchor,
+        "ANCHOR": loss.anchor,
+        "FOLD": fold,
     }
     return Formula(loops.whole_rows, scalars, tuple(functions.items()))
 
 
+cosine_similarity = Formula(loops.cosine_similarity, Epsilon)
 softmax_of_targets = Formula(loops.softmax_of_targets)
 softmax_of_labels = Formula(loops.softmax_of_labels, takes_labels=True)
 probability_of_labels = Formula(loops.probability_of_labels, Epsilon, takes_labels=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from .._jit import callee
 from ..intrinsics import array_at, arrays_at, scalars_at, store, table_at
-from ..maths import exp, maximum
+from ..maths import exp_decreasing, maximum
 from ..reduction import LANES, row_maximum, row_sum
 from ..rowwise import BLOCK, GRADIENT, SIDE_BY_SIDE, WEIGHTED
 from .elementwise import Nothing
@@ -72,14 +72,14 @@ def elements(first, last, handle, options):
     pieces = sums.shape[1]
     target, prediction, gradient, sums = target.ravel(), prediction.ravel(), gradient.ravel(), sums.ravel()
     s = scalars_at(SCALARS, table, 0, OWN)
-    values, lanes = np.empty(BLOCK, DTYPE), np.empty(LANES)
+    values, slopes, lanes = np.empty(BLOCK, DTYPE), np.empty(BLOCK, DTYPE), np.empty(LANES)
     spans = max(1, BLOCK // columns)
     for block in range(first, last):
         low, high = block * spans, min((block + 1) * spans, rows * pieces)
         start, stop = _start(low, columns, pieces), _start(high, columns, pieces)
         t, p, v = target[start:stop], prediction[start:stop], values[: stop - start]
         if options & GRADIENT:
-            _values_and_derivatives(FORMULA, t, p, gradient[start:stop], v, s, table)
+            _values_and_derivatives(FORMULA, t, p, gradient[start:stop], v, slopes, s, table)
         else:
             _values(FORMULA, t, p, v, s, table)
         for span in range(low, high):
@@ -96,12 +96,15 @@ def _start(span, columns, pieces):
 
 
 @callee
-def _values_and_derivatives(formula, target, prediction, gradient, values, s, table):
+def _values_and_derivatives(formula, target, prediction, gradient, values, slopes, s, table):
+    # By way of scratch: a loop whose result may be its input is vectorised only for the case that it is not.
     scale, factor, shift = table[0, SCALE], table[0, FACTOR], table[0, SHIFT]
     for i in range(values.size):
         value, derivative = formula(target[i] * factor + shift, prediction[i], s)
         values[i] = value
-        gradient[i] = derivative * scale
+        slopes[i] = derivative * scale
+    for i in range(gradient.size):
+        gradient[i] = slopes[i]
 
 
 @callee
@@ -138,12 +141,6 @@ def whole_rows(first, last, handle, options):
         if options & GRADIENT:
             scale = _row_scale(table, weights, row, options)
             _derivatives(DERIVATIVE, t, p, gradient[row], anchor, DTYPE(one), DTYPE(two), scale, s, table)
-
-
-@callee
-def no_anchor(formula, target, prediction, buffer, lanes, best, s, table):
-    """For losses that need none."""
-    return 0
 
 
 @callee
@@ -201,38 +198,80 @@ def _row_scale(table, weights, row, options):
     return table[0, SCALE] * weights[row] if options & WEIGHTED else table[0, SCALE]
 
 
+# -- cosine similarity -------------------------------------------------------------------------------------------------
+
+
+def cosine_similarity(first, last, handle, options):
+    """−Σ t̂ p̂, x̂ = x / max(‖x‖, ε), and its derivative p Σ t̂ p̂ / ‖p‖² − t̂ / max(‖p‖, ε), without p where ε is larger.
+
+    Rows are divided by their largest size first: no square overflows.
+    """
+    target = _table(handle, 0, DTYPE)
+    prediction, gradient, weights, table, sums = _arrays(handle, DTYPE)
+    scratch, lanes, best = np.empty((3, prediction.shape[1]), DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
+    t, p, products = scratch[0], scratch[1], scratch[2]
+    epsilon = np.float64(table[0, OWN])
+    for row in range(first, last):
+        size_of_target = _divided_by_size(target[row], t, best)
+        size = _divided_by_size(prediction[row], p, best)
+        norm = math.sqrt(_sum_of_products(p, p, products, lanes))
+        of_target = 1 / maximum(math.sqrt(_sum_of_products(t, t, products, lanes)), epsilon / size_of_target)
+        similarity = of_target * _sum_of_products(t, p, products, lanes) / maximum(norm, epsilon / size)
+        sums[row, 0] = -similarity
+        if options & GRADIENT:
+            along = 0.0 if norm * size <= epsilon else similarity / (norm * norm) / size
+            across = of_target / maximum(norm * size, epsilon)
+            scale = _row_scale(table, weights, row, options)
+            _cosine_derivatives(t, p, gradient[row], DTYPE(along), DTYPE(across), scale)
+
+
+@callee
+def _divided_by_size(values, result, best):
+    """Write values divided by the largest of their absolute values, which is returned; by 1 if that is zero."""
+    for i in range(values.size):
+        result[i] = abs(values[i])
+    size = row_maximum(result, best)
+    size = size if size != 0 else result.dtype.type(1)
+    for i in range(values.size):
+        result[i] = values[i] / size
+    return np.float64(size)
+
+
+@callee
+def _sum_of_products(one, other, products, lanes):
+    for i in range(products.size):
+        products[i] = one[i] * other[i]
+    return row_sum(products, lanes)
+
+
+@callee
+def _cosine_derivatives(target, prediction, gradient, along, across, scale):
+    for i in range(gradient.size):
+        gradient[i] = (prediction[i] * along - target[i] * across) * scale
+
+
 # -- crossentropies that have a shorter way ----------------------------------------------------------------------------
 
 
 def softmax_of_targets(first, last, handle, options):
     """Crossentropy of softmax(p) with a target per class: Σt log Σe^(p−m) − Σ t (p − m), m the row's maximum.
 
-    Its gradient is softmax(p) Σt − t. The exponentials wait where the gradient will be.
+    Its gradient is softmax(p) Σt − t.
     """
     target = _table(handle, 0, DTYPE)
     prediction, gradient, weights, table, sums = _arrays(handle, DTYPE)
-    scratch, lanes, best = np.empty((len(TERMS), BLOCK), DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
+    scratch = np.empty((len(TERMS), prediction.shape[1]), DTYPE)
+    powers, products, masses = scratch[0], scratch[1], scratch[2]
+    lanes, best = np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
     factor, shift = table[0, FACTOR], table[0, SHIFT]
     for row in range(first, last):
-        t, p, g = target[row], prediction[row], gradient[row]
-        peak = row_maximum(p, best)
-        total, product, mass = 0.0, 0.0, 0.0
-        for start in range(0, p.size, BLOCK):
-            stop = min(start + BLOCK, p.size)
-            powers, products, masses = (
-                scratch[0, : stop - start],
-                scratch[1, : stop - start],
-                scratch[2, : stop - start],
-            )
-            _softmax_terms(t[start:stop], p[start:stop], peak, powers, products, masses, factor, shift)
-            total += row_sum(powers, lanes)
-            product += row_sum(products, lanes)
-            mass += row_sum(masses, lanes)
-            if options & GRADIENT:
-                g[start:stop] = powers
-        sums[row, 0] = mass * math.log(total) - product
+        t, p = target[row], prediction[row]
+        _softmax_terms(t, p, row_maximum(p, best), powers, products, masses, factor, shift)
+        total, mass = row_sum(powers, lanes), row_sum(masses, lanes)
+        sums[row, 0] = mass * math.log(total) - row_sum(products, lanes)
         if options & GRADIENT:
-            _softmax_derivatives(t, g, DTYPE(mass / total), _row_scale(table, weights, row, options), factor, shift)
+            scale = _row_scale(table, weights, row, options)
+            _softmax_derivatives(t, powers, gradient[row], DTYPE(mass / total), scale, factor, shift)
 
 
 @callee
@@ -240,46 +279,40 @@ def _softmax_terms(target, prediction, peak, powers, products, masses, factor, s
     for i in range(powers.size):
         t = target[i] * factor + shift
         below = prediction[i] - peak
-        powers[i] = exp(below)
+        powers[i] = exp_decreasing(below)
         products[i] = t * below
         masses[i] = t
 
 
 @callee
-def _softmax_derivatives(target, gradient, share, scale, factor, shift):
+def _softmax_derivatives(target, powers, gradient, share, scale, factor, shift):
     for i in range(gradient.size):
-        gradient[i] = (gradient[i] * share - (target[i] * factor + shift)) * scale
+        gradient[i] = (powers[i] * share - (target[i] * factor + shift)) * scale
 
 
 def softmax_of_labels(first, last, handle, options):
     """Crossentropy of softmax(p) with one label per row, smoothed if the shift is not zero."""
     labels = array_at(handle[0, 0], 0, handle[0, 2], np.int64)
     prediction, gradient, weights, table, sums = _arrays(handle, DTYPE)
-    scratch, lanes, best = np.empty(BLOCK, DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
+    powers, lanes, best = np.empty(prediction.shape[1], DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
     factor, shift = table[0, FACTOR], table[0, SHIFT]
+    mass = np.float64(factor) + np.float64(shift) * powers.size
     for row in range(first, last):
         p, g, label = prediction[row], gradient[row], labels[row]
         if label == IGNORED:
             _ignore(g, sums, row, options)
             continue
         peak = row_maximum(p, best)
-        mass = np.float64(factor) + np.float64(shift) * p.size
         value = -np.float64(factor) * (p[label] - peak)
-        total = 0.0
-        for start in range(0, p.size, BLOCK):
-            block = p[start : start + BLOCK]
-            powers = scratch[: block.size]
-            if shift != 0:
-                _differences(block, peak, powers)
-                value -= shift * row_sum(powers, lanes)
-            _powers(block, peak, powers)
-            total += row_sum(powers, lanes)
-            if options & GRADIENT:
-                g[start : start + BLOCK] = powers
+        if shift != 0:
+            _differences(p, peak, powers)
+            value -= shift * row_sum(powers, lanes)
+        _powers(p, peak, powers)
+        total = row_sum(powers, lanes)
         sums[row, 0] = value + mass * math.log(total)
         if options & GRADIENT:
             scale = _row_scale(table, weights, row, options)
-            _label_derivatives(g, DTYPE(mass / total), shift, scale)
+            _label_derivatives(powers, g, DTYPE(mass / total), shift, scale)
             g[label] -= factor * scale
 
 
@@ -299,13 +332,13 @@ def _differences(prediction, peak, differences):
 @callee
 def _powers(prediction, peak, powers):
     for i in range(powers.size):
-        powers[i] = exp(prediction[i] - peak)
+        powers[i] = exp_decreasing(prediction[i] - peak)
 
 
 @callee
-def _label_derivatives(gradient, share, shift, scale):
+def _label_derivatives(powers, gradient, share, shift, scale):
     for i in range(gradient.size):
-        gradient[i] = (gradient[i] * share - shift) * scale
+        gradient[i] = (powers[i] * share - shift) * scale
 
 
 def probability_of_labels(first, last, handle, options):

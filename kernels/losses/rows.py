@@ -6,11 +6,11 @@
 - ``derivative(target, prediction, anchor, first, second, s)``: elementwise, by the prediction.
 """
 
-import math
 from typing import Any, NamedTuple
 
 from .._jit import inlined_callee
 from ..maths import constant, log, maximum
+from .elementwise import zero_or_nan
 
 
 class RowLoss(NamedTuple):
@@ -19,7 +19,7 @@ class RowLoss(NamedTuple):
     terms: Any
     between: Any
     derivative: Any
-    anchor: Any = None
+    anchor: Any
     anchor_is_maximum: bool = False
 
 
@@ -56,7 +56,7 @@ def crossentropy_derivative(target, prediction, anchor, moving, unused, s):
     zero = constant(0, prediction)
     share = prediction / anchor
     clipped = target == zero or share < s.epsilon or share > constant(1, prediction) - s.epsilon
-    return (moving - (zero if clipped else target / share)) / anchor
+    return (moving - (zero_or_nan(target) if clipped else target / share)) / anchor
 
 
 categorical_crossentropy = RowLoss(
@@ -99,30 +99,3 @@ def hinge_derivative(target, prediction, anchor, active, share, s):
 
 
 categorical_hinge = RowLoss(hinge_terms, hinge_between, hinge_derivative, anchor=wrong_score, anchor_is_maximum=True)
-
-
-# -- cosine similarity: −Σ t̂ q̂, x̂ = x / max(‖x‖, ε) --------------------------------------------------------------------
-
-
-@inlined_callee
-def cosine_terms(target, prediction, anchor, s):
-    """t q, t², q²"""
-    return target * prediction, target * target, prediction * prediction
-
-
-@inlined_callee
-def cosine_between(sums, anchor, s):
-    """The value, 1 / (‖t‖ ‖q‖), and Σ t̂ q̂ / ‖q‖²; the latter is zero where ε took the place of ‖q‖."""
-    of_target, of_prediction = math.sqrt(sums[1]), math.sqrt(sums[2])
-    inverse = 1.0 / (maximum(of_target, float(s.epsilon)) * maximum(of_prediction, float(s.epsilon)))
-    similarity = sums[0] * inverse
-    return -similarity, inverse, 0.0 if of_prediction <= s.epsilon else similarity / sums[2]
-
-
-@inlined_callee
-def cosine_derivative(target, prediction, anchor, inverse, along, s):
-    """q Σ t̂ q̂ / ‖q‖² − t / (‖t‖ ‖q‖)"""
-    return prediction * along - target * inverse
-
-
-cosine_similarity = RowLoss(cosine_terms, cosine_between, cosine_derivative)

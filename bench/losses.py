@@ -1,0 +1,200 @@
+"""Losses and activations, value and gradient: fastopt against NumPy and torch. Figures are ratios of one run.
+
+    python bench/losses.py
+
+Without out= the result is a new array, whose memory the system has to provide: more work than the loss, if it is large.
+Sides are first checked to compute the same, then timed in turn, round by round; the median counts. Where NumPy or torch
+has several ways, the fastest is the one compared with.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+from measure import interleaved
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional
+
+import fastopt
+from fastopt import activations, losses
+
+THREADS = 2
+GOALS = {"NumPy": 3.0, "torch": 1.0}
+"""Of softmax with crossentropy into memory that is reused, as the others reuse theirs: how much faster, at least."""
+
+LARGE, SMALL = (65_536, 1_000), (4_096, 1_000)
+
+
+class SoftmaxInNumpy:
+    """Softmax and crossentropy of labels in plain NumPy, in buffers that are allocated once."""
+
+    def __init__(self, logits, labels):
+        self.logits, self.labels = logits, labels
+        self.at_label = np.arange(len(labels)), labels
+        self.work = np.empty_like(logits)
+        self.column = np.empty((len(labels), 1), logits.dtype)
+
+    def by_division(self):
+        """The whole array, step by step; the loss from the probabilities' logarithms."""
+        self._exponentials(self.logits, self.work)
+        np.divide(self.work, self.column, out=self.work)
+        value = -np.log(self.work[self.at_label]).mean()
+        return value, self._slopes()
+
+    def by_factor(self):
+        """Likewise, with a product where the other divides by the sum and by the batch's size."""
+        self._exponentials(self.logits, self.work)
+        value = -np.log(self.work[self.at_label] / self.column[:, 0]).mean()
+        np.multiply(self.work, 1 / (len(self.labels) * self.column), out=self.work)
+        self.work[self.at_label] -= self.work.dtype.type(1 / len(self.labels))
+        return value, self.work
+
+    def in_blocks(self, rows=128):
+        """Likewise, for as many rows at a time as stay in a core's cache."""
+        total, share = 0.0, self.work.dtype.type(1 / len(self.labels))
+        for start in range(0, len(self.labels), rows):
+            block = slice(start, start + rows)
+            work, column, labels = self.work[block], self.column[block], self.labels[block]
+            np.subtract(self.logits[block], np.max(self.logits[block], axis=1, keepdims=True, out=column), out=work)
+            np.exp(work, out=work)
+            np.sum(work, axis=1, keepdims=True, out=column)
+            at_label = self.at_label[0][: len(labels)], labels
+            total -= np.log(work[at_label] / column[:, 0]).sum(dtype=np.float64)
+            np.multiply(work, share / column, out=work)
+            work[at_label] -= share
+        return total / len(self.labels), self.work
+
+    def _exponentials(self, logits, work):
+        np.subtract(logits, np.max(logits, axis=1, keepdims=True, out=self.column), out=work)
+        np.exp(work, out=work)
+        np.sum(work, axis=1, keepdims=True, out=self.column)
+
+    def _slopes(self):
+        self.work[self.at_label] -= 1
+        return np.divide(self.work, len(self.labels), out=self.work)
+
+
+class SoftmaxInTorch:
+    """Softmax and crossentropy of labels in torch."""
+
+    def __init__(self, logits, labels):
+        self.logits, self.labels = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(labels)
+        self.rows, self.work = torch.arange(len(labels)), torch.empty(logits.shape)
+
+    def autograd(self):
+        """The usual way."""
+        self.logits.grad = None
+        value = functional.cross_entropy(self.logits, self.labels)
+        value.backward()
+        return value.item(), self.logits.grad.numpy()
+
+    @torch.no_grad()
+    def by_hand(self):
+        """Softmax into a buffer that is kept, the gradient in place of it."""
+        torch.softmax(self.logits, 1, out=self.work)
+        value = -self.work[self.rows, self.labels].log_().mean().item()
+        self.work[self.rows, self.labels] -= 1
+        return value, self.work.div_(len(self.labels)).numpy()
+
+
+def softmax_sides(rng):
+    """Label → a way to compute softmax with crossentropy and its gradient."""
+    logits = rng.standard_normal(LARGE, dtype=np.float32)
+    labels = rng.integers(0, LARGE[1], LARGE[0])
+    in_numpy, in_torch, out = SoftmaxInNumpy(logits, labels), SoftmaxInTorch(logits, labels), np.empty_like(logits)
+    return {
+        "fastopt, out=": lambda: losses.softmax_crossentropy(logits, labels, out=out),
+        "fastopt": lambda: losses.softmax_crossentropy(logits, labels),
+        "NumPy by division": in_numpy.by_division,
+        "NumPy by factor": in_numpy.by_factor,
+        "NumPy in blocks": in_numpy.in_blocks,
+        "torch autograd": in_torch.autograd,
+        "torch by hand": in_torch.by_hand,
+    }
+
+
+def loss_sides(name, theirs, targets, predictions, **options):
+    """A loss with its gradient, ours and torch's."""
+    compute, out = losses.value_and_grad(name, **options), np.empty_like(predictions)
+    given, leaf = torch.from_numpy(targets), torch.from_numpy(predictions).requires_grad_()
+
+    def autograd():
+        leaf.grad = None
+        value = theirs(leaf, given)
+        value.backward()
+        return value.item(), leaf.grad.numpy()
+
+    return {
+        "fastopt, out=": lambda: compute(targets, predictions, out=out),
+        "fastopt": lambda: compute(targets, predictions),
+        "torch": autograd,
+    }
+
+
+def forward_sides(name, theirs, x):
+    """An activation, ours and torch's."""
+    function, out, given = getattr(activations, name), np.empty_like(x), torch.from_numpy(x)
+    return {
+        "fastopt, out=": lambda: function(x, out=out),
+        "fastopt": lambda: function(x),
+        "torch": lambda: theirs(given).numpy(),
+    }
+
+
+def backward_sides(name, theirs, x, dy):
+    """An activation's derivative, ours and torch's."""
+    function, out = activations.backward(name), np.empty_like(x)
+    slopes, leaf = torch.from_numpy(dy), torch.from_numpy(x).requires_grad_()
+    result, y = theirs(leaf), getattr(activations, name)(x)
+    return {
+        "fastopt, out=": lambda: function(dy, x, y, out=out),
+        "fastopt": lambda: function(dy, x, y),
+        "torch": lambda: torch.autograd.grad(result, leaf, slopes, retain_graph=True)[0].numpy(),
+    }
+
+
+def cases():
+    """What is measured → its sides, and the goals for the fastest of each peer."""
+    rng = np.random.default_rng(0)
+    yield "softmax + crossentropy", LARGE, softmax_sides(rng), GOALS
+    targets, x = rng.uniform(size=SMALL).round().astype(np.float32), rng.standard_normal(SMALL, dtype=np.float32)
+    yield "mse", SMALL, loss_sides("mse", functional.mse_loss, targets, x), {"torch": None}
+    with_logits = functional.binary_cross_entropy_with_logits
+    sides = loss_sides("bce", with_logits, targets, x, from_logits=True)
+    yield "bce of logits", SMALL, sides, {"torch": None}
+    for name, theirs in (("gelu", functional.gelu), ("sigmoid", torch.sigmoid)):
+        yield f"{name} forward", SMALL, forward_sides(name, theirs, x), {"torch": None}
+        yield f"{name} backward", SMALL, backward_sides(name, theirs, x, targets), {"torch": None}
+
+
+def check(sides):
+    """All sides compute the same value and gradient, or the same array."""
+    first, *others = (side() for side in sides.values())
+    for other in others:
+        for one, two in zip(first, other, strict=True) if isinstance(first, tuple) else [(first, other)]:
+            np.testing.assert_allclose(two, one, rtol=2e-5, atol=2e-6 * np.abs(one).max())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    rounds = parser.parse_args().rounds
+    fastopt.set_num_threads(THREADS)
+    torch.set_num_threads(THREADS)
+    table = Table("case", "shape", "fastopt ms", "peer", "peer ms", "ratio", "goal")
+    for name, shape, sides, goals in cases():
+        check(sides)
+        seconds = interleaved(sides, rounds)
+        for ours in (label for label in seconds if label.startswith("fastopt")):
+            for peer, goal in goals.items():
+                best = min((label for label in seconds if label.startswith(peer)), key=seconds.get)
+                ratio = seconds[best] / seconds[ours]
+                figures = f"{1e3 * seconds[ours]:.2f}", best, f"{1e3 * seconds[best]:.2f}", f"{ratio:.2f}"
+                label = name + ours.removeprefix("fastopt")
+                table.add_row(label, str(shape), *figures, str(goal) if goal and ours.endswith("out=") else "")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
