@@ -228,6 +228,7 @@ def gelu_tanh_derivative(x, y, s):
     """(1 + tanh u) / 2 + x u' (1 − tanh² u) / 2"""
     half, one = constant(0.5, x), constant(1, x)
     t = maths.tanh(_inner(x))
+    x = clip(x, constant(-32, x), constant(32, x))  # where 1 − tanh² has long been 0, and x u' may overflow
     slope = constant(0.7978845608028654, x) * (one + constant(3 * 0.044715, x) * x * x)
     return half * (one + t) + half * x * slope * (one - t) * (one + t)
 
