@@ -10,14 +10,10 @@ import numpy as np
 
 from . import maths, rowwise
 from ._jit import callee, inlined_callee
-from .intrinsics import scalars_at, table_at
+from .intrinsics import scalars_at
 from .maths import clip, constant, erf, exp, expm1, sqrt
 from .reduction import LANES, row_maximum, row_sum
-from .rowwise import BLOCK, SIDE_BY_SIDE
-
-
-class Nothing(NamedTuple):
-    """The scalars of an activation that has none."""
+from .rowwise import BLOCK, SIDE_BY_SIDE, Nothing, table_of
 
 
 class ReluScalars(NamedTuple):
@@ -262,18 +258,13 @@ FORMULA: Any = None
 
 
 @callee
-def _table(handle, k, dtype):
-    return table_at(handle[k, 0], handle[k, 1], handle[k, 2], dtype)
-
-
-@callee
 def _block(handle, k, block, dtype):
-    return _table(handle, k, dtype)[0, block * BLOCK : (block + 1) * BLOCK]
+    return table_of(handle, k, dtype)[0, block * BLOCK : (block + 1) * BLOCK]
 
 
 def forward(first, last, handle, options):
     """y ← f(x) for blocks ``first`` to ``last``. Requires y, x [1, elements] and the scalars; y may be x. Writes y."""
-    s = scalars_at(SCALARS, _table(handle, 2, DTYPE), 0, 0)
+    s = scalars_at(SCALARS, table_of(handle, 2, DTYPE), 0, 0)
     scratch = np.empty(BLOCK, DTYPE)
     for block in range(first, last):
         _forward_block(FORMULA, _block(handle, 0, block, DTYPE), _block(handle, 1, block, DTYPE), scratch, s)
@@ -295,7 +286,7 @@ def _copy(scratch, result):
 
 def backward(first, last, handle, options):
     """dx ← dy f'(x). Requires dx, dy, x, y [1, elements] and the scalars; dx may be any of the others. Writes dx."""
-    s = scalars_at(SCALARS, _table(handle, 4, DTYPE), 0, 0)
+    s = scalars_at(SCALARS, table_of(handle, 4, DTYPE), 0, 0)
     scratch = np.empty(BLOCK, DTYPE)
     for block in range(first, last):
         dx, dy = _block(handle, 0, block, DTYPE), _block(handle, 1, block, DTYPE)
@@ -311,7 +302,7 @@ def _backward_block(formula, dx, dy, x, y, scratch, s):
 
 def softmax_forward(first, last, handle, options):
     """y ← softmax(x) for rows ``first`` to ``last``. Requires y, x [rows, columns]; y may be x. Writes y."""
-    result, given = _table(handle, 0, DTYPE), _table(handle, 1, DTYPE)
+    result, given = table_of(handle, 0, DTYPE), table_of(handle, 1, DTYPE)
     powers, lanes, best = np.empty(given.shape[1], DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
     for row in range(first, last):
         x = given[row]
@@ -333,7 +324,7 @@ def _product(powers, factor, y):
 
 def softmax_backward(first, last, handle, options):
     """dx ← y (dy − Σ dy y). Requires dx, dy, y [rows, columns]; dx may be any of the others. Writes dx."""
-    result, slopes, outputs = _table(handle, 0, DTYPE), _table(handle, 1, DTYPE), _table(handle, 2, DTYPE)
+    result, slopes, outputs = table_of(handle, 0, DTYPE), table_of(handle, 1, DTYPE), table_of(handle, 2, DTYPE)
     products, lanes = np.empty(BLOCK, DTYPE), np.empty(LANES)
     for row in range(first, last):
         dx, dy, y = result[row], slopes[row], outputs[row]

@@ -5,11 +5,13 @@ ranges on Numba's threads. A range is counted in items, rows or blocks, whose re
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
 from . import launch
-from ._jit import fingerprint
+from ._jit import callee, fingerprint
+from .intrinsics import table_at
 from .tables import handle_of
 
 BLOCK = 2048
@@ -20,6 +22,10 @@ SIDE_BY_SIDE = 32
 
 GRADIENT, WEIGHTED = 1, 2
 """Bits of a launch's options: write the gradient; multiply by a weight per row."""
+
+
+class Nothing(NamedTuple):
+    """The scalars of a formula that has none."""
 
 
 class Work:
@@ -44,6 +50,12 @@ class Work:
     def bins(self, threads):
         """Boundaries that split the items into ``threads`` ranges of nearly equal size."""
         return np.linspace(0, self.count, threads + 1).astype(np.int64)
+
+
+@callee
+def table_of(handle, k, dtype):
+    """Array number ``k`` of a `Work`, [rows, columns]."""
+    return table_at(handle[k, 0], handle[k, 1], handle[k, 2], dtype)
 
 
 class Kernel:

@@ -1,8 +1,11 @@
-"""Losses evaluated: values per sample, and value and gradient in one pass."""
+"""Losses evaluated: values per sample, value and gradient in one pass; and the functions that are called for it."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, Protocol, cast
 
 import numpy as np
 
@@ -66,3 +69,34 @@ def _table(form: Form, rows: Rows, scale: float) -> Array:
     if form.binary_labels and engine.is_binary(rows.target):
         factor, shift = 2.0, -1.0
     return np.array([[scale * _mean(form, rows), factor, shift, *form.scalars]], rows.prediction.dtype)
+
+
+_Arguments = ParamSpec("_Arguments")
+
+
+class LossFunction(Protocol[_Arguments]):
+    """A loss function: gives one value per sample; its ``form`` takes the options alone."""
+
+    __name__: str
+    form: Callable[[dict[str, Any]], Form]
+
+    def __call__(self, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Any:
+        """One value per sample."""
+
+
+def loss_function(describe: Callable[_Arguments, Any]) -> LossFunction[_Arguments]:
+    """Decorator: a function whose body returns the `Form` for its options becomes one that computes it.
+
+    The result has the signature of what is decorated, and gives one value per sample. `value_and_grad` takes it too.
+    """
+    signature = inspect.signature(describe)
+
+    @functools.wraps(describe)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        form = describe(*bound.args, **bound.kwargs)
+        return values(form, *bound.args[:2])
+
+    result = cast("LossFunction[_Arguments]", function)
+    result.form = lambda options: describe(None, None, **options)  # type: ignore
+    return result

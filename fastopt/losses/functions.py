@@ -20,7 +20,8 @@ from typing import Any
 
 from ..kernels.losses import elementwise, engine, rows
 from ..parameters import check_number
-from .form import Form, check_smoothing, loss_function
+from .evaluation import loss_function
+from .form import Form, check_smoothing
 
 EPSILON = 1e-7
 """Keras's ``backend.epsilon()``."""

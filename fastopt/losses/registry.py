@@ -9,7 +9,8 @@ from ..formulas import check_name, describer, scalar_options, scalars_class, try
 from ..kernels.losses import engine
 from . import classes, functions
 from .classes import Loss
-from .form import Form, loss_function
+from .evaluation import loss_function
+from .form import Form
 
 _NAMES = {
     "mean_squared_error": ("mse", "MSE"),

@@ -10,10 +10,6 @@ from .._jit import inlined_callee
 from ..maths import constant, exp, log, log1p, maximum, sigmoid, sign, tanh
 
 
-class Nothing(NamedTuple):
-    """The scalars of a loss that has none."""
-
-
 class Epsilon(NamedTuple):
     """What keeps logarithms and quotients finite, Keras's ``epsilon()``."""
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from .. import launch, rowwise
 from .._jit import inlined_callee
-from ..rowwise import BLOCK, GRADIENT, WEIGHTED
+from ..rowwise import BLOCK, GRADIENT, WEIGHTED, Nothing
 from . import loops
-from .elementwise import Epsilon, Nothing
+from .elementwise import Epsilon
 from .loops import IGNORED, Arrays
 
 

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._jit import callee
-from ..intrinsics import array_at, arrays_at, scalars_at, store, table_at
+from ..intrinsics import array_at, arrays_at, scalars_at, store
 from ..maths import exp_decreasing, maximum
 from ..reduction import LANES, row_maximum, row_sum
-from ..rowwise import BLOCK, GRADIENT, SIDE_BY_SIDE, WEIGHTED
-from .elementwise import Nothing
+from ..rowwise import BLOCK, GRADIENT, SIDE_BY_SIDE, WEIGHTED, Nothing, table_of
 
 TERMS = (0, 1, 2)
 """Terms of a row loss, as rows of a table of addresses."""
@@ -49,16 +48,11 @@ class Arrays(NamedTuple):
 
 
 @callee
-def _table(handle, k, dtype):
-    return table_at(handle[k, 0], handle[k, 1], handle[k, 2], dtype)
-
-
-@callee
 def _arrays(handle, dtype):
     """All but the targets."""
     weights = array_at(handle[3, 0], 0, handle[3, 2], dtype)
-    table, sums = _table(handle, 4, dtype), _table(handle, 5, np.float64)
-    return _table(handle, 1, dtype), _table(handle, 2, dtype), weights, table, sums
+    table, sums = table_of(handle, 4, dtype), table_of(handle, 5, np.float64)
+    return table_of(handle, 1, dtype), table_of(handle, 2, dtype), weights, table, sums
 
 
 # -- elementwise losses ------------------------------------------------------------------------------------------------
@@ -66,7 +60,7 @@ def _arrays(handle, dtype):
 
 def elements(first, last, handle, options):
     """Blocks ``first`` to ``last`` of an elementwise loss: as many short rows, or as much of one long row, as fit."""
-    target = _table(handle, 0, DTYPE)
+    target = table_of(handle, 0, DTYPE)
     prediction, gradient, weights, table, sums = _arrays(handle, DTYPE)
     rows, columns = prediction.shape
     pieces = sums.shape[1]
@@ -125,7 +119,7 @@ def _multiply(array, factor):
 
 def whole_rows(first, last, handle, options):
     """Rows ``first`` to ``last`` of a loss of rows.py."""
-    target = _table(handle, 0, DTYPE)
+    target = table_of(handle, 0, DTYPE)
     prediction, gradient, weights, table, sums = _arrays(handle, DTYPE)
     s = scalars_at(SCALARS, table, 0, OWN)
     scratch, lanes, best = np.empty((len(TERMS), BLOCK), DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
@@ -206,7 +200,7 @@ def cosine_similarity(first, last, handle, options):
 
     Rows are divided by their largest size first: no square overflows.
     """
-    target = _table(handle, 0, DTYPE)
+    target = table_of(handle, 0, DTYPE)
     prediction, gradient, weights, table, sums = _arrays(handle, DTYPE)
     scratch, lanes, best = np.empty((3, prediction.shape[1]), DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
     t, p, products = scratch[0], scratch[1], scratch[2]
@@ -258,7 +252,7 @@ def softmax_of_targets(first, last, handle, options):
 
     Its gradient is softmax(p) Σt − t.
     """
-    target = _table(handle, 0, DTYPE)
+    target = table_of(handle, 0, DTYPE)
     prediction, gradient, weights, table, sums = _arrays(handle, DTYPE)
     scratch = np.empty((len(TERMS), prediction.shape[1]), DTYPE)
     powers, products, masses = scratch[0], scratch[1], scratch[2]
@@ -372,7 +366,7 @@ def finish(handle, mean, weighted):
 
     A row's value is rounded to the compute dtype; the total is one of rounded values, in float64.
     """
-    weights, sums = array_at(handle[3, 0], 0, handle[3, 2], DTYPE), _table(handle, 5, np.float64)
+    weights, sums = array_at(handle[3, 0], 0, handle[3, 2], DTYPE), table_of(handle, 5, np.float64)
     values = array_at(handle[6, 0], 0, handle[6, 2], DTYPE)
     for row in range(values.size):
         total = 0.0

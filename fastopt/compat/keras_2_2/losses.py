@@ -20,7 +20,8 @@ from ...losses import (
 )
 from ...losses import functions as _modern
 from ...losses import value_and_grad as _value_and_grad
-from ...losses.form import Form, loss_function
+from ...losses.evaluation import loss_function
+from ...losses.form import Form
 from ..names import find_2
 
 __all__ = [

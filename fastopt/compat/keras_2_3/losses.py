@@ -35,7 +35,8 @@ from ...losses import (
 )
 from ...losses import functions as _modern
 from ...losses import value_and_grad as _value_and_grad
-from ...losses.form import Form, loss_function
+from ...losses.evaluation import loss_function
+from ...losses.form import Form
 from ..keras_2_2.losses import NORM_EPSILON, kullback_leibler_divergence, logcosh
 from ..names import find_2
 
