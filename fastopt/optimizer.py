@@ -448,7 +448,7 @@ class Optimizer(HyperParameters):
 
     def _nonfinite_message(self) -> str:
         for plan in self._plans:
-            bad = plan.work.chunks[np.isnan(plan.work.sums[:, 1]), 0]
+            bad = plan.work.chunks[np.isnan(plan.work.sums[1]), 0]
             if len(bad):
                 return f"gradient {plan.parameters[bad[0]].path} is not finite; nothing was updated"
         return "a gradient is not finite; nothing was updated"

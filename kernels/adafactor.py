@@ -28,11 +28,11 @@ from .layout import (
     Control,
 )
 from .maths import clip, maximum, sqrt
-from .reduction import LANES, sum_of, sum_of_squares
+from .reduction import LANES, row_sum, sum_of, sum_of_squares
 from .registry import RULES, Rule
 from .rules.adafactor import AdafactorScalars
 from .staging import chunk_gradient, scratch_for
-from .tables import tables_at
+from .tables import end_of_segment, tables_at
 
 ROWS, COLUMNS, FIRST_ROW, BATCH, MATRIX, PARTIAL = range(4, 10)
 """Further columns: rows of the task (0: a vector), width of a row, number of the first row in the parameter, number of
@@ -60,15 +60,15 @@ def sums_pass(first, last, handle, options):
         s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
         factor = t.factors[CLIP, segment]
         param = array_at(t.addresses[PARAM, segment], offset, length, DTYPE)
-        t.sums[k, 0] = 0.0
-        t.sums[k, 1] = 0.0
+        t.sums[0, k] = 0.0
+        t.sums[1, k] = 0.0
         columns = t.chunks[k, COLUMNS]
         if t.chunks[k, ROWS] == 0:
             grad, scale = chunk_gradient(t, segment, offset, length, c, options, scratch, DTYPE)
             velocity = array_at(t.addresses[VELOCITY, segment], offset, length, DTYPE)
             _vector_update(grad, velocity, squares, scale, factor, c.limit, s)
-            t.sums[k, 0] = _decayed_squares(param, c.decay, lanes)
-            t.sums[k, 1] = sum_of_squares(squares[:length], DTYPE(1), lanes)
+            t.sums[0, k] = _decayed_squares(param, c.decay, lanes)
+            t.sums[1, k] = sum_of_squares(squares[:length], DTYPE(1), lanes)
             continue
         column_sums = array_at(t.addresses[SUMS, segment], t.chunks[k, PARTIAL], columns, np.float64)
         column_sums[:] = 0.0
@@ -90,7 +90,7 @@ def sums_pass(first, last, handle, options):
                 _squares(grad, squares, column_sums[start : start + width], scale, factor, c.limit, s.epsilon_1)
                 total += sum_of(squares[:width], lanes)
                 tile = param[r * columns + start : r * columns + start + width]
-                t.sums[k, 0] += _decayed_squares(tile, c.decay, lanes)
+                t.sums[0, k] += _decayed_squares(tile, c.decay, lanes)
             rows[r] = s.keep * rows[r] + s.take * DTYPE(total / columns)
 
 
@@ -180,7 +180,7 @@ def size_pass(first, last, handle, options):
                 _matrix_update(
                     grad, column[start : start + width], tile, row_root, scale, t.factors[CLIP, segment], c.limit
                 )
-                t.sums[k, 1] += sum_of_squares(tile, DTYPE(1), lanes)
+                t.sums[1, k] += sum_of_squares(tile, DTYPE(1), lanes)
 
 
 @callee
@@ -193,22 +193,16 @@ def _matrix_update(grad, column, updates, row_root, scale, factor, limit):
 def lengths_pass(handle):
     """Per parameter the step's length, max(ε₂, rms(p)) ρ / max(1, rms(u) / d), into ``factors[EXTRA]``; serial."""
     t = tables_at(handle, DTYPE)
-    squares = 0.0
-    updates = 0.0
-    n = 0
-    for k in range(t.chunks.shape[0]):
-        squares += t.sums[k, 0]
-        updates += t.sums[k, 1]
-        n += t.chunks[k, LENGTH]
-        segment = t.chunks[k, SEGMENT]
-        if k + 1 == t.chunks.shape[0] or t.chunks[k + 1, SEGMENT] != segment:
-            s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
-            size = maximum(np.float64(s.epsilon_2), np.sqrt(squares / n))
-            excess = maximum(1.0, np.sqrt(updates / n) / s.clip_threshold)
-            t.factors[EXTRA, segment] = size * s.relative_step / excess
-            squares = 0.0
-            updates = 0.0
-            n = 0
+    lanes = np.empty(LANES)
+    k = 0
+    while k < t.chunks.shape[0]:
+        end = end_of_segment(t.chunks, k)
+        n = t.chunks[end - 1, OFFSET] + t.chunks[end - 1, LENGTH]
+        s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
+        size = maximum(np.float64(s.epsilon_2), np.sqrt(row_sum(t.sums[0, k:end], lanes) / n))
+        excess = maximum(1.0, np.sqrt(row_sum(t.sums[1, k:end], lanes) / n) / s.clip_threshold)
+        t.factors[EXTRA, t.chunks[k, SEGMENT]] = size * s.relative_step / excess
+        k = end
 
 
 def update_pass(first, last, handle, options):

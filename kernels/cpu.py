@@ -16,6 +16,7 @@ import numpy as np
 from numba import prange
 
 from ._jit import callee
+from .clipping import own_factor
 from .intrinsics import array_at, arrays_at, load, scalars_at, store
 from .layout import (
     ACCUMULATED,
@@ -38,10 +39,10 @@ from .layout import (
     Control,
 )
 from .maths import clip
-from .reduction import LANES, nonfinite, sum_of, sum_of_squares
+from .reduction import LANES, nonfinite, row_sum, sum_of, sum_of_squares
 from .registry import between_phases, first_phase, second_phase, update
 from .staging import chunk_gradient, scratch_for
-from .tables import tables_at
+from .tables import end_of_segment, tables_at
 
 CONTROLS = len(Control._fields)
 
@@ -137,7 +138,7 @@ def accumulate(first, last, handle, options):
 def norms(first, last, handle, options):
     """Squares and finiteness of the gradients that a step with the same options would use.
 
-    Writes ``sums[chunk, 0]``, the sum of squares in float64, and ``sums[chunk, 1]``, zero or, if an element is not
+    Writes ``sums[0, chunk]``, the sum of squares in float64, and ``sums[1, chunk]``, zero or, if an element is not
     finite, NaN. Squares of float32 numbers cannot overflow float64, those of float64 numbers can.
     """
     t = tables_at(handle, DTYPE)
@@ -145,19 +146,19 @@ def norms(first, last, handle, options):
     lanes = np.empty(LANES)
     for k in range(first, last):
         segment = t.chunks[k, SEGMENT]
-        t.sums[k, 0] = 0.0
-        t.sums[k, 1] = 0.0
+        t.sums[0, k] = 0.0
+        t.sums[1, k] = 0.0
         if t.gradients[ADDRESS, segment] == 0:
             continue
         c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
         grad, scale = chunk_gradient(t, segment, t.chunks[k, OFFSET], t.chunks[k, LENGTH], c, options, scratch, DTYPE)
-        t.sums[k, 0] = sum_of_squares(grad, scale, lanes)
-        if not np.isfinite(t.sums[k, 0]):
-            t.sums[k, 1] = nonfinite(grad, scale, lanes)
+        t.sums[0, k] = sum_of_squares(grad, scale, lanes)
+        if not np.isfinite(t.sums[0, k]):
+            t.sums[1, k] = nonfinite(grad, scale, lanes)
 
 
 def phase_one(first, last, handle, options):
-    """First phase of a two-phase rule. Writes slots, and ``sums[chunk]``, the sums of the rule's terms."""
+    """First phase of a two-phase rule. Writes slots, and ``sums[:, chunk]``, the sums of the rule's terms."""
     t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
     terms = np.empty((len(TERM_ROWS), CHUNK), DTYPE)
@@ -174,7 +175,7 @@ def phase_one(first, last, handle, options):
         term_arrays = arrays_at(TERM_ROWS, term_addresses, 0, 0, param.size, DTYPE)
         _first_phase_chunk(param, grad, slots, term_arrays, s, scale, t.factors[CLIP, segment], c.limit, c.decay)
         for row in range(len(TERM_ROWS)):
-            t.sums[k, row] = sum_of(terms[row, : param.size], lanes)
+            t.sums[row, k] = sum_of(terms[row, : param.size], lanes)
 
 
 @callee
@@ -214,37 +215,31 @@ def between(handle):
     """What a two-phase rule works out per segment. Reads the terms' sums, writes ``factors[EXTRA]``; serial."""
     t = tables_at(handle, DTYPE)
     totals = np.zeros(len(TERM_ROWS))
-    n = 0
-    for k in range(t.chunks.shape[0]):
-        totals += t.sums[k, : len(TERM_ROWS)]
-        n += t.chunks[k, LENGTH]
-        segment = t.chunks[k, SEGMENT]
-        if k + 1 == t.chunks.shape[0] or t.chunks[k + 1, SEGMENT] != segment:
-            s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
-            t.factors[EXTRA, segment] = between_phases(totals, n, s)
-            totals[:] = 0.0
-            n = 0
+    lanes = np.empty(LANES)
+    k = 0
+    while k < t.chunks.shape[0]:
+        end = end_of_segment(t.chunks, k)
+        for row in range(len(TERM_ROWS)):
+            totals[row] = row_sum(t.sums[row, k:end], lanes)
+        s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
+        n = t.chunks[end - 1, OFFSET] + t.chunks[end - 1, LENGTH]
+        t.factors[EXTRA, t.chunks[k, SEGMENT]] = between_phases(totals, n, s)
+        k = end
 
 
 def total(handle):
-    """Sum of squares over all chunks, in order, and whether every element was finite; after `norms`, serial."""
+    """Sum of squares over all chunks, and whether every element was finite; after `norms`, serial."""
     t = tables_at(handle, DTYPE)
-    squares = 0.0
-    bad = 0.0
-    for k in range(t.sums.shape[0]):
-        squares += t.sums[k, 0]
-        bad += t.sums[k, 1]
-    return squares, bad == 0.0
+    lanes = np.empty(LANES)
+    return row_sum(t.sums[0], lanes), row_sum(t.sums[1], lanes) == 0.0
 
 
 def clip_each(handle, clipnorm):
     """Clipping factor of each segment by its own norm. Reads what `norms` wrote, writes ``factors[CLIP]``; serial."""
     t = tables_at(handle, DTYPE)
-    squares = 0.0
-    for k in range(t.chunks.shape[0]):
-        squares += t.sums[k, 0]
-        segment = t.chunks[k, SEGMENT]
-        if k + 1 == t.chunks.shape[0] or t.chunks[k + 1, SEGMENT] != segment:
-            norm = np.sqrt(squares)
-            t.factors[CLIP, segment] = clipnorm / (clipnorm if norm < clipnorm else norm)
-            squares = 0.0
+    lanes = np.empty(LANES)
+    k = 0
+    while k < t.chunks.shape[0]:
+        end = end_of_segment(t.chunks, k)
+        t.factors[CLIP, t.chunks[k, SEGMENT]] = own_factor(clipnorm, row_sum(t.sums[0, k:end], lanes))
+        k = end

@@ -109,7 +109,7 @@ class Work:
         self.layouts = layouts
         self.factors = np.ones((2, addresses.shape[1]), table.dtype) if factors is None else factors
         self.table = table
-        self.sums = np.zeros((len(chunks), max(terms, 2)))
+        self.sums = np.zeros((max(terms, 2), len(chunks)))
         self.handle = handle_of(Tables(chunks, addresses, gradients, layouts, self.factors, table, self.sums))
         self._ends = np.cumsum(chunks[:, LENGTH])
         self.elements = int(self._ends[-1]) if len(chunks) else 0

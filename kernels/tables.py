@@ -9,6 +9,7 @@ import numpy as np
 
 from ._jit import callee
 from .intrinsics import array_at, table_at
+from .layout import SEGMENT
 
 
 class Tables(NamedTuple):
@@ -20,7 +21,7 @@ class Tables(NamedTuple):
     layouts: Any  # int64 [numbers]
     factors: Any  # compute dtype [2, segments]
     table: Any  # compute dtype [groups, fields]
-    sums: Any  # float64 [chunks, terms]
+    sums: Any  # float64 [terms, chunks]
 
 
 def handle_of(tables):
@@ -44,3 +45,12 @@ def tables_at(handle, dtype):
         table_at(handle[5, 0], handle[5, 1], handle[5, 2], dtype),
         table_at(handle[6, 0], handle[6, 1], handle[6, 2], np.float64),
     )
+
+
+@callee
+def end_of_segment(chunks, first):
+    """The chunk after the last one of the segment that chunk ``first`` begins."""
+    k = first + 1
+    while k < chunks.shape[0] and chunks[k, SEGMENT] == chunks[first, SEGMENT]:
+        k += 1
+    return k

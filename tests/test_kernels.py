@@ -333,7 +333,7 @@ def test_kernels_of_more_than_one_launch_write_nothing_outside(name):
 
 def sums_of_segments(case):
     segments = case.work.chunks[:, 0]
-    return [case.work.sums[segments == k].sum(axis=0) for k in range(len(SIZES))]
+    return [case.work.sums[:, segments == k].sum(axis=1) for k in range(len(SIZES))]
 
 
 @pytest.mark.parametrize("options", [0, ACCUMULATED])
