@@ -1,11 +1,36 @@
-"""The few operations that Python cannot express: memory at an address, a table row as a NamedTuple."""
+"""The few operations that Python cannot express: memory at an address, a table row as a NamedTuple.
 
+Those that CUDA kernels use do the same in plain Python, on the host's memory: the CUDA simulator runs them so.
+"""
+
+import ctypes
+import math
+
+import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from numba.np.arrayobj import populate_array
 
 from ._jit import FLAGS
+
+
+def in_python(body):
+    """Decorator of an intrinsic: ``body`` is what a call from plain Python does."""
+
+    def attach(native):
+        kind = type(native)
+        native.__class__ = type(kind.__name__, (kind,), {"__call__": lambda self, *arguments: body(*arguments)})
+        return native
+
+    return attach
+
+
+def _host_memory(address, shape, dtype):
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = (ctypes.c_char * int(nbytes)).from_address(int(address)) if nbytes else b""
+    return np.ndarray(shape, dtype, memory)
 
 
 @intrinsic
@@ -20,6 +45,7 @@ def strided_at(typing, address, size, stride, dtype):
     return array(types.intp, types.intp, types.intp, dtype), build
 
 
+@in_python(lambda address, first, size, dtype: _host_memory(address + first * np.dtype(dtype).itemsize, (size,), dtype))
 @intrinsic
 def array_at(typing, address, first, size, dtype):
     """A contiguous 1-D array over elements ``first`` to ``first + size`` of those at ``address``. It owns nothing."""
@@ -34,6 +60,7 @@ def array_at(typing, address, first, size, dtype):
     return array(types.intp, types.intp, types.intp, dtype), build
 
 
+@in_python(lambda address, rows, columns, dtype: _host_memory(address, (rows, columns), dtype))
 @intrinsic
 def table_at(typing, address, rows, columns, dtype):
     """A C-contiguous 2-D array of ``rows`` by ``columns`` that starts at ``address``. It owns nothing."""
@@ -60,6 +87,7 @@ def _array_value(context, builder, array, address, shape, strides):
     return value._getvalue()
 
 
+@in_python(lambda scalars, table, row, column: scalars(*table[row, column : column + len(scalars._fields)]))
 @intrinsic
 def scalars_at(typing, scalars, table, row, column):
     """The NamedTuple ``scalars`` whose fields lie side by side in a C-contiguous table, from ``[row, column]`` on."""
@@ -80,7 +108,7 @@ def scalars_at(typing, scalars, table, row, column):
 
 def arrays_at(rows, addresses, segment, first, size, dtype):
     """A tuple of arrays, one for each of ``rows`` of the address table: elements ``first`` to ``first + size`` each."""
-    raise NotImplementedError("compiled code only")
+    return tuple(array_at(addresses[row, segment], first, size, dtype) for row in rows)
 
 
 @overload(arrays_at, jit_options=FLAGS)
@@ -158,3 +186,100 @@ def selected(typing, condition, yes, no):
         return builder.select(*arguments)
 
     return yes(types.boolean, yes, yes), build
+
+
+_GLOBAL = 1  # the address space of a GPU's memory
+
+
+def _width(numbers):
+    return numbers.count * numbers.dtype.bitwidth // 8
+
+
+@in_python(lambda address, like: tuple(_host_memory(address, (len(like),), type(like[0]))))
+@intrinsic
+def numbers_at(typing, address, like):
+    """As many numbers as the tuple ``like`` has, of their type, side by side in a GPU's memory: one load.
+
+    Requires an ``address`` that is a multiple of the bytes they occupy together.
+    """
+
+    def build(context, builder, signature, arguments):
+        vector = ir.VectorType(context.get_value_type(like.dtype), like.count)
+        loaded = builder.load(builder.inttoptr(arguments[0], vector.as_pointer(_GLOBAL)), align=_width(like))
+        parts = [builder.extract_element(loaded, ir.Constant(ir.IntType(32), k)) for k in range(like.count)]
+        return context.make_tuple(builder, like, parts)
+
+    return like(types.intp, like), build
+
+
+def _put_in_python(address, numbers):
+    _host_memory(address, (len(numbers),), type(numbers[0]))[:] = numbers
+
+
+@in_python(_put_in_python)
+@intrinsic
+def put_numbers(typing, address, numbers):
+    """Write the tuple ``numbers`` side by side to a GPU's memory: one store. Requires what `numbers_at` does."""
+
+    def build(context, builder, signature, arguments):
+        vector = ir.VectorType(context.get_value_type(numbers.dtype), numbers.count)
+        packed = ir.Constant(vector, ir.Undefined)
+        for k in range(numbers.count):
+            part = builder.extract_value(arguments[1], k)
+            packed = builder.insert_element(packed, part, ir.Constant(ir.IntType(32), k))
+        where = builder.inttoptr(arguments[0], vector.as_pointer(_GLOBAL))
+        builder.store(packed, where, align=_width(numbers))
+        return context.get_dummy_value()
+
+    return types.none(types.intp, numbers), build
+
+
+@in_python(lambda rows: tuple(zip(*rows, strict=True)))
+@intrinsic
+def transposed(typing, rows):
+    """The columns of a tuple of equally long tuples of numbers, as such a tuple itself."""
+    columns = types.UniTuple(types.UniTuple(rows.dtype.dtype, rows.count), rows.dtype.count)
+
+    def build(context, builder, signature, arguments):
+        return _nested(context, builder, columns, lambda k, r: builder.extract_value(arguments[0], (r, k)))
+
+    return columns(rows), build
+
+
+@in_python(lambda x, y: tuple(tuple(a + b for a, b in zip(*rows, strict=True)) for rows in zip(x, y, strict=True)))
+@intrinsic
+def added(typing, x, y):
+    """The sums of two tuples of tuples of float64, number by number."""
+
+    def build(context, builder, signature, arguments):
+        def total(r, k):
+            return builder.fadd(*(builder.extract_value(argument, (r, k)) for argument in arguments))
+
+        return _nested(context, builder, x, total)
+
+    return x(x, x), build
+
+
+@in_python(lambda x, y: tuple(left + right for left, right in zip(x, y, strict=True)))
+@intrinsic
+def beside(typing, x, y):
+    """Two tuples of as many tuples joined row by row."""
+    joined = types.UniTuple(types.UniTuple(x.dtype.dtype, x.dtype.count + y.dtype.count), x.count)
+
+    def build(context, builder, signature, arguments):
+        def number(r, k):
+            left = k < x.dtype.count
+            return builder.extract_value(arguments[not left], (r, k if left else k - x.dtype.count))
+
+        return _nested(context, builder, joined, number)
+
+    return joined(x, y), build
+
+
+def _nested(context, builder, kind, number):
+    """A tuple of tuples, from what ``number`` gives for each row and column."""
+    rows = (
+        context.make_tuple(builder, kind.dtype, [number(r, k) for k in range(kind.dtype.count)])
+        for r in range(kind.count)
+    )
+    return context.make_tuple(builder, kind, list(rows))

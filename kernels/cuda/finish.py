@@ -1,0 +1,73 @@
+"""The end of a step: the last block to be done writes down what the next one must know."""
+
+import numpy as np
+
+from .._jit import callee
+from ..intrinsics import array_at
+from .tables import (
+    BLOCKS,
+    CALLS,
+    GREATEST_SCALE,
+    GROWTH,
+    GROWTH_STEPS,
+    LAST,
+    LEAST_SCALE,
+    MEASURED,
+    MICRO,
+    NORM_KNOWN,
+    PROGRESS,
+    SCALE,
+    SKIPPED,
+    STARVED,
+    STOPPED,
+)
+from .threads import block_barrier, count_in, fence
+
+
+@callee
+def finish(t, program, thread, blocks):
+    """Call at the end of a launch, all threads: if it ends the step, the last block counts the call."""
+    block_barrier()
+    if thread == 0:
+        fence()
+        if is_last(t.state, BLOCKS, blocks) and program.options & LAST:
+            _close(t, program)
+
+
+@callee
+def is_last(counters, index, expected):
+    """Whether all ``expected`` callers have come, this one included; the counter then starts anew."""
+    if count_in(counters, index) + 1 < expected:
+        return False
+    counters[index] = 0
+    fence()
+    return True
+
+
+@callee
+def _close(t, program):
+    if not program.ready:
+        t.state[STARVED] = 1
+        return
+    stopped = t.state[STOPPED]
+    if t.state[GROWTH_STEPS] > 0:
+        _rescale(t.state, t.measures, stopped)
+    t.state[SKIPPED] = stopped
+    t.state[STOPPED] = 0
+    t.state[NORM_KNOWN] = program.options & MEASURED != 0 and program.options & MICRO == 0 and stopped == 0
+    if stopped == 0:
+        t.state[CALLS] += 1
+    array_at(t.state[PROGRESS], 0, 1, np.int64)[0] = t.state[CALLS]
+
+
+@callee
+def _rescale(state, measures, stopped):
+    """Halve the loss scale after gradients that are not finite; double it after so many steps that are."""
+    if stopped:
+        state[GROWTH] = 0
+        measures[SCALE] = max(measures[SCALE] * 0.5, measures[LEAST_SCALE])
+    elif state[GROWTH] == state[GROWTH_STEPS] - 1:
+        state[GROWTH] = 0
+        measures[SCALE] = min(measures[SCALE] * 2.0, measures[GREATEST_SCALE])
+    else:
+        state[GROWTH] += 1

@@ -1,0 +1,137 @@
+"""Norms and finiteness of the gradients, and what follows from them for the step: one launch."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import cuda
+
+from .._jit import callee
+from ..clipping import EACH, common_factor, own_factor
+from ..intrinsics import numbers_at, transposed
+from ..layout import ACCUMULATED, ACCUMULATOR, CLIP
+from ..reduction import LANES as SUM_LANES
+from .finish import is_last
+from .gradient import is_plain, numbers_of
+from .lanes import LANES, VECTOR, in_lanes, size_of
+from .step import chunk_of, unscaled
+from .sums import TERMS, row_sum, segment_is_done, start_of, sum_terms
+from .tables import BLOCKS, CHECKED, FACTOR, NORM, PLANS, STOPPED, control_of, device_tables_at, program_of
+from .threads import TEAM, block_barrier, fence
+
+# Replaced in each specialisation.
+DTYPE = np.float32
+WARPS = 8
+SCRATCH = WARPS * SUM_LANES
+
+
+class Squares(NamedTuple):
+    """Squares of a chunk's gradient as the step will use it; ``checking``, NaN for each number that is not finite."""
+
+    chunk: Any
+    accumulator: Any
+    aligned: Any
+    options: Any
+    control: Any
+    checking: Any
+    sums: Any  # one
+
+
+@callee
+def _squares(work, i, like):
+    element = work.chunk.first + i
+    grads, accumulated = numbers_of(work.chunk.gradient, element, like), like
+    if work.options & ACCUMULATED:
+        accumulated = numbers_at(work.accumulator + element * size_of(like), like)
+    return transposed(in_lanes(work, transposed((grads, accumulated))))
+
+
+@callee
+def _square(work, numbers):
+    x = np.float64(unscaled(numbers[0], numbers[1], work.options, work.control))
+    return (x - x if work.checking else x * x,)
+
+
+TERMS[Squares] = _squares
+LANES[Squares] = _square
+
+
+def norms(handle, options):
+    """Sums of squares of the gradients, and clipping factors; stops the step if the program says so.
+
+    Writes ``sums[:, chunk]`` as `fastopt.kernels.cpu.norms` does, ``factors[CLIP]``, and the state.
+    """
+    scratch, flags = cuda.shared.array(SCRATCH, np.float64), cuda.shared.array(WARPS, np.int64)
+    warp, thread = cuda.threadIdx.x // TEAM, cuda.threadIdx.x % TEAM
+    lanes = scratch[warp * SUM_LANES : (warp + 1) * SUM_LANES]
+    t = device_tables_at(handle, DTYPE)
+    program = program_of(t, options, DTYPE)
+    if program.ready:
+        warps = cuda.blockDim.x // TEAM
+        for k in range(cuda.blockIdx.x * warps + warp, t.common.chunks.shape[0], cuda.gridDim.x * warps):
+            chunk = chunk_of(t.common, k)
+            _measure(t, program, k, chunk, lanes, thread, DTYPE)
+            if program.way == EACH and segment_is_done(t, chunk.segment, flags, warp, thread):
+                _limit(t, program, chunk.segment, lanes, thread)
+    block_barrier()
+    if cuda.threadIdx.x == 0:
+        fence()
+        flags[0] = is_last(t.state, BLOCKS, cuda.gridDim.x) and program.ready
+    block_barrier()
+    if flags[0]:
+        _conclude(t, program, scratch[:SUM_LANES], cuda.threadIdx.x, cuda.blockDim.x)
+
+
+@callee
+def _measure(t, program, k, chunk, lanes, thread, dtype):
+    """Squares and finiteness of one chunk."""
+    sums = t.common.sums
+    if chunk.gradient.address == 0:
+        if thread == 0:
+            sums[0, k], sums[1, k] = 0.0, 0.0
+        return
+    accumulator = t.common.addresses[ACCUMULATOR, chunk.segment]
+    aligned = is_plain(chunk.gradient) and accumulator % VECTOR == 0
+    c = control_of(t, program, k)
+    squares = Squares(chunk, accumulator, aligned, program.options, c, False, (0,))
+    sum_terms(squares, chunk.size, lanes, thread, sums[:1], k, dtype)
+    finite = math.isfinite(lanes[0])
+    if thread == 0:
+        sums[1, k] = 0.0
+    if not finite:
+        checked = Squares(chunk, accumulator, aligned, program.options, c, True, (0,))
+        sum_terms(checked, chunk.size, lanes, thread, sums[1:], k, dtype)
+
+
+@callee
+def _limit(t, program, segment, lanes, thread):
+    """Clipping factor of a segment by its own norm."""
+    squares = row_sum(t.common.sums[0, start_of(t, segment) : t.ends[segment]], lanes, thread, TEAM)
+    if thread == 0:
+        t.common.factors[CLIP, segment] = own_factor(program.limit, squares)
+
+
+@callee
+def _conclude(t, program, lanes, thread, team):
+    """Sums over all chunks; after the last plan's, what they mean for the step."""
+    squares = row_sum(t.common.sums[0], lanes, thread, team)
+    bad = row_sum(t.common.sums[1], lanes, thread, team)
+    if thread == 0:
+        plan, plans = t.plan[0], t.plan[1]
+        t.measures[PLANS + 2 * plan] = squares
+        t.measures[PLANS + 2 * plan + 1] = bad
+        if plan == plans - 1:
+            _decide(t, program, plans)
+
+
+@callee
+def _decide(t, program, plans):
+    squares, bad = 0.0, 0.0
+    for plan in range(plans):
+        squares += t.measures[PLANS + 2 * plan]
+        bad += t.measures[PLANS + 2 * plan + 1]
+    norm = math.sqrt(squares)
+    t.measures[NORM] = norm
+    t.measures[FACTOR] = common_factor(program.way, program.limit, norm)
+    if program.options & CHECKED and (bad != 0.0 or (program.way != 0 and not math.isfinite(norm))):
+        t.state[STOPPED] = 1

@@ -1,0 +1,194 @@
+"""One step of an elementwise rule: load, unscale, accumulate, clip, decay, rule, average, store, zero; one launch.
+
+A block takes a chunk at a time, and each of its threads as many neighbouring elements as one 16-byte load brings, or,
+where an array does not begin at a multiple of 16 bytes, one by one. Between its loads and its stores an element lives
+in registers.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import cuda
+from numba.extending import overload
+
+from .._jit import FLAGS, callee
+from ..clipping import EACH
+from ..intrinsics import numbers_at, put_numbers, transposed
+from ..layout import (
+    ACCUMULATED,
+    ACCUMULATOR,
+    AVERAGE,
+    AVERAGED,
+    CLIP,
+    LENGTH,
+    OFFSET,
+    OVERWRITE,
+    PARAM,
+    SEGMENT,
+    ZERO,
+    Control,
+)
+from ..maths import clip, constant
+from ..registry import second_phase, update
+from .finish import finish
+from .gradient import clear, gradient_of, is_plain, numbers_of
+from .lanes import LANES, VECTOR, cast, column_of, in_lanes, load_each, one, size_of, store_each, union, wide
+from .tables import FACTOR, MICRO, control_of, device_tables_at, program_of, rule_scalars_of
+
+# Replaced in each specialisation.
+DTYPE = np.float32
+SCALARS = Control
+SLOT_ROWS: Any = ()
+
+
+def step(handle, options):
+    """Carry out what the program of this call says: a full step, a micro-step, or none."""
+    thread, threads = cuda.threadIdx.x, cuda.blockDim.x
+    t = device_tables_at(handle, DTYPE)
+    program = program_of(t, options, DTYPE)
+    if program.ready:
+        for k in range(cuda.blockIdx.x, t.common.chunks.shape[0], cuda.gridDim.x):
+            chunk = chunk_of(t.common, k)
+            if chunk.gradient.address == 0:
+                continue
+            if program.stopped or program.options & MICRO:
+                no_update(t, program, k, chunk, thread, threads, DTYPE)
+            else:
+                s = rule_scalars_of(t, program, k, SCALARS)
+                update_chunk(t, program, k, chunk, thread, threads, SLOT_ROWS, s, (), DTYPE)
+    finish(t, program, thread, cuda.gridDim.x)
+
+
+class Chunk(NamedTuple):
+    """What a chunk is made of."""
+
+    segment: Any
+    first: Any  # element of the segment
+    size: Any
+    gradient: Any
+
+
+@callee
+def chunk_of(t, k):
+    """Chunk ``k``."""
+    segment = t.chunks[k, SEGMENT]
+    return Chunk(segment, t.chunks[k, OFFSET], t.chunks[k, LENGTH], gradient_of(t, segment))
+
+
+@callee
+def no_update(t, program, k, chunk, thread, threads, dtype):
+    """A chunk of a step that does not move the parameters: stopped, or a micro-step, which only accumulates."""
+    c, like = control_of(t, program, k), one(dtype)
+    accumulator = t.common.addresses[ACCUMULATOR, chunk.segment]
+    for i in range(chunk.first + thread, chunk.first + chunk.size, threads):
+        if not program.stopped:
+            where = accumulator + i * size_of(like)
+            grad = numbers_of(chunk.gradient, i, like)[0]
+            put_numbers(where, (numbers_at(where, like)[0] + grad * c.unscale,))
+        if program.options & ZERO:
+            clear(chunk.gradient, i, like)
+
+
+@callee
+def update_chunk(t, program, k, chunk, thread, threads, slot_rows, s, extra, dtype):
+    """The step of a chunk: vectors as far as they go, then single elements."""
+    addresses, segment = t.common.addresses, chunk.segment
+    arrays = (addresses[PARAM, segment], addresses[AVERAGE, segment], addresses[ACCUMULATOR, segment])
+    slots = column_of(slot_rows, addresses, segment)
+    work = Update(program.options, control_of(t, program, k), s, factor_of(t, program, segment, dtype), extra)
+    many, single = wide(dtype), one(dtype)
+    vectors = is_plain(chunk.gradient) and (union(arrays) | union(slots)) % VECTOR == 0
+    whole = chunk.size - chunk.size % len(many) if vectors else 0
+    start, end = chunk.first + whole, chunk.first + chunk.size
+    for i in range(chunk.first + thread * len(many), start, threads * len(many)):
+        _update_at(arrays, slots, chunk.gradient, i, many, work)
+    for i in range(start + thread, end, threads):
+        _update_at(arrays, slots, chunk.gradient, i, single, work)
+
+
+@callee
+def factor_of(t, program, segment, dtype):
+    """The clipping factor."""
+    if program.way == 0:
+        return dtype(1)
+    if program.way == EACH:
+        return t.common.factors[CLIP, segment]
+    return dtype(t.measures[FACTOR])
+
+
+@callee
+def _update_at(arrays, slot_arrays, gradient, i, like, work):
+    """The step of as many elements as the tuple ``like`` has, from ``i`` on."""
+    byte = i * size_of(like)
+    grad = numbers_of(gradient, i, like)
+    param = numbers_at(arrays[0] + byte, like)
+    average, accumulated = like, like
+    if work.options & AVERAGED:
+        average = numbers_at(arrays[1] + byte, like)
+    if work.options & ACCUMULATED:
+        accumulated = numbers_at(arrays[2] + byte, like)
+    streams = (param, grad, average, accumulated, *load_each(slot_arrays, byte, like))
+    columns = transposed(in_lanes(work, transposed(streams)))
+    put_numbers(arrays[0] + byte, columns[0])
+    store_each(slot_arrays, byte, columns[2:])
+    if work.options & AVERAGED:
+        put_numbers(arrays[1] + byte, columns[1])
+    if work.options & ACCUMULATED:
+        put_numbers(arrays[2] + byte, like)
+    if work.options & ZERO:
+        clear(gradient, i, like)
+
+
+class Update(NamedTuple):
+    """The whole step of an element."""
+
+    options: Any
+    control: Any
+    scalars: Any
+    factor: Any  # of clipping
+    extra: Any  # (number,) in the second of two phases, else ()
+
+
+@callee
+def _update(work, numbers):
+    """From param, grad, average, accumulated, slots…: param, average, slots…"""
+    c, (param, grad, average, accumulated) = work.control, numbers[:4]
+    g = clipped(grad, accumulated, work.options, c, work.factor)
+    p, slots = _moved(param - param * c.decay, g, numbers[4:], work.scalars, work.extra)
+    p = constant(p, param)
+    if work.options & AVERAGED:
+        take = constant(1, param) - c.keep
+        average = c.keep * average + take * p
+        if work.options & OVERWRITE:
+            p = average
+    return (p, average, *cast(slots, param))
+
+
+LANES[Update] = _update
+
+
+@callee
+def unscaled(grad, accumulated, options, c):
+    """The gradient, unscaled; with earlier ones in the accumulator, the mean over all."""
+    g = grad * c.unscale
+    return (g + accumulated) / c.divisor if options & ACCUMULATED else g
+
+
+@callee
+def clipped(grad, accumulated, options, c, factor):
+    """The gradient as a rule takes it."""
+    return clip(unscaled(grad, accumulated, options, c) * factor, -c.limit, c.limit)
+
+
+def _moved(param, grad, slots, s, extra):
+    """The rule: the only phase, or the second of two, which takes one number more and leaves the slots as they are."""
+    if extra:
+        return second_phase(param, grad, slots, extra[0], s), slots
+    return update(param, grad, slots, s)
+
+
+@overload(_moved, jit_options=FLAGS)
+def _moved_overload(param, grad, slots, s, extra):
+    if len(extra):
+        return lambda param, grad, slots, s, extra: (second_phase(param, grad, slots, extra[0], s), slots)
+    return lambda param, grad, slots, s, extra: update(param, grad, slots, s)

@@ -1,0 +1,159 @@
+"""Sums over chunks and segments, in the order of `fastopt.kernels.reduction`, so that their bits are the CPU's.
+
+A *team* of threads, a warp or a block, shares the lanes of that order: each thread adds up lanes of its own, then the
+team folds them. What is worked out from the sums of several chunks is worked out by whichever team comes last; the
+order of additions does not depend on which one that is.
+"""
+
+import numpy as np
+from numba.extending import overload
+
+from .._jit import FLAGS, callee
+from ..intrinsics import added, beside
+from ..reduction import LANES
+from .finish import is_last
+from .lanes import one, wide
+from .threads import TEAM, barrier
+
+TERMS = {}
+"""Class of a work, a NamedTuple, → ``terms(work, i, like)``: for as many elements from ``i`` on as the tuple ``like``
+has, a tuple of so many float64 for each quantity that is to be summed: for each member of the work's ``sums``."""
+
+
+def terms_of(work, i, like):
+    """What ``work`` sums, of the elements from ``i`` on."""
+    return TERMS[type(work)](work, i, like)
+
+
+@overload(terms_of, jit_options=FLAGS, strict=False)
+def _terms_of(work, i, like):
+    return TERMS[work.instance_class]
+
+
+def no_terms(work, like):
+    """Zeros in the place of `terms_of`."""
+    return ((np.float64(0),) * len(like),) * len(work.sums)
+
+
+@overload(no_terms, jit_options=FLAGS)
+def _no_terms(work, like):
+    zeros = ((np.float64(0),) * len(like),) * len(work.types[work.fields.index("sums")])
+    return lambda work, like: zeros
+
+
+@callee
+def sum_terms(work, size, lanes, thread, sums, k, dtype):
+    """Sums of the terms of ``size`` elements, into ``sums[:, k]``; all threads of a warp.
+
+    Requires ``lanes``, scratch of the warp: `LANES` float64 for each quantity; and a work that says whether the widest
+    loads can be used, ``aligned``.
+    """
+    if work.aligned:
+        _sum_lanes(work, size, lanes, thread, wide(dtype))
+    else:
+        _sum_lanes(work, size, lanes, thread, one(dtype))
+    for row in range(len(work.sums)):
+        fold(lanes[row * LANES : (row + 1) * LANES], thread, TEAM)
+        if thread == 0:
+            sums[row, k] = lanes[row * LANES]
+
+
+@callee
+def _sum_lanes(work, size, lanes, thread, like):
+    whole = size - size % (4 * LANES)
+    for own in range(thread * len(like), LANES, TEAM * len(like)):
+        total = no_terms(work, like)
+        for start in range(own, whole, 4 * LANES):
+            left = added(terms_of(work, start, like), terms_of(work, start + LANES, like))
+            right = added(terms_of(work, start + 2 * LANES, like), terms_of(work, start + 3 * LANES, like))
+            total = added(total, added(left, right))
+        for start in range(whole + own, size, LANES):
+            if start + len(like) <= size:
+                total = added(total, terms_of(work, start, like))
+            else:
+                total = added(total, _terms_below(work, start, size, like))
+        for row in range(len(work.sums)):
+            for column in range(len(like)):
+                lanes[row * LANES + own + column] = total[row][column]
+
+
+def _terms_below(work, i, size, like):
+    """`terms_of` the elements below ``size``; zeros in the place of the others."""
+    each = [terms_of(work, i + k, like[:1]) if i + k < size else no_terms(work, like[:1]) for k in range(len(like))]
+    return tuple(sum(rows, ()) for rows in zip(*each, strict=True))
+
+
+@overload(_terms_below, jit_options=FLAGS)
+def _terms_below_overload(work, i, size, like):
+    if len(like) == 1:
+        return lambda work, i, size, like: terms_of(work, i, like) if i < size else no_terms(work, like)
+    half = len(like) // 2
+
+    def halves(work, i, size, like):
+        return beside(_terms_below(work, i, size, like[:half]), _terms_below(work, i + half, size, like[half:]))
+
+    return halves
+
+
+@callee
+def fold(lanes, thread, team):
+    """Add halves to halves until the sum of the lanes is in the first; all threads of the team."""
+    barrier(team)
+    width = LANES // 2
+    while width:
+        for j in range(thread, width, team):
+            lanes[j] += lanes[j + width]
+        barrier(team)
+        width //= 2
+
+
+@callee
+def row_sum(values, lanes, thread, team):
+    """Sum of a row of float64, the bits of `reduction.row_sum`, for all threads of the team."""
+    if values.size < LANES:
+        if thread == 0:
+            total = 0.0
+            for i in range(values.size):
+                total += values[i]
+            lanes[0] = total
+        barrier(team)
+    else:
+        for lane in range(thread, LANES, team):
+            lanes[lane] = _lane_sum(values, lane)
+        fold(lanes, thread, team)
+    total = lanes[0]
+    barrier(team)
+    return total
+
+
+@callee
+def _lane_sum(values, lane):
+    total = 0.0
+    whole = values.size - values.size % (4 * LANES)
+    for i in range(lane, whole, 4 * LANES):
+        total += (values[i] + values[i + LANES]) + (values[i + 2 * LANES] + values[i + 3 * LANES])
+    for i in range(whole + lane, values.size, LANES):
+        total += values[i]
+    return total
+
+
+@callee
+def segment_is_done(t, segment, flags, warp, thread):
+    """Count one chunk of a segment; whether it was the last one of the launch, for all threads of the warp."""
+    if thread == 0:
+        flags[warp] = is_last(t.counters, segment, t.ends[segment] - start_of(t, segment))
+    barrier(TEAM)
+    return flags[warp]
+
+
+@callee
+def start_of(t, segment):
+    """The first chunk of a segment."""
+    return t.ends[segment - 1] if segment > 0 else 0
+
+
+@callee
+def elements_of(t, segment):
+    """How many elements a segment has."""
+    from_last = t.ends[segment] - 1
+    return t.common.chunks[from_last, 1] + t.common.chunks[from_last, 2]

@@ -1,0 +1,148 @@
+"""Rules with sums over each parameter between two phases: two launches."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import cuda
+
+from .._jit import callee
+from ..intrinsics import numbers_at, transposed
+from ..layout import ACCUMULATED, ACCUMULATOR, EXTRA, PARAM, Control
+from ..reduction import LANES as SUM_LANES
+from ..registry import between_phases, first_phase
+from .finish import finish
+from .gradient import is_plain, numbers_of
+from .lanes import (
+    LANES,
+    VECTOR,
+    cast,
+    cast_each,
+    column_of,
+    first_of,
+    in_lanes,
+    load_each,
+    rest_of,
+    size_of,
+    store_each,
+    union,
+)
+from .step import chunk_of, clipped, factor_of, no_update, update_chunk
+from .sums import TERMS, elements_of, row_sum, segment_is_done, start_of, sum_terms
+from .tables import MICRO, control_of, device_tables_at, program_of, rule_scalars_of
+from .threads import TEAM
+
+# Replaced in each specialisation.
+DTYPE = np.float32
+SCALARS = Control
+SLOT_ROWS: Any = ()
+TERM_ROWS: Any = ()
+WARPS = 8
+SCRATCH = WARPS * SUM_LANES
+TOTALS = WARPS
+
+
+class FirstPhase(NamedTuple):
+    """The first phase of a rule on a chunk: new slots, and the terms to be summed."""
+
+    chunk: Any
+    param: Any
+    accumulator: Any
+    slots: Any
+    aligned: Any  # whether the widest loads can be used
+    options: Any
+    control: Any
+    scalars: Any
+    factor: Any
+    sums: Any  # a member for each term
+
+
+@callee
+def _first(work, i, like):
+    element = work.chunk.first + i
+    byte = element * size_of(like)
+    grad, accumulated = numbers_of(work.chunk.gradient, element, like), like
+    if work.options & ACCUMULATED:
+        accumulated = numbers_at(work.accumulator + byte, like)
+    param = numbers_at(work.param + byte, like)
+    streams = (param, grad, accumulated, *load_each(work.slots, byte, like))
+    columns = transposed(in_lanes(work, transposed(streams)))
+    store_each(work.slots, byte, rest_of(columns, work.sums))
+    return cast_each(first_of(columns, work.sums), 0.0)
+
+
+@callee
+def _first_in_lane(work, numbers):
+    """From param, grad, accumulated, slots…: terms…, slots…"""
+    c, (param, grad, accumulated) = work.control, numbers[:3]
+    g = clipped(grad, accumulated, work.options, c, work.factor)
+    terms, slots = first_phase(param - param * c.decay, g, numbers[3:], work.scalars)
+    return (*cast(terms, param), *cast(slots, param))
+
+
+TERMS[FirstPhase] = _first
+LANES[FirstPhase] = _first_in_lane
+
+
+def phase_one(handle, options):
+    """First phase of a two-phase rule. Writes slots, sums of the terms, and what the rule makes of them.
+
+    In a micro-step, or one that is stopped, nothing.
+    """
+    scratch, flags = cuda.shared.array(SCRATCH, np.float64), cuda.shared.array(WARPS, np.int64)
+    totals = cuda.shared.array(TOTALS, np.float64)
+    warp, thread = cuda.threadIdx.x // TEAM, cuda.threadIdx.x % TEAM
+    terms = len(TERM_ROWS)
+    lanes = scratch[warp * terms * SUM_LANES : (warp + 1) * terms * SUM_LANES]
+    t = device_tables_at(handle, DTYPE)
+    program = program_of(t, options, DTYPE)
+    if not program.ready or program.stopped or program.options & MICRO:
+        return
+    warps = cuda.blockDim.x // TEAM
+    for k in range(cuda.blockIdx.x * warps + warp, t.common.chunks.shape[0], cuda.gridDim.x * warps):
+        chunk = chunk_of(t.common, k)
+        if chunk.gradient.address == 0:
+            continue
+        s = rule_scalars_of(t, program, k, SCALARS)
+        _sum_first(t, program, k, chunk, s, lanes, thread, SLOT_ROWS, TERM_ROWS, DTYPE)
+        if segment_is_done(t, chunk.segment, flags, warp, thread):
+            _between(t, chunk.segment, s, lanes, totals[warp * terms : (warp + 1) * terms], thread)
+
+
+@callee
+def _sum_first(t, program, k, chunk, s, lanes, thread, slot_rows, term_rows, dtype):
+    addresses, segment = t.common.addresses, chunk.segment
+    param, accumulator = addresses[PARAM, segment], addresses[ACCUMULATOR, segment]
+    slots = column_of(slot_rows, addresses, segment)
+    aligned = is_plain(chunk.gradient) and (param | accumulator | union(slots)) % VECTOR == 0
+    c, factor = control_of(t, program, k), factor_of(t, program, segment, dtype)
+    work = FirstPhase(chunk, param, accumulator, slots, aligned, program.options, c, s, factor, term_rows)
+    sum_terms(work, chunk.size, lanes, thread, t.common.sums, k, dtype)
+
+
+@callee
+def _between(t, segment, s, lanes, totals, thread):
+    """What a two-phase rule works out for one segment between its phases."""
+    for row in range(totals.size):
+        total = row_sum(t.common.sums[row, start_of(t, segment) : t.ends[segment]], lanes, thread, TEAM)
+        if thread == 0:
+            totals[row] = total
+    if thread == 0:
+        t.common.factors[EXTRA, segment] = between_phases(totals, elements_of(t, segment), s)
+
+
+def phase_two(handle, options):
+    """Second phase of a two-phase rule; micro-steps and stopped ones are as in `fastopt.kernels.cuda.step.step`."""
+    thread, threads = cuda.threadIdx.x, cuda.blockDim.x
+    t = device_tables_at(handle, DTYPE)
+    program = program_of(t, options, DTYPE)
+    if program.ready:
+        for k in range(cuda.blockIdx.x, t.common.chunks.shape[0], cuda.gridDim.x):
+            chunk = chunk_of(t.common, k)
+            if chunk.gradient.address == 0:
+                continue
+            if program.stopped or program.options & MICRO:
+                no_update(t, program, k, chunk, thread, threads, DTYPE)
+            else:
+                s, extra = rule_scalars_of(t, program, k, SCALARS), (t.common.factors[EXTRA, chunk.segment],)
+                update_chunk(t, program, k, chunk, thread, threads, SLOT_ROWS, s, extra, DTYPE)
+    finish(t, program, thread, cuda.gridDim.x)
