@@ -1,4 +1,5 @@
-"""How fastopt compiles: flags, specialisation and the cache on disk. The only file that spells Numba's decorators.
+"""How fastopt compiles: flags, specialisation and the cache on disk. Only this file and `_cuda_jit`, which does the
+same for GPUs, spell Numba's decorators.
 
 A *specialisation* is one kernel for one rule and one dtype. It is a clone of the kernel function with its own name and
 its own globals (the scalars class, the dtype, the number of slots), compiled for one explicit signature, so that a call
@@ -75,21 +76,26 @@ def specialise(kernel, name, signature, bindings, *, parallel=False, nogil=True,
     dispatcher
         Compiled for ``signature`` alone.
     """
-    qualified = f"{kernel.__name__}_{name}"
-    clone = pytypes.FunctionType(kernel.__code__, {**kernel.__globals__, **bindings}, qualified)
-    clone.__qualname__ = qualified
-    clone.__module__ = kernel.__module__
+    clone = clone_of(kernel, name, bindings)
     dispatcher = njit(nogil=nogil, parallel=parallel, **FLAGS)(clone)
-    folder = cache_folder()
-    if key is not None and folder is not None and build_key() is not None:
-        digest = hashlib.sha256(f"{build_key()} {qualified} {signature} {parallel} {key}".encode()).hexdigest()[:24]
-        dispatcher._cache = _FileCache(folder / f"{qualified}-{digest}.fastopt")
+    path = cache_path(clone.__name__, key, signature, parallel)
+    if path is not None:
+        dispatcher._cache = _FileCache(path)
     dispatcher.compile(signature)
     dispatcher.disable_compile()
     global compilations, loads
     loads += bool(dispatcher.stats.cache_hits)
     compilations += not dispatcher.stats.cache_hits
     return dispatcher
+
+
+def clone_of(kernel, name, bindings):
+    """A copy of a function with a name of its own, whose globals named in ``bindings`` are replaced."""
+    qualified = f"{kernel.__name__}_{name}"
+    clone = pytypes.FunctionType(kernel.__code__, {**kernel.__globals__, **bindings}, qualified)
+    clone.__qualname__ = qualified
+    clone.__module__ = kernel.__module__
+    return clone
 
 
 class _FileCache:
@@ -103,23 +109,18 @@ class _FileCache:
     def load_overload(self, signature, target):
         """The compiled code, or None. Whatever is wrong with the file, the answer is to compile."""
         target.refresh()
+        payload = read_cached(self.path)
+        if payload is None:
+            return None
         try:
-            checksum, payload = (content := self.path.read_bytes())[:32], content[32:]
-            if hashlib.sha256(payload).digest() != checksum:
-                return None
             return compiler.CompileResult._rebuild(target, *pickle.loads(payload))
         except Exception:
             return None
 
     def save_overload(self, signature, result):
-        """Write the compiled code, atomically. A cache that cannot be written costs time, never the step."""
-        if result.library.has_dynamic_globals:
-            return
-        try:
-            payload = dumps(result._reduce())
-            _replace(self.path, hashlib.sha256(payload).digest() + payload)
-        except Exception as error:
-            _report_unwritten(self.path, error)
+        """Write the compiled code. What cannot be written costs time, never the step."""
+        if not result.library.has_dynamic_globals:
+            write_cached(self.path, lambda: dumps(result._reduce()))
 
     def enable(self):
         """Always enabled: a specialisation without a cache has none."""
@@ -130,6 +131,37 @@ class _FileCache:
     def flush(self):
         """Forget the compiled code."""
         self.path.unlink(missing_ok=True)
+
+
+def cache_path(name, key, *parts):
+    """The file for compiled code, named by all that the code depends on; None: it must not, or cannot, be kept.
+
+    ``key`` is a `fingerprint` of what was compiled, ``parts`` is what else tells one compilation from another.
+    """
+    folder = cache_folder()
+    if key is None or folder is None or build_key() is None:
+        return None
+    content = " ".join(map(str, (build_key(), name, *parts, key)))
+    return folder / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:24]}.fastopt"
+
+
+def read_cached(path):
+    """The bytes that `write_cached` kept in a file; None if it is not there or was damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    checksum, payload = content[:32], content[32:]
+    return payload if hashlib.sha256(payload).digest() == checksum else None
+
+
+def write_cached(path, serialise):
+    """Keep the bytes that ``serialise()`` gives, with their checksum. Whatever prevents that, the caller carries on."""
+    try:
+        payload = serialise()
+        _replace(path, hashlib.sha256(payload).digest() + payload)
+    except Exception as error:
+        _report_unwritten(path, error)
 
 
 def _replace(path, content):

@@ -1,0 +1,285 @@
+"""How fastopt compiles for GPUs: a kernel that takes int64 numbers alone, to PTX and on to a cubin, kept on disk.
+
+numba-cuda makes LLVM IR of the kernel, libNVVM makes PTX of that, nvJitLink a cubin. None of them asks for a GPU or a
+driver, and the driver is given cubins alone: it may be older than the toolkit, and would then not read its PTX.
+
+Multiplications and additions are never contracted to one operation of a single rounding, as libNVVM does by default:
+a GPU gives the bits that a CPU gives.
+"""
+
+import contextlib
+import functools
+import pickle
+import re
+import threading
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import numba
+from numba import types
+
+from . import _jit
+from .cuda.errors import INSTALL, CudaUnavailable
+
+NVVM_OPTIONS = {"opt": 3, "fma": False}
+"""No contraction, no fastmath: libNVVM's defaults are IEEE division and square root, and subnormal numbers."""
+
+EXACT = frozenset({"fabs", "sqrt", "floor", "ceil", "trunc", "rint", "copysign"})
+"""Functions of libdevice, by their names for float64, that hold no fused multiply-add of their own."""
+
+
+class Program(NamedTuple):
+    """A kernel compiled for one kind of GPU.
+
+    ``name`` is that of its entry point, ``image`` the cubin (None in the simulator), ``function`` the Python function
+    that it was made from, with its bindings: what the simulator runs.
+    """
+
+    name: str
+    image: bytes | None
+    function: object
+
+
+class Resources(NamedTuple):
+    """What a kernel takes of a multiprocessor, per thread: registers, and bytes of local memory, of spilled values."""
+
+    registers: int
+    local: int
+    spilled: int
+
+
+def is_simulated():
+    """Whether kernels run in Numba's CUDA simulator: ``NUMBA_ENABLE_CUDASIM=1`` was set before Numba was imported."""
+    return bool(numba.config.ENABLE_CUDASIM)
+
+
+def cuda_program(kernel, name, arguments, bindings, capability, key=None):
+    """Compile ``kernel`` for GPUs of one compute capability, or load it from the cache. Needs no GPU and no driver.
+
+    Parameters
+    ----------
+    kernel : function
+        Takes int64 numbers and returns nothing. Its globals named in ``bindings`` are replaced in a private clone.
+    name : str
+        A readable name for the specialisation, as in `_jit.specialise`.
+    arguments : int
+        How many numbers it takes.
+    bindings : dict
+        Global name → value: dtype, scalars class, compiled callees.
+    capability : (int, int)
+        Compute capability, such as (9, 0).
+    key : str or None
+        Fingerprint of what ``bindings`` bring in. ``None`` means that it is unknown: do not cache.
+
+    Returns
+    -------
+    Program
+
+    Raises
+    ------
+    CudaUnavailable
+        If a part of the toolkit is missing, or knows no such GPU.
+    """
+    clone = _jit.clone_of(kernel, name, bindings)
+    if is_simulated():
+        return Program(clone.__name__, None, clone)
+    path = _jit.cache_path(clone.__name__, key, arguments, *toolkit(capability))
+    cached = path and _jit.read_cached(path)
+    if cached:
+        _jit.loads += 1
+        return Program(*pickle.loads(cached), clone)
+    entry, ptx = _ptx_of(clone, arguments, capability)
+    image, _ = _linked(ptx, capability)
+    _jit.compilations += 1
+    if path:
+        _jit.write_cached(path, lambda: pickle.dumps((entry, image)))
+    return Program(entry, image, clone)
+
+
+def cuda_ptx(kernel, name, arguments, bindings, capability):
+    """The PTX that `cuda_program` makes its cubin of."""
+    return _ptx_of(_jit.clone_of(kernel, name, bindings), arguments, capability)[1]
+
+
+def cuda_resources(kernel, name, arguments, bindings, capability):
+    """The `Resources` of what `cuda_program` makes, as ptxas reports them."""
+    _, log = _linked(cuda_ptx(kernel, name, arguments, bindings, capability), capability)
+    local, *spills = re.search(
+        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log
+    ).groups()
+    registers = re.search(r"Used (\d+) registers", log)[1]
+    return Resources(int(registers), int(local), sum(map(int, spills)))
+
+
+def simulated(function):
+    """A `Program`'s function as the simulator launches it: ``simulated(function)[blocks, threads](*numbers)``."""
+    from numba import cuda
+
+    return cuda.jit(function)
+
+
+@functools.cache
+def toolkit(capability):
+    """What compiles for a compute capability: the versions of numba-cuda, libNVVM and nvJitLink, and libNVVM's target.
+
+    With other ones other machine code may come out. Raises `CudaUnavailable` where something is missing.
+    """
+    require_packages()
+    import numba_cuda
+
+    return numba_cuda.__version__, _header_of_ptx(capability), _version_of_linker()
+
+
+def require_packages():
+    """Look for what numba-cuda needs before it is imported: its own errors name other remedies."""
+    for package, module in (("numba-cuda", "numba_cuda"), ("cuda-bindings", "cuda.bindings")):
+        if find_spec(module.partition(".")[0]) is None or find_spec(module) is None:
+            raise CudaUnavailable(f"CUDA needs the package {package}, which is not installed: {INSTALL}")
+
+
+@contextlib.contextmanager
+def _part_of_toolkit(name):
+    """Whatever goes wrong inside, the shared library ``name`` cannot be used."""
+    try:
+        yield
+    except CudaUnavailable:
+        raise
+    except Exception as error:
+        raise CudaUnavailable(f"{name}, a part of the CUDA toolkit, cannot be loaded: {INSTALL}") from error
+
+
+def _version_of_linker():
+    with _part_of_toolkit("nvJitLink"):
+        from cuda.bindings import nvjitlink
+
+        return nvjitlink.version()
+
+
+def _header_of_ptx(capability):
+    """The comment that PTX begins with, and its target. No function of libNVVM tells which build it is; this does."""
+    with _part_of_toolkit("libNVVM"):
+        from cuda.bindings import nvvm
+
+        numbers = ", ".join(f"i32 {number}" for number in nvvm.ir_version())
+        source = _NOTHING.format(version=numbers).encode()
+        program = nvvm.create_program()
+        try:
+            nvvm.add_module_to_program(program, source, len(source), "nothing")
+            ptx = _compiled_by_nvvm(nvvm, program, capability)
+        finally:
+            nvvm.destroy_program(program)
+    return " ".join(line.strip("/ ") for line in ptx.splitlines() if line.startswith(("//", ".version", ".target")))
+
+
+_NOTHING = """
+target triple = "nvptx64-nvidia-cuda"
+target datalayout = "e-p:64:64:64-i1:8:8-i8:8:8-i16:16:16-i32:32:32-i64:64:64-i128:128:128-f32:32:32-f64:64:64\
+-v16:16:16-v32:32:32-v64:64:64-v128:128:128-n16:32:64"
+define void @nothing() {{
+  ret void
+}}
+!nvvmir.version = !{{!0}}
+!0 = !{{{version}}}
+"""
+
+
+def _compiled_by_nvvm(nvvm, program, capability):
+    options = [f"-arch={_architecture('compute', capability)}"]
+    try:
+        nvvm.compile_program(program, len(options), options)
+    except nvvm.nvvmError as error:
+        raise CudaUnavailable(
+            f"the installed CUDA toolkit does not compile for GPUs of compute capability {_dotted(capability)}: "
+            f"it is too old or too new for them ({INSTALL})"
+        ) from error
+    ptx = bytearray(nvvm.get_compiled_result_size(program))
+    nvvm.get_compiled_result(program, ptx)
+    return ptx.decode()
+
+
+def _architecture(kind, capability):
+    major, minor = capability
+    return f"{kind}_{major}{minor}"
+
+
+def _dotted(capability):
+    return ".".join(map(str, capability))
+
+
+def _ptx_of(function, arguments, capability):
+    """The name of the entry point, and the PTX, of a function that takes int64 numbers."""
+    version = toolkit(capability)[0]
+    try:
+        from numba.cuda.compiler import compile_cuda, kernel_fixup
+        from numba.cuda.cudadrv import nvvm
+
+        with _stand_in_device(capability):
+            compiled = compile_cuda(
+                function, types.void, (types.int64,) * arguments, nvvm_options=NVVM_OPTIONS, cc=capability
+            )
+        library = compiled.library
+        entry = compiled.fndesc.llvm_func_name
+        kernel_fixup(library.get_function(entry), debug=False)
+        llvm = [str(module) for module in library.modules]
+        ptx = nvvm.compile_ir(llvm, arch=_architecture("compute", capability), **NVVM_OPTIONS)
+    except (AttributeError, ImportError, TypeError) as error:
+        raise RuntimeError(f"numba-cuda {version} is of a version that this fastopt cannot compile with") from error
+    ptx = ptx.decode().strip("\0 \n")
+    _require_no_contraction(ptx, "\n".join(llvm), version)
+    return entry, ptx
+
+
+def _require_no_contraction(ptx, llvm, version):
+    """libNVVM may have been told nothing of our options: look at what came out."""
+    called = set(re.findall(r'@"?__nv_(\w+)', llvm))
+    own = {name for name in called if name not in EXACT and name.removesuffix("f") not in EXACT}
+    if "fma." in ptx and not own:
+        raise RuntimeError(f"numba-cuda {version} fuses multiplications with additions, though it was asked not to")
+
+
+_stand_in_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def _stand_in_device(capability):
+    """Functions that a kernel calls are compiled for the current GPU: let it be one of ``capability``.
+
+    The lock keeps other threads' compilations through here, for other GPUs, out of the block.
+    """
+    from numba.cuda import dispatcher
+
+    class Device:
+        id = 0
+        compute_capability = capability
+
+    with _stand_in_lock:
+        original = dispatcher.get_current_device
+        dispatcher.get_current_device = Device
+        try:
+            yield
+        finally:
+            dispatcher.get_current_device = original
+
+
+def _linked(ptx, capability):
+    """The cubin that nvJitLink makes of PTX, and its report of what the kernel takes."""
+    from cuda.bindings import nvjitlink
+
+    options = [f"-arch={_architecture('sm', capability)}", "-verbose"]
+    code = ptx.encode()
+    link = nvjitlink.create(len(options), options)
+    try:
+        nvjitlink.add_data(link, nvjitlink.InputType.PTX, code, len(code), "kernel")
+        nvjitlink.complete(link)
+        image = bytearray(nvjitlink.get_linked_cubin_size(link))
+        nvjitlink.get_linked_cubin(link, image)
+        log = bytearray(nvjitlink.get_info_log_size(link))
+        nvjitlink.get_info_log(link, log)
+    except nvjitlink.nvJitLinkError as error:
+        log = bytearray(nvjitlink.get_error_log_size(link))
+        nvjitlink.get_error_log(link, log)
+        reason = log.decode().strip("\0 \n")
+        raise CudaUnavailable(f"nvJitLink does not accept what libNVVM made: {reason or error} ({INSTALL})") from error
+    finally:
+        nvjitlink.destroy(link)
+    return bytes(image), log.decode()

@@ -1,0 +1,313 @@
+"""A real GPU, through ``cuda.bindings.driver``: NVIDIA's bindings of the driver's C interface, call by call."""
+
+import ctypes
+import functools
+import threading
+import weakref
+from contextlib import contextmanager
+
+import numba
+import numpy as np
+
+from .._cuda_jit import require_packages
+from .errors import CudaError, CudaUnavailable
+from .staging import Staging
+
+
+@functools.cache
+def bindings():
+    """The module of the driver's functions, once the driver is initialised. Raises `CudaUnavailable`."""
+    if numba.config.DISABLE_CUDA:
+        raise CudaUnavailable("CUDA is switched off: NUMBA_DISABLE_CUDA is set")
+    require_packages()
+    from cuda.bindings import driver
+
+    try:
+        (error,) = driver.cuInit(0)
+    except Exception as failure:
+        raise CudaUnavailable(f"CUDA needs NVIDIA's driver, which cannot be loaded here: {failure}") from failure
+    if error == driver.CUresult.CUDA_ERROR_NO_DEVICE:
+        raise CudaUnavailable("there is no GPU that CUDA can see (CUDA_VISIBLE_DEVICES may hide it)")
+    if error:
+        raise CudaUnavailable(f"NVIDIA's driver does not start: {_described(driver, error)}")
+    return driver
+
+
+def call(name, *arguments):
+    """Call a function of the driver; what it returns beside its status, None if that is nothing."""
+    error, *values = getattr(bindings(), name)(*arguments)
+    if error:
+        _fail(name, error)
+    return values[0] if values else None
+
+
+def _fail(name, error):
+    raise CudaError(f"{name} failed: {_described(bindings(), error)}", int(error))
+
+
+def _described(driver, error):
+    _, text = driver.cuGetErrorString(error)
+    return f"{text.decode() if text else 'unknown error'} ({int(error)})"
+
+
+def ordinal_of(address):
+    """The number of the GPU that owns the memory at an address; `ValueError` if none does."""
+    code = bindings().CUresult
+    try:
+        return _ordinal_of(address)
+    except CudaError as error:
+        if error.code == code.CUDA_ERROR_INVALID_VALUE:
+            raise ValueError(f"no GPU owns the memory at address {address:#x}") from None
+        if error.code != code.CUDA_ERROR_INVALID_CONTEXT:
+            raise
+    with _Current(call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", 0))):  # this thread had none: any will do
+        return _ordinal_of(address)
+
+
+def _ordinal_of(address):
+    return int(
+        call("cuPointerGetAttribute", bindings().CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address)
+    )
+
+
+@contextmanager
+def _capture_permitting():
+    """Memory and events can be managed inside although a stream of this process is being captured to a graph.
+
+    They concern no captured work. Without this the driver would refuse, and break off the capture.
+    """
+    mode = call("cuThreadExchangeStreamCaptureMode", bindings().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED)
+    try:
+        yield
+    finally:
+        call("cuThreadExchangeStreamCaptureMode", mode)
+
+
+class Device:
+    """One GPU, in its primary context, which it shares with torch, CuPy and numba.cuda.
+
+    Every method may be called from any thread, and makes the context current while it needs it. `Kernel.launch` alone
+    leaves that to its caller: ``with device.current():`` around a step does it for all of its launches.
+    """
+
+    def __init__(self, ordinal):
+        count = call("cuDeviceGetCount")
+        if not 0 <= ordinal < count:
+            raise CudaUnavailable(f"there is no GPU {ordinal}: CUDA sees {count} of them, numbered from 0")
+        self.ordinal = ordinal
+        handle = call("cuDeviceGet", ordinal)
+        self.name = call("cuDeviceGetName", 256, handle).split(b"\0")[0].decode()
+        self.capability = tuple(_attribute(f"COMPUTE_CAPABILITY_{part}", handle) for part in ("MAJOR", "MINOR"))
+        self.multiprocessors = _attribute("MULTIPROCESSOR_COUNT", handle)
+        self._context = call("cuDevicePrimaryCtxRetain", handle)
+        self._kernels = {}
+        self._lock = threading.Lock()
+        with self.current(), _capture_permitting():
+            self._stream = int(call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING))
+            self._event = _new_event()
+        self._staging = Staging(self._staging_buffer)
+
+    def current(self):
+        """A context manager inside which this GPU's context is current in this thread. Reentrant, quick if it is so."""
+        return _Current(self._context)
+
+    def allocate(self, nbytes, zeroed=False):
+        """`Memory` of the GPU, 256-byte aligned, undefined unless ``zeroed``. Frees itself when it is collected."""
+        memory = Memory(self, nbytes)
+        if zeroed:
+            with _capture_permitting():
+                self.clear(memory.address, nbytes, self._stream)
+                self.synchronise(self._stream)
+        return memory
+
+    def pinned(self, nbytes):
+        """Zeroed page-locked memory of the host, as a uint8 array. The GPU knows it by the same address."""
+        driver = bindings()
+        flags = driver.CU_MEMHOSTALLOC_PORTABLE | driver.CU_MEMHOSTALLOC_DEVICEMAP
+        with self.current(), _capture_permitting():
+            address = int(call("cuMemHostAlloc", max(nbytes, 1), flags))
+        memory = (ctypes.c_uint8 * nbytes).from_address(address)
+        weakref.finalize(memory, self._free, "cuMemFreeHost", address).atexit = False
+        ctypes.memset(address, 0, nbytes)
+        return np.frombuffer(memory, np.uint8)
+
+    def _free(self, function, address):
+        """Give memory back. Errors are no news: after a fault in any kernel each call reports that fault again."""
+        with self.current(), _capture_permitting():
+            getattr(bindings(), function)(address)
+
+    def upload(self, address, array, stream):
+        """Copy an array of the host to the GPU. The array may change as soon as this returns; the copy is asynchronous.
+
+        Returns without waiting for anything that was enqueued lately.
+        """
+        self._refuse_capture("upload", stream)
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        with self.current():
+            for first in range(0, content.size, Staging.LARGEST):
+                piece = content[first : first + Staging.LARGEST]
+                with self._staging.holding(piece) as buffer:
+                    call("cuMemcpyHtoDAsync", address + first, buffer.address, piece.size, stream)
+                    call("cuEventRecord", buffer.event, stream)
+
+    def _staging_buffer(self, nbytes):
+        with self.current(), _capture_permitting():
+            return _StagingBuffer(self.pinned(nbytes), _new_event())
+
+    def download(self, array, address, stream):
+        """Fill a contiguous array of the host with memory of the GPU, once what is enqueued on ``stream`` is done."""
+        self._refuse_capture("download", stream)
+        if not (array.flags.c_contiguous and array.flags.writeable):
+            raise ValueError("memory of a GPU can be downloaded to a contiguous, writeable array only")
+        with self.current():
+            if array.nbytes:
+                call("cuMemcpyDtoHAsync", array.ctypes.data, address, array.nbytes, stream)
+            call("cuStreamSynchronize", stream)
+
+    def _refuse_capture(self, action, stream):
+        if self.is_capturing(stream):
+            raise RuntimeError(
+                f"cannot {action} while the stream is being captured to a graph: do it before or after the capture"
+            )
+
+    def copy(self, target, source, nbytes, stream):
+        """Copy memory of this GPU to elsewhere on it, asynchronously."""
+        if nbytes:
+            with self.current():
+                call("cuMemcpyDtoDAsync", target, source, nbytes, stream)
+
+    def clear(self, address, nbytes, stream):
+        """Set memory to zero, asynchronously."""
+        if nbytes:
+            with self.current():
+                call("cuMemsetD8Async", address, 0, nbytes, stream)
+
+    def fill(self, address, number, count, dtype, stream):
+        """Set ``count`` elements of a ``dtype`` of 4 or 8 bytes to a number, asynchronously."""
+        words = np.array([number], dtype).view(np.uint32).tolist()
+        if not count:
+            return
+        with self.current():
+            if len(set(words)) == 1:
+                call("cuMemsetD32Async", address, words[0], count * len(words), stream)
+                return
+            for k, word in enumerate(words):  # as columns of a table of 4-byte words
+                call("cuMemsetD2D32Async", address + 4 * k, 4 * len(words), word, 1, count, stream)
+
+    def synchronise(self, stream):
+        """Wait until all that is enqueued on a stream is done."""
+        with self.current():
+            call("cuStreamSynchronize", stream)
+
+    def wait(self, stream, other):
+        """Let what is enqueued on ``stream`` from now on wait for what is enqueued on ``other`` so far."""
+        if stream == other:
+            return
+        with self.current(), self._lock:  # a wait refers to the last record of the event: the next may follow at once
+            call("cuEventRecord", self._event, other)
+            call("cuStreamWaitEvent", stream, self._event, 0)
+
+    def is_capturing(self, stream):
+        """Whether what is enqueued on a stream goes to a graph instead of the GPU."""
+        with self.current():
+            status = call("cuStreamIsCapturing", stream)
+        return status != bindings().CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE
+
+    def load(self, program):
+        """The `Kernel` of a `Program` that was compiled for this GPU's capability; always the same."""
+        key = program.name, program.image
+        with self._lock:
+            if key not in self._kernels:
+                with self.current(), _capture_permitting():
+                    self._kernels[key] = Kernel(program)
+            return self._kernels[key]
+
+
+def _attribute(name, handle):
+    return call("cuDeviceGetAttribute", getattr(bindings().CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}"), handle)
+
+
+def _new_event():
+    return call("cuEventCreate", bindings().CUevent_flags.CU_EVENT_DISABLE_TIMING)
+
+
+class _Current:
+    """Makes a context current, and the one before it again."""
+
+    __slots__ = ("_context", "_pushed")
+
+    def __init__(self, context):
+        self._context = context
+
+    def __enter__(self):
+        self._pushed = int(call("cuCtxGetCurrent")) != int(self._context)
+        if self._pushed:
+            call("cuCtxPushCurrent", self._context)
+
+    def __exit__(self, *_):
+        if self._pushed:
+            call("cuCtxPopCurrent")
+
+
+class Memory:
+    """So many bytes of a GPU at an address, until it is collected. What uses it asynchronously is waited for then."""
+
+    def __init__(self, device, nbytes):
+        self.nbytes = nbytes
+        with device.current(), _capture_permitting():
+            self.address = int(call("cuMemAlloc", max(nbytes, 1)))
+        weakref.finalize(self, device._free, "cuMemFree", self.address).atexit = False
+
+
+class _StagingBuffer:
+    """Pinned memory, and the event that tells when the last copy out of it is done."""
+
+    def __init__(self, memory, event):
+        self.memory = memory
+        self.address = memory.ctypes.data
+        self.event = event
+
+    def is_free(self):
+        """Whether the copy out of it is done."""
+        driver = bindings()
+        with _capture_permitting():
+            (error,) = driver.cuEventQuery(self.event)
+        if error and error != driver.CUresult.CUDA_ERROR_NOT_READY:
+            _fail("cuEventQuery", error)
+        return not error
+
+    def wait(self):
+        """Wait until the copy out of it is done."""
+        with _capture_permitting():
+            call("cuEventSynchronize", self.event)
+
+
+class Kernel:
+    """A `Program` on the GPU whose context was current when it was loaded."""
+
+    def __init__(self, program):
+        count = program.function.__code__.co_argcount
+        try:
+            self._library = call("cuLibraryLoadData", program.image, [], [], 0, [], [], 0)
+            handle = call("cuLibraryGetKernel", self._library, program.name.encode())
+            self._function = call("cuKernelGetFunction", handle)  # loads it now: not in the first launch
+        except CudaError as error:
+            version = call("cuDriverGetVersion")
+            raise CudaUnavailable(
+                f"the driver, made for CUDA {version // 1000}.{version % 1000 // 10}, does not load what the installed "
+                f"CUDA toolkit compiled: update the driver, or install fastopt[cuda{version // 1000}] ({error})"
+            ) from error
+        self._launch = bindings().cuLaunchKernel
+        self._numbers = (ctypes.c_int64 * count)()
+        first, width = ctypes.addressof(self._numbers), ctypes.sizeof(ctypes.c_int64)
+        self._addresses = (ctypes.c_void_p * count)(*range(first, first + count * width, width))
+        self._packed = ctypes.addressof(self._addresses)
+        self._lock = threading.Lock()  # the driver has read the numbers when a launch returns, and not before
+
+    def launch(self, blocks, threads, stream, *numbers):
+        """Enqueue it for so many blocks of so many threads, with its int64 arguments. Requires a current context."""
+        with self._lock:
+            self._numbers[:] = numbers
+            (error,) = self._launch(self._function, blocks, 1, 1, threads, 1, 1, 0, stream, self._packed, 0)
+        if error:
+            _fail("cuLaunchKernel", error)

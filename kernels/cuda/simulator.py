@@ -1,0 +1,109 @@
+"""A GPU played by the host: device memory is NumPy's, kernels are Python functions that Numba's simulator runs.
+
+Everything has happened when a call returns, so streams mean nothing here.
+"""
+
+import contextlib
+import ctypes
+import threading
+
+import numpy as np
+
+from .._cuda_jit import simulated
+from .errors import CudaUnavailable
+
+MOST_BLOCKS = 3
+MOST_THREADS = 32  # of a block: each is a thread of Python
+ALIGNMENT = 256
+
+_launching = threading.Lock()  # the simulator runs one kernel at a time
+
+
+def ordinal_of(address):
+    """All memory is that of the only device."""
+    return 0
+
+
+class Memory:
+    """So many bytes at an address, until it is collected."""
+
+    def __init__(self, nbytes, zeroed):
+        self.nbytes = nbytes
+        # Bytes of ones: a kernel that reads what nobody wrote finds NaN.
+        self._bytes = np.full(nbytes + ALIGNMENT, 0 if zeroed else 0xFF, np.uint8)
+        self.address = -(-self._bytes.ctypes.data // ALIGNMENT) * ALIGNMENT
+
+
+class Device:
+    """See `driver`, and `gpu.Device` for what its methods promise."""
+
+    name = "CUDA simulator"
+    capability = (9, 0)
+    multiprocessors = MOST_BLOCKS
+
+    def __init__(self, ordinal):
+        if ordinal != 0:
+            raise CudaUnavailable(f"there is no GPU {ordinal}: the CUDA simulator has one, of number 0")
+        self.ordinal = ordinal
+
+    def current(self):
+        return contextlib.nullcontext()
+
+    def allocate(self, nbytes, zeroed=False):
+        return Memory(nbytes, zeroed)
+
+    def pinned(self, nbytes):
+        return np.zeros(nbytes, np.uint8)
+
+    def upload(self, address, array, stream):
+        array = np.ascontiguousarray(array)
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def download(self, array, address, stream):
+        ctypes.memmove(array.ctypes.data, address, array.nbytes)
+
+    def copy(self, target, source, nbytes, stream):
+        ctypes.memmove(target, source, nbytes)
+
+    def clear(self, address, nbytes, stream):
+        ctypes.memset(address, 0, nbytes)
+
+    def fill(self, address, number, count, dtype, stream):
+        self.upload(address, np.full(count, number, dtype), stream)
+
+    def synchronise(self, stream):
+        return None
+
+    def wait(self, stream, other):
+        return None
+
+    def is_capturing(self, stream):
+        return False
+
+    def load(self, program):
+        return Kernel(program)
+
+
+class Kernel:
+    """A `Program` that can be launched."""
+
+    def __init__(self, program):
+        self._kernel = simulated(_Silent(program.function))
+
+    def launch(self, blocks, threads, stream, *numbers):
+        """Run it with fewer blocks and threads than asked for; an error that a thread raises comes out."""
+        with _launching:
+            self._kernel[min(blocks, MOST_BLOCKS), min(threads, MOST_THREADS)](*numbers)
+
+
+class _Silent:
+    """A kernel whose arithmetic, like a GPU's, warns of nothing. NumPy's setting is one per thread."""
+
+    def __init__(self, function):
+        self._function = function
+        self.__globals__ = function.__globals__  # where the simulator looks for numba.cuda
+        self.__name__ = function.__name__
+
+    def __call__(self, *numbers):
+        with np.errstate(all="ignore"):
+            self._function(*numbers)
