@@ -166,6 +166,7 @@ def bits_of(typing, number):
     return integer(number), build
 
 
+@in_python(lambda bits, like: np.int64(bits).view(np.float64))
 @intrinsic
 def number_of(typing, bits, like):
     """The float of the type of ``like`` whose bit pattern is the low bits of an integer."""

@@ -166,7 +166,7 @@ def kernel(function, scalars, slots, dtype):
     dtype : numpy.dtype
         float32 or float64.
     """
-    bindings, name, key = _specialisation(scalars, slots, dtype)
+    bindings, name, key = specialisation(scalars, slots, dtype)
     serial = serial_form(function, bindings, name, key)
     return Kernel(serial, None if _state["forked"] else parallel_form(function, serial, name, key))
 
@@ -193,11 +193,12 @@ def parallel_form(function, serial, name, key):
 @functools.cache
 def serial_function(function, numbers, scalars, slots, dtype):
     """A function ``(handle, *numbers)``, so many of them float64, compiled for a rule and a dtype; serial only."""
-    bindings, name, key = _specialisation(scalars, slots, dtype)
+    bindings, name, key = specialisation(scalars, slots, dtype)
     return specialise(function, name, (_HANDLE, *[types.float64] * numbers), bindings, key=key)
 
 
-def _specialisation(scalars, slots, dtype):
+def specialisation(scalars, slots, dtype):
+    """What sets one specialisation apart: bindings, name and fingerprint, for `specialise`."""
     bindings = {"DTYPE": dtype.type, "SLOT_ROWS": tuple(range(SLOTS, SLOTS + slots))}
     if scalars is None:
         return bindings, dtype.name, "no rule"

@@ -103,7 +103,7 @@ class Device:
         self._kernels = {}
         self._lock = threading.Lock()
         with self.current(), _capture_permitting():
-            self._stream = int(call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING))
+            self._stream = self.new_stream()
             self._event = _new_event()
         self._staging = Staging(self._staging_buffer)
 
@@ -127,14 +127,14 @@ class Device:
         with self.current(), _capture_permitting():
             address = int(call("cuMemHostAlloc", max(nbytes, 1), flags))
         memory = (ctypes.c_uint8 * nbytes).from_address(address)
-        weakref.finalize(memory, self._free, "cuMemFreeHost", address).atexit = False
+        weakref.finalize(memory, self._discard, "cuMemFreeHost", address).atexit = False
         ctypes.memset(address, 0, nbytes)
         return np.frombuffer(memory, np.uint8)
 
-    def _free(self, function, address):
-        """Give memory back. Errors are no news: after a fault in any kernel each call reports that fault again."""
+    def _discard(self, function, handle):
+        """Give something back. Errors are no news: after a fault in any kernel each call reports that fault again."""
         with self.current(), _capture_permitting():
-            getattr(bindings(), function)(address)
+            getattr(bindings(), function)(handle)
 
     def upload(self, address, array, stream):
         """Copy an array of the host to the GPU. The array may change as soon as this returns; the copy is asynchronous.
@@ -149,6 +149,14 @@ class Device:
                 with self._staging.holding(piece) as buffer:
                     call("cuMemcpyHtoDAsync", address + first, buffer.address, piece.size, stream)
                     call("cuEventRecord", buffer.event, stream)
+
+    def write(self, address, array):
+        """Copy an array of the host to the GPU at once, beside all streams; also while one is being captured."""
+        content = np.ascontiguousarray(array)
+        with self.current(), _capture_permitting():
+            if content.nbytes:
+                call("cuMemcpyHtoDAsync", address, content.ctypes.data, content.nbytes, self._stream)
+            call("cuStreamSynchronize", self._stream)
 
     def _staging_buffer(self, nbytes):
         with self.current(), _capture_permitting():
@@ -213,6 +221,21 @@ class Device:
             status = call("cuStreamIsCapturing", stream)
         return status != bindings().CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE
 
+    def new_stream(self):
+        """A stream that nobody else uses, and that waits for no other."""
+        with self.current(), _capture_permitting():
+            return int(call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING))
+
+    def begin_capture(self, stream):
+        """From now on what this thread enqueues on a stream goes to a graph."""
+        with self.current():
+            call("cuStreamBeginCapture", stream, bindings().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+
+    def end_capture(self, stream):
+        """The `Graph` of what was enqueued since `begin_capture`."""
+        with self.current():
+            return Graph(self, call("cuStreamEndCapture", stream))
+
     def load(self, program):
         """The `Kernel` of a `Program` that was compiled for this GPU's capability; always the same."""
         key = program.name, program.image
@@ -256,7 +279,7 @@ class Memory:
         self.nbytes = nbytes
         with device.current(), _capture_permitting():
             self.address = int(call("cuMemAlloc", max(nbytes, 1)))
-        weakref.finalize(self, device._free, "cuMemFree", self.address).atexit = False
+        weakref.finalize(self, device._discard, "cuMemFree", self.address).atexit = False
 
 
 class _StagingBuffer:
@@ -311,3 +334,18 @@ class Kernel:
             (error,) = self._launch(self._function, blocks, 1, 1, threads, 1, 1, 0, stream, self._packed, 0)
         if error:
             _fail("cuLaunchKernel", error)
+
+
+class Graph:
+    """Launches that were captured, to be enqueued again and again."""
+
+    def __init__(self, device, graph):
+        self._device = device
+        self._graph = call("cuGraphInstantiate", graph, 0)
+        call("cuGraphDestroy", graph)
+        weakref.finalize(self, device._discard, "cuGraphExecDestroy", self._graph).atexit = False
+
+    def launch(self, stream):
+        """Enqueue them on a stream."""
+        with self._device.current():
+            call("cuGraphLaunch", self._graph, stream)

@@ -45,6 +45,7 @@ class Device:
         if ordinal != 0:
             raise CudaUnavailable(f"there is no GPU {ordinal}: the CUDA simulator has one, of number 0")
         self.ordinal = ordinal
+        self._captured = {}
 
     def current(self):
         return contextlib.nullcontext()
@@ -58,6 +59,9 @@ class Device:
     def upload(self, address, array, stream):
         array = np.ascontiguousarray(array)
         ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def write(self, address, array):
+        self.upload(address, array, 0)
 
     def download(self, array, address, stream):
         ctypes.memmove(array.ctypes.data, address, array.nbytes)
@@ -77,23 +81,48 @@ class Device:
     def wait(self, stream, other):
         return None
 
+    def new_stream(self):
+        return id(self)
+
     def is_capturing(self, stream):
-        return False
+        return stream in self._captured
+
+    def begin_capture(self, stream):
+        self._captured[stream] = []
+
+    def end_capture(self, stream):
+        return Graph(self._captured.pop(stream))
 
     def load(self, program):
-        return Kernel(program)
+        return Kernel(program, self._captured)
 
 
 class Kernel:
     """A `Program` that can be launched."""
 
-    def __init__(self, program):
+    def __init__(self, program, captured):
         self._kernel = simulated(_Silent(program.function))
+        self._captured = captured
 
     def launch(self, blocks, threads, stream, *numbers):
         """Run it with fewer blocks and threads than asked for; an error that a thread raises comes out."""
+        if stream in self._captured:
+            self._captured[stream].append((self, blocks, threads, numbers))
+            return
         with _launching:
             self._kernel[min(blocks, MOST_BLOCKS), min(threads, MOST_THREADS)](*numbers)
+
+
+class Graph:
+    """Launches that were captured."""
+
+    def __init__(self, launches):
+        self._launches = launches
+
+    def launch(self, stream):
+        """Run them."""
+        for kernel, blocks, threads, numbers in self._launches:
+            kernel.launch(blocks, threads, stream, *numbers)
 
 
 class _Silent:

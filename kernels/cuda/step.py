@@ -49,9 +49,7 @@ def step(handle, options):
     if program.ready:
         for k in range(cuda.blockIdx.x, t.common.chunks.shape[0], cuda.gridDim.x):
             chunk = chunk_of(t.common, k)
-            if chunk.gradient.address == 0:
-                continue
-            if program.stopped or program.options & MICRO:
+            if chunk.gradient.address == 0 or program.stopped or program.options & MICRO:
                 no_update(t, program, k, chunk, thread, threads, DTYPE)
             else:
                 s = rule_scalars_of(t, program, k, SCALARS)
@@ -77,12 +75,19 @@ def chunk_of(t, k):
 
 @callee
 def no_update(t, program, k, chunk, thread, threads, dtype):
-    """A chunk of a step that does not move the parameters: stopped, or a micro-step, which only accumulates."""
+    """A chunk that the step does not move: it has no gradient, the step is stopped, or a micro-step, which accumulates.
+
+    The end of a window of micro-steps forgets what was accumulated for a parameter that then has no gradient.
+    """
     c, like = control_of(t, program, k), one(dtype)
     accumulator = t.common.addresses[ACCUMULATOR, chunk.segment]
     for i in range(chunk.first + thread, chunk.first + chunk.size, threads):
-        if not program.stopped:
-            where = accumulator + i * size_of(like)
+        where = accumulator + i * size_of(like)
+        if chunk.gradient.address == 0:
+            if program.options & ACCUMULATED and not program.stopped:
+                put_numbers(where, like)
+            continue
+        if program.options & MICRO and not program.stopped:
             grad = numbers_of(chunk.gradient, i, like)[0]
             put_numbers(where, (numbers_at(where, like)[0] + grad * c.unscale,))
         if program.options & ZERO:

@@ -11,12 +11,13 @@ import numpy as np
 
 from .._jit import callee
 from ..cpu import CONTROLS
-from ..intrinsics import array_at, scalars_at, table_at
+from ..intrinsics import array_at, number_of, scalars_at, table_at
 from ..layout import GROUP, Control
-from ..tables import tables_at
+from ..tables import Tables, tables_at
 
-STAMP, OPTIONS, WAY = range(3)
-"""Columns of the programs table, int64 ``[ring, 3]``: call number, options, way to clip by a norm (0: none)."""
+STAMP, OPTIONS, WAY, LIMIT, HEADER = range(5)
+"""Numbers of 8 bytes that a place in the ring begins with: call number, options, way to clip by a norm (0: none), and,
+as float64, limit of the norm. From the `HEADER` on, the scalars tables of the plans follow."""
 
 MICRO, CHECKED, SCALED, MEASURED = 32, 64, 128, 256
 """Further bits of options in a program: a micro-step, which only accumulates; gradients that are not finite stop the
@@ -25,11 +26,11 @@ step; the loss scale is the GPU's own; norms are measured."""
 LAST = 512
 """Bit of a launch's options: it ends the step."""
 
-CALLS, STOPPED, SKIPPED, STARVED, NORM_KNOWN, GROWTH, GROWTH_STEPS, BLOCKS, PROGRESS = range(9)
+CALLS, STOPPED, SKIPPED, STARVED, NORM_KNOWN, GROWTH, GROWTH_STEPS, BLOCKS, PROGRESS, STATE = range(10)
 """Numbers in the state, int64: calls carried out; whether this step is stopped; whether the last one was; whether a
 program was missing; whether `NORM` is of the last step; steps since the loss scale last changed; steps after which it
 grows (0: it does not change); blocks of the present launch that are done; address of a number in the host's memory that
-`CALLS` is copied to."""
+`CALLS` is copied to. So many they are."""
 
 SCALE, LEAST_SCALE, GREATEST_SCALE, NORM, FACTOR, PLANS = range(6)
 """Numbers in the measures, float64: loss scale and its bounds; norm of the last step's gradients; factor for all of
@@ -37,36 +38,35 @@ them; from `PLANS` on, for each plan, sum of squares and zero, or NaN if one is 
 
 
 class DeviceTables(NamedTuple):
-    """What a launch works on, besides `Tables`, whose scalars table has a block of rows for each place in the ring."""
+    """What a launch works on. The scalars table of ``common`` is that of the first place in the ring."""
 
-    common: Any
-    programs: Any  # int64 [ring, 3]
-    limits: Any  # float64 [ring]: of the norm
+    common: Tables
+    ring: Any  # int64 [places, numbers]
     state: Any  # int64
     measures: Any  # float64
     ends: Any  # int64 [segments]: chunk after the segment's last
     counters: Any  # int64 [segments]: chunks of the present launch that are done
     plan: Any  # int64 [2]: which plan this is, of how many
+    scalars: Any  # address of the scalars table in the first place of the ring
 
 
-def handle_of(addresses_and_shapes):
-    """(address, rows, columns) of each table, `Tables` first, int64 [tables, 3]."""
-    return np.array(addresses_and_shapes, np.int64)
+HANDLE = len(Tables._fields) + 6
+"""Rows of a handle: address, rows and columns of each table, int64; those of `Tables` first."""
 
 
 @callee
 def device_tables_at(address, dtype):
     """The tables that the handle at ``address`` points to."""
-    handle = table_at(address, 14, 3, np.int64)
+    handle = table_at(address, HANDLE, 3, np.int64)
     return DeviceTables(
         tables_at(handle, dtype),
         table_at(handle[7, 0], handle[7, 1], handle[7, 2], np.int64),
-        array_at(handle[8, 0], 0, handle[8, 2], np.float64),
-        array_at(handle[9, 0], 0, handle[9, 2], np.int64),
-        array_at(handle[10, 0], 0, handle[10, 2], np.float64),
+        array_at(handle[8, 0], 0, handle[8, 2], np.int64),
+        array_at(handle[9, 0], 0, handle[9, 2], np.float64),
+        array_at(handle[10, 0], 0, handle[10, 2], np.int64),
         array_at(handle[11, 0], 0, handle[11, 2], np.int64),
         array_at(handle[12, 0], 0, handle[12, 2], np.int64),
-        array_at(handle[13, 0], 0, handle[13, 2], np.int64),
+        handle[5, 0],
     )
 
 
@@ -74,37 +74,36 @@ class Program(NamedTuple):
     """What one launch is to do."""
 
     ready: Any  # whether the ring holds this call's program
-    stopped: Any  # whether the step must change nothing, by what the norms were
+    stopped: Any  # whether the step must change nothing, because of what the norms were
     options: Any  # of the launch and of the program
     way: Any
     limit: Any
-    row: Any  # of the first group in the scalars table
+    table: Any  # scalars [groups, fields]
     unscale: Any  # by the GPU's own loss scale
 
 
 @callee
 def program_of(t, options, dtype):
     """The program of the call that the GPU has come to."""
-    ring = t.programs.shape[0]
-    place = t.state[CALLS] % ring
-    ready = t.programs[place, STAMP] == t.state[CALLS]
-    row = place * (t.common.table.shape[0] // ring)
-    unscale = dtype(1.0 / t.measures[SCALE])
+    place = t.state[CALLS] % t.ring.shape[0]
+    header = t.ring[place]
+    start = place * t.ring.shape[1] * 8
+    groups, fields = t.common.table.shape
     return Program(
-        ready,
-        t.state[STOPPED],
-        options | t.programs[place, OPTIONS],
-        t.programs[place, WAY],
-        t.limits[place],
-        row,
-        unscale,
+        header[STAMP] == t.state[CALLS],
+        t.state[STOPPED] != 0,
+        options | header[OPTIONS],
+        header[WAY],
+        number_of(header[LIMIT], 0.0),
+        table_at(t.scalars + start, groups, fields, dtype),
+        dtype(1.0 / t.measures[SCALE]),
     )
 
 
 @callee
 def control_of(t, program, k):
     """The control scalars of chunk ``k``; unscaling by the program's own factor if the loss scale is the GPU's."""
-    c = scalars_at(Control, t.common.table, program.row + t.common.chunks[k, GROUP], 0)
+    c = scalars_at(Control, program.table, t.common.chunks[k, GROUP], 0)
     if program.options & SCALED:
         return Control(program.unscale, c.divisor, c.limit, c.decay, c.keep)
     return c
@@ -113,4 +112,4 @@ def control_of(t, program, k):
 @callee
 def rule_scalars_of(t, program, k, scalars):
     """The rule's scalars for chunk ``k``."""
-    return scalars_at(scalars, t.common.table, program.row + t.common.chunks[k, GROUP], CONTROLS)
+    return scalars_at(scalars, program.table, t.common.chunks[k, GROUP], CONTROLS)

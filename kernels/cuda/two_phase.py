@@ -138,9 +138,7 @@ def phase_two(handle, options):
     if program.ready:
         for k in range(cuda.blockIdx.x, t.common.chunks.shape[0], cuda.gridDim.x):
             chunk = chunk_of(t.common, k)
-            if chunk.gradient.address == 0:
-                continue
-            if program.stopped or program.options & MICRO:
+            if chunk.gradient.address == 0 or program.stopped or program.options & MICRO:
                 no_update(t, program, k, chunk, thread, threads, DTYPE)
             else:
                 s, extra = rule_scalars_of(t, program, k, SCALARS), (t.common.factors[EXTRA, chunk.segment],)

@@ -1,0 +1,263 @@
+"""How a rule's kernels make up one step on a GPU, and the memory that they work on.
+
+Nothing here waits for the GPU. `Shared` is what the plans of one optimizer have in common: the state, and the ring of
+programs. A `Work` is one plan's tables; an engine launches its kernels.
+"""
+
+import functools
+from contextlib import contextmanager
+
+import numpy as np
+
+from .._cuda_jit import cuda_program
+from ..launch import specialisation
+from ..reduction import LANES
+from ..registry import RULES
+from ..tables import Tables
+from . import norms, step, two_phase
+from .tables import HANDLE, HEADER, LAST, PLANS, PROGRESS, SCALE, STATE
+
+THREADS = 256
+WARPS = THREADS // 32
+SHARED_MEMORY = 48 * 1024
+"""Bytes that any GPU gives a block."""
+
+BLOCKS_PER_MULTIPROCESSOR = 8
+
+
+class Memory:
+    """An array on the GPU, of the shape and dtype that it was made with."""
+
+    def __init__(self, device, array):
+        self._device = device
+        self._memory = device.allocate(array.nbytes)
+        self.shape = array.shape if array.ndim == 2 else (1, array.size)
+        self.write(array)
+
+    @property
+    def address(self):
+        """Where it starts."""
+        return self._memory.address
+
+    def write(self, array):
+        """Replace the content at once; nothing that is still to run may need the old one."""
+        self._device.write(self.address, array)
+
+    def entry(self):
+        """Its row in a handle."""
+        return self.address, *self.shape
+
+
+class Shared:
+    """State and programs of all plans of an optimizer.
+
+    Parameters
+    ----------
+    device : Device
+    tables : list of (rows, columns, dtype)
+        Of each plan's scalars.
+    places : int
+        Length of the ring.
+    """
+
+    def __init__(self, device, tables, places):
+        self.device = device
+        self.progress = device.pinned(8).view(np.int64)
+        state = np.zeros(STATE, np.int64)
+        state[PROGRESS] = self.progress.ctypes.data
+        measures = np.zeros(PLANS + 2 * len(tables))
+        measures[SCALE] = 1.0
+        self.state, self.measures = Memory(device, state), Memory(device, measures)
+        self.offsets, numbers = [], HEADER
+        for rows, columns, dtype in tables:
+            self.offsets.append(8 * numbers)
+            numbers += -(-rows * columns * dtype.itemsize // 8)
+        self.row = np.zeros(numbers, np.int64)
+        self.views = [
+            self.row.view(np.uint8)[start : start + rows * columns * dtype.itemsize].view(dtype).reshape(rows, columns)
+            for start, (rows, columns, dtype) in zip(self.offsets, tables, strict=True)
+        ]
+        self.limit = self.row[:HEADER].view(np.float64)
+        self.resize(places)
+
+    def resize(self, places):
+        """Make a new, empty ring. Each work's handle must then be written anew."""
+        self.rows = np.zeros((places, self.row.size), np.int64)
+        self.rows[:, 0] = -1
+        self.ring = Memory(self.device, self.rows)
+
+    def put(self, call, stream):
+        """Upload ``row``, the program of a call, if it is not there already."""
+        place = call % len(self.rows)
+        if not np.array_equal(self.rows[place], self.row):
+            self.rows[place] = self.row
+            self.device.upload(self.ring.address + place * self.row.nbytes, self.row, stream)
+
+
+class GradientTables:
+    """Where a plan's gradients lie: the tables, on the host and on the GPU."""
+
+    def __init__(self, device, table, layouts):
+        self._device = device
+        self.table, self.layouts = table, layouts
+        self._known = table.copy(), layouts.copy()
+        self.memory = Memory(device, table), Memory(device, layouts)
+
+    def put(self, stream):
+        """Upload what has changed."""
+        for host, known, memory in zip((self.table, self.layouts), self._known, self.memory, strict=True):
+            if not np.array_equal(host, known):
+                known[:] = host
+                self._device.upload(memory.address, host, stream)
+
+    def fixed(self):
+        """A copy on the GPU that later steps leave alone: for a graph."""
+        return GradientTables(self._device, self.table.copy(), self.layouts.copy())
+
+
+class Work:
+    """The tables of one plan.
+
+    Parameters
+    ----------
+    shared : Shared
+    plan : (int, int)
+        Which plan this is, of how many.
+    chunks, addresses, gradients, layouts : int64 arrays
+        As of `launch.Work`; the addresses are the GPU's.
+    terms : int
+        Sums per chunk that the rule needs; norms need two.
+    factors : Memory, optional
+        Shared with another work.
+    """
+
+    def __init__(self, shared, plan, chunks, addresses, gradients, layouts, terms=0, factors=None):
+        device = self.device = shared.device
+        self.shared, self.plan = shared, plan
+        self.gradients, self.layouts = gradients, layouts
+        self.table = shared.views[plan[0]]
+        self.count = len(chunks)
+        segments = addresses.shape[1]
+        self.chunks, self.addresses = Memory(device, chunks), Memory(device, addresses)
+        self.factors = factors or Memory(device, np.ones((2, segments), self.table.dtype))
+        self.sums = Memory(device, np.zeros((max(terms, 2), len(chunks))))
+        ends = np.searchsorted(chunks[:, 0], np.arange(segments), side="right")
+        self._ends = Memory(device, ends.astype(np.int64))
+        self._counters = Memory(device, np.zeros(segments, np.int64))
+        self._plan = Memory(device, np.array(plan, np.int64))
+        self.found = GradientTables(device, gradients, layouts)
+        self._handle = Memory(device, self._entries(self.found))
+        self.handle_address = self._handle.address
+
+    def _entries(self, found):
+        """Address, rows and columns of each table."""
+        shared, (table, layouts) = self.shared, found.memory
+        scalars = shared.ring.address + shared.offsets[self.plan[0]], *self.table.shape
+        common = Tables(
+            self.chunks.entry(), self.addresses.entry(), table.entry(), layouts.entry(), self.factors.entry(), scalars,
+            self.sums.entry(),
+        )  # fmt: skip
+        own = (shared.ring, shared.state, shared.measures, self._ends, self._counters, self._plan)
+        handle = np.array([*common, *(memory.entry() for memory in own)], np.int64)
+        assert handle.shape == (HANDLE, 3)
+        return handle
+
+    def refresh(self):
+        """Write the handle anew, after the ring has moved."""
+        self._handle.write(self._entries(self.found))
+
+    @contextmanager
+    def fixed(self):
+        """Inside, launches use a copy of the gradients' tables that later steps leave alone: for a graph.
+
+        Yields what must live as long as the graph.
+        """
+        tables = self.found.fixed()
+        handle = Memory(self.device, self._entries(tables))
+        self.handle_address = handle.address
+        try:
+            yield tables, handle
+        finally:
+            self.handle_address = self._handle.address
+
+
+class Elementwise:
+    """A rule that needs nothing but the element: one launch."""
+
+    def __init__(self, plan):
+        self.work = plan.work
+        self.device = self.work.device
+        self.dtype = self.work.table.dtype
+        self._compile(plan.scalars, len(plan.rule_slots))
+
+    def _compile(self, scalars, slots):
+        self._step = kernel(step.step, scalars, slots, self.dtype, self.device)
+
+    def __call__(self, stream, options):
+        """Launch the step. With `LAST` among the options it ends the optimizer's step."""
+        self.launch(self._step, stream, options)
+
+    def norms(self, stream, options):
+        """Launch what measures the gradients, and decides whether the step goes on."""
+        self.launch(self._measuring(), stream, options & ~LAST, per_block=WARPS)
+
+    def _measuring(self):
+        return kernel(norms.norms, None, 0, self.dtype, self.device)
+
+    def prepare(self, *, norms=True, clip_each=True, accumulate=True):
+        """Compile, or load, what steps will need on top of the rule itself."""
+        if norms or clip_each:
+            self._measuring()
+
+    def launch(self, kernel, stream, options, per_block=1, threads=THREADS):
+        """Launch a kernel over all chunks of the work, so many of them to a block at a time."""
+        most = self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR
+        blocks = max(1, min(most, -(-self.work.count // per_block)))
+        kernel.launch(blocks, threads, stream, self.work.handle_address, options)
+
+
+class TwoPhase(Elementwise):
+    """A rule with sums over each parameter between two elementwise phases: two launches."""
+
+    def _compile(self, scalars, slots):
+        self._warps = warps_of(scalars)
+        self._first = kernel(two_phase.phase_one, scalars, slots, self.dtype, self.device)
+        self._second = kernel(two_phase.phase_two, scalars, slots, self.dtype, self.device)
+
+    def __call__(self, stream, options):
+        """Launch both phases."""
+        self.launch(self._first, stream, options & ~LAST, per_block=self._warps, threads=32 * self._warps)
+        self.launch(self._second, stream, options)
+
+
+def engine_for(scalars):
+    """The engine class for the rule of a scalars class."""
+    return TwoPhase if RULES[scalars].first else Elementwise
+
+
+@functools.cache
+def kernel(function, scalars, slots, dtype, device):
+    """The kernel ``function``, compiled for a rule and a dtype, and loaded on a GPU.
+
+    Parameters
+    ----------
+    function : function
+        Takes the address of a handle, and options.
+    scalars : NamedTuple class or None
+        Selects the rule; None for kernels that use no rule.
+    slots : int
+        Number of slots of the rule.
+    dtype : numpy.dtype
+        float32 or float64.
+    device : Device
+    """
+    bindings, name, key = specialisation(scalars, slots, dtype)
+    if scalars is not None and RULES[scalars].terms:
+        terms, warps = RULES[scalars].terms, warps_of(scalars)
+        bindings |= {"WARPS": warps, "SCRATCH": warps * terms * LANES, "TOTALS": warps * terms}
+    return device.load(cuda_program(function, name, 2, bindings, device.capability, key))
+
+
+def warps_of(scalars):
+    """Warps of a block in the first phase of a rule: as many as its shared memory holds lanes for."""
+    return max(1, min(WARPS, SHARED_MEMORY // (RULES[scalars].terms * LANES * 8) - 1))
