@@ -61,7 +61,8 @@ def norms(handle, options):
 
     Writes ``sums[:, chunk]`` as `fastopt.kernels.cpu.norms` does, ``factors[CLIP]``, and the state.
     """
-    scratch, flags = cuda.shared.array(SCRATCH, np.float64), cuda.shared.array(WARPS, np.int64)
+    scratch = cuda.shared.array(SCRATCH, np.float64)  # a line each: the simulator knows them by their lines
+    flags = cuda.shared.array(WARPS, np.int64)
     warp, thread = cuda.threadIdx.x // TEAM, cuda.threadIdx.x % TEAM
     lanes = scratch[warp * SUM_LANES : (warp + 1) * SUM_LANES]
     t = device_tables_at(handle, DTYPE)
