@@ -10,6 +10,7 @@
 from . import activations, callbacks, losses, optimizers, schedules
 from .custom import register_rule
 from .flat import FlatBuffer, pack
+from .graphs import capture
 from .kernels.launch import get_num_threads, set_num_threads
 from .loss_scale import LossScaleOptimizer
 from .optimizer import Optimizer
@@ -52,6 +53,7 @@ __all__ = [
     "ScheduleFreeAdamW",
     "activations",
     "callbacks",
+    "capture",
     "get_num_threads",
     "losses",
     "optimizers",

@@ -41,7 +41,7 @@ def numbers(name: str, value: Any) -> Array:
             value = np.asarray(value)
         except ValueError as error:
             raise ValueError(f"{name}: not an array: {error}") from None
-    check_array(name, value, "array")
+    check_array(f"array {name}", value)
     if value.dtype.kind not in "buif":
         raise TypeError(f"{name}: expected numbers, got dtype {value.dtype}")
     return value
@@ -58,7 +58,7 @@ def check_axis(axis: Any, ndim: int) -> int:
 
 def check_output(out: Any, shape: tuple[int, ...], dtype: Any, like: str) -> None:
     """Refuse what a result cannot be written to."""
-    check_array("out", out, "array")
+    check_array("array out", out)
     if out.dtype != dtype:
         raise TypeError(f"out must have the dtype of {like}, {dtype}, got {out.dtype}")
     if out.shape != shape:

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-ALIGNMENT = 64
-"""Bytes that every segment starts at a multiple of: a cache line."""
+from .device import ALIGNMENT, HOST, AnyArray, Place, place_of
 
 
 class Segment(NamedTuple):
@@ -71,13 +70,6 @@ def rebuild(structure: Any, replacement: Callable[[Any], Any]) -> Any:
     return replacement(structure)
 
 
-def aligned_zeros(size: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """A 1-D array of zeros that starts at a multiple of `ALIGNMENT` bytes."""
-    raw = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size * dtype.itemsize].view(dtype)
-
-
 def aligned_offsets(sizes: list[int], dtype: np.dtype[Any]) -> tuple[list[int], int]:
     """First element of each segment, all aligned, and the elements of the whole."""
     step = ALIGNMENT // dtype.itemsize
@@ -91,26 +83,39 @@ def aligned_offsets(sizes: list[int], dtype: np.dtype[Any]) -> tuple[list[int], 
 class FlatBuffer:
     """Arrays of one dtype side by side in one contiguous, 64-byte aligned array.
 
-    Made by `pack`, and by `like`. What the model uses are ``views``: writing to them writes to ``flat``.
+    Made by `pack`, and by `like`. What the model uses are ``views``: writing to them writes to ``flat``. All are
+    arrays of the library whose arrays were packed: NumPy, torch, CuPy, Numba, ….
 
     Attributes
     ----------
-    flat : ndarray [elements]
+    flat : array [elements]
         All segments, each padded with zeros to a multiple of 64 bytes.
-    views : nested containers of ndarray
+    views : nested containers of arrays
         The structure that was packed, with views into ``flat`` of the original shapes, C-ordered.
     segments : tuple of Segment
         Path, first element in ``flat`` and shape of each view, in order.
     paths : tuple of str
         Their paths.
-    arrays : tuple of ndarray
+    arrays : tuple of arrays
         The views, in order.
+    dtype : numpy.dtype
+        Of every array in the buffer.
+    size : int
+        Elements of ``flat``.
     """
 
-    def __init__(self, structure: Any, paths: list[str], shapes: list[tuple[int, ...]], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self,
+        structure: Any,
+        paths: list[str],
+        shapes: list[tuple[int, ...]],
+        dtype: np.dtype[Any],
+        place: Place = HOST,
+    ) -> None:
         sizes = [int(np.prod(shape)) for shape in shapes]
         offsets, end = aligned_offsets(sizes, dtype)
-        self.flat = aligned_zeros(end, dtype)
+        self.dtype, self.size, self._place = dtype, end, place
+        self.flat = place.flat(end, dtype)
         self.paths = tuple(paths)
         self.segments = tuple(map(Segment, paths, offsets, shapes))
         self.arrays = tuple(
@@ -121,21 +126,18 @@ class FlatBuffer:
         self._skeleton = rebuild(structure, lambda leaf: None)
         self.views = rebuild(structure, lambda leaf: next(views))
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of every array in the buffer."""
-        return self.flat.dtype
-
     def like(self) -> FlatBuffer:
         """A zeroed buffer of the same layout, for gradients."""
-        return FlatBuffer(self._skeleton, list(self.paths), [segment.shape for segment in self.segments], self.dtype)
+        shapes = [segment.shape for segment in self.segments]
+        return FlatBuffer(self._skeleton, list(self.paths), shapes, self.dtype, self._place)
 
     def __reduce__(self) -> tuple[Any, ...]:
         shapes = [segment.shape for segment in self.segments]
-        return _restore, (self._skeleton, list(self.paths), shapes, self.dtype, np.array(self.flat))
+        values = self._place.to_host(self._place.view("flat", self.flat))
+        return _restore, (self._skeleton, list(self.paths), shapes, self.dtype, values, self._place)
 
     def __repr__(self) -> str:
-        return f"FlatBuffer({len(self.segments)} arrays, {self.flat.size} elements with padding, {self.dtype})"
+        return f"FlatBuffer({len(self.segments)} arrays, {self.size} elements with padding, {self.dtype})"
 
 
 def _restore(
@@ -144,9 +146,10 @@ def _restore(
     shapes: list[tuple[int, ...]],
     dtype: np.dtype[Any],
     values: np.ndarray[Any, Any],
+    place: Place = HOST,
 ) -> FlatBuffer:
-    buffer = FlatBuffer(skeleton, paths, shapes, dtype)
-    buffer.flat[:] = values
+    buffer = FlatBuffer(skeleton, paths, shapes, dtype, place)
+    place.from_host(place.view("flat", buffer.flat), values)
     return buffer
 
 
@@ -156,7 +159,8 @@ def pack(structure: Any) -> FlatBuffer:
     Parameters
     ----------
     structure : array, or nested lists, tuples and mappings of arrays
-        Of one dtype, float32 or float64; any shapes and strides, NumPy scalars included.
+        Of one dtype, float32 or float64; any shapes and strides, NumPy scalars included. All NumPy's, or all of one
+        other library and on one GPU.
 
     Returns
     -------
@@ -166,9 +170,9 @@ def pack(structure: Any) -> FlatBuffer:
     Raises
     ------
     TypeError
-        If a leaf is no NumPy array of float32 or float64.
+        If a leaf is no array of float32 or float64, or the leaves are not all of one library.
     ValueError
-        If dtypes are mixed.
+        If dtypes or GPUs are mixed.
 
     Examples
     --------
@@ -178,18 +182,18 @@ def pack(structure: Any) -> FlatBuffer:
     ((2, 3), 32)
     """
     paths, leaves = flatten(structure)
-    for path, leaf in zip(paths, leaves, strict=True):
-        _check_packable(path, leaf)
-    dtypes = {leaf.dtype for leaf in leaves}
+    place = place_of(paths, leaves)
+    arrays = [_packable(path, leaf, place) for path, leaf in zip(paths, leaves, strict=True)]
+    dtypes = {array.dtype for array in arrays}
     if len(dtypes) > 1:
         names = " and ".join(sorted(dtype.name for dtype in dtypes))
         raise ValueError(f"a FlatBuffer holds one dtype, got {names}: pack each dtype by itself or cast first")
     dtype = dtypes.pop() if dtypes else np.dtype(np.float32)
     container = structure if _is_container(structure) or isinstance(structure, FlatBuffer) else [structure]
     nesting = container.views if isinstance(container, FlatBuffer) else _plain(container)
-    buffer = FlatBuffer(nesting, paths, [leaf.shape for leaf in leaves], dtype)
-    for view, leaf in zip(buffer.arrays, leaves, strict=True):
-        view[...] = leaf
+    buffer = FlatBuffer(nesting, paths, [array.shape for array in arrays], dtype, place)
+    for path, view, array in zip(paths, buffer.arrays, arrays, strict=True):
+        place.copy(place.view(path, view), array)
     return buffer
 
 
@@ -198,8 +202,12 @@ def _plain(structure: Any) -> Any:
     return rebuild(structure, lambda leaf: leaf.views if isinstance(leaf, FlatBuffer) else leaf)
 
 
-def _check_packable(path: str, leaf: Any) -> None:
-    if not isinstance(leaf, (np.ndarray, np.generic)) or isinstance(leaf, np.ma.MaskedArray):
+def _packable(path: str, leaf: Any, place: Place) -> AnyArray:
+    array = leaf
+    if place.on_gpu:
+        array = place.view(path, leaf)
+    elif not isinstance(leaf, (np.ndarray, np.generic)) or isinstance(leaf, np.ma.MaskedArray):
         raise TypeError(f"{path}: expected a NumPy array, got {type(leaf).__name__}")
-    if leaf.dtype not in (np.float32, np.float64) or not leaf.dtype.isnative:
-        raise TypeError(f"{path}: expected float32 or float64 in native byte order, got {leaf.dtype}: cast it first")
+    if array.dtype not in (np.float32, np.float64) or not array.dtype.isnative:
+        raise TypeError(f"{path}: expected float32 or float64 in native byte order, got {array.dtype}: cast it first")
+    return array

@@ -190,6 +190,10 @@ class HyperParameters:
         elif isinstance(value, type):
             raise TypeError(f"learning_rate is the class {value.__name__}: pass an instance")
         self._learning_rate = value
+        self._rate_was_set()
+
+    def _rate_was_set(self) -> None:
+        """Note that the learning rate is another one now."""
 
     def _rate(self) -> float:
         rate = self._learning_rate

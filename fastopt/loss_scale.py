@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from .gpu_steps import GpuSteps, Scaling
 from .hyper_parameters import Rate
 from .optimizer import Optimizer
 from .parameters import Array, check_count, check_number
@@ -72,8 +73,8 @@ class LossScaleOptimizer(Optimizer):
         self.dynamic_growth_steps = dynamic_growth_steps
         self.minimum_scale, self.maximum_scale = minimum_scale, maximum_scale
         self.name = name or "loss_scale_optimizer"
-        self.dynamic_scale = self.initial_scale
-        self.step_counter = 0
+        self._dynamic_scale = self.initial_scale
+        self._step_counter = 0
 
     def __getattr__(self, name: str) -> Any:
         """Hyper-parameters such as ``use_ema`` are the inner optimizer's."""
@@ -96,9 +97,49 @@ class LossScaleOptimizer(Optimizer):
         for plan in self.inner_optimizer._plans:
             plan.engine.prepare(norms=True, clip_each=False, accumulate=False)
 
+    @property
+    def dynamic_scale(self) -> float:
+        """The present scale. Settable. On a GPU, reading it waits."""
+        return self._scaling().scale
+
+    @dynamic_scale.setter
+    def dynamic_scale(self, value: float) -> None:
+        self._set_scaling(float(value), self.step_counter)
+
+    @property
+    def step_counter(self) -> int:
+        """Finite steps since the scale last changed. Settable. On a GPU, reading it waits."""
+        return self._scaling().growth
+
+    @step_counter.setter
+    def step_counter(self, value: int) -> None:
+        self._set_scaling(self.dynamic_scale, int(value))
+
+    def _scaling(self) -> Scaling:
+        gpu = self._gpu_that_scales()
+        if gpu is not None:
+            self._dynamic_scale, self._step_counter = gpu.scaling()
+        return self._known_scaling()
+
+    def _known_scaling(self) -> Scaling:
+        """The scale as far as the host knows."""
+        least, greatest = self.minimum_scale or _LEAST, self.maximum_scale or _GREATEST
+        return Scaling(self._dynamic_scale, self._step_counter, self.dynamic_growth_steps, least, greatest)
+
+    def _set_scaling(self, scale: float, counter: int) -> None:
+        self._dynamic_scale, self._step_counter = scale, counter
+        gpu = self._gpu_that_scales()
+        if gpu is not None:
+            gpu.set_scaling(self._known_scaling())
+
+    def _gpu_that_scales(self) -> GpuSteps | None:
+        gpu = self.inner_optimizer._gpu
+        return gpu if gpu is not None and gpu.scales else None
+
     def scale_loss(self, loss: Any) -> Any:
-        """The loss times the present scale: what to take gradients of."""
-        return loss * self.dynamic_scale
+        """The loss times the present scale: what to take gradients of. A torch or CuPy loss on a GPU waits for nothing."""
+        gpu = self._gpu_that_scales()
+        return loss * self._dynamic_scale if gpu is None else gpu.times_scale(loss)
 
     def _apply(
         self,
@@ -107,16 +148,30 @@ class LossScaleOptimizer(Optimizer):
         zero_grads: bool,
         unscale: float | None = None,
         nonfinite: str | None = None,
+        scaling: Scaling | None = None,
     ) -> None:
-        self.inner_optimizer._apply(grads, params, zero_grads, 1.0 / self.dynamic_scale, "skip")
-        if self.last_step_skipped:
-            self.step_counter = 0
-            self.dynamic_scale = max(self.dynamic_scale * 0.5, self.minimum_scale or _LEAST)
-        elif self.step_counter == self.dynamic_growth_steps - 1:
-            self.step_counter = 0
-            self.dynamic_scale = min(self.dynamic_scale * 2.0, self.maximum_scale or _GREATEST)
+        inner = self.inner_optimizer
+        known = self._known_scaling()
+        inner._apply(grads, params, zero_grads, 1.0 / self._dynamic_scale, "skip", known)
+        if inner._gpu is not None:
+            return
+        if inner.last_step_skipped:
+            self._step_counter = 0
+            self._dynamic_scale = max(self._dynamic_scale * 0.5, known.least)
+        elif self._step_counter == self.dynamic_growth_steps - 1:
+            self._step_counter = 0
+            self._dynamic_scale = min(self._dynamic_scale * 2.0, known.greatest)
         else:
-            self.step_counter += 1
+            self._step_counter += 1
+
+    def _prepare(self, steps: int, nonfinite: str | None = None, scaling: Scaling | None = None) -> None:
+        self.inner_optimizer._prepare(steps, "skip", self._known_scaling())
+
+    def _capturing_steps(self) -> GpuSteps:
+        return self.inner_optimizer._capturing_steps()
+
+    def _replay(self, graph: Any, nonfinite: str | None = None, scaling: Scaling | None = None) -> None:
+        self.inner_optimizer._replay(graph, "skip", self._known_scaling())
 
     @property
     def learning_rate(self) -> float:
@@ -182,8 +237,9 @@ class LossScaleOptimizer(Optimizer):
         if checked.get("dynamic_scale", 1.0) <= 0:
             raise ValueError(f"state dynamic_scale: must be positive, got {checked['dynamic_scale']}")
         self.inner_optimizer.load_state_dict({key: value for key, value in d.items() if key not in own}, strict)
-        for key, value in checked.items():
-            setattr(self, key, value)
+        self._set_scaling(
+            checked.get("dynamic_scale", self.dynamic_scale), int(checked.get("step_counter", self.step_counter))
+        )
 
     def get_config(self) -> dict[str, Any]:
         """All hyper-parameters, JSON-able, the inner optimizer's under ``inner_optimizer``."""
@@ -205,6 +261,7 @@ class LossScaleOptimizer(Optimizer):
         return f"LossScaleOptimizer({self.inner_optimizer!r}{shown})"
 
     def __getstate__(self) -> dict[str, Any]:
+        self._scaling()
         return self.__dict__
 
     def __setstate__(self, kept: dict[str, Any]) -> None:

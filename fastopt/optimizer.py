@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 
 from . import state
+from .device import HOST, Place, is_array
 from .flat import FlatBuffer, flatten, rebuild
-from .gradients import ABSENT, Gradients
+from .gpu_steps import GpuSteps, Scaling
+from .gradients import ABSENT, gradients_of
 from .hyper_parameters import HyperParameters
+from .kernels.clipping import ALL, EACH, common_factor
 from .kernels.layout import ACCUMULATED, ADDRESS, AVERAGED, OVERWRITE, STAGED
-from .parameters import Array, Parameter, check_pattern, collect
+from .parameters import Array, Parameter, check_count, check_pattern, collect
 from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Slot, Storage, allocate
 
 
@@ -27,6 +30,7 @@ class Optimizer(HyperParameters):
     """
 
     _structure: Any = None  # what `build` was given
+    _gpu: GpuSteps | None = None
 
     def __init__(self) -> None:
         raise TypeError(
@@ -64,13 +68,82 @@ class Optimizer(HyperParameters):
         self._calls = self._iterations = 0
         self._excluded_arrays: list[Any] = []
         self._built = self._evaluating = self._clipped = False
-        self.last_grad_norm: float | None = None
-        self.last_step_skipped = False
+        self._last_grad_norm: float | None = None
+        self._last_step_skipped = False
+        self._gpu = None
 
     @property
     def iterations(self) -> int:
-        """Updates done so far; micro-steps of an accumulation do not count."""
+        """Updates done so far; micro-steps of an accumulation do not count. On a GPU, reading it waits."""
+        self._confirm()
         return self._iterations
+
+    @property
+    def last_grad_norm(self) -> float | None:
+        """Norm of the last step's gradients before clipping, if it was needed. On a GPU, reading it waits."""
+        self._confirm()
+        return self._last_grad_norm
+
+    @property
+    def last_step_skipped(self) -> bool:
+        """Whether the last step met a gradient that is not finite, and was left out. On a GPU, reading it waits."""
+        self._confirm()
+        return self._last_step_skipped
+
+    def _confirm(self) -> None:
+        """Have the counters of all steps so far; those on a GPU are waited for."""
+        if self._gpu is not None:
+            self._gpu.confirm()
+
+    def _counters_are_set(self) -> None:
+        """Go on from counters that were set from outside."""
+        if self._gpu is not None:
+            self._gpu.rebase()
+
+    def _rate_was_set(self) -> None:
+        if self._gpu is not None:
+            self._gpu.renew_prepared()
+
+    def prepare(self, steps: int) -> None:
+        """Work out the next steps in advance, so that a captured step can be replayed so often without the host.
+
+        Only for parameters on a GPU. A step captured by ``torch.cuda.graph`` reads learning rate, bias correction and
+        all else that changes from step to step in GPU memory; this puts it there, for so many replays. Setting
+        ``learning_rate`` puts the rest of it there anew; after setting anything else call this again. Replays beyond
+        the last prepared step do nothing, and the next reading of a counter says so.
+
+        Parameters
+        ----------
+        steps : int
+            At least 1.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``steps`` is no such number.
+        RuntimeError
+            If the optimizer is not built, or its parameters are not on a GPU.
+        """
+        self._prepare(steps)
+
+    def _prepare(self, steps: int, nonfinite: str | None = None, scaling: Scaling | None = None) -> None:
+        check_count("steps", steps, 1)
+        self._capturing_steps().prepare(steps, self._unscale(), nonfinite or self.nonfinite, scaling)
+
+    def _capturing_steps(self) -> GpuSteps:
+        """The steps on a GPU, for a graph."""
+        self._require_built("capture()")
+        if self._gpu is None:
+            raise RuntimeError("capture() is for steps on a GPU; the parameters are NumPy arrays")
+        return self._gpu
+
+    def _replay(self, graph: Any, nonfinite: str | None = None, scaling: Scaling | None = None) -> None:
+        if self._evaluating:
+            raise RuntimeError("a step inside evaluation_weights(): leave the context first")
+        self._capturing_steps().replay(graph, self._unscale(), nonfinite or self.nonfinite, scaling)
+
+    def _unscale(self) -> float:
+        return 1.0 if self.loss_scale_factor is None else 1.0 / self.loss_scale_factor
 
     @property
     def built(self) -> bool:
@@ -96,7 +169,7 @@ class Optimizer(HyperParameters):
         """
         if isinstance(var_names, str):
             raise TypeError(f"var_names must be a list of regular expressions, got the str {var_names!r}")
-        if isinstance(var_list, np.ndarray):
+        if is_array(var_list):
             raise TypeError("var_list must be a list of arrays, got one array")
         names = list(var_names or [])
         for name in names:
@@ -122,8 +195,10 @@ class Optimizer(HyperParameters):
 
         Parameters
         ----------
-        params : list, tuple, mapping, nested containers of ndarray, or FlatBuffer
+        params : list, tuple, mapping, nested containers of arrays, or FlatBuffer
             float32 or float64, writeable, dense in any axis order, not overlapping. They are updated where they lie.
+            NumPy arrays; or arrays on one GPU: torch CUDA tensors, CuPy's, Numba's, or any with
+            ``__cuda_array_interface__`` or DLPack.
         overrides : dict, optional
             Regular expression, searched in each parameter's path (its keys and indices joined with "/") →
             ``{"learning_rate_multiplier": float, "weight_decay": float or None, "trainable": bool}``.
@@ -131,13 +206,14 @@ class Optimizer(HyperParameters):
         Raises
         ------
         TypeError, ValueError
-            If an array cannot be updated in place or an override makes no sense. Nothing is built then.
+            If an array cannot be updated in place, not all are in one place, or an override makes no sense. Nothing is
+            built then.
         RuntimeError
-            If the optimizer is built already.
+            If the optimizer is built already, or the GPU cannot be reached.
         """
         if self._built:
             raise RuntimeError("the optimizer is built already: make a new one for other parameters")
-        if not isinstance(params, (list, tuple, Mapping, FlatBuffer, np.ndarray)):
+        if not isinstance(params, (list, tuple, Mapping, FlatBuffer)) and not is_array(params):
             raise TypeError(f"params must be a list, tuple, dict, FlatBuffer or array, got {type(params).__name__}")
         parameters = collect(params, overrides)
         with self._unchanged_by_failure():
@@ -160,6 +236,7 @@ class Optimizer(HyperParameters):
     def _take_charge(self, parameters: list[Parameter], storage: Storage) -> None:
         """Build for parameters that have been checked; ``storage`` says where their state lives."""
         self._storage = storage
+        self._place: Place = parameters[0].place if parameters else HOST
         self._parameters = [p.in_c_order() if p.trainable and self._needs_c_order(p) else p for p in parameters]
         self._stand_ins = [(p.origin, p.array) for p in self._parameters if p.origin is not None]
         paths = self._excluded["paths"] + self._paths_of(self._excluded_arrays)
@@ -176,15 +253,17 @@ class Optimizer(HyperParameters):
         memory += [origin for origin, _ in self._stand_ins]
         memory += [array for plan in plans for array in plan.memory]
         buffer = self._structure if isinstance(self._structure, FlatBuffer) else None
-        gradients = Gradients(self._parameters, buffer, memory)
+        gradients = gradients_of(self._place)(self._parameters, buffer, memory)
+        gpu = GpuSteps(self, plans, gradients, self._gpu) if self._place.on_gpu and plans else None
         for plan in plans:
-            plan.connect(gradients.table, gradients.layouts)
+            if gpu is None:
+                plan.connect_on_host(gradients.table, gradients.layouts)
             plan.engine.prepare(
                 norms=bool(self.global_clipnorm) or self.nonfinite != "propagate",
                 clip_each=bool(self.clipnorm),
                 accumulate=bool(self.gradient_accumulation_steps),
             )
-        self._plans, self._gradients = plans, gradients
+        self._plans, self._gradients, self._gpu = plans, gradients, gpu
         self._keeps_average, self._accumulates = bool(self.use_ema), bool(self.gradient_accumulation_steps)
         if keep is not None:
             state.restore(self, keep)
@@ -275,6 +354,7 @@ class Optimizer(HyperParameters):
         zero_grads: bool,
         unscale: float | None = None,
         nonfinite: str | None = None,
+        scaling: Scaling | None = None,
     ) -> None:
         if self._evaluating:
             raise RuntimeError("a step inside evaluation_weights(): leave the context first")
@@ -283,29 +363,34 @@ class Optimizer(HyperParameters):
                 raise RuntimeError("the optimizer is not built: call build(params), or pass params with the gradients")
             if not flatten(params)[0] and not flatten(grads)[0]:
                 return
-            return self._first_step(grads, params, zero_grads, unscale, nonfinite)
+            return self._first_step(grads, params, zero_grads, unscale, nonfinite, scaling)
         if params is not None:
             grads = self._align(grads, params)
         try:
-            self._read_and_step(grads, zero_grads, unscale, nonfinite or self.nonfinite)
+            self._read_and_step(grads, zero_grads, unscale, nonfinite or self.nonfinite, scaling)
         finally:
             self._gradients.release()
 
-    def _read_and_step(self, grads: Any, zero_grads: bool, unscale: float | None, nonfinite: str) -> None:
+    def _read_and_step(
+        self, grads: Any, zero_grads: bool, unscale: float | None, nonfinite: str, scaling: Scaling | None
+    ) -> None:
         options = self._gradients.read(grads, zero_grads)
         if not self._plans:
             if zero_grads:
                 self._gradients.zero()
             return
         for origin, stand_in in self._stand_ins:
-            stand_in[...] = origin
-        if unscale is None:
-            unscale = 1.0 if self.loss_scale_factor is None else 1.0 / self.loss_scale_factor
-        self._step(unscale, nonfinite, options)
+            self._place.copy(stand_in, origin)
+        unscale = self._unscale() if unscale is None else unscale
+        self._check_switches()
+        if self._gpu is not None:
+            self._gpu.step(unscale, nonfinite, options, scaling)
+        else:
+            self._step(unscale, nonfinite, options)
         if self._stand_ins:
             self._write_back()
         if zero_grads:
-            if self.last_step_skipped:
+            if self._last_step_skipped:
                 self._gradients.zero_all(grads)
             else:
                 self._gradients.zero()
@@ -319,7 +404,7 @@ class Optimizer(HyperParameters):
     def _write_back(self) -> None:
         """Copy what stands in for some of the user's arrays into them."""
         for origin, stand_in in self._stand_ins:
-            origin[...] = stand_in
+            self._place.copy(origin, stand_in)
 
     def _align(self, grads: Any, params: Any) -> Any:
         """Gradients for all parameters built, from gradients for ``params``, which may be some of them."""
@@ -346,17 +431,19 @@ class Optimizer(HyperParameters):
             aligned[k] = grad
         return aligned
 
+    def _check_switches(self) -> None:
+        if self.use_ema > self._keeps_average or bool(self.gradient_accumulation_steps) > self._accumulates:
+            raise RuntimeError("use_ema and gradient_accumulation_steps cannot be switched on after build()")
+
     def _step(self, unscale: float, nonfinite: str, options: int) -> None:
         steps = self.gradient_accumulation_steps or 1
         closing = steps == 1 or (self._calls + 1) % steps == 0
         t = self._iterations + 1
         if closing and steps > 1:
             options |= ACCUMULATED
-        if self.use_ema > self._keeps_average or (steps > 1) > self._accumulates:
-            raise RuntimeError("use_ema and gradient_accumulation_steps cannot be switched on after build()")
         self._write_rows(unscale, float(steps), t if closing else 0)
-        self.last_step_skipped, self.last_grad_norm = False, None
-        clips = closing and bool(self.clipnorm or self.global_clipnorm)
+        self._last_step_skipped, self._last_grad_norm = False, None
+        clips = closing and bool(self._clipping()[0])
         if (clips or nonfinite != "propagate") and not self._measure(options, nonfinite, closing, clips):
             return
         if not closing:
@@ -419,18 +506,25 @@ class Optimizer(HyperParameters):
         norm = math.sqrt(sum(squares for squares, _ in found))
         if clips and nonfinite != "propagate" and not math.isfinite(norm):
             return self._refuse_step(nonfinite, "the gradients' norm overflows; nothing was updated")
-        self.last_grad_norm = norm
+        self._last_grad_norm = norm
         self._clip(norm)
         self._clipped = True
         return True
 
+    def _clipping(self) -> tuple[int, float]:
+        """The way to clip by a norm, of `fastopt.kernels.clipping`, 0 for none; and the limit."""
+        if self.clipnorm:
+            return (EACH, float(self.clipnorm)) if self.clipnorm > 0 else (ALL, 0.0)
+        return (ALL, float(self.global_clipnorm)) if self.global_clipnorm else (0, 0.0)
+
     def _clip(self, norm: float) -> None:
         """Have the step clip gradients whose norm, over all of them, is ``norm``."""
-        if self.clipnorm and self.clipnorm > 0:
+        way, limit = self._clipping()
+        if way == EACH:
             for plan in self._plans:
-                plan.engine.clip_each(float(self.clipnorm))
+                plan.engine.clip_each(limit)
         else:
-            self._clip_all(_global_factor(self.global_clipnorm, norm))
+            self._clip_all(common_factor(way, limit, norm))
 
     def _clip_all(self, factor: float) -> None:
         for plan in self._plans:
@@ -443,7 +537,7 @@ class Optimizer(HyperParameters):
     def _refuse_step(self, nonfinite: str, message: str) -> bool:
         if nonfinite == "raise":
             raise FloatingPointError(message)
-        self.last_step_skipped = True
+        self._last_step_skipped = True
         return False
 
     def _nonfinite_message(self) -> str:
@@ -468,9 +562,11 @@ class Optimizer(HyperParameters):
         if self._evaluating:
             raise RuntimeError("evaluation_weights() does not nest")
         self._check_averages()
+        self._gradients.check_parameters()
+        place = self._place
         for origin, stand_in in self._stand_ins:
-            stand_in[...] = origin
-        training = [(parameter.array, parameter.array.copy()) for plan in self._plans for parameter in plan.parameters]
+            place.copy(stand_in, origin)
+        training = [(p.array, place.clone(p.array)) for plan in self._plans for p in plan.parameters]
         self._evaluating = True
         try:
             self._load_averages()
@@ -478,7 +574,7 @@ class Optimizer(HyperParameters):
             yield
         finally:
             for array, values in training:
-                array[...] = values
+                place.copy(array, values)
             self._write_back()
             self._evaluating = False
 
@@ -489,7 +585,7 @@ class Optimizer(HyperParameters):
     def _load_averages(self) -> None:
         for plan in self._plans:
             for parameter, average in zip(plan.parameters, plan.slots[AVERAGE_SLOT], strict=True):
-                parameter.array[...] = average
+                self._place.copy(parameter.array, average)
 
     def finalize_variable_values(self, var_list: Any = None) -> None:
         """Replace the parameters by their averages, for good; nothing without ``use_ema``, as in Keras.
@@ -509,6 +605,7 @@ class Optimizer(HyperParameters):
             if not all(map(_is_array_of, arrays, self._parameters)):
                 raise ValueError("var_list must be the parameters that the optimizer was built with")
         if self.use_ema:
+            self._gradients.check_parameters()
             self._load_averages()
             self._write_back()
 
@@ -546,6 +643,11 @@ class Optimizer(HyperParameters):
     def __getstate__(self) -> dict[str, Any]:
         if self._evaluating:
             raise RuntimeError("inside evaluation_weights() the parameters are averages: leave it, then copy or pickle")
+        if self._built and not self._place.copyable and not isinstance(self._structure, FlatBuffer):
+            raise TypeError(
+                "the parameters' library cannot copy or pickle its arrays: pack them with fastopt.pack, or keep "
+                "get_config() and state_dict()"
+            )
         kept = {key: value for key, value in self.__dict__.items() if key not in _REBUILT}
         if self._built:
             kept["_restore"] = (self._structure, self._overrides, state.export(self))
@@ -563,7 +665,8 @@ class Optimizer(HyperParameters):
 
 
 _REBUILT = (
-    "_parameters", "_pinned", "_stand_ins", "_structure", "_overrides", "_storage", "_index", "_plans", "_gradients",
+    "_parameters", "_place", "_pinned", "_stand_ins", "_structure", "_overrides", "_storage", "_index", "_plans",
+    "_gradients", "_gpu",
 )  # fmt: skip
 
 
@@ -577,11 +680,3 @@ def _owners(array: Array) -> Iterator[Array]:
 
 def _is_array_of(array: Any, parameter: Parameter) -> bool:
     return array is parameter.given
-
-
-def _global_factor(limit: float | None, norm: float) -> float:
-    if not limit or limit <= 0:
-        return 1.0
-    if not math.isfinite(norm):
-        return math.nan
-    return min(limit / norm, 1.0) if norm > 0 else 1.0

@@ -10,39 +10,46 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .device import check_array
+from .device import HOST, AnyArray, Place, place_of
+from .device import Array as Array
+from .device.strides import is_dense, memory_order
 from .flat import flatten
-
-Array = np.ndarray[Any, Any]
 
 
 class Parameter(NamedTuple):
     """One array to be optimised."""
 
     path: str
-    array: Array
+    array: AnyArray
     axes: tuple[int, ...]  # slowest first, as they lie in memory
     trainable: bool
     multiplier: float  # of the learning rate
     settings: Mapping[str, Any]  # what overrides say of it
-    origin: Array | None = None  # the user's array, if ``array`` is a C-ordered copy that stands in for it
+    origin: AnyArray | None = None  # the user's memory, if ``array`` is a C-ordered copy that stands in for it
+    place: Place = HOST
+    foreign: Any = None  # the user's own object, where that is no NumPy array
 
     @property
-    def given(self) -> Array:
-        """The array that the user knows."""
+    def in_place(self) -> AnyArray:
+        """The array in the user's memory."""
         return self.array if self.origin is None else self.origin
+
+    @property
+    def given(self) -> Any:
+        """The array that the user knows."""
+        return self.in_place if self.foreign is None else self.foreign
 
     def in_c_order(self) -> Parameter:
         """The parameter with a C-ordered copy standing in for its array."""
         axes = tuple(range(self.array.ndim))
-        return self._replace(array=np.array(self.array, order="C"), axes=axes, origin=self.array)
+        return self._replace(array=self.place.in_c_order(self.array), axes=axes, origin=self.array)
 
     def shape_without(self, axis: int | None) -> tuple[int, ...]:
         """The shape, less one axis counted from the end."""
         shape = self.array.shape
         return shape if axis is None else shape[:axis] + shape[len(shape) + axis + 1 :]
 
-    def view_of(self, flat: Array, without: int | None = None) -> Array:
+    def view_of(self, flat: AnyArray, without: int | None = None) -> AnyArray:
         """``flat``, elements in the parameter's memory order, in its shape (less one axis) and axis order."""
         missing = None if without is None else self.array.ndim + without
         axes = [axis for axis in self.axes if axis != missing]
@@ -56,11 +63,14 @@ def collect(structure: Any, overrides: Mapping[str, Mapping[str, Any]] | None) -
     Raises
     ------
     TypeError, ValueError
-        If an array cannot be updated in place, two of them overlap, or an override makes no sense. Each message names
-        the path.
+        If an array cannot be updated in place, two of them overlap, they are not all in one place, or an override makes
+        no sense. Each message names the path.
+    RuntimeError
+        If they are on a GPU that cannot be reached.
     """
-    paths, arrays = flatten(structure)
-    check_parameters(paths, arrays)
+    paths, given = flatten(structure)
+    place = place_of([f"parameter {path}" for path in paths], given)
+    arrays = check_parameters(paths, given, place)
     settings = _settings_of(paths, overrides)
     return [
         Parameter(
@@ -70,20 +80,24 @@ def collect(structure: Any, overrides: Mapping[str, Mapping[str, Any]] | None) -
             setting.get("trainable", True),
             float(setting.get("learning_rate_multiplier", 1.0)),
             setting,
+            place=place,
+            foreign=None if array is known else known,
         )
-        for path, array, setting in zip(paths, arrays, settings, strict=True)
+        for path, known, array, setting in zip(paths, given, arrays, settings, strict=True)
     ]
 
 
-def check_parameters(paths: list[str], arrays: list[Any]) -> None:
-    """Refuse arrays that no kernel could update in place, and those that overlap."""
-    for path, array in zip(paths, arrays, strict=True):
-        _check_parameter(path, array)
-    _check_disjoint(paths, arrays)
+def check_parameters(paths: list[str], given: list[Any], place: Place = HOST) -> list[AnyArray]:
+    """The arrays as fastopt works with them; refuses those that no kernel could update in place, or that overlap."""
+    arrays = []
+    for path, known in zip(paths, given, strict=True):
+        arrays.append(place.view(f"parameter {path}", known))
+        _check_parameter(path, arrays[-1])
+    _check_disjoint(paths, arrays, place)
+    return arrays
 
 
-def _check_parameter(path: str, array: Any) -> None:
-    check_array(path, array, "parameter")
+def _check_parameter(path: str, array: AnyArray) -> None:
     if array.dtype.newbyteorder("=") not in (np.float32, np.float64):
         raise TypeError(f"parameter {path}: expected float32 or float64, got {array.dtype}: cast it first")
     if not array.dtype.isnative:
@@ -94,33 +108,15 @@ def _check_parameter(path: str, array: Any) -> None:
         raise ValueError(f"parameter {path}: is read-only and cannot be updated in place: pass a writeable array")
     if not array.flags.aligned:
         raise ValueError(f"parameter {path}: its memory is not aligned to its dtype: pass array.copy()")
-    if not _is_dense(array):
+    if not is_dense(array):
         raise ValueError(
             f"parameter {path}: has gaps, overlaps itself or runs backwards in memory "
             f"(shape {array.shape}, strides {array.strides}): pass a copy, or the array that owns the memory"
         )
 
 
-def memory_order(array: Array) -> tuple[int, ...]:
-    """The array's axes as they lie in memory, slowest first."""
-    if array.flags.c_contiguous:
-        return tuple(range(array.ndim))
-    return tuple(sorted(range(array.ndim), key=lambda axis: (-array.strides[axis], -array.shape[axis], axis)))
-
-
-def _is_dense(array: Array) -> bool:
-    if array.size == 0:
-        return True
-    expected = array.itemsize
-    for axis in reversed(memory_order(array)):
-        if array.shape[axis] > 1 and array.strides[axis] != expected:
-            return False
-        expected *= array.shape[axis]
-    return True
-
-
-def _check_disjoint(paths: list[str], arrays: list[Array]) -> None:
-    starts = [array.__array_interface__["data"][0] for array in arrays]
+def _check_disjoint(paths: list[str], arrays: list[AnyArray], place: Place) -> None:
+    starts = [place.address(array) for array in arrays]
     ranges = sorted(
         (start, start + array.nbytes, path) for start, array, path in zip(starts, arrays, paths, strict=True)
     )

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .device import engine
-from .flat import aligned_offsets, aligned_zeros
+from .device import AnyArray, engine
+from .flat import aligned_offsets
 from .kernels.cpu import step
 from .kernels.engines import contiguous_chunks
 from .kernels.launch import Work, kernel, launch
@@ -43,20 +43,20 @@ Storage = Callable[[str, Slot, list[Parameter]], tuple[list[Array | None], list[
 and the memory that they occupy. An array lies in memory as its parameter does."""
 
 
-def allocate(name: str, slot: Slot, parameters: list[Parameter]) -> tuple[list[Array | None], list[Array]]:
+def allocate(name: str, slot: Slot, parameters: list[Parameter]) -> tuple[list[AnyArray | None], list[AnyArray]]:
     """The `Storage` of an optimizer that owns its state: side by side in one flat array."""
-    dtype = parameters[0].array.dtype
+    dtype, place = parameters[0].array.dtype, parameters[0].place
     wanted = [parameter.array.ndim in slot.axes for parameter in parameters]
     sizes = [math.prod(p.shape_without(slot.without)) * has for p, has in zip(parameters, wanted, strict=True)]
     offsets, end = aligned_offsets(sizes, dtype)
-    flat = aligned_zeros(end, dtype)
+    flat = place.zeros(end, dtype)
     if slot.start:
-        flat.fill(slot.start)
-    arrays: list[Array | None] = []
+        place.fill(flat, slot.start)
+    arrays: list[AnyArray | None] = []
     for parameter, offset, size, has in zip(parameters, offsets, sizes, wanted, strict=True):
         view = parameter.view_of(flat[offset : offset + size], slot.without) if has else None
         if view is not None and slot.copies_parameter:
-            view[...] = parameter.array
+            place.copy(view, parameter.array)
         arrays.append(view)
     return arrays, [flat]
 
@@ -107,6 +107,7 @@ class Plan:
         self.branch = branch
         self.indices = np.array(indices, np.int64)
         self.parameters = parameters
+        self.place = parameters[0].place
         self.dtype = parameters[0].array.dtype
         self.groups = list(dict.fromkeys(groups))
         self.memory: list[Array] = []
@@ -118,21 +119,44 @@ class Plan:
         self.rule_slots = list(slots)
         self.rows = [self.groups.index(group) for group in groups]
 
-    def connect(self, gradients: Array, layouts: Array) -> None:
-        """Make the tables and the engine; ``gradients`` and ``layouts`` are those of the optimizer's `Gradients`."""
+    @property
+    def table_format(self) -> tuple[int, int, np.dtype[Any]]:
+        """Rows, columns and dtype of the scalars table."""
+        return len(self.groups), len(Control._fields) + len(self.scalars._fields), self.dtype
+
+    def connect(self, gradients: Array, layouts: Array, make_work: Callable[..., Any]) -> None:
+        """Make the tables and the engine.
+
+        Parameters
+        ----------
+        gradients, layouts : int64 arrays
+            Those of the optimizer's `Gradients`.
+        make_work : function
+            ``(chunks, addresses, gradients, layouts, terms)`` gives the work, where its engine runs.
+        """
         sizes = [parameter.array.size for parameter in self.parameters]
         chunks = contiguous_chunks(sizes, self.rows, CHUNK)
-        table = np.zeros((len(self.groups), len(Control._fields) + len(self.scalars._fields)), self.dtype)
         addresses = np.zeros((SLOTS + len(self.rule_slots), len(sizes)), np.int64)
         for row, arrays in self._address_rows().items():
-            addresses[row] = [0 if array is None else array.ctypes.data for array in arrays]
+            addresses[row] = [0 if array is None else self.place.address(array) for array in arrays]
         self._all_gradients = gradients
         self.shares_gradients = len(self.indices) == gradients.shape[1]
         own = gradients if self.shares_gradients else np.take(gradients, self.indices, axis=1)
-        self.work = Work(chunks, addresses, own, layouts, table, RULES[self.scalars].terms)
+        self.work = make_work(chunks, addresses, own, layouts, RULES[self.scalars].terms)
         self.engine = engine(self)
+        table = self.work.table
         self.pack = struct.Struct(f"={table.shape[1]}{'f' if table.itemsize == 4 else 'd'}").pack_into
         self.settings = [(k * table.strides[0], *group) for k, group in enumerate(self.groups)]
+
+    def connect_on_host(self, gradients: Array, layouts: Array) -> None:
+        """`connect` to the CPU engine."""
+        rows, columns, dtype = self.table_format
+        table = np.zeros((rows, columns), dtype)
+        self.connect(
+            gradients,
+            layouts,
+            lambda chunks, addresses, own, layouts, terms: Work(chunks, addresses, own, layouts, table, terms),
+        )
 
     def _address_rows(self) -> dict[int, list[Array | None]]:
         rows: dict[int, list[Array | None]] = {PARAM: [parameter.array for parameter in self.parameters]}
@@ -148,8 +172,10 @@ class Plan:
         gradients = np.stack([own.addresses[PARAM], np.full_like(own.addresses[PARAM], DIRECT)])
         row = [1.0, 1.0, np.inf, 0.0, 1.0, *scalars]
         table = np.array([row] * len(self.groups), self.dtype)
-        work = Work(own.chunks, own.addresses, gradients, own.layouts, table)
         kind: Any = type(scalars)
+        if self.place.on_gpu:
+            return own.run_once(kind, len(self.rule_slots), table, gradients, self.place.stream())
+        work = Work(own.chunks, own.addresses, gradients, own.layouts, table)
         launch(kernel(step, kind, len(self.rule_slots), self.dtype), work, 0)
 
     def take_gradients(self) -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from .device import AnyArray, Array
     from .optimizer import Optimizer
-    from .parameters import Array
 
 
-def _arrays(optimizer: Optimizer) -> Iterator[tuple[str, Array]]:
+def _arrays(optimizer: Optimizer) -> Iterator[tuple[str, AnyArray]]:
     """Every state array under its name, ``path/slot``."""
     for slot, arrays in optimizer.slots.items():
         for parameter, array in zip(optimizer._parameters, arrays, strict=True):
@@ -21,14 +21,15 @@ def _arrays(optimizer: Optimizer) -> Iterator[tuple[str, Array]]:
 
 
 def snapshot(optimizer: Optimizer) -> dict[str, Array]:
-    """Copies of the state arrays."""
-    return {name: array.copy() for name, array in _arrays(optimizer)}
+    """Copies of the state arrays, on the host."""
+    optimizer._confirm()
+    return {name: optimizer._place.to_host(array) for name, array in _arrays(optimizer)}
 
 
 def restore(optimizer: Optimizer, arrays: Mapping[str, Array]) -> None:
     """Write back what `snapshot` returned."""
     for name, array in _arrays(optimizer):
-        array[...] = arrays[name]
+        optimizer._place.from_host(array, arrays[name])
 
 
 def export(optimizer: Optimizer) -> dict[str, Any]:
@@ -56,9 +57,10 @@ def load(optimizer: Optimizer, given: Mapping[str, Any], strict: bool) -> None:
     new_arrays = {name: _checked_array(name, given[name], array) for name, array in arrays.items() if name in given}
     new_counters = {name: checked_counter(name, given[name], old) for name, old in counters.items() if name in given}
     for name, values in new_arrays.items():
-        arrays[name][...] = values
+        optimizer._place.from_host(arrays[name], values)
     for name, number in new_counters.items():
         setattr(optimizer, optimizer._counters()[name], number)
+    optimizer._counters_are_set()
 
 
 def _check_names(expected: set[str], given: set[str]) -> None:
@@ -70,7 +72,7 @@ def _check_names(expected: set[str], given: set[str]) -> None:
         )
 
 
-def _checked_array(name: str, values: Any, array: Array) -> Array:
+def _checked_array(name: str, values: Any, array: AnyArray) -> Array:
     values = np.asarray(values)
     if values.dtype.kind not in "fiu":
         raise TypeError(f"state {name}: expected numbers, got {values.dtype}")

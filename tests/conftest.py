@@ -5,15 +5,13 @@ import os
 import shutil
 import tempfile
 
-from keras_process import (  # noqa: F401
+from environments import (  # noqa: F401
     backend_of_this_process,
-    fast,
     is_child,
-    keras,
-    on_backend,
     pytest_configure,
     pytest_runtest_protocol,
 )
+from keras_process import fast, keras, on_backend  # noqa: F401
 
 os.environ["KERAS_BACKEND"] = backend_of_this_process()
 os.environ["MPLBACKEND"] = "Agg"

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..hyper_parameters import Rate, bind, common_arguments, without_axes
+from ..kernels.clipping import STEEP
 from ..optimizer import Optimizer
 from ..parameters import Array, check_number
 from .weights import Entry, assign, entries, read
@@ -111,6 +112,7 @@ class LegacyOptimizer(Optimizer):
         value = without_axes(value)
         check_number("learning_rate", value)
         self._learning_rate = float(value)  # type: ignore[arg-type]
+        self._rate_was_set()
 
     @property
     def lr(self) -> float:
@@ -150,9 +152,8 @@ class LegacyOptimizer(Optimizer):
         super()._plan(keep)
         self._gradients.refuses_missing = True
 
-    def _clip(self, norm: float) -> None:
-        limit = self.clipnorm or 0.0
-        self._clip_all(limit / norm if norm >= limit > 0 else 1.0)
+    def _clipping(self) -> tuple[int, float]:
+        return (STEEP, float(self.clipnorm)) if self.clipnorm else (0, 0.0)
 
     # -- weights ----------------------------------------------------------------------------------------------------
 

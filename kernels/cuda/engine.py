@@ -5,7 +5,7 @@ programs. A `Work` is one plan's tables; an engine launches its kernels.
 """
 
 import functools
-from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,8 @@ from ..launch import specialisation
 from ..reduction import LANES
 from ..registry import RULES
 from ..tables import Tables
-from . import norms, step, two_phase
-from .tables import HANDLE, HEADER, LAST, PLANS, PROGRESS, SCALE, STATE
+from . import norms, step, tables, two_phase
+from .tables import HANDLE, HEADER, LAST, PLANS, PROGRESS, SCALE, STAMP, STATE
 
 THREADS = 256
 WARPS = THREADS // 32
@@ -48,34 +48,46 @@ class Memory:
         return self.address, *self.shape
 
 
+class State(NamedTuple):
+    """What the GPU tells of its steps."""
+
+    calls: int
+    stopped: bool
+    skipped: bool
+    starved: bool
+    norm: float | None
+    scale: float
+    growth: int
+
+
 class Shared:
     """State and programs of all plans of an optimizer.
 
     Parameters
     ----------
     device : Device
-    tables : list of (rows, columns, dtype)
-        Of each plan's scalars.
+    formats : list of (rows, columns, dtype)
+        Of each plan's table of scalars.
     places : int
         Length of the ring.
     """
 
-    def __init__(self, device, tables, places):
+    def __init__(self, device, formats, places):
         self.device = device
         self.progress = device.pinned(8).view(np.int64)
         state = np.zeros(STATE, np.int64)
         state[PROGRESS] = self.progress.ctypes.data
-        measures = np.zeros(PLANS + 2 * len(tables))
+        measures = np.zeros(PLANS + 2 * len(formats))
         measures[SCALE] = 1.0
         self.state, self.measures = Memory(device, state), Memory(device, measures)
         self.offsets, numbers = [], HEADER
-        for rows, columns, dtype in tables:
+        for rows, columns, dtype in formats:
             self.offsets.append(8 * numbers)
             numbers += -(-rows * columns * dtype.itemsize // 8)
         self.row = np.zeros(numbers, np.int64)
         self.views = [
             self.row.view(np.uint8)[start : start + rows * columns * dtype.itemsize].view(dtype).reshape(rows, columns)
-            for start, (rows, columns, dtype) in zip(self.offsets, tables, strict=True)
+            for start, (rows, columns, dtype) in zip(self.offsets, formats, strict=True)
         ]
         self.limit = self.row[:HEADER].view(np.float64)
         self.resize(places)
@@ -83,8 +95,49 @@ class Shared:
     def resize(self, places):
         """Make a new, empty ring. Each work's handle must then be written anew."""
         self.rows = np.zeros((places, self.row.size), np.int64)
-        self.rows[:, 0] = -1
+        self.rows[:, STAMP] = -1
         self.ring = Memory(self.device, self.rows)
+
+    def start(self, calls):
+        """Count calls from here on. Requires that no step is under way; so do the other methods that write."""
+        self._set(calls=calls, stopped=0, skipped=0, starved=0, norm_known=0)
+        self.progress[0] = calls
+        self.rows[:, STAMP] = -1
+        self.ring.write(self.rows)
+
+    def go_on(self):
+        """Take back that a step was stopped, or that programs were missing."""
+        self._set(stopped=0, starved=0)
+
+    def _set(self, **numbers):
+        for name, value in numbers.items():
+            index = getattr(tables, name.upper())
+            self.device.write(self.state.address + 8 * index, np.array([value], np.int64))
+
+    def scale(self, scale, growth, growth_steps, least, greatest):
+        """Set the loss scale, and how it is to change."""
+        self._set(growth=growth, growth_steps=growth_steps)
+        self.device.write(self.scale_address, np.array([scale, least, greatest]))
+
+    @property
+    def scale_address(self):
+        """Where the loss scale is, a float64."""
+        return self.measures.address + 8 * tables.SCALE
+
+    def read(self, stream):
+        """The `State` after all that is enqueued on a stream."""
+        state, measures = np.empty(STATE, np.int64), np.empty(PLANS)
+        self.device.download(state, self.state.address, stream)
+        self.device.download(measures, self.measures.address, stream)
+        return State(
+            int(state[tables.CALLS]),
+            bool(state[tables.STOPPED]),
+            bool(state[tables.SKIPPED]),
+            bool(state[tables.STARVED]),
+            float(measures[tables.NORM]) if state[tables.NORM_KNOWN] else None,
+            float(measures[tables.SCALE]),
+            int(state[tables.GROWTH]),
+        )
 
     def put(self, call, stream):
         """Upload ``row``, the program of a call, if it is not there already."""
@@ -137,8 +190,9 @@ class Work:
         self.gradients, self.layouts = gradients, layouts
         self.table = shared.views[plan[0]]
         self.count = len(chunks)
+        self.chunks, self.addresses = chunks, addresses
         segments = addresses.shape[1]
-        self.chunks, self.addresses = Memory(device, chunks), Memory(device, addresses)
+        self._chunks, self._addresses = Memory(device, chunks), Memory(device, addresses)
         self.factors = factors or Memory(device, np.ones((2, segments), self.table.dtype))
         self.sums = Memory(device, np.zeros((max(terms, 2), len(chunks))))
         ends = np.searchsorted(chunks[:, 0], np.arange(segments), side="right")
@@ -148,14 +202,15 @@ class Work:
         self.found = GradientTables(device, gradients, layouts)
         self._handle = Memory(device, self._entries(self.found))
         self.handle_address = self._handle.address
+        self._fixed = []
 
     def _entries(self, found):
         """Address, rows and columns of each table."""
         shared, (table, layouts) = self.shared, found.memory
         scalars = shared.ring.address + shared.offsets[self.plan[0]], *self.table.shape
         common = Tables(
-            self.chunks.entry(), self.addresses.entry(), table.entry(), layouts.entry(), self.factors.entry(), scalars,
-            self.sums.entry(),
+            self._chunks.entry(), self._addresses.entry(), table.entry(), layouts.entry(), self.factors.entry(),
+            scalars, self.sums.entry(),
         )  # fmt: skip
         own = (shared.ring, shared.state, shared.measures, self._ends, self._counters, self._plan)
         handle = np.array([*common, *(memory.entry() for memory in own)], np.int64)
@@ -165,20 +220,29 @@ class Work:
     def refresh(self):
         """Write the handle anew, after the ring has moved."""
         self._handle.write(self._entries(self.found))
+        for found, handle in self._fixed:
+            handle.write(self._entries(found))
 
-    @contextmanager
-    def fixed(self):
-        """Inside, launches use a copy of the gradients' tables that later steps leave alone: for a graph.
-
-        Yields what must live as long as the graph.
-        """
-        tables = self.found.fixed()
-        handle = Memory(self.device, self._entries(tables))
+    def fix(self):
+        """Let launches use a copy of the gradients' tables that later steps leave alone: for a graph."""
+        found = self.found.fixed()
+        handle = Memory(self.device, self._entries(found))
+        self._fixed.append((found, handle))
         self.handle_address = handle.address
-        try:
-            yield tables, handle
-        finally:
-            self.handle_address = self._handle.address
+
+    def unfix(self):
+        """Let launches use the tables of the present step again."""
+        self.handle_address = self._handle.address
+
+    def run_once(self, scalars, slots, table, gradients, stream):
+        """Run the rule of ``scalars`` once, elementwise, with other scalars and gradients, beside all counting."""
+        shared = Shared(self.device, [(*table.shape, table.dtype)], 1)
+        shared.views[0][:] = table
+        shared.put(0, stream)
+        work = Work(shared, (0, 1), self.chunks, self.addresses, gradients, self.layouts)
+        run = kernel(step.step, scalars, slots, table.dtype, self.device)
+        with self.device.current():
+            run.launch(blocks_for(self.device, work.count), THREADS, stream, work.handle_address, LAST)
 
 
 class Elementwise:
@@ -211,8 +275,7 @@ class Elementwise:
 
     def launch(self, kernel, stream, options, per_block=1, threads=THREADS):
         """Launch a kernel over all chunks of the work, so many of them to a block at a time."""
-        most = self.device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR
-        blocks = max(1, min(most, -(-self.work.count // per_block)))
+        blocks = blocks_for(self.device, -(-self.work.count // per_block))
         kernel.launch(blocks, threads, stream, self.work.handle_address, options)
 
 
@@ -228,6 +291,11 @@ class TwoPhase(Elementwise):
         """Launch both phases."""
         self.launch(self._first, stream, options & ~LAST, per_block=self._warps, threads=32 * self._warps)
         self.launch(self._second, stream, options)
+
+
+def blocks_for(device, tasks):
+    """Blocks of a launch: as many as there are tasks, but no more than run at a time."""
+    return max(1, min(device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, tasks))
 
 
 def engine_for(scalars):

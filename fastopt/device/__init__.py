@@ -1,0 +1,125 @@
+"""Which devices exist, and whose array is where: the only place that knows.
+
+A *place* is where all arrays of an optimizer live: `HOST`, or one GPU (`cuda.Gpu`). Both offer the same methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .cuda import CudaArray, Gpu
+from .host import ALIGNMENT, HOST, Array, Host, aligned_zeros
+from .libraries import library_of
+from .strides import AnyArray
+
+if TYPE_CHECKING:
+    from .libraries import Library
+
+Place = Host | Gpu
+
+__all__ = [
+    "ALIGNMENT", "HOST", "AnyArray", "Array", "CudaArray", "Gpu", "Place", "aligned_zeros", "check_array", "engine",
+    "is_array", "place_of",
+]  # fmt: skip
+
+
+def is_array(value: Any) -> bool:
+    """Whether an object is an array on any device."""
+    return isinstance(value, np.ndarray) or library_of(value) is not None
+
+
+def check_array(name: str, array: Any) -> None:
+    """Refuse what is no plain NumPy array.
+
+    Parameters
+    ----------
+    name : str
+        Names the array in the message, as "parameter w".
+    array : object
+        What was given.
+
+    Raises
+    ------
+    TypeError
+        If it is no NumPy array, or on another device.
+    """
+    if isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray):
+        return
+    if library_of(array) is not None:
+        raise TypeError(f"{name}: is on a CUDA device, and a numpy.ndarray is needed here: copy it to the host first")
+    hint = ""
+    if isinstance(array, np.ma.MaskedArray):
+        hint = ": pass array.data"
+    elif type(array).__module__.partition(".")[0] == "torch":
+        hint = ": pass tensor.detach().numpy(), which shares its memory"
+    elif isinstance(array, np.generic):
+        hint = ", which cannot be updated in place: use a 0-d array"
+    raise TypeError(f"{name}: expected a numpy.ndarray, got {type(array).__name__}{hint}")
+
+
+def place_of(names: Sequence[str], arrays: Sequence[Any]) -> Place:
+    """Where all arrays live: the host, if none is on a GPU.
+
+    Parameters
+    ----------
+    names : list of str
+        Names the arrays in messages, as "parameter w".
+    arrays : list
+        What was given.
+
+    Raises
+    ------
+    TypeError
+        If some are on a GPU and some are not, or they are of several libraries.
+    ValueError
+        If they are on several GPUs, or worked on in several streams.
+    RuntimeError
+        If there is no way to reach their GPU.
+    """
+    libraries = [library_of(array) for array in arrays]
+    found = [(name, array, library) for name, array, library in zip(names, arrays, libraries, strict=True) if library]
+    if not found:
+        return HOST
+    if len(found) < len(arrays):
+        elsewhere = names[libraries.index(None)]
+        raise TypeError(
+            f"{found[0][0]} is on a CUDA device, and {elsewhere} is not: all must be in one place; "
+            "make an optimizer per device"
+        )
+    _, first, library = found[0]
+    _check_alike(found)
+    ordinals = [library.ordinal(array) for array in arrays]
+    ordinal = next((number for number in ordinals if number is not None), 0)
+    for name, number in zip(names, ordinals, strict=True):
+        if number not in (None, ordinal):
+            here = names[ordinals.index(ordinal)]
+            raise ValueError(
+                f"{here} is on GPU {ordinal}, and {name} on GPU {number}: all must be in one place; "
+                "make an optimizer per GPU"
+            )
+    return Gpu(ordinal, library, library.stream(first))
+
+
+def _check_alike(found: list[tuple[str, Any, Library]]) -> None:
+    first_name, first, library = found[0]
+    stream = library.stream(first)()
+    for name, array, other in found:
+        if other is not library:
+            raise TypeError(
+                f"{first_name} is an array of {library.name}, and {name} of {other.name}: their streams and allocators "
+                "differ; convert one of them, which copies nothing (torch.as_tensor, cupy.asarray)"
+            )
+        if other.stream(array)() != stream:
+            raise ValueError(f"{first_name} and {name} are bound to different streams: bind both to one")
+
+
+def engine(plan: Any) -> Any:
+    """The engine that does the steps of a `Plan`."""
+    if plan.place.on_gpu:
+        from ..kernels.cuda import engine as engines
+    else:
+        from ..kernels import engines
+    return engines.engine_for(plan.scalars)(plan)

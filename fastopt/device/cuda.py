@@ -1,0 +1,313 @@
+"""One GPU: views of its memory, and what is done with whole arrays there. Nothing here waits unless it says so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .host import HOST, Array
+from .strides import byte_range, c_strides, is_dense, same_strides
+
+if TYPE_CHECKING:
+    from .libraries import Library
+
+Stream = Callable[[], int]
+"""Gives the handle of the stream on which somebody works at the time of the call; 0 is the legacy default stream."""
+
+
+def default_stream() -> int:
+    """The `Stream` of those who name none."""
+    return 0
+
+
+class Flags(NamedTuple):
+    """Like those of a NumPy array."""
+
+    c_contiguous: bool
+    writeable: bool
+    aligned: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CudaArray:
+    """A view of an array in the memory of a GPU.
+
+    ``torch.as_tensor``, ``cupy.asarray`` and ``numba.cuda.as_cuda_array`` take it without a copy. It is never copied to
+    the host unless `copy_to_host` is called.
+
+    Attributes
+    ----------
+    address : int
+        Of the first element.
+    shape, strides : tuple of int
+        Strides in bytes.
+    dtype : numpy.dtype
+    device : int
+        Number of the GPU.
+    owner : object
+        Keeps the memory alive.
+    stream : function
+        Gives the stream on which the contents are worked on.
+    writeable : bool
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype[Any]
+    device: int
+    owner: Any
+    stream: Stream = default_stream
+    writeable: bool = True
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self.size * self.itemsize
+
+    @property
+    def flags(self) -> Flags:
+        """What NumPy would say of the same array."""
+        plain = c_strides(self.shape, self.itemsize)
+        axes = [axis for axis, extent in enumerate(self.shape) if extent > 1]
+        return Flags(
+            c_contiguous=self.size == 0 or all(self.strides[axis] == plain[axis] for axis in axes),
+            writeable=self.writeable,
+            aligned=not any(
+                number % self.itemsize for number in (self.address, *(self.strides[axis] for axis in axes))
+            ),
+        )
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.address if self.size else 0, not self.writeable),
+            "strides": None if self.flags.c_contiguous else self.strides,
+            "stream": self.stream() or 1,  # the interface's name for the legacy default stream
+            "version": 3,
+        }
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Array:
+        raise TypeError("a CudaArray is in GPU memory: call copy_to_host() for a NumPy array")
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("a CudaArray is a view of GPU memory and can be neither copied nor pickled: use copy_to_host()")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: slice) -> CudaArray:
+        """Part of a 1-D array."""
+        if self.ndim != 1 or not isinstance(part, slice):
+            raise TypeError("a CudaArray takes a slice of its only axis: use torch.as_tensor or cupy.asarray for more")
+        start, stop, step = part.indices(self.shape[0])
+        extent = len(range(start, stop, step))
+        address = self.address + start * self.strides[0]
+        return replace(self, address=address, shape=(extent,), strides=(step * self.strides[0],))
+
+    def reshape(self, shape: Sequence[int]) -> CudaArray:
+        """A C-ordered array without gaps in another shape of as many elements."""
+        if math.prod(shape) != self.size or not self.flags.c_contiguous:
+            raise ValueError(f"cannot view shape {self.shape}, strides {self.strides} in shape {tuple(shape)}")
+        return replace(self, shape=tuple(shape), strides=c_strides(tuple(shape), self.itemsize))
+
+    def transpose(self, axes: Sequence[int]) -> CudaArray:
+        """The axes in another order."""
+        return replace(
+            self, shape=tuple(self.shape[axis] for axis in axes), strides=tuple(self.strides[axis] for axis in axes)
+        )
+
+    def copy_to_host(self) -> Array:
+        """A NumPy array with the same elements; waits for the GPU."""
+        from ..kernels.cuda import driver
+
+        low, high = byte_range(self.address, self)
+        memory = np.empty(high - low, np.uint8)
+        if self.size:
+            driver.device(self.device).download(memory, low, self.stream())
+        return np.ndarray(self.shape, self.dtype, memory, self.address - low, self.strides).copy()
+
+    def __repr__(self) -> str:
+        return f"CudaArray(shape={self.shape}, dtype={self.dtype}, device={self.device})"
+
+
+class Gpu:
+    """A GPU and the library whose arrays live there: the place of an optimizer; see `host.Host`.
+
+    Parameters
+    ----------
+    ordinal : int
+        Number of the GPU.
+    library : Library
+        Whose arrays the parameters are: its allocator provides all memory.
+    stream : Stream
+        Where the parameters' users work: everything is enqueued there.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no such GPU, or no way to reach it.
+    """
+
+    on_gpu = True
+
+    def __init__(self, ordinal: int, library: Library, stream: Stream) -> None:
+        from ..kernels.cuda import driver
+
+        self.ordinal, self.library, self.stream = ordinal, library, stream
+        self.device = driver.device(ordinal)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _gpu_of, (self.library.name, self.ordinal)
+
+    @property
+    def copyable(self) -> bool:
+        """See `Host.copyable`."""
+        return self.library.copyable
+
+    def view(self, name: str, array: Any) -> CudaArray:
+        """A view of the same memory.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no array, or on another device, or its memory has gone. ``name`` begins the message.
+        """
+        from .libraries import library_of
+
+        library = library_of(array)
+        if library is None:
+            kind = "a NumPy array" if isinstance(array, np.ndarray) else f"an object of type {type(array).__name__}"
+            raise TypeError(f"{name}: is {kind}, and an array on GPU {self.ordinal} is needed here: copy it there")
+        view = library.view(name, array, self.stream())
+        if view.size and not view.address:
+            raise ValueError(f"{name}: has no memory: it was freed, or never allocated")
+        if view.size and view.device != self.ordinal:
+            raise ValueError(f"{name}: is on GPU {view.device}, the others are on GPU {self.ordinal}: copy it there")
+        return view
+
+    def flat(self, size: int, dtype: np.dtype[Any]) -> Any:
+        """See `Host.flat`: an array of the parameters' library."""
+        array = self.library.empty(self.ordinal, size, dtype)
+        self.fill(self.library.view("flat", array, self.stream()), 0.0)
+        return array
+
+    def zeros(self, size: int, dtype: np.dtype[Any]) -> CudaArray:
+        """See `Host.zeros`."""
+        array = self._empty(size, dtype)
+        self.fill(array, 0.0)
+        return array
+
+    def _empty(self, size: int, dtype: np.dtype[Any]) -> CudaArray:
+        view = self.library.view("state", self.library.empty(self.ordinal, size, dtype), self.stream())
+        return replace(view, stream=self.stream)
+
+    def scalar(self, address: int) -> CudaArray:
+        """A float64 that fastopt keeps at an address."""
+        return CudaArray(address, (), (), np.dtype(np.float64), self.ordinal, None, self.stream, writeable=False)
+
+    def fill(self, array: CudaArray, number: float) -> None:
+        """See `Host.fill`."""
+        if not array.size:
+            return
+        if not is_dense(array):
+            self._copy_strided(array, self._broadcast(number, array))
+        elif number:
+            self.device.fill(array.address, number, array.size, array.dtype, self.stream())
+        else:
+            self.device.clear(array.address, array.nbytes, self.stream())
+
+    def _broadcast(self, number: float, like: CudaArray) -> CudaArray:
+        one = self._empty(1, like.dtype)
+        self.fill(one, number)
+        return replace(one, shape=like.shape, strides=(0,) * like.ndim)
+
+    def copy(self, target: CudaArray, source: CudaArray) -> None:
+        """See `Host.copy`; both are of one dtype."""
+        if not target.size:
+            return
+        if is_dense(target) and same_strides(target, source):
+            self.device.copy(target.address, source.address, target.nbytes, self.stream())
+        else:
+            self._copy_strided(target, source)
+
+    def _copy_strided(self, target: CudaArray, source: CudaArray) -> None:
+        from ..kernels.cuda.strided import copy_strided
+
+        copy_strided(self.device, target, source, self.stream())
+
+    def clone(self, array: CudaArray) -> CudaArray:
+        """See `Host.clone`; the array has no gaps, and its copy lies as it does."""
+        return self._copy_with(array, array.strides)
+
+    def in_c_order(self, array: CudaArray) -> CudaArray:
+        """See `Host.in_c_order`."""
+        return self._copy_with(array, c_strides(array.shape, array.itemsize))
+
+    def _copy_with(self, array: CudaArray, strides: tuple[int, ...]) -> CudaArray:
+        copy = replace(self._empty(array.size, array.dtype), shape=array.shape, strides=strides)
+        self.copy(copy, array)
+        return copy
+
+    def to_host(self, array: CudaArray) -> Array:
+        """See `Host.to_host`; waits for the GPU."""
+        return replace(array, stream=self.stream).copy_to_host()
+
+    def from_host(self, array: CudaArray, values: Array) -> None:
+        """See `Host.from_host`; the array has no gaps."""
+        if not array.size:
+            return
+        memory = np.empty(array.nbytes, np.uint8)
+        np.ndarray(array.shape, array.dtype, memory, 0, array.strides)[...] = values
+        self.device.upload(array.address, memory, self.stream())
+
+    def address(self, array: CudaArray) -> int:
+        """See `Host.address`."""
+        return array.address
+
+    def byte_range(self, array: CudaArray) -> tuple[int, int]:
+        """See `Host.byte_range`."""
+        return byte_range(array.address, array)
+
+    def shares_memory(self, one: CudaArray, other: CudaArray) -> bool:
+        """See `Host.shares_memory`."""
+        return HOST.shares_memory(_same_addresses(one), _same_addresses(other))
+
+
+def _gpu_of(library_name: str, ordinal: int) -> Gpu:
+    """The GPU for new arrays of a library, where that works by default."""
+    from .libraries import LIBRARIES
+
+    library = LIBRARIES[library_name]
+    return Gpu(ordinal, library, library.stream(library.empty(ordinal, 0, np.dtype(np.float32))))
+
+
+def _same_addresses(array: CudaArray) -> Array:
+    """A NumPy array at a GPU's addresses: to be reasoned about, never to be read."""
+    interface = {
+        "shape": array.shape, "typestr": array.dtype.str, "data": (array.address, True), "strides": array.strides,
+        "version": 3,
+    }  # fmt: skip
+    return np.asarray(SimpleNamespace(__array_interface__=interface))

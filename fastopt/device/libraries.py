@@ -1,0 +1,413 @@
+"""Whose arrays lie on GPUs: how each library says where an array is, and how it provides new ones.
+
+The only place that knows foreign arrays. No library is imported here before the user has: an array of a library that
+has not been imported does not exist.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import dlpack
+from .cuda import CudaArray, Stream, default_stream
+from .host import aligned_zeros
+from .strides import c_strides
+
+
+class Library:
+    """One kind of array. This one is fastopt's own.
+
+    Attributes
+    ----------
+    name : str
+    copyable : bool
+        Whether its arrays can be deep-copied and pickled.
+    """
+
+    name = "fastopt"
+    copyable = False
+
+    def owns(self, array: Any) -> bool:
+        """Whether an object is such an array, on a GPU."""
+        return isinstance(array, CudaArray)
+
+    def ordinal(self, array: Any) -> int | None:
+        """Number of the GPU; None where an array has no memory."""
+        return array.device
+
+    def stream(self, array: Any) -> Stream:
+        """Where the array is worked on; does not keep the array alive."""
+        return array.stream
+
+    def view(self, name: str, array: Any, stream: int) -> CudaArray:
+        """A view of the same memory, which what follows on ``stream`` may use if it waits for the view's stream.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there cannot be one. ``name`` begins the message.
+        """
+        return array
+
+    def signature(self, array: Any) -> object:
+        """Equal for arrays of this library that differ in nothing but their address; cheap."""
+        return (
+            (array.dtype, array.shape, array.strides, array.device, array.writeable) if self.owns(array) else object()
+        )
+
+    def address(self, array: Any) -> int:
+        """Of the first element; 0 where there is no memory. Cheap."""
+        return array.address
+
+    def times(self, value: Any, number: CudaArray) -> Any:
+        """A value times a number on the GPU; without waiting for it where the library can."""
+        return value * float(number.copy_to_host())
+
+    def empty(self, ordinal: int, size: int, dtype: np.dtype[Any]) -> Any:
+        """A new 1-D array of this library, at a multiple of 64 bytes, not initialised."""
+        from ..kernels.cuda import driver
+
+        memory = driver.device(ordinal).allocate(max(size, 1) * dtype.itemsize)
+        return CudaArray(memory.address, (size,), (dtype.itemsize,), dtype, ordinal, memory)
+
+
+class Interface(Library):
+    """Any library that follows ``__cuda_array_interface__``, version 2 or 3.
+
+    Source: https://nvidia.github.io/numba-cuda/user/cuda_array_interface.html
+    """
+
+    name = "__cuda_array_interface__"
+
+    def owns(self, array: Any) -> bool:
+        """See `Library.owns`."""
+        return getattr(array, "__cuda_array_interface__", None) is not None
+
+    def ordinal(self, array: Any) -> int | None:
+        """See `Library.ordinal`."""
+        from ..kernels.cuda import driver
+
+        address = self.address(array)
+        return driver.ordinal_of(address) if address else None
+
+    def stream(self, array: Any) -> Stream:
+        """See `Library.stream`; the interface's 0 is refused by `view`."""
+        number = _entry(array.__cuda_array_interface__, "stream", None)
+        return default_stream if number is None else functools.partial(_normal_stream, number)
+
+    def view(self, name: str, array: Any, stream: int) -> CudaArray:
+        """See `Library.view`."""
+        interface = array.__cuda_array_interface__
+        _check_interface(name, interface)
+        dtype = np.dtype(interface["typestr"])
+        shape = tuple(interface["shape"])
+        strides = interface.get("strides") or c_strides(shape, dtype.itemsize)
+        address, read_only = interface["data"]
+        ordinal = self.ordinal(array) if address else 0
+        return CudaArray(
+            address or 0, shape, tuple(strides), dtype, ordinal or 0, array, self.stream(array), not read_only
+        )
+
+    def signature(self, array: Any) -> object:
+        """See `Library.signature`: the interface is as costly to ask for as to check."""
+        return object()
+
+    def address(self, array: Any) -> int:
+        """See `Library.address`."""
+        return _entry(array.__cuda_array_interface__, "data", (0, False))[0] or 0
+
+
+def _entry(interface: Any, key: str, default: Any) -> Any:
+    return interface.get(key, default) if isinstance(interface, Mapping) else default
+
+
+def _check_interface(name: str, interface: Any) -> None:
+    missing = [key for key in ("shape", "typestr", "data", "version") if _entry(interface, key, None) is None]
+    if missing:
+        raise TypeError(f"{name}: its __cuda_array_interface__ does not say {missing[0]!r}")
+    if interface["version"] not in (2, 3):
+        raise TypeError(f"{name}: its __cuda_array_interface__ has version {interface['version']}, expected 2 or 3")
+    if interface.get("mask") is not None:
+        raise TypeError(f"{name}: has a mask, which fastopt cannot observe: pass the array without it")
+    if interface.get("stream") == 0:
+        raise ValueError(
+            f"{name}: its __cuda_array_interface__ names stream 0, which is ambiguous: 1 is the legacy default stream, "
+            "2 that of the thread"
+        )
+
+
+def _normal_stream(number: int) -> int:
+    """The driver's handle of what the interface calls a stream: its legacy default stream, 1, is the driver's 0 too."""
+    return 0 if number == 1 else number
+
+
+class Torch(Library):
+    """CUDA tensors of torch."""
+
+    name = "torch"
+    copyable = True
+
+    def owns(self, array: Any) -> bool:
+        """See `Library.owns`."""
+        return _is_torch(array) and array.device.type == "cuda"
+
+    def ordinal(self, array: Any) -> int:
+        """See `Library.ordinal`."""
+        return array.device.index
+
+    def stream(self, array: Any) -> Stream:
+        """See `Library.stream`: torch's current one on the array's GPU."""
+        return functools.partial(_torch_stream, array.device.index)
+
+    def view(self, name: str, array: Any, stream: int) -> CudaArray:
+        """See `Library.view`."""
+        if str(array.layout) != "torch.strided":
+            raise TypeError(f"{name}: has the layout {array.layout}: pass tensor.to_dense()")
+        if array.is_neg() or array.is_conj():
+            raise ValueError(f"{name}: stands for numbers that are not in memory: pass tensor.resolve_neg()")
+        dtype = _dtype(name, str(array.dtype).removeprefix("torch."))
+        strides = tuple(stride * dtype.itemsize for stride in array.stride())
+        # A tensor of our own: assigning to the user's .data must not free memory that kernels have the address of.
+        owner = array.detach()
+        return CudaArray(
+            array.data_ptr(), tuple(array.shape), strides, dtype, array.device.index, owner, self.stream(array)
+        )
+
+    def signature(self, array: Any) -> object:
+        """See `Library.signature`."""
+        torch = sys.modules["torch"]
+        if not isinstance(array, torch.Tensor) or array.layout is not torch.strided:
+            return object()
+        return array.dtype, array.shape, array.stride(), array.device, array.is_neg()
+
+    def address(self, array: Any) -> int:
+        """See `Library.address`."""
+        return array.data_ptr()
+
+    def times(self, value: Any, number: CudaArray) -> Any:
+        """See `Library.times`. A tensor without axes does not change the dtype of the product."""
+        if not self.owns(value):
+            return super().times(value, number)
+        return value * sys.modules["torch"].as_tensor(number, device=value.device)
+
+    def empty(self, ordinal: int, size: int, dtype: np.dtype[Any]) -> Any:
+        """See `Library.empty`."""
+        torch = importlib.import_module("torch")
+        return torch.empty(size, dtype=getattr(torch, dtype.name), device=f"cuda:{ordinal}")
+
+
+def _is_torch(array: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
+def _torch_stream(ordinal: int) -> int:
+    return sys.modules["torch"].cuda.current_stream(ordinal).cuda_stream
+
+
+class CuPy(Library):
+    """Arrays of CuPy."""
+
+    name = "cupy"
+    copyable = True
+
+    def owns(self, array: Any) -> bool:
+        """See `Library.owns`."""
+        cupy = sys.modules.get("cupy")
+        return cupy is not None and isinstance(array, cupy.ndarray)
+
+    def ordinal(self, array: Any) -> int:
+        """See `Library.ordinal`."""
+        return array.device.id
+
+    def stream(self, array: Any) -> Stream:
+        """See `Library.stream`: CuPy's current one on the array's GPU."""
+        return functools.partial(_cupy_stream, array.device.id)
+
+    def view(self, name: str, array: Any, stream: int) -> CudaArray:
+        """See `Library.view`."""
+        return CudaArray(
+            array.data.ptr, array.shape, array.strides, array.dtype, array.device.id, array, self.stream(array)
+        )
+
+    def signature(self, array: Any) -> object:
+        """See `Library.signature`."""
+        if not isinstance(array, sys.modules["cupy"].ndarray):
+            return object()
+        return array.dtype, array.shape, array.strides, array.device.id
+
+    def address(self, array: Any) -> int:
+        """See `Library.address`."""
+        return array.data.ptr
+
+    def times(self, value: Any, number: CudaArray) -> Any:
+        """See `Library.times`."""
+        if not self.owns(value):
+            return super().times(value, number)
+        return value * sys.modules["cupy"].asarray(number).astype(value.dtype)
+
+    def empty(self, ordinal: int, size: int, dtype: np.dtype[Any]) -> Any:
+        """See `Library.empty`."""
+        cupy = importlib.import_module("cupy")
+        with cupy.cuda.Device(ordinal):
+            return cupy.empty(size, dtype)
+
+
+def _cupy_stream(ordinal: int) -> int:
+    cuda = sys.modules["cupy"].cuda
+    with cuda.Device(ordinal):
+        return cuda.get_current_stream().ptr
+
+
+class Numba(Interface):
+    """Numba's device arrays."""
+
+    name = "numba"
+    _module = "numba.cuda.cudadrv.devicearray"
+
+    def owns(self, array: Any) -> bool:
+        """See `Library.owns`."""
+        module = sys.modules.get(self._module)
+        return module is not None and isinstance(array, module.DeviceNDArray)
+
+    def stream(self, array: Any) -> Stream:
+        """See `Library.stream`: the one that the array is bound to, or Numba's default."""
+        number = int(array.stream)
+        return functools.partial(_normal_stream, number) if number else default_stream
+
+    def signature(self, array: Any) -> object:
+        """See `Library.signature`."""
+        if not self.owns(array):
+            return object()
+        return array.dtype, array.shape, array.strides, int(array.stream), array.gpu_data.context.device.id
+
+    def address(self, array: Any) -> int:
+        """See `Library.address`."""
+        return array.device_ctypes_pointer.value or 0
+
+    def empty(self, ordinal: int, size: int, dtype: np.dtype[Any]) -> Any:
+        """See `Library.empty`."""
+        cuda = importlib.import_module("numba.cuda")
+        with cuda.gpus[ordinal]:
+            return cuda.device_array(size, dtype)
+
+
+class Simulator(Library):
+    """Arrays of Numba's CUDA simulator: on the host, and without ``__cuda_array_interface__``."""
+
+    name = "simulator"
+    _module = "numba.cuda.simulator.cudadrv.devicearray"
+
+    def owns(self, array: Any) -> bool:
+        """See `Library.owns`."""
+        module = sys.modules.get(self._module)
+        return module is not None and isinstance(array, module.FakeCUDAArray)
+
+    def ordinal(self, array: Any) -> int:
+        """See `Library.ordinal`: there is one GPU."""
+        return 0
+
+    def stream(self, array: Any) -> Stream:
+        """See `Library.stream`: everything happens at once."""
+        return default_stream
+
+    def view(self, name: str, array: Any, stream: int) -> CudaArray:
+        """See `Library.view`."""
+        memory = array._ary
+        return CudaArray(
+            self.address(array), memory.shape, memory.strides, memory.dtype, 0, memory, writeable=memory.flags.writeable
+        )
+
+    def signature(self, array: Any) -> object:
+        """See `Library.signature`."""
+        if not self.owns(array):
+            return object()
+        return array._ary.dtype, array._ary.shape, array._ary.strides, array._ary.flags.writeable
+
+    def address(self, array: Any) -> int:
+        """See `Library.address`."""
+        return array._ary.__array_interface__["data"][0]
+
+    def empty(self, ordinal: int, size: int, dtype: np.dtype[Any]) -> Any:
+        """See `Library.empty`."""
+        return importlib.import_module(self._module).FakeCUDAArray(aligned_zeros(size, dtype))
+
+
+class DLPack(Library):
+    """Any other library that follows DLPack. From before DLPack 1.0 arrays are read-only: they could not say so."""
+
+    name = "dlpack"
+
+    def owns(self, array: Any) -> bool:
+        """See `Library.owns`."""
+        if _is_torch(array) or not hasattr(type(array), "__dlpack_device__"):
+            return False
+        return array.__dlpack_device__()[0] in (dlpack.CUDA, dlpack.CUDA_MANAGED)
+
+    def ordinal(self, array: Any) -> int:
+        """See `Library.ordinal`."""
+        return array.__dlpack_device__()[1]
+
+    def stream(self, array: Any) -> Stream:
+        """See `Library.stream`: the protocol names none, and has ours wait instead."""
+        return default_stream
+
+    def view(self, name: str, array: Any, stream: int) -> CudaArray:
+        """See `Library.view`."""
+        try:
+            found = dlpack.export(array, stream)
+        except (BufferError, TypeError, ValueError) as reason:
+            raise TypeError(f"{name}: cannot be shared through DLPack: {reason}") from reason
+        dtype = _dtype(name, found.dtype)
+        strides = found.strides or c_strides(found.shape, 1)
+        strides = tuple(stride * dtype.itemsize for stride in strides)
+        complete_on = functools.partial(int, stream)
+        return CudaArray(
+            found.address, found.shape, strides, dtype, found.device, found.owner, complete_on, found.writeable
+        )
+
+    def signature(self, array: Any) -> object:
+        """See `Library.signature`: every array must be exported anew."""
+        return object()
+
+    def address(self, array: Any) -> int:
+        """See `Library.address`: of a parameter, which the exporting library promises to leave where it is."""
+        return 0
+
+
+class Jax(DLPack):
+    """JAX's arrays: read-only. Their ``__cuda_array_interface__`` does not say in which stream they are complete."""
+
+    name = "jax"
+
+    def owns(self, array: Any) -> bool:
+        """See `Library.owns`."""
+        return type(array).__module__.partition(".")[0] in ("jax", "jaxlib") and super().owns(array)
+
+
+def _dtype(name: str, dtype: str) -> np.dtype[Any]:
+    """NumPy's dtype of a name, where NumPy has it."""
+    try:
+        return np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"{name}: expected float32 or float64, got {dtype}: cast it first") from None
+
+
+# The first that owns an array counts.
+LIBRARIES = {
+    library.name: library
+    for library in (Library(), Torch(), CuPy(), Simulator(), Numba(), Jax(), Interface(), DLPack())
+}
+
+
+def library_of(array: Any) -> Library | None:
+    """The library of an array on a GPU; None for anything else."""
+    if isinstance(array, np.ndarray):
+        return None
+    return next((library for library in LIBRARIES.values() if library.owns(array)), None)

@@ -1,0 +1,254 @@
+"""What gradients have in common wherever they live: their structure, their layout, and what is refused."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..device import HOST, AnyArray, Array, is_array
+from ..device.strides import same_strides
+from ..flat import FlatBuffer, flatten
+from ..kernels.layout import ADDRESS, DIRECT, FLOAT32, FLOAT64, LAYOUT
+from ..parameters import Parameter
+
+ABSENT = object()
+"""Stands for the gradient of a parameter that a step leaves out on purpose."""
+
+_KINDS = {np.dtype(np.float32): FLOAT32, np.dtype(np.float64): FLOAT64}
+
+
+class BaseGradients:
+    """Reads the gradients of one step into a table of addresses.
+
+    Parameters
+    ----------
+    parameters : list of Parameter
+        Those that gradients belong to, in order.
+    buffer : FlatBuffer or None
+        What the parameters are views of, if they were packed: then one flat gradient is possible.
+    state : list of arrays
+        All memory that a step writes to: no gradient may overlap it.
+
+    Attributes
+    ----------
+    table : int64 array [2, parameters]
+        Address of each gradient (0: none) and start of its record in ``layouts``.
+    layouts : int64 array
+        Records of the gradients that cannot be read as they lie.
+    refuses_missing : bool
+        Whether a gradient of None is an error rather than a warning.
+    streams_to_wait_for : list of int
+        Those in which gradients of the last `read` may still be being written.
+    """
+
+    def __init__(self, parameters: list[Parameter], buffer: FlatBuffer | None, state: list[AnyArray]) -> None:
+        self.parameters = parameters
+        self._place = parameters[0].place if parameters else HOST
+        self._count = len(parameters)
+        self._frozen = [k for k, parameter in enumerate(parameters) if not parameter.trainable]
+        self._paths = tuple(parameter.path for parameter in parameters)
+        self._buffer = buffer
+        if buffer is not None:
+            self._flat_size, self._flat_dtype = buffer.size, buffer.dtype
+            self._byte_offsets = np.array(
+                [segment.offset * buffer.dtype.itemsize for segment in buffer.segments], np.int64
+            )
+        self._state = state
+        self._shapes = [parameter.array.shape for parameter in parameters]
+        self.table = np.zeros((2, len(parameters)), np.int64)
+        room = np.array([2 + 2 * max(parameter.array.ndim, 1) for parameter in parameters], np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(room)[:-1]]).astype(np.int64) if parameters else room
+        self.layouts = np.zeros(max(int(room.sum()), 1), np.int64)
+        self._occupied = self._merged_ranges()
+        self.refuses_missing = False
+        self.streams_to_wait_for: list[int] = []
+        self._held: Any = ()
+        self._staged: list[AnyArray] = []
+
+    def read(self, grads: Any, zero: bool) -> int:
+        """Fill the table from one step's gradients.
+
+        Parameters
+        ----------
+        grads : list, tuple, mapping, nested, FlatBuffer, or one flat array
+            In the parameters' structure, or as many leaves in their order.
+        zero : bool
+            Whether they are to be zeroed after the step: by the kernels as far as they can, the rest by `zero`.
+
+        Returns
+        -------
+        int
+            Options for the launch: `STAGED`, `ZERO`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient does not fit its parameter. Nothing but the table has been written.
+        """
+        raise NotImplementedError
+
+    def check_parameters(self) -> None:
+        """Refuse to go on if a parameter's memory is not where it was.
+
+        Raises
+        ------
+        RuntimeError
+            If it has been exchanged for another.
+        """
+
+    def release(self) -> None:
+        """Let go of the gradients, once the step has used them."""
+        self._held = ()
+        self._staged.clear()
+
+    def zero(self) -> None:
+        """Zero those gradients of the last `read` that the kernels leave alone."""
+        for grad in self._staged:
+            self._place.fill(grad, 0)
+
+    def zero_all(self, grads: Any) -> None:
+        """Zero all gradients, after a step that was skipped."""
+        for leaf in flatten(grads)[1]:
+            if is_array(leaf):
+                self._place.fill(self._place.view("gradient", leaf), 0)
+
+    # -- structure --------------------------------------------------------------------------------------------------
+
+    def _in_order(self, grads: Any) -> Any:
+        """What looks like a list in the parameters' order, as such; anything else as it is."""
+        if isinstance(grads, FlatBuffer) and grads.paths == self._paths:
+            return grads.arrays
+        if type(grads) is dict and tuple(grads) == self._paths:
+            return tuple(grads.values())
+        return grads
+
+    def _match(self, grads: Any) -> list[Any]:
+        """The gradients as a list in the parameters' order."""
+        if is_array(grads):
+            whole = self._place.view("gradient of all parameters", grads)
+            if self._is_flat(whole):
+                return [
+                    whole[segment.offset : segment.offset + math.prod(segment.shape)].reshape(segment.shape)
+                    for segment in self._buffer.segments  # type: ignore[union-attr]
+                ]
+        paths, leaves = flatten(grads)
+        if tuple(paths) == self._paths:
+            return leaves
+        by_path = dict(zip(paths, leaves, strict=True))
+        if isinstance(grads, Mapping) or set(paths) == set(self._paths):
+            return self._by_path(by_path)
+        if len(leaves) != len(self.parameters):
+            raise ValueError(
+                f"expected {len(self.parameters)} gradients, one per parameter, got {len(leaves)}: "
+                "pass None for a parameter without a gradient"
+            )
+        return leaves
+
+    def _by_path(self, by_path: dict[str, Any]) -> list[Any]:
+        unexpected = [path for path in by_path if path not in set(self._paths)]
+        absent = [p.path for p in self.parameters if p.path not in by_path and p.trainable]
+        if unexpected or absent:
+            raise ValueError(
+                "the gradients' structure is not the parameters': "
+                f"missing {absent[:5] or 'nothing'}, unexpected {unexpected[:5] or 'nothing'}"
+            )
+        return [by_path.get(path) for path in self._paths]
+
+    def _is_flat(self, grads: AnyArray) -> bool:
+        if self._buffer is None or grads.ndim != 1 or (self._count == 1 and grads.shape == self._shapes[0]):
+            return False
+        if grads.size != self._flat_size:
+            raise ValueError(
+                f"a flat gradient must have the {self._flat_size} elements of params.flat, "
+                f"padding included, got {grads.size}: use params.like()"
+            )
+        return True
+
+    def _check_missing(self, missing: list[int], leaves: list[Any]) -> None:
+        missing = [k for k in missing if self.parameters[k].trainable]
+        if not missing:
+            return
+        offered = sum(leaf is not ABSENT and p.trainable for leaf, p in zip(leaves, self.parameters, strict=True))
+        if len(missing) == offered:
+            raise ValueError("no gradients: all of them are None")
+        names = ", ".join(self._paths[k] for k in missing[:5]) + (", …" if len(missing) > 5 else "")
+        if self.refuses_missing:
+            raise ValueError(f"An operation has `None` for gradient. There is no gradient for {names}: pass zeros")
+        warnings.warn(f"no gradient for {names}: left as it is", UserWarning, stacklevel=5)
+
+    # -- memory -----------------------------------------------------------------------------------------------------
+
+    def _read_flat(self, grads: AnyArray, zero: bool) -> bool:
+        """Read one flat gradient laid out like the parameters' buffer; False where it must be taken apart."""
+        if not self._is_flat(grads) or grads.dtype != self._flat_dtype or not grads.flags.c_contiguous:
+            return False
+        low, high = self._place.byte_range(grads)
+        if (
+            not grads.flags.aligned
+            or (zero and (self._frozen or not grads.flags.writeable))
+            or self._is_occupied(low, high)
+        ):
+            return False
+        np.add(self._byte_offsets, low, out=self.table[ADDRESS])
+        self.table[LAYOUT] = DIRECT
+        return True
+
+    def _find_layout(self, k: int, grad: AnyArray) -> None:
+        """Note how gradient ``k`` must be read: as it lies, or by a record of its layout."""
+        self.table[LAYOUT, k] = DIRECT
+        array = self.parameters[k].array
+        if grad.dtype == array.dtype and same_strides(grad, array):
+            return
+        self.table[LAYOUT, k] = self._starts[k]
+        axes = self.parameters[k].axes
+        extents = [grad.shape[axis] for axis in axes] or [1]
+        strides = [grad.strides[axis] for axis in axes] or [grad.itemsize]
+        record = [_KINDS[grad.dtype], len(extents), *extents, *strides]
+        self.layouts[self._starts[k] : self._starts[k] + len(record)] = record
+
+    def _is_occupied(self, low: int, high: int) -> bool:
+        k = np.searchsorted(self._occupied[:, 1], low, side="right")
+        return bool(k < len(self._occupied) and self._occupied[k, 0] < high)
+
+    def _check_overlap(self, parameter: Parameter, grad: AnyArray, zero: bool) -> None:
+        place = self._place
+        if not self._is_occupied(*place.byte_range(grad)):
+            return
+        array = parameter.in_place
+        same = place.address(grad) == place.address(array) and grad.dtype == array.dtype and same_strides(grad, array)
+        if same and not zero:
+            return
+        if same:
+            raise ValueError(f"gradient {parameter.path}: is the parameter itself, and zero_grads would erase it")
+        for state in self._state:
+            if place.shares_memory(grad, state):
+                raise ValueError(
+                    f"gradient {parameter.path}: overlaps a parameter or the optimizer's own state: pass a copy"
+                )
+
+    def _merged_ranges(self) -> Array:
+        """Sorted, disjoint ranges of addresses that a step writes to, int64 [ranges, 2]."""
+        merged: list[list[int]] = []
+        for start, end in sorted(self._place.byte_range(array) for array in self._state if array.size):
+            if merged and start <= merged[-1][1]:
+                merged[-1][1] = max(merged[-1][1], end)
+            else:
+                merged.append([start, end])
+        return np.array(merged, np.int64).reshape(-1, 2)
+
+
+def check_gradient(parameter: Parameter, grad: AnyArray, zero: bool) -> None:
+    """Refuse an array that cannot be a parameter's gradient."""
+    path, array = parameter.path, parameter.array
+    if grad.dtype not in (np.float32, np.float64) or not grad.dtype.isnative:
+        raise TypeError(f"gradient {path}: expected float32 or float64 in native byte order, got {grad.dtype}")
+    if grad.shape != array.shape:
+        raise ValueError(f"gradient {path}: expected shape {array.shape} like the parameter, got {grad.shape}")
+    if not grad.flags.aligned:
+        raise ValueError(f"gradient {path}: its memory is not aligned to its dtype: pass a copy")
+    if zero and not grad.flags.writeable:
+        raise ValueError(f"gradient {path}: is read-only, so zero_grads cannot zero it")

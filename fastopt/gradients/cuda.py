@@ -1,0 +1,166 @@
+"""Gradients on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..device import AnyArray, CudaArray, Gpu, is_array
+from ..device.strides import byte_range
+from ..flat import FlatBuffer
+from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
+from ..parameters import Parameter
+from .base import ABSENT, BaseGradients, check_gradient
+
+_UNKNOWN = object()
+
+
+class CudaGradients(BaseGradients):
+    """Reads arrays on the parameters' GPU, of any library.
+
+    An array of the parameters' own library is examined once: as long as those that follow differ from it in nothing but
+    their address (`Library.signature`), only that is read. Nothing is remembered by identity.
+    """
+
+    def __init__(self, parameters: list[Parameter], buffer: FlatBuffer | None, state: list[AnyArray]) -> None:
+        super().__init__(parameters, buffer, state)
+        self._place: Gpu
+        self._library = self._place.library
+        self._given = [parameter.given for parameter in parameters]
+        self._given_addresses = list(map(self._library.address, self._given))
+        self._sizes = np.array([parameter.array.size for parameter in parameters], np.int64)
+        self._known: list[object] = [_UNKNOWN] * self._count
+        self._zeroes = False  # whether what is known was examined for zeroing
+        # Of each gradient: first byte and the one after the last, counted from its address; bytes of an element.
+        self._reach = np.zeros((2, self._count), np.int64)
+        self._itemsizes = np.ones(self._count, np.int64)
+        self._views: list[CudaArray] = []
+
+    def check_parameters(self) -> None:
+        """See `BaseGradients.check_parameters`."""
+        addresses = list(map(self._library.address, self._given))
+        if addresses != self._given_addresses:
+            moved = next(k for k, known in enumerate(self._given_addresses) if addresses[k] != known)
+            raise RuntimeError(
+                f"parameter {self._paths[moved]} has moved in memory since build(), as module.to() and assigning to "
+                ".data do: move parameters first, then build"
+            )
+
+    def read(self, grads: Any, zero: bool) -> int:
+        """See `BaseGradients.read`."""
+        self.check_parameters()
+        self._staged.clear()
+        self._views.clear()
+        self.streams_to_wait_for = []
+        if zero != self._zeroes:
+            self._forget()
+            self._zeroes = zero
+        if self._is_read_as_one(grads, zero):
+            self._held = grads
+            self._forget()
+            return ZERO if zero else 0
+        leaves = self._held = self._leaves(grads)
+        self._check_missing([k for k, leaf in enumerate(leaves) if leaf is None], leaves)
+        wanted = [self._is_wanted(k, leaf) for k, leaf in enumerate(leaves)]
+        self._find(leaves, wanted)
+        self._check_memory(leaves, wanted)
+        staged = STAGED if np.any(self.table[LAYOUT, self.table[ADDRESS] != 0] != DIRECT) else 0
+        return staged | (self._zero_options(leaves, wanted) if zero else 0)
+
+    def _forget(self) -> None:
+        self._known = [_UNKNOWN] * self._count
+
+    def _is_wanted(self, k: int, leaf: Any) -> bool:
+        return leaf is not None and leaf is not ABSENT and (self._zeroes or self.parameters[k].trainable)
+
+    def _is_read_as_one(self, grads: Any, zero: bool) -> bool:
+        """Whether one flat gradient has been read."""
+        if self._buffer is None:
+            return False
+        if isinstance(grads, FlatBuffer) and grads.segments == self._buffer.segments:
+            grads = grads.flat
+        if not is_array(grads):
+            return False
+        view = self._place.view("gradient of all parameters", grads)
+        self._note(view)
+        return self._read_flat(view, zero)
+
+    def _leaves(self, grads: Any) -> list[Any]:
+        ordered = self._in_order(grads)
+        if type(ordered) in (list, tuple) and len(ordered) == self._count:
+            kinds = set(map(type, ordered))
+            if not any(issubclass(kind, (list, tuple, Mapping, FlatBuffer)) for kind in kinds):
+                return list(ordered)
+        return self._match(grads)
+
+    def _find(self, leaves: list[Any], wanted: list[bool]) -> None:
+        """Fill the table, looking closely only at what differs from the last step's."""
+        signature_of, address_of, known = self._library.signature, self._library.address, self._known
+        addresses = [0] * self._count
+        for k, leaf in enumerate(leaves):
+            if not wanted[k]:
+                continue
+            signature = signature_of(leaf)
+            if signature == known[k]:
+                addresses[k] = address_of(leaf)
+            else:
+                known[k] = _UNKNOWN
+                view = self._examine(k, leaf)
+                addresses[k] = view.address
+                if self._note(view):
+                    known[k] = signature
+        self.table[ADDRESS] = addresses
+        self.table[ADDRESS, self._sizes == 0] = 0
+
+    def _examine(self, k: int, leaf: Any) -> CudaArray:
+        """One gradient of any kind, checked."""
+        parameter = self.parameters[k]
+        view = self._place.view(f"gradient {parameter.path}", leaf)
+        check_gradient(parameter, view, self._zeroes)
+        self._find_layout(k, view)
+        self._reach[:, k] = byte_range(0, view)
+        self._itemsizes[k] = view.itemsize
+        return view
+
+    def _note(self, view: CudaArray) -> bool:
+        """Keep a view until the next `read`, and note its stream; True if the step is in the same one."""
+        self._views.append(view)
+        stream = view.stream()
+        if stream == self._place.stream():
+            return True
+        if stream not in self.streams_to_wait_for:
+            self.streams_to_wait_for.append(stream)
+        return False
+
+    def _check_memory(self, leaves: list[Any], wanted: list[bool]) -> None:
+        """What an address must fulfil, whatever is known of the array."""
+        addresses = self.table[ADDRESS]
+        for k in np.flatnonzero((addresses == 0) & (self._sizes > 0)):
+            if wanted[k]:
+                raise ValueError(f"gradient {self._paths[k]}: has no memory: it was freed, or never allocated")
+        for k in np.flatnonzero(addresses % self._itemsizes):
+            raise ValueError(f"gradient {self._paths[k]}: its memory is not aligned to its dtype: pass a copy")
+        if not len(self._occupied):
+            return
+        low, high = addresses + self._reach
+        ranges = self._occupied[
+            np.minimum(np.searchsorted(self._occupied[:, 1], low, side="right"), len(self._occupied) - 1)
+        ]
+        for k in np.flatnonzero((addresses != 0) & (ranges[:, 0] < high) & (ranges[:, 1] > low)):
+            self._check_overlap(self.parameters[k], self._view(k, leaves), self._zeroes)
+
+    def _view(self, k: int, leaves: list[Any]) -> CudaArray:
+        return self._place.view(f"gradient {self._paths[k]}", leaves[k])
+
+    def _zero_options(self, leaves: list[Any], wanted: list[bool]) -> int:
+        """As on the host: what no kernel comes by, or more than one reads, is zeroed after the step."""
+        found = self.table[ADDRESS] != 0
+        low, high = (self.table[ADDRESS] + self._reach)[:, found]
+        order = np.argsort(low)
+        shared = bool(np.any(high[order][:-1] > low[order][1:]))
+        late = np.flatnonzero(found) if shared else [k for k in self._frozen if found[k]]
+        self._staged = [self._view(k, leaves) for k in late]
+        self.table[ADDRESS, self._frozen] = 0
+        return 0 if shared else ZERO

@@ -1,0 +1,159 @@
+"""Arrays that say they are on GPU 0, of every kind of library, over host memory: what the CUDA simulator can work on."""
+
+import contextlib
+import ctypes
+import sys
+import types
+
+import numpy as np
+
+from fastopt.device import dlpack
+
+
+class Interface:
+    """An array of a library that nobody knows, with ``__cuda_array_interface__``; entries can be changed."""
+
+    def __init__(self, array, **changes):
+        self.memory = array
+        self.changes = changes
+
+    @property
+    def __cuda_array_interface__(self):
+        array = self.memory
+        interface = {
+            "shape": array.shape,
+            "strides": None if array.flags.c_contiguous else array.strides,
+            "typestr": array.dtype.str,
+            "data": (array.ctypes.data, not array.flags.writeable),
+            "version": 3,
+        }
+        return {key: value for key, value in (interface | self.changes).items() if value is not ...}
+
+
+_new_capsule = ctypes.pythonapi.PyCapsule_New
+_new_capsule.restype = ctypes.py_object
+_new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+
+
+class DLPack:
+    """An array of a library that only speaks DLPack, from before its version 1.0 or after."""
+
+    def __init__(self, array, device=(dlpack.CUDA, 0), versioned=True, read_only=False, **changes):
+        self.memory, self.device, self.versioned, self.read_only = array, device, versioned, read_only
+        self.changes = changes
+        self.streams, self.deleted, self._kept = [], 0, []
+
+    def __dlpack_device__(self):
+        return self.device
+
+    def __dlpack__(self, stream=None, **options):
+        if options and not self.versioned:
+            raise TypeError("unexpected keyword argument 'max_version'")
+        self.streams.append(stream)
+        name = b"dltensor_versioned" if self.versioned else b"dltensor"
+        managed = dlpack._NAMES[name]()
+        self._describe(managed.tensor)
+        deleter = dlpack._DELETER(self._delete)
+        managed.deleter = ctypes.cast(deleter, ctypes.c_void_p)
+        if self.versioned:
+            managed.major, managed.minor, managed.flags = 1, 0, int(self.read_only)
+        for key, value in self.changes.items():
+            setattr(managed if hasattr(managed, key) else managed.tensor, key, value)
+        self._kept += [managed, deleter, name]
+        return _new_capsule(ctypes.addressof(managed), name, None)
+
+    def _delete(self, pointer):
+        self.deleted += 1
+
+    def _describe(self, tensor):
+        array = self.memory
+        numbers = ctypes.c_int64 * max(array.ndim, 1)
+        shape, strides = numbers(*array.shape), numbers(*(stride // array.itemsize for stride in array.strides))
+        self._kept += [shape, strides]
+        tensor.data, tensor.byte_offset = array.ctypes.data, 0
+        tensor.device_type, tensor.device_id = self.device
+        tensor.ndim, tensor.shape, tensor.strides = array.ndim, shape, strides
+        tensor.code, tensor.bits, tensor.lanes = {"f": 2, "i": 0, "u": 1}[array.dtype.kind], array.itemsize * 8, 1
+
+
+def interface(array, patch):
+    """See `Interface`."""
+    return Interface(array)
+
+
+def exported(array, patch):
+    """See `DLPack`."""
+    return DLPack(array)
+
+
+def simulated(array, patch):
+    """An array of Numba's simulator."""
+    from numba import cuda
+
+    return cuda.cudadrv.devicearray.FakeCUDAArray(array)
+
+
+def tensor(array, patch):
+    """A tensor of torch that says it is on a GPU."""
+    import torch
+
+    class OnGpu(torch.Tensor):
+        ordinal = 0
+
+        @property
+        def device(self):
+            return torch.device("cuda", type(self).ordinal)
+
+    empty = torch.empty
+
+    def empty_on_gpu(size, dtype, device):
+        assert device == "cuda:0"
+        return empty(size, dtype=dtype).as_subclass(OnGpu)
+
+    patch.setattr(torch, "empty", empty_on_gpu)
+    patch.setattr(torch.cuda, "current_stream", lambda ordinal: types.SimpleNamespace(cuda_stream=70 + ordinal))
+    return torch.from_numpy(array).as_subclass(OnGpu)
+
+
+def cupy_array(array, patch):
+    """An array of a stand-in for CuPy with what fastopt uses of it."""
+    if "cupy" not in sys.modules:
+        patch.setitem(sys.modules, "cupy", _cupy())
+    return sys.modules["cupy"].ndarray(array)
+
+
+def _cupy():
+    module = types.ModuleType("cupy")
+
+    class Array:
+        def __init__(self, memory):
+            self.memory, self.device = memory, types.SimpleNamespace(id=0)
+            self.shape, self.strides, self.dtype = memory.shape, memory.strides, memory.dtype
+            self.data = types.SimpleNamespace(ptr=memory.ctypes.data)
+
+        def __getitem__(self, part):
+            return Array(self.memory[part])
+
+        def reshape(self, shape):
+            return Array(self.memory.reshape(shape))
+
+    module.ndarray = Array
+    module.empty = lambda size, dtype: Array(np.empty(size, dtype))
+    module.cuda = types.SimpleNamespace(
+        Device=lambda ordinal: contextlib.nullcontext(),
+        get_current_stream=lambda: types.SimpleNamespace(ptr=80),
+    )
+    return module
+
+
+KINDS = {
+    "interface": interface,
+    "dlpack": exported,
+    "simulator": simulated,
+    "torch": tensor,
+    "cupy": cupy_array,
+}
+"""Kind → function of a NumPy array and pytest's monkeypatch that gives such an array over the same memory."""
+
+STREAMS = {"interface": 0, "dlpack": 0, "simulator": 0, "torch": 70, "cupy": 80}
+"""The stream in which each is worked on."""
