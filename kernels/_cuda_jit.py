@@ -9,19 +9,21 @@ a GPU gives the bits that a CPU gives.
 
 import contextlib
 import functools
-import pickle
 import re
-import threading
+from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 import numba
+import numpy as np
 from numba import types
+from numba.core.compiler_lock import global_compiler_lock
 
 from . import _jit
 from .cuda.errors import INSTALL, CudaUnavailable
 
-NVVM_OPTIONS = {"opt": 3, "fma": False}
+NVVM_OPTIONS = ("-opt=3", "-fma=0")
 """No contraction, no fastmath: libNVVM's defaults are IEEE division and square root, and subnormal numbers."""
 
 EXACT = frozenset({"fabs", "sqrt", "floor", "ceil", "trunc", "rint", "copysign"})
@@ -84,15 +86,16 @@ def cuda_program(kernel, name, arguments, bindings, capability, key=None):
     if is_simulated():
         return Program(clone.__name__, None, clone)
     path = _jit.cache_path(clone.__name__, key, arguments, *toolkit(capability))
-    cached = path and _jit.read_cached(path)
-    if cached:
+    kept = path and _jit.read_cached(path)
+    if kept:
         _jit.loads += 1
-        return Program(*pickle.loads(cached), clone)
+        entry, _, image = kept.partition(b"\n")
+        return Program(entry.decode(), image, clone)
     entry, ptx = _ptx_of(clone, arguments, capability)
     image, _ = _linked(ptx, capability)
     _jit.compilations += 1
     if path:
-        _jit.write_cached(path, lambda: pickle.dumps((entry, image)))
+        _jit.write_cached(path, lambda: entry.encode() + b"\n" + image)
     return Program(entry, image, clone)
 
 
@@ -104,11 +107,13 @@ def cuda_ptx(kernel, name, arguments, bindings, capability):
 def cuda_resources(kernel, name, arguments, bindings, capability):
     """The `Resources` of what `cuda_program` makes, as ptxas reports them."""
     _, log = _linked(cuda_ptx(kernel, name, arguments, bindings, capability), capability)
-    local, *spills = re.search(
-        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log
-    ).groups()
-    registers = re.search(r"Used (\d+) registers", log)[1]
-    return Resources(int(registers), int(local), sum(map(int, spills)))
+    report = re.search(
+        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill.*\s+.*Used (\d+) reg", log
+    )
+    if report is None:
+        raise RuntimeError(f"nvJitLink's report has no numbers where they were: {log}")
+    local, stored, loaded, registers = map(int, report.groups())
+    return Resources(registers, local, stored + loaded)
 
 
 def simulated(function):
@@ -127,7 +132,11 @@ def toolkit(capability):
     require_packages()
     import numba_cuda
 
-    return numba_cuda.__version__, _header_of_ptx(capability), _version_of_linker()
+    header, linker = _header_of_ptx(capability), _version_of_linker()
+    release = re.search(r"release (\d+)\.(\d+)", header)
+    if release and linker < tuple(map(int, release.groups())):  # it would end the process over a GPU it does not know
+        raise CudaUnavailable(f"nvJitLink {_dotted(linker)} is older than libNVVM, of CUDA {release[0]}: {INSTALL}")
+    return numba_cuda.__version__, header, linker
 
 
 def require_packages():
@@ -161,13 +170,7 @@ def _header_of_ptx(capability):
         from cuda.bindings import nvvm
 
         numbers = ", ".join(f"i32 {number}" for number in nvvm.ir_version())
-        source = _NOTHING.format(version=numbers).encode()
-        program = nvvm.create_program()
-        try:
-            nvvm.add_module_to_program(program, source, len(source), "nothing")
-            ptx = _compiled_by_nvvm(nvvm, program, capability)
-        finally:
-            nvvm.destroy_program(program)
+        ptx = _ptx_of_modules([_NOTHING.format(version=numbers)], capability)
     return " ".join(line.strip("/ ") for line in ptx.splitlines() if line.startswith(("//", ".version", ".target")))
 
 
@@ -183,18 +186,51 @@ define void @nothing() {{
 """
 
 
-def _compiled_by_nvvm(nvvm, program, capability):
-    options = [f"-arch={_architecture('compute', capability)}"]
+def _ptx_of_modules(modules, capability):
+    """The PTX that libNVVM makes of modules of LLVM IR."""
+    from cuda.bindings import nvvm
+
+    options = [f"-arch={_architecture('compute', capability)}", *NVVM_OPTIONS]
+    program = nvvm.create_program()
     try:
+        for module in modules:
+            source = module.encode()
+            nvvm.add_module_to_program(program, source, len(source), "module")
+        if any("@__nv_" in module or '@"__nv_' in module for module in modules):
+            functions = _libdevice()
+            nvvm.lazy_add_module_to_program(program, functions, len(functions), "libdevice")
         nvvm.compile_program(program, len(options), options)
+        ptx = bytearray(nvvm.get_compiled_result_size(program))
+        nvvm.get_compiled_result(program, ptx)
     except nvvm.nvvmError as error:
+        log = bytearray(nvvm.get_program_log_size(program))
+        nvvm.get_program_log(program, log)
         raise CudaUnavailable(
             f"the installed CUDA toolkit does not compile for GPUs of compute capability {_dotted(capability)}: "
-            f"it is too old or too new for them ({INSTALL})"
+            f"{_text(log) or error} ({INSTALL})"
         ) from error
-    ptx = bytearray(nvvm.get_compiled_result_size(program))
-    nvvm.get_compiled_result(program, ptx)
-    return ptx.decode()
+    finally:
+        nvvm.destroy_program(program)
+    return _text(ptx)
+
+
+@functools.cache
+def _libdevice():
+    """NVIDIA's library of functions such as sqrt, as LLVM bitcode."""
+    with _part_of_toolkit("libdevice"):
+        from cuda import pathfinder
+
+        try:
+            path = pathfinder.find_bitcode_lib("device")
+        except pathfinder.BitcodeLibNotFoundError:
+            from numba.cuda.cudadrv.libs import get_libdevice
+
+            path = get_libdevice()  # knows more places, but gives up where NVRTC is missing
+        return Path(path).read_bytes()
+
+
+def _text(buffer):
+    return buffer.decode().strip("\0 \n")
 
 
 def _architecture(kind, capability):
@@ -208,51 +244,56 @@ def _dotted(capability):
 
 def _ptx_of(function, arguments, capability):
     """The name of the entry point, and the PTX, of a function that takes int64 numbers."""
-    version = toolkit(capability)[0]
-    try:
-        from numba.cuda.compiler import compile_cuda, kernel_fixup
-        from numba.cuda.cudadrv import nvvm
-
-        with _stand_in_device(capability):
-            compiled = compile_cuda(
-                function, types.void, (types.int64,) * arguments, nvvm_options=NVVM_OPTIONS, cc=capability
-            )
-        library = compiled.library
-        entry = compiled.fndesc.llvm_func_name
-        kernel_fixup(library.get_function(entry), debug=False)
-        llvm = [str(module) for module in library.modules]
-        ptx = nvvm.compile_ir(llvm, arch=_architecture("compute", capability), **NVVM_OPTIONS)
-    except (AttributeError, ImportError, TypeError) as error:
-        raise RuntimeError(f"numba-cuda {version} is of a version that this fastopt cannot compile with") from error
-    ptx = ptx.decode().strip("\0 \n")
-    _require_no_contraction(ptx, "\n".join(llvm), version)
+    compiler, dispatcher, nvvm = _modules_of_numba_cuda(toolkit(capability)[0])
+    with _stand_in_device(dispatcher, capability):
+        compiled = compiler.compile_cuda(function, types.void, (types.int64,) * arguments, cc=capability)
+    library, entry = compiled.library, compiled.fndesc.llvm_func_name
+    compiler.kernel_fixup(library.get_function(entry), debug=False)
+    modules = [nvvm.llvm_replace(str(module)) for module in library.modules]
+    ptx = _ptx_of_modules(modules, capability)
+    _require_no_contraction(ptx, "\n".join(modules))
     return entry, ptx
 
 
-def _require_no_contraction(ptx, llvm, version):
-    """libNVVM may have been told nothing of our options: look at what came out."""
+_FROM_NUMBA_CUDA = {
+    "compiler": ("compile_cuda", "kernel_fixup"),
+    "dispatcher": ("get_current_device",),
+    "cudadrv.nvvm": ("llvm_replace",),
+}
+
+
+def _modules_of_numba_cuda(version):
+    """What compiles a kernel to LLVM IR. None of it is promised to stay: make sure that it is there."""
+    try:
+        modules = [import_module(f"numba.cuda.{name}") for name in _FROM_NUMBA_CUDA]
+        for module, names in zip(modules, _FROM_NUMBA_CUDA.values()):
+            for name in names:
+                getattr(module, name)
+    except (AttributeError, ImportError) as error:
+        versions = f"numba-cuda {version}, Numba {numba.__version__} and NumPy {np.__version__}"
+        raise RuntimeError(f"{versions} do not fit each other or this fastopt: {error}") from error
+    return modules
+
+
+def _require_no_contraction(ptx, llvm):
+    """What comes out shows whether libNVVM kept to its options, unless functions of libdevice fuse by themselves."""
     called = set(re.findall(r'@"?__nv_(\w+)', llvm))
-    own = {name for name in called if name not in EXACT and name.removesuffix("f") not in EXACT}
-    if "fma." in ptx and not own:
-        raise RuntimeError(f"numba-cuda {version} fuses multiplications with additions, though it was asked not to")
-
-
-_stand_in_lock = threading.RLock()
+    if "fma." in ptx and all(name in EXACT or name.removesuffix("f") in EXACT for name in called):
+        raise RuntimeError("libNVVM fused multiplications with additions, though it was asked not to")
 
 
 @contextlib.contextmanager
-def _stand_in_device(capability):
+def _stand_in_device(dispatcher, capability):
     """Functions that a kernel calls are compiled for the current GPU: let it be one of ``capability``.
 
-    The lock keeps other threads' compilations through here, for other GPUs, out of the block.
+    Numba's lock keeps other threads' compilations out of the block.
     """
-    from numba.cuda import dispatcher
 
     class Device:
         id = 0
         compute_capability = capability
 
-    with _stand_in_lock:
+    with global_compiler_lock:
         original = dispatcher.get_current_device
         dispatcher.get_current_device = Device
         try:
@@ -278,8 +319,7 @@ def _linked(ptx, capability):
     except nvjitlink.nvJitLinkError as error:
         log = bytearray(nvjitlink.get_error_log_size(link))
         nvjitlink.get_error_log(link, log)
-        reason = log.decode().strip("\0 \n")
-        raise CudaUnavailable(f"nvJitLink does not accept what libNVVM made: {reason or error} ({INSTALL})") from error
+        raise CudaUnavailable(f"nvJitLink does not accept libNVVM's PTX: {_text(log) or error} ({INSTALL})") from error
     finally:
         nvjitlink.destroy(link)
-    return bytes(image), log.decode()
+    return bytes(image), _text(log)

@@ -10,8 +10,11 @@ import threading
 
 from .._cuda_jit import is_simulated
 from . import gpu, simulator
+from .errors import CudaError, CudaUnavailable
 
-_devices = {}
+__all__ = ["CudaError", "CudaUnavailable", "device", "is_simulated", "ordinal_of"]
+
+_devices: dict = {}
 _lock = threading.Lock()
 
 

@@ -4,14 +4,14 @@ import ctypes
 import functools
 import threading
 import weakref
-from contextlib import contextmanager
+from contextlib import suppress
 
 import numba
 import numpy as np
 
 from .._cuda_jit import require_packages
 from .errors import CudaError, CudaUnavailable
-from .staging import Staging
+from .staging import Staging, bytes_of, require_fillable
 
 
 @functools.cache
@@ -25,7 +25,8 @@ def bindings():
     try:
         (error,) = driver.cuInit(0)
     except Exception as failure:
-        raise CudaUnavailable(f"CUDA needs NVIDIA's driver, which cannot be loaded here: {failure}") from failure
+        reason = str(failure).partition("\n")[0]
+        raise CudaUnavailable(f"CUDA needs NVIDIA's driver, which cannot be loaded here: {reason}") from failure
     if error == driver.CUresult.CUDA_ERROR_NO_DEVICE:
         raise CudaUnavailable("there is no GPU that CUDA can see (CUDA_VISIBLE_DEVICES may hide it)")
     if error:
@@ -65,22 +66,8 @@ def ordinal_of(address):
 
 
 def _ordinal_of(address):
-    return int(
-        call("cuPointerGetAttribute", bindings().CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address)
-    )
-
-
-@contextmanager
-def _capture_permitting():
-    """Memory and events can be managed inside although a stream of this process is being captured to a graph.
-
-    They concern no captured work. Without this the driver would refuse, and break off the capture.
-    """
-    mode = call("cuThreadExchangeStreamCaptureMode", bindings().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED)
-    try:
-        yield
-    finally:
-        call("cuThreadExchangeStreamCaptureMode", mode)
+    attribute = bindings().CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    return int(call("cuPointerGetAttribute", attribute, address))
 
 
 class Device:
@@ -102,7 +89,7 @@ class Device:
         self._context = call("cuDevicePrimaryCtxRetain", handle)
         self._kernels = {}
         self._lock = threading.Lock()
-        with self.current(), _capture_permitting():
+        with self.current(), _CapturePermitting():
             self._stream = self.new_stream()
             self._event = _new_event()
         self._staging = Staging(self._staging_buffer)
@@ -115,7 +102,7 @@ class Device:
         """`Memory` of the GPU, 256-byte aligned, undefined unless ``zeroed``. Frees itself when it is collected."""
         memory = Memory(self, nbytes)
         if zeroed:
-            with _capture_permitting():
+            with _CapturePermitting():
                 self.clear(memory.address, nbytes, self._stream)
                 self.synchronise(self._stream)
         return memory
@@ -124,7 +111,7 @@ class Device:
         """Zeroed page-locked memory of the host, as a uint8 array. The GPU knows it by the same address."""
         driver = bindings()
         flags = driver.CU_MEMHOSTALLOC_PORTABLE | driver.CU_MEMHOSTALLOC_DEVICEMAP
-        with self.current(), _capture_permitting():
+        with self.current(), _CapturePermitting():
             address = int(call("cuMemHostAlloc", max(nbytes, 1), flags))
         memory = (ctypes.c_uint8 * nbytes).from_address(address)
         weakref.finalize(memory, self._discard, "cuMemFreeHost", address).atexit = False
@@ -132,9 +119,12 @@ class Device:
         return np.frombuffer(memory, np.uint8)
 
     def _discard(self, function, handle):
-        """Give something back. Errors are no news: after a fault in any kernel each call reports that fault again."""
-        with self.current(), _capture_permitting():
-            getattr(bindings(), function)(handle)
+        """Give something back, in whatever thread collects garbage.
+
+        Errors are no news: after a fault in any kernel each call reports that fault again.
+        """
+        with suppress(CudaError), self.current(), _CapturePermitting():
+            call(function, handle)
 
     def upload(self, address, array, stream):
         """Copy an array of the host to the GPU. The array may change as soon as this returns; the copy is asynchronous.
@@ -142,7 +132,7 @@ class Device:
         Returns without waiting for anything that was enqueued lately.
         """
         self._refuse_capture("upload", stream)
-        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        content = bytes_of(array)
         with self.current():
             for first in range(0, content.size, Staging.LARGEST):
                 piece = content[first : first + Staging.LARGEST]
@@ -152,21 +142,20 @@ class Device:
 
     def write(self, address, array):
         """Copy an array of the host to the GPU at once, beside all streams; also while one is being captured."""
-        content = np.ascontiguousarray(array)
-        with self.current(), _capture_permitting():
-            if content.nbytes:
-                call("cuMemcpyHtoDAsync", address, content.ctypes.data, content.nbytes, self._stream)
+        content = bytes_of(array)
+        with self.current(), _CapturePermitting():
+            if content.size:
+                call("cuMemcpyHtoDAsync", address, content.ctypes.data, content.size, self._stream)
             call("cuStreamSynchronize", self._stream)
 
     def _staging_buffer(self, nbytes):
-        with self.current(), _capture_permitting():
+        with self.current(), _CapturePermitting():
             return _StagingBuffer(self.pinned(nbytes), _new_event())
 
     def download(self, array, address, stream):
         """Fill a contiguous array of the host with memory of the GPU, once what is enqueued on ``stream`` is done."""
         self._refuse_capture("download", stream)
-        if not (array.flags.c_contiguous and array.flags.writeable):
-            raise ValueError("memory of a GPU can be downloaded to a contiguous, writeable array only")
+        require_fillable(array)
         with self.current():
             if array.nbytes:
                 call("cuMemcpyDtoHAsync", array.ctypes.data, address, array.nbytes, stream)
@@ -223,7 +212,7 @@ class Device:
 
     def new_stream(self):
         """A stream that nobody else uses, and that waits for no other."""
-        with self.current(), _capture_permitting():
+        with self.current(), _CapturePermitting():
             return int(call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING))
 
     def begin_capture(self, stream):
@@ -241,7 +230,7 @@ class Device:
         key = program.name, program.image
         with self._lock:
             if key not in self._kernels:
-                with self.current(), _capture_permitting():
+                with self.current(), _CapturePermitting():
                     self._kernels[key] = Kernel(program)
             return self._kernels[key]
 
@@ -252,6 +241,22 @@ def _attribute(name, handle):
 
 def _new_event():
     return call("cuEventCreate", bindings().CUevent_flags.CU_EVENT_DISABLE_TIMING)
+
+
+class _CapturePermitting:
+    """Memory and events can be managed inside although a stream of this process is being captured to a graph.
+
+    They concern no captured work. Without this the driver would refuse, and break off the capture.
+    """
+
+    __slots__ = ("_mode",)
+
+    def __enter__(self):
+        relaxed = bindings().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        self._mode = call("cuThreadExchangeStreamCaptureMode", relaxed)
+
+    def __exit__(self, *_):
+        call("cuThreadExchangeStreamCaptureMode", self._mode)
 
 
 class _Current:
@@ -277,7 +282,7 @@ class Memory:
 
     def __init__(self, device, nbytes):
         self.nbytes = nbytes
-        with device.current(), _capture_permitting():
+        with device.current(), _CapturePermitting():
             self.address = int(call("cuMemAlloc", max(nbytes, 1)))
         weakref.finalize(self, device._discard, "cuMemFree", self.address).atexit = False
 
@@ -293,7 +298,7 @@ class _StagingBuffer:
     def is_free(self):
         """Whether the copy out of it is done."""
         driver = bindings()
-        with _capture_permitting():
+        with _CapturePermitting():
             (error,) = driver.cuEventQuery(self.event)
         if error and error != driver.CUresult.CUDA_ERROR_NOT_READY:
             _fail("cuEventQuery", error)
@@ -301,7 +306,7 @@ class _StagingBuffer:
 
     def wait(self):
         """Wait until the copy out of it is done."""
-        with _capture_permitting():
+        with _CapturePermitting():
             call("cuEventSynchronize", self.event)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from .._cuda_jit import simulated
 from .errors import CudaUnavailable
+from .staging import bytes_of, require_fillable
 
 MOST_BLOCKS = 3
 MOST_THREADS = 32  # of a block: each is a thread of Python
@@ -57,13 +58,14 @@ class Device:
         return np.zeros(nbytes, np.uint8)
 
     def upload(self, address, array, stream):
-        array = np.ascontiguousarray(array)
+        array = bytes_of(array)
         ctypes.memmove(address, array.ctypes.data, array.nbytes)
 
     def write(self, address, array):
         self.upload(address, array, 0)
 
     def download(self, array, address, stream):
+        require_fillable(array)
         ctypes.memmove(array.ctypes.data, address, array.nbytes)
 
     def copy(self, target, source, nbytes, stream):

@@ -1,18 +1,30 @@
-"""Page-locked memory of the host that uploads go through, used again once the copy out of it is done."""
+"""The host's side of copies: arrays as bytes, and page-locked memory that is used again once it was copied."""
 
-import ctypes
 import threading
 from collections import defaultdict, deque
 from contextlib import contextmanager
 
+import numpy as np
+
+
+def bytes_of(array):
+    """The elements of an array of the host, one after the other, as uint8."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def require_fillable(array):
+    """`ValueError` unless bytes can be written to an array one after the other."""
+    if not (array.flags.c_contiguous and array.flags.writeable):
+        raise ValueError("memory of a GPU can be downloaded to a contiguous, writeable array only")
+
 
 class Staging:
-    """A ring of buffers for each power of two bytes up to `LARGEST`.
+    """Page-locked memory that uploads go through: a ring of buffers for each power of two bytes up to `LARGEST`.
 
     The oldest buffer of a ring is taken if it is free; while the ring is short, a new one is made otherwise, and only a
     ring of full length waits, for what was enqueued `LENGTH` uploads ago.
 
-    ``make(nbytes)`` makes a buffer: it has an ``address`` and ``event``, ``is_free()`` and ``wait()``.
+    ``make(nbytes)`` makes a buffer: it has the uint8 array ``memory``, ``is_free()`` and ``wait()``.
     """
 
     SMALLEST = 1 << 12
@@ -31,7 +43,7 @@ class Staging:
         with self._lock:
             ring = self._rings[size]
             buffer = self._taken(ring, size)
-            ctypes.memmove(buffer.address, content.ctypes.data, content.nbytes)
+            buffer.memory[: content.nbytes] = content
             yield buffer
             ring.append(buffer)
 

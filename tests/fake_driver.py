@@ -1,0 +1,223 @@
+"""A CUDA driver that is not there: what `fastopt.kernels.cuda.gpu` calls of ``cuda.bindings.driver``, in host memory.
+
+Device memory is the host's, copies happen at once, launches are recorded. Constants and handles are the real module's,
+which also says how many arguments each function takes and, where no driver is installed, judges their types.
+"""
+
+import ctypes
+import re
+import time
+from collections import Counter
+
+import numpy as np
+from cuda import pathfinder
+from cuda.bindings import driver as real
+
+CODE = real.CUresult
+CONTEXT, PRIMARY = 1000, 10  # a GPU's context is CONTEXT + its handle, its handle PRIMARY + its number
+ATTRIBUTES = {
+    real.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: 9,
+    real.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: 0,
+    real.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: 132,
+}
+NO_CONTEXT_NEEDED = re.compile("cu(Init|Device|Driver|Ctx|Get|Thread|Pointer|Library)")
+UNSAFE_IN_CAPTURE = re.compile("cu(Mem(Alloc|Free|HostAlloc|FreeHost)|Event(Create|Query|Synchronize))$")
+
+
+def _number_of_arguments(name):
+    inside = getattr(real, name).__doc__.partition("\n")[0].removeprefix(f"{name}(").rpartition(")")[0]
+    return len(re.sub(r"\[.*?\]+", "", inside).split(",")) if inside else 0
+
+
+def _returns_value(name):
+    """Whether the function returns more than its status: then None where it fails."""
+    lines = getattr(real, name).__doc__.partition("Returns\n-------\n")[2].partition("\n\n")[0].splitlines()
+    return sum(not line.startswith(" ") for line in lines) > 1
+
+
+def _require_types(name, arguments):
+    """The real function converts its arguments, then finds no driver."""
+    try:
+        pathfinder.load_nvidia_dynamic_lib("cuda")
+    except pathfinder.DynamicLibNotFoundError:
+        try:
+            getattr(real, name)(*arguments)
+        except pathfinder.DynamicLibNotFoundError:
+            return
+        raise AssertionError(f"{name} found a driver") from None
+
+
+class FakeDriver:
+    """Takes the place of the module ``cuda.bindings.driver``.
+
+    ``errors`` maps a function's name to the error that it is to return. ``busy`` says that no copy has finished,
+    ``capturing`` holds the streams that are being captured.
+    """
+
+    def __init__(self):
+        self.calls, self.launches, self.errors = [], [], {}
+        self.busy, self.capturing = False, set()
+        self.contexts, self.mode = [], real.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
+        self.memory, self.handles = {}, 5000
+        self._checked = set()
+
+    def __getattr__(self, name):
+        if not re.match("cu[A-Z]", name):
+            return getattr(real, name)
+
+        def function(*arguments):
+            assert len(arguments) == _number_of_arguments(name), (name, arguments)
+            if name not in self._checked:
+                _require_types(name, arguments)
+                self._checked.add(name)
+            self.calls.append(name)
+            error, value = self.errors.get(name, self._refusal(name)), None
+            if not error:
+                value = getattr(self, f"_{name}")(*arguments)
+                error, value = value if isinstance(value, tuple) else (CODE.CUDA_SUCCESS, value)
+            return (CODE(error), value) if _returns_value(name) else (CODE(error),)
+
+        return function
+
+    def _refusal(self, name):
+        if not NO_CONTEXT_NEEDED.match(name) and not self.contexts:
+            return CODE.CUDA_ERROR_INVALID_CONTEXT
+        relaxed = self.mode == real.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        if self.capturing and not relaxed and UNSAFE_IN_CAPTURE.match(name):
+            return CODE.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+        return CODE.CUDA_SUCCESS
+
+    def count(self, name):
+        """How often a function was called."""
+        return Counter(self.calls)[name]
+
+    def _new_handle(self, kind):
+        self.handles += 1
+        return kind(self.handles)
+
+    # -- devices and contexts ------------------------------------------------------------------------------------------
+
+    def _cuInit(self, flags):
+        return None
+
+    def _cuGetErrorString(self, error):
+        return None if error == CODE.CUDA_ERROR_UNKNOWN else f"text of {error.name}".encode()
+
+    def _cuDriverGetVersion(self):
+        return 12080
+
+    def _cuDeviceGetCount(self):
+        return 2
+
+    def _cuDeviceGet(self, ordinal):
+        return real.CUdevice(PRIMARY + ordinal)
+
+    def _cuDeviceGetName(self, length, device):
+        return b"Fake GPU".ljust(length, b"\0")
+
+    def _cuDeviceGetAttribute(self, attribute, device):
+        return ATTRIBUTES[attribute]
+
+    def _cuDevicePrimaryCtxRetain(self, device):
+        return real.CUcontext(CONTEXT + int(device))
+
+    def _cuCtxGetCurrent(self):
+        return real.CUcontext(self.contexts[-1] if self.contexts else 0)
+
+    def _cuCtxPushCurrent(self, context):
+        self.contexts.append(int(context))
+
+    def _cuCtxPopCurrent(self):
+        return real.CUcontext(self.contexts.pop())
+
+    # -- streams and events --------------------------------------------------------------------------------------------
+
+    def _cuThreadExchangeStreamCaptureMode(self, mode):
+        self.mode, before = mode, self.mode
+        return before
+
+    def _cuStreamCreate(self, flags):
+        return self._new_handle(real.CUstream)
+
+    def _cuStreamIsCapturing(self, stream):
+        status = real.CUstreamCaptureStatus
+        active = int(stream) in self.capturing
+        return status.CU_STREAM_CAPTURE_STATUS_ACTIVE if active else status.CU_STREAM_CAPTURE_STATUS_NONE
+
+    def _cuStreamSynchronize(self, stream):
+        return None
+
+    def _cuStreamWaitEvent(self, stream, event, flags):
+        return None
+
+    def _cuEventCreate(self, flags):
+        assert flags == real.CUevent_flags.CU_EVENT_DISABLE_TIMING
+        return self._new_handle(real.CUevent)
+
+    def _cuEventRecord(self, event, stream):
+        return None
+
+    def _cuEventQuery(self, event):
+        return (CODE.CUDA_ERROR_NOT_READY if self.busy else CODE.CUDA_SUCCESS), None
+
+    def _cuEventSynchronize(self, event):
+        return None
+
+    # -- memory --------------------------------------------------------------------------------------------------------
+
+    def _allocated(self, nbytes):
+        memory = np.full(nbytes + 256, 0xFF, np.uint8)
+        address = -(-memory.ctypes.data // 256) * 256
+        self.memory[address] = memory
+        return address
+
+    def _cuMemAlloc(self, nbytes):
+        return real.CUdeviceptr(self._allocated(nbytes))
+
+    def _cuMemHostAlloc(self, nbytes, flags):
+        assert flags == real.CU_MEMHOSTALLOC_PORTABLE | real.CU_MEMHOSTALLOC_DEVICEMAP
+        return self._allocated(nbytes)
+
+    def _cuMemFree(self, address):
+        del self.memory[int(address)]
+
+    _cuMemFreeHost = _cuMemFree
+
+    def _cuPointerGetAttribute(self, attribute, address):
+        assert attribute == real.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        return 1 if int(address) in self.memory else (CODE.CUDA_ERROR_INVALID_VALUE, None)
+
+    def _cuMemcpyHtoDAsync(self, target, source, nbytes, stream):
+        ctypes.memmove(int(target), int(source), nbytes)
+
+    _cuMemcpyDtoHAsync = _cuMemcpyDtoDAsync = _cuMemcpyHtoDAsync
+
+    def _cuMemsetD8Async(self, address, value, count, stream):
+        ctypes.memset(int(address), value, count)
+
+    def _cuMemsetD32Async(self, address, value, count, stream):
+        self._cuMemsetD2D32Async(address, 4, value, 1, count, stream)
+
+    def _cuMemsetD2D32Async(self, address, pitch, value, width, height, stream):
+        for row in range(height):
+            ctypes.memmove(int(address) + row * pitch, np.full(width, value, np.uint32).tobytes(), 4 * width)
+
+    # -- kernels -------------------------------------------------------------------------------------------------------
+
+    def _cuLibraryLoadData(self, code, *options):
+        assert options == ([], [], 0, [], [], 0)
+        return self._new_handle(real.CUlibrary)
+
+    def _cuLibraryGetKernel(self, library, name):
+        assert isinstance(name, bytes)
+        return self._new_handle(real.CUkernel)
+
+    def _cuKernelGetFunction(self, kernel):
+        return self._new_handle(real.CUfunction)
+
+    def _cuLaunchKernel(self, function, x, y, z, threads, threads_y, threads_z, shared, stream, packed, extra):
+        assert (y, z, threads_y, threads_z, shared, extra) == (1, 1, 1, 1, 0, 0)
+        time.sleep(0.001)  # another thread may now pack its own numbers, if nothing keeps it from that
+        pointers = (ctypes.c_void_p * 2).from_address(packed)
+        numbers = tuple(ctypes.c_int64.from_address(pointer).value for pointer in pointers)
+        self.launches.append((x, threads, stream, numbers))

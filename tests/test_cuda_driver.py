@@ -1,0 +1,500 @@
+"""Memory, copies, streams and launches on GPUs: the simulator, and the real thing upon a driver that is not there."""
+
+import gc
+import importlib.util
+import re
+import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import children
+import numpy as np
+import pytest
+from fastopt.kernels._cuda_jit import Program
+from fastopt.kernels.cuda import driver, gpu, simulator
+from fastopt.kernels.cuda.errors import CudaError, CudaUnavailable
+from fastopt.kernels.cuda.staging import Staging
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda has no package for this platform"
+)
+STREAM = 7
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """The driver that `gpu` finds."""
+    from fake_driver import FakeDriver
+
+    fake = FakeDriver()
+    monkeypatch.setattr("cuda.bindings.driver", fake)
+    gpu.bindings.cache_clear()
+    yield fake
+    gc.collect()
+    gpu.bindings.cache_clear()
+
+
+@pytest.fixture
+def real(fake):
+    """A real GPU as far as `gpu` can tell."""
+    return gpu.Device(1)
+
+
+@pytest.fixture(params=["simulated", "real"])
+def device(request):
+    """Either kind of GPU."""
+    return simulator.Device(0) if request.param == "simulated" else request.getfixturevalue("real")
+
+
+def downloaded(device, address, count, dtype=np.float32):
+    """So many elements at an address."""
+    array = np.empty(count, dtype)
+    device.download(array, address, STREAM)
+    return array
+
+
+# -- either kind -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 1000, 700_000])
+def test_what_is_uploaded_is_downloaded(device, count):
+    numbers = np.random.default_rng(1).normal(size=count)
+    memory = device.allocate(numbers.nbytes)
+    assert (memory.nbytes, memory.address % 256) == (numbers.nbytes, 0)
+    kept = numbers.copy()
+    device.upload(memory.address, numbers, STREAM)
+    numbers[:] = 0
+    device.synchronise(STREAM)
+    np.testing.assert_array_equal(downloaded(device, memory.address, count, np.float64), kept)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.arange(10)[::3], np.arange(6.0).reshape(2, 3).T, np.float32(3), np.array([True, False])],
+    ids=["strided", "transposed", "scalar", "bool"],
+)
+def test_any_array_is_uploaded_in_order(device, array):
+    array = np.asarray(array)
+    memory = device.allocate(array.nbytes)
+    device.upload(memory.address, array, STREAM)
+    np.testing.assert_array_equal(downloaded(device, memory.address, array.size, array.dtype), array.ravel())
+
+
+def test_memory_is_zeroed_on_request_only(device):
+    memory = device.allocate(400, zeroed=True)
+    assert not downloaded(device, memory.address, 100).any()
+
+
+def test_copy_and_clear(device):
+    numbers = np.arange(100, dtype=np.float32)
+    source, target = device.allocate(400), device.allocate(400, zeroed=True)
+    device.upload(source.address, numbers, STREAM)
+    device.copy(target.address + 40, source.address, 200, STREAM)
+    device.copy(target.address, source.address, 0, STREAM)
+    np.testing.assert_array_equal(downloaded(device, target.address, 60), [0] * 10 + list(range(50)))
+    device.clear(source.address + 4, 392, STREAM)
+    device.clear(source.address, 0, STREAM)
+    assert downloaded(device, source.address, 100)[[0, 1, 98, 99]].tolist() == [0, 0, 0, 99]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("number", [0.0, -1.0, 1e-6, np.nan])
+def test_fill(device, number, dtype):
+    memory = device.allocate(10 * dtype().itemsize)
+    device.fill(memory.address, 5.0, 10, dtype, STREAM)
+    device.fill(memory.address, number, 9, dtype, STREAM)
+    device.fill(memory.address, 7.0, 0, dtype, STREAM)
+    np.testing.assert_array_equal(downloaded(device, memory.address, 10, dtype), [dtype(number)] * 9 + [dtype(5)])
+
+
+def test_pinned_memory_is_zeroed_and_lives_as_long_as_a_view(device):
+    memory = device.pinned(64)
+    assert (memory.dtype, memory.shape, memory.any()) == (np.uint8, (64,), False)
+    view = memory[8:16].view(np.int64)
+    del memory
+    gc.collect()
+    view[:] = 12345
+    assert view[0] == 12345
+
+
+@pytest.mark.parametrize("array", [np.zeros(10)[::2], np.broadcast_to(np.zeros(1), 5)], ids=["strided", "read-only"])
+def test_download_needs_an_array_to_fill(device, array):
+    memory = device.allocate(80)
+    with pytest.raises(ValueError, match="contiguous, writeable"):
+        device.download(array, memory.address, STREAM)
+
+
+def test_streams(device):
+    with device.current():
+        device.wait(STREAM, 0)
+        device.synchronise(STREAM)
+        assert not device.is_capturing(STREAM)
+
+
+# -- the real one ------------------------------------------------------------------------------------------------------
+
+
+def test_properties(real):
+    assert (real.ordinal, real.name, real.capability, real.multiprocessors) == (1, "Fake GPU", (9, 0), 132)
+
+
+@pytest.mark.parametrize("ordinal", [-1, 2])
+def test_no_such_gpu(fake, ordinal):
+    with pytest.raises(CudaUnavailable, match=f"no GPU {ordinal}: CUDA sees 2"):
+        gpu.Device(ordinal)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("CUDA_ERROR_NO_DEVICE", "no GPU that CUDA can see"),
+        ("CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", r"does not start: text of CUDA_ERROR_SYSTEM_DRIVER_MISMATCH \(803\)"),
+        ("CUDA_ERROR_UNKNOWN", r"does not start: unknown error \(999\)"),
+    ],
+)
+def test_driver_that_does_not_start(fake, error, message):
+    fake.errors["cuInit"] = getattr(fake.CUresult, error)
+    with pytest.raises(CudaUnavailable, match=message):
+        gpu.Device(0)
+
+
+def test_a_context_is_pushed_once_and_popped(fake, real):
+    with real.current():
+        assert fake.contexts == [1011]
+        pushed = fake.count("cuCtxPushCurrent")
+        with real.current():
+            real.allocate(8)
+        assert fake.count("cuCtxPushCurrent") == pushed
+        with gpu.Device(0).current():
+            assert fake.contexts == [1011, 1010]
+            real.synchronise(STREAM)
+        assert fake.contexts == [1011]
+    assert fake.contexts == []
+
+
+def test_an_error_names_the_call_and_leaves_the_context(fake, real):
+    fake.errors["cuMemAlloc"] = fake.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    with pytest.raises(CudaError, match=r"^cuMemAlloc failed: text of CUDA_ERROR_OUT_OF_MEMORY \(2\)$") as caught:
+        real.allocate(1 << 40)
+    assert caught.value.code == 2
+    assert (fake.contexts, int(fake.mode)) == ([], 0)
+
+
+def test_memory_is_freed_with_its_last_reference(fake, real):
+    before = len(fake.memory)
+    memory, pinned = real.allocate(100), real.pinned(100)
+    assert len(fake.memory) == before + 2
+    fake.errors["cuMemFreeHost"] = fake.CUresult.CUDA_ERROR_LAUNCH_FAILED  # as after a fault in any kernel: no matter
+    del memory, pinned
+    gc.collect()
+    assert (len(fake.memory), fake.count("cuMemFree"), fake.count("cuMemFreeHost")) == (before + 1, 1, 1)
+
+
+def test_memory_and_events_are_managed_while_a_stream_is_captured(fake, real):
+    fake.capturing = {99}
+    memory = real.allocate(400, zeroed=True)
+    real.pinned(10)
+    for _ in range(2):
+        real.upload(memory.address, np.ones(100, np.float32), STREAM)
+    del memory
+    gc.collect()
+    assert int(fake.mode) == 0
+
+
+def test_copies_between_host_and_gpu_are_refused_in_a_capture(fake, real):
+    memory = real.allocate(400)
+    fake.capturing = {STREAM}
+    assert real.is_capturing(STREAM)
+    array = np.ones(100, np.float32)
+    with pytest.raises(RuntimeError, match="cannot upload while the stream is being captured"):
+        real.upload(memory.address, array, STREAM)
+    with pytest.raises(RuntimeError, match="cannot download while the stream is being captured"):
+        real.download(array, memory.address, STREAM)
+    assert (fake.count("cuMemcpyHtoDAsync"), fake.count("cuMemcpyDtoHAsync"), array.all()) == (0, 0, True)
+
+
+def test_uploads_use_their_pinned_memory_again(fake, real):
+    memory, array = real.allocate(400), np.ones(100, np.float32)
+    for _ in range(100):
+        real.upload(memory.address, array, STREAM)
+    assert (fake.count("cuMemHostAlloc"), fake.count("cuEventSynchronize")) == (1, 0)
+    assert fake.count("cuEventRecord") == 100
+
+
+def test_uploads_wait_for_old_ones_only(fake, real):
+    memory, array = real.allocate(400), np.ones(100, np.float32)
+    fake.busy = True
+    for _ in range(Staging.LENGTH):
+        real.upload(memory.address, array, STREAM)
+    assert (fake.count("cuMemHostAlloc"), fake.count("cuEventSynchronize")) == (Staging.LENGTH, 0)
+    real.upload(memory.address, array, STREAM)
+    assert (fake.count("cuMemHostAlloc"), fake.count("cuEventSynchronize")) == (Staging.LENGTH, 1)
+
+
+def test_a_failed_copy_is_reported_by_the_next_upload(fake, real):
+    memory, array = real.allocate(400), np.ones(100, np.float32)
+    real.upload(memory.address, array, STREAM)
+    fake.errors["cuEventQuery"] = fake.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+    with pytest.raises(CudaError, match="cuEventQuery failed: text of CUDA_ERROR_ILLEGAL_ADDRESS"):
+        real.upload(memory.address, array, STREAM)
+
+
+def test_waiting_for_a_stream_takes_no_event_of_its_own(fake, real):
+    before = fake.count("cuEventCreate")
+    for other in (0, 3, STREAM):
+        real.wait(STREAM, other)
+    names = [name for name in fake.calls if name.startswith("cu") and name.endswith(("EventRecord", "WaitEvent"))]
+    assert names == ["cuEventRecord", "cuStreamWaitEvent"] * 2
+    assert fake.count("cuEventCreate") == before
+
+
+def test_whose_memory(fake, real, monkeypatch):
+    monkeypatch.setattr(driver, "is_simulated", lambda: False)
+    memory = real.allocate(8)
+    assert driver.ordinal_of(memory.address) == 1
+    with pytest.raises(ValueError, match="no GPU owns the memory at address 0x10"):
+        driver.ordinal_of(0x10)
+
+
+def test_whose_memory_is_told_in_a_thread_without_a_context(fake, real, monkeypatch):
+    memory = real.allocate(8)
+    without = fake._cuPointerGetAttribute
+    invalid = fake.CUresult.CUDA_ERROR_INVALID_CONTEXT, None
+    monkeypatch.setattr(fake, "_cuPointerGetAttribute", lambda *a: without(*a) if fake.contexts else invalid)
+    assert gpu.ordinal_of(memory.address) == 1
+    fake.errors["cuPointerGetAttribute"] = fake.CUresult.CUDA_ERROR_DEINITIALIZED
+    with pytest.raises(CudaError, match="DEINITIALIZED"):
+        gpu.ordinal_of(memory.address)
+
+
+def test_a_device_is_made_once(fake, monkeypatch):
+    monkeypatch.setattr(driver, "is_simulated", lambda: False)
+    monkeypatch.setattr(driver, "_devices", {})
+    with ThreadPoolExecutor(4) as pool:
+        devices = set(pool.map(driver.device, [0, 1] * 8))
+    assert {device.ordinal for device in devices} == {0, 1}
+    assert len(devices) == 2
+
+
+# -- kernels upon it ---------------------------------------------------------------------------------------------------
+
+PROGRAM = Program("entry", b"\x7fELF", lambda first, second: None)
+
+
+def test_a_program_is_loaded_once(fake, real):
+    assert real.load(PROGRAM) is real.load(Program("entry", b"\x7fELF", None))
+    assert real.load(PROGRAM) is not real.load(PROGRAM._replace(image=b"other"))
+    assert fake.count("cuLibraryLoadData") == 2
+
+
+def test_launch(fake, real):
+    kernel = real.load(PROGRAM)
+    with real.current():
+        kernel.launch(264, 256, STREAM, 1 << 40, -5)
+    assert fake.launches == [(264, 256, STREAM, (1 << 40, -5))]
+    with pytest.raises(CudaError, match="cuLaunchKernel failed: text of CUDA_ERROR_INVALID_CONTEXT"):
+        kernel.launch(264, 256, STREAM, 1, 2)
+    with pytest.raises(ValueError, match="same size"):
+        kernel.launch(264, 256, STREAM, 1)
+    assert len(fake.launches) == 1
+
+
+def test_threads_that_launch_one_kernel_do_not_mix_their_numbers(fake, real):
+    kernel = real.load(PROGRAM)
+    start = threading.Barrier(4)
+
+    def launch(k):
+        start.wait()
+        kernel.launch(k, 32, STREAM, k, -k)
+
+    with real.current(), ThreadPoolExecutor(4) as pool:
+        list(pool.map(launch, range(1, 5)))
+    assert sorted(fake.launches) == [(k, 32, STREAM, (k, -k)) for k in range(1, 5)]
+
+
+def test_a_driver_too_old_for_the_toolkit(fake, real):
+    fake.errors["cuLibraryLoadData"] = fake.CUresult.CUDA_ERROR_NO_BINARY_FOR_GPU
+    with pytest.raises(CudaUnavailable, match=r"made for CUDA 12\.8, does not load .* install fastopt\[cuda12\]"):
+        real.load(PROGRAM)
+
+
+def test_every_call_was_made_as_the_bindings_want_it(fake, real):
+    """`FakeDriver` compares each with the real function: here they are counted, so that none goes unseen."""
+    memory, other = real.allocate(800, zeroed=True), real.pinned(8)
+    real.upload(memory.address, np.ones(100), STREAM)
+    real.upload(memory.address, np.ones(1), STREAM)
+    real.download(np.ones(1), memory.address, STREAM)
+    real.copy(memory.address + 8, memory.address, 8, STREAM)
+    real.fill(memory.address, 1.0, 3, np.float32, STREAM)
+    real.fill(memory.address, 0.1, 3, np.float64, STREAM)
+    real.wait(STREAM, 0)
+    fake.busy = True
+    for _ in range(Staging.LENGTH + 1):
+        real.upload(memory.address, np.ones(100), STREAM)
+    gpu.ordinal_of(memory.address)
+    with real.current():
+        real.load(PROGRAM).launch(1, 32, STREAM, 1, 2)
+    fake.errors["cuLibraryGetKernel"] = fake.CUresult.CUDA_ERROR_NOT_FOUND
+    with pytest.raises(CudaUnavailable):
+        real.load(PROGRAM._replace(name="absent"))
+    del memory, other
+    gc.collect()
+    named = re.findall(r"\bcu[A-Z]\w+", Path(gpu.__file__).read_text())
+    assert set(named) == set(fake.calls)
+
+
+# -- the simulator -----------------------------------------------------------------------------------------------------
+
+
+def test_the_simulator_has_one_gpu():
+    with pytest.raises(CudaUnavailable, match="no GPU 1: the CUDA simulator has one"):
+        simulator.Device(1)
+    assert simulator.ordinal_of(0x10) == 0
+
+
+def test_what_nobody_wrote_is_nan_in_the_simulator():
+    device = simulator.Device(0)
+    memory = device.allocate(400)
+    assert np.isnan(downloaded(device, memory.address, 100)).all()
+
+
+SIMULATED = """
+    import ctypes, threading
+    from concurrent.futures import ThreadPoolExecutor
+    import numpy as np
+    import children
+    from fastopt.kernels import _cuda_jit
+    from fastopt.kernels.cuda import driver
+
+    shared = {}
+
+    def view(address, count):
+        return np.frombuffer((ctypes.c_float * count).from_address(address), np.float32)
+
+    def sums(numbers, count, result):
+        thread = threading.current_thread()
+        lanes, blocks = thread._manager._block_dim[0], thread._manager._grid_dim[0]
+        block, lane = thread.blockIdx.x, thread.threadIdx.x
+        total = np.float32(0)
+        for i in range(block * lanes + lane, count, blocks * lanes):
+            total += view(numbers, count)[i]
+        shared[block, lane] = total
+        thread.syncthreads()
+        if lane == 0:
+            view(result, blocks)[block] = sum(shared[block, k] for k in range(lanes))
+
+    def loaded(kernel, arguments):
+        return device.load(_cuda_jit.cuda_program(kernel, "simulated", arguments, {}, device.capability, key="known"))
+
+    device = driver.device(0)
+"""
+
+
+def simulated(code):
+    """Run code after `SIMULATED` in a process that has Numba's simulator; what it reports."""
+    return children.run(textwrap.dedent(SIMULATED) + textwrap.dedent(code), NUMBA_ENABLE_CUDASIM=1)
+
+
+def test_launches_in_the_simulator():
+    result = simulated("""
+        numbers = np.arange(1000, dtype=np.float32)
+        memory, result = device.allocate(4000), device.allocate(12)
+        device.upload(memory.address, numbers, 0)
+        kernel = loaded(sums, 3)
+        with device.current():
+            kernel.launch(528, 256, 0, memory.address, 1000, result.address)
+        blocks = np.empty(3, np.float32)
+        device.download(blocks, result.address, 0)
+        same = driver.device(driver.ordinal_of(memory.address)) is device
+        children.report(blocks=blocks.tolist(), lanes=len(shared), same=same, name=device.name)
+    """)
+    assert sum(result["blocks"]) == 499500
+    assert (result["lanes"], result["compilations"]) == (96, 0)
+    assert (result["same"], result["name"]) == (True, "CUDA simulator")
+
+
+def test_errors_of_simulated_threads_come_out_and_warnings_do_not():
+    result = simulated("""
+        def overflows(number):
+            np.float32(3e38) * np.float32(number)
+
+        def fails(number):
+            if threading.current_thread().threadIdx.x == number:
+                raise IndexError("out of range")
+            threading.current_thread().syncthreads()
+
+        loaded(overflows, 1).launch(1, 32, 0, 10)
+        try:
+            loaded(fails, 1).launch(2, 32, 0, 3)
+        except IndexError as error:
+            message = str(error)
+        loaded(overflows, 1).launch(1, 32, 0, 10)
+        children.report(message=message)
+    """)
+    assert "tid=[3, 0, 0]" in result["message"]
+    assert "out of range" in result["message"]
+
+
+def test_python_threads_launch_in_the_simulator_one_after_the_other():
+    result = simulated("""
+        def writes(address, number):
+            view(address, 1)[0] = number
+
+        memory = [device.allocate(4) for _ in range(4)]
+        kernel = loaded(writes, 2)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda k: kernel.launch(2, 32, 0, memory[k].address, k), range(4)))
+        children.report(numbers=[view(each.address, 1).tolist()[0] for each in memory])
+    """)
+    assert result["numbers"] == [0, 1, 2, 3]
+
+
+# -- where there is none -----------------------------------------------------------------------------------------------
+
+
+def test_importing_fastopt_reaches_no_cuda():
+    result = children.run("""
+        import sys, children
+        import fastopt, fastopt.kernels.launch, fastopt.kernels._cuda_jit, fastopt.kernels.cuda.driver
+        unwanted = ("cuda.", "numba.cuda.", "numba_cuda.")
+        children.report(names=[name for name in sys.modules if f"{name}.".startswith(unwanted)])
+    """)
+    assert result["names"] == []
+
+
+ABSENT = """
+    import sys, children
+    {before}
+    from fastopt.kernels.cuda import driver
+    from fastopt.kernels.cuda.errors import CudaUnavailable
+    try:
+        driver.device(0)
+    except CudaUnavailable as error:
+        children.report(message=str(error))
+"""
+NO_DRIVER = """
+    from cuda import pathfinder
+    def absent(name): raise pathfinder.DynamicLibNotFoundError(f"no {name}")
+    pathfinder.load_nvidia_dynamic_lib = absent
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "environment", "message"),
+    [
+        (NO_DRIVER, {}, "CUDA needs NVIDIA's driver, which cannot be loaded here: no cuda"),
+        ("", {"NUMBA_DISABLE_CUDA": "1"}, "CUDA is switched off: NUMBA_DISABLE_CUDA is set"),
+        (
+            "sys.modules['numba_cuda'] = None",
+            {},
+            "CUDA needs the package numba-cuda, which is not installed: pip install",
+        ),
+        ("sys.modules['cuda'] = None", {}, "CUDA needs the package cuda-bindings, which is not installed: pip install"),
+    ],
+    ids=["driver", "switched off", "numba-cuda", "cuda-bindings"],
+)
+def test_what_is_missing_is_said(before, environment, message):
+    result = children.run(ABSENT.replace("{before}", before.strip()), **environment)
+    assert result["message"].startswith(message)
+    assert "\n" not in result["message"]
