@@ -294,7 +294,7 @@ class GpuSteps:
             self._enter_stream()
         self.confirm()
         self._adopt(scaling)
-        if steps + RING > len(self._shared.rows):
+        if steps + RING // 2 > len(self._shared.rows):
             self._synchronise()
             self._shared.resize(steps + RING)
             for plan in self._plans:

@@ -235,6 +235,20 @@ def put_numbers(typing, address, numbers):
     return types.none(types.intp, numbers), build
 
 
+@in_python(divmod)
+@intrinsic
+def divided(typing, number, divisor):
+    """Quotient and remainder of two int64 from 0 to 2**32 - 1: a GPU divides no longer numbers by itself."""
+    pair = types.UniTuple(types.int64, 2)
+
+    def build(context, builder, signature, arguments):
+        narrow = [builder.trunc(argument, ir.IntType(32)) for argument in arguments]
+        both = builder.udiv(*narrow), builder.urem(*narrow)
+        return context.make_tuple(builder, pair, [builder.zext(part, ir.IntType(64)) for part in both])
+
+    return pair(types.int64, types.int64), build
+
+
 @in_python(lambda rows: tuple(zip(*rows, strict=True)))
 @intrinsic
 def transposed(typing, rows):

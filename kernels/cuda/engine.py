@@ -17,12 +17,10 @@ from ..tables import Tables
 from . import norms, step, tables, two_phase
 from .tables import HANDLE, HEADER, LAST, PLANS, PROGRESS, SCALE, STAMP, STATE
 
-THREADS = 256
+THREADS = 128
 WARPS = THREADS // 32
 SHARED_MEMORY = 48 * 1024
 """Bytes that any GPU gives a block."""
-
-BLOCKS_PER_MULTIPROCESSOR = 8
 
 
 class Memory:
@@ -69,7 +67,7 @@ class Shared:
     formats : list of (rows, columns, dtype)
         Of each plan's table of scalars.
     places : int
-        Length of the ring.
+        Least length of the ring.
     """
 
     def __init__(self, device, formats, places):
@@ -93,8 +91,8 @@ class Shared:
         self.resize(places)
 
     def resize(self, places):
-        """Make a new, empty ring. Each work's handle must then be written anew."""
-        self.rows = np.zeros((places, self.row.size), np.int64)
+        """Make a new, empty ring of at least so many places. Each work's handle must then be written anew."""
+        self.rows = np.zeros((1 << (places - 1).bit_length(), self.row.size), np.int64)  # see `program_of`
         self.rows[:, STAMP] = -1
         self.ring = Memory(self.device, self.rows)
 
@@ -242,7 +240,7 @@ class Work:
         work = Work(shared, (0, 1), self.chunks, self.addresses, gradients, self.layouts)
         run = kernel(step.step, scalars, slots, table.dtype, self.device)
         with self.device.current():
-            run.launch(blocks_for(self.device, work.count), THREADS, stream, work.handle_address, LAST)
+            run.launch(run.blocks(work.count, THREADS), THREADS, stream, work.handle_address, LAST)
 
 
 class Elementwise:
@@ -275,7 +273,7 @@ class Elementwise:
 
     def launch(self, kernel, stream, options, per_block=1, threads=THREADS):
         """Launch a kernel over all chunks of the work, so many of them to a block at a time."""
-        blocks = blocks_for(self.device, -(-self.work.count // per_block))
+        blocks = kernel.blocks(-(-self.work.count // per_block), threads)
         kernel.launch(blocks, threads, stream, self.work.handle_address, options)
 
 
@@ -291,11 +289,6 @@ class TwoPhase(Elementwise):
         """Launch both phases."""
         self.launch(self._first, stream, options & ~LAST, per_block=self._warps, threads=32 * self._warps)
         self.launch(self._second, stream, options)
-
-
-def blocks_for(device, tasks):
-    """Blocks of a launch: as many as there are tasks, but no more than run at a time."""
-    return max(1, min(device.multiprocessors * BLOCKS_PER_MULTIPROCESSOR, tasks))
 
 
 def engine_for(scalars):

@@ -20,18 +20,21 @@ from .tables import (
     SKIPPED,
     STARVED,
     STOPPED,
+    device_tables_at,
+    program_of,
 )
 from .threads import block_barrier, count_in, fence
 
 
 @callee
-def finish(t, program, thread, blocks):
+def finish(handle, options, thread, blocks, dtype):
     """Call at the end of a launch, all threads: if it ends the step, the last block counts the call."""
     block_barrier()
     if thread == 0:
         fence()
-        if is_last(t.state, BLOCKS, blocks) and program.options & LAST:
-            _close(t, program)
+        t = device_tables_at(handle, dtype)
+        if is_last(t.state, BLOCKS, blocks) and options & LAST:
+            _close(t, program_of(t, options, dtype))
 
 
 @callee

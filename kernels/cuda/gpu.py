@@ -231,7 +231,7 @@ class Device:
         with self._lock:
             if key not in self._kernels:
                 with self.current(), _CapturePermitting():
-                    self._kernels[key] = Kernel(program)
+                    self._kernels[key] = Kernel(program, self.multiprocessors)
             return self._kernels[key]
 
 
@@ -313,7 +313,8 @@ class _StagingBuffer:
 class Kernel:
     """A `Program` on the GPU whose context was current when it was loaded."""
 
-    def __init__(self, program):
+    def __init__(self, program, multiprocessors):
+        self._multiprocessors, self._resident = multiprocessors, {}
         count = program.function.__code__.co_argcount
         try:
             self._library = call("cuLibraryLoadData", program.image, [], [], 0, [], [], 0)
@@ -331,6 +332,13 @@ class Kernel:
         self._addresses = (ctypes.c_void_p * count)(*range(first, first + count * width, width))
         self._packed = ctypes.addressof(self._addresses)
         self._lock = threading.Lock()  # the driver has read the numbers when a launch returns, and not before
+
+    def blocks(self, tasks, threads):
+        """Blocks of so many threads to launch for so many tasks of a block: no more than run at a time."""
+        if threads not in self._resident:
+            per_multiprocessor = call("cuOccupancyMaxActiveBlocksPerMultiprocessor", self._function, threads, 0)
+            self._resident[threads] = max(1, per_multiprocessor * self._multiprocessors)
+        return max(1, min(tasks, self._resident[threads]))
 
     def launch(self, blocks, threads, stream, *numbers):
         """Enqueue it for so many blocks of so many threads, with its int64 arguments. Requires a current context."""

@@ -6,7 +6,7 @@ import numpy as np
 from numba.extending import overload
 
 from .._jit import FLAGS, callee
-from ..intrinsics import numbers_at, put_numbers
+from ..intrinsics import divided, numbers_at, put_numbers
 from ..layout import ADDRESS, DIRECT, FLOAT32, LAYOUT
 from ..maths import constant
 from .lanes import VECTOR, one, size_of
@@ -16,20 +16,26 @@ class Gradient(NamedTuple):
     """Where a segment's gradient lies, read once per chunk."""
 
     address: Any
-    record: Any  # in the layouts table; or DIRECT
-    layouts: Any
+    record: Any  # address of its record in the layouts table, 0 if it is read as it lies
 
 
 @callee
-def gradient_of(t, segment):
-    """The gradient of a segment; its address is 0 if there is none."""
-    return Gradient(t.gradients[ADDRESS, segment], t.gradients[LAYOUT, segment], t.layouts)
+def gradient_of(t, layouts, segment):
+    """The gradient of a segment; its address is 0 if there is none. ``layouts`` is the address of the layouts table."""
+    record = t.gradients[LAYOUT, segment]
+    return Gradient(t.gradients[ADDRESS, segment], layouts + 8 * record if record != DIRECT else 0)
+
+
+@callee
+def _entry(gradient, index):
+    """A number of the gradient's record."""
+    return numbers_at(gradient.record + 8 * index, one(np.int64))[0]
 
 
 @callee
 def is_plain(gradient):
     """Whether the widest load can take it."""
-    return gradient.record == DIRECT and gradient.address % VECTOR == 0
+    return gradient.record == 0 and gradient.address % VECTOR == 0
 
 
 def numbers_of(gradient, i, like):
@@ -52,24 +58,28 @@ def _numbers_of(gradient, i, like):
 @callee
 def _number_of(gradient, i, like):
     where = _address_of(gradient, i, size_of(like))
-    if gradient.record == DIRECT:
+    if gradient.record == 0:
         return numbers_at(where, like)[0]
-    if gradient.layouts[gradient.record] == FLOAT32:
+    if _entry(gradient, 0) == FLOAT32:
         return constant(numbers_at(where, one(np.float32))[0], like[0])
     return constant(numbers_at(where, one(np.float64))[0], like[0])
 
 
 @callee
 def _address_of(gradient, i, size):
-    """Where element ``i`` of a gradient lies; ``size`` is that of the parameter's elements, in bytes."""
-    if gradient.record == DIRECT:
+    """Where element ``i`` of a gradient lies; ``size`` is that of the parameter's elements, in bytes.
+
+    Requires fewer than 2**32 elements of a gradient that is not read as it lies.
+    """
+    if gradient.record == 0:
         return gradient.address + i * size
     where = gradient.address
-    axes = gradient.layouts[gradient.record + 1]
-    for axis in range(axes - 1, -1, -1):
-        extent = gradient.layouts[gradient.record + 2 + axis]
-        where += i % extent * gradient.layouts[gradient.record + 2 + axes + axis]
-        i //= extent
+    axes = _entry(gradient, 1)
+    axis = axes - 1
+    while axis >= 0:
+        i, place = divided(i, _entry(gradient, 2 + axis))
+        where += place * _entry(gradient, 2 + axes + axis)
+        axis -= 1
     return where
 
 
@@ -91,9 +101,9 @@ def _clear(gradient, i, like):
 @callee
 def _clear_one(gradient, i, like):
     where = _address_of(gradient, i, size_of(like))
-    if gradient.record == DIRECT:
+    if gradient.record == 0:
         put_numbers(where, like)
-    elif gradient.layouts[gradient.record] == FLOAT32:
+    elif _entry(gradient, 0) == FLOAT32:
         put_numbers(where, one(np.float32))
     else:
         put_numbers(where, one(np.float64))

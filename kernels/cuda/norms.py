@@ -9,19 +9,19 @@ from numba import cuda
 from .._jit import callee
 from ..clipping import EACH, common_factor, own_factor
 from ..intrinsics import numbers_at, transposed
-from ..layout import ACCUMULATED, ACCUMULATOR, CLIP
+from ..layout import ACCUMULATED, ACCUMULATOR, CLIP, SEGMENT
 from ..reduction import LANES as SUM_LANES
 from .finish import is_last
 from .gradient import is_plain, numbers_of
 from .lanes import LANES, VECTOR, in_lanes, size_of
-from .step import chunk_of, unscaled
+from .step import chunk_of, chunks_of, unscaled
 from .sums import TERMS, row_sum, segment_is_done, start_of, sum_terms
-from .tables import BLOCKS, CHECKED, FACTOR, NORM, PLANS, STOPPED, control_of, device_tables_at, program_of
+from .tables import BLOCKS, CHECKED, FACTOR, MEASURED, NORM, PLANS, STOPPED, control_of, device_tables_at, program_of
 from .threads import TEAM, block_barrier, fence
 
 # Replaced in each specialisation.
 DTYPE = np.float32
-WARPS = 8
+WARPS = 4
 SCRATCH = WARPS * SUM_LANES
 
 
@@ -65,28 +65,35 @@ def norms(handle, options):
     flags = cuda.shared.array(WARPS, np.int64)
     warp, thread = cuda.threadIdx.x // TEAM, cuda.threadIdx.x % TEAM
     lanes = scratch[warp * SUM_LANES : (warp + 1) * SUM_LANES]
-    t = device_tables_at(handle, DTYPE)
-    program = program_of(t, options, DTYPE)
-    if program.ready:
-        warps = cuda.blockDim.x // TEAM
-        for k in range(cuda.blockIdx.x * warps + warp, t.common.chunks.shape[0], cuda.gridDim.x * warps):
-            chunk = chunk_of(t.common, k)
-            _measure(t, program, k, chunk, lanes, thread, DTYPE)
-            if program.way == EACH and segment_is_done(t, chunk.segment, flags, warp, thread):
-                _limit(t, program, chunk.segment, lanes, thread)
+    warps = cuda.blockDim.x // TEAM
+    k = cuda.blockIdx.x * warps + warp
+    while k < chunks_of(handle, DTYPE):
+        _measure_chunk(handle, options, k, lanes, flags, warp, thread, DTYPE)
+        k += cuda.gridDim.x * warps
     block_barrier()
     if cuda.threadIdx.x == 0:
         fence()
-        flags[0] = is_last(t.state, BLOCKS, cuda.gridDim.x) and program.ready
+        flags[0] = is_last(device_tables_at(handle, DTYPE).state, BLOCKS, cuda.gridDim.x)
     block_barrier()
     if flags[0]:
-        _conclude(t, program, scratch[:SUM_LANES], cuda.threadIdx.x, cuda.blockDim.x)
+        _conclude(handle, options, scratch[:SUM_LANES], cuda.threadIdx.x, cuda.blockDim.x, DTYPE)
 
 
 @callee
-def _measure(t, program, k, chunk, lanes, thread, dtype):
+def _measure_chunk(handle, options, k, lanes, flags, warp, thread, dtype):
+    t = device_tables_at(handle, dtype)
+    program = program_of(t, options, dtype)
+    if program.ready and program.options & MEASURED:
+        segment = t.common.chunks[k, SEGMENT]
+        _measure(t, program, k, lanes, thread, dtype)
+        if program.way == EACH and segment_is_done(t, segment, flags, warp, thread):
+            _limit(t, program, segment, lanes, thread)
+
+
+@callee
+def _measure(t, program, k, lanes, thread, dtype):
     """Squares and finiteness of one chunk."""
-    sums = t.common.sums
+    sums, chunk = t.common.sums, chunk_of(t, k)
     if chunk.gradient.address == 0:
         if thread == 0:
             sums[0, k], sums[1, k] = 0.0, 0.0
@@ -113,8 +120,12 @@ def _limit(t, program, segment, lanes, thread):
 
 
 @callee
-def _conclude(t, program, lanes, thread, team):
+def _conclude(handle, options, lanes, thread, team, dtype):
     """Sums over all chunks; after the last plan's, what they mean for the step."""
+    t = device_tables_at(handle, dtype)
+    program = program_of(t, options, dtype)
+    if not program.ready or program.options & MEASURED == 0:
+        return
     squares = row_sum(t.common.sums[0], lanes, thread, team)
     bad = row_sum(t.common.sums[1], lanes, thread, team)
     if thread == 0:

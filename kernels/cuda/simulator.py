@@ -106,6 +106,9 @@ class Kernel:
         self._kernel = simulated(_Silent(program.function))
         self._captured = captured
 
+    def blocks(self, tasks, threads):
+        return max(1, min(tasks, MOST_BLOCKS))
+
     def launch(self, blocks, threads, stream, *numbers):
         """Run it with fewer blocks and threads than asked for; an error that a thread raises comes out."""
         if stream in self._captured:

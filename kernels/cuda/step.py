@@ -44,17 +44,31 @@ SLOT_ROWS: Any = ()
 def step(handle, options):
     """Carry out what the program of this call says: a full step, a micro-step, or none."""
     thread, threads = cuda.threadIdx.x, cuda.blockDim.x
-    t = device_tables_at(handle, DTYPE)
-    program = program_of(t, options, DTYPE)
+    k = cuda.blockIdx.x
+    while k < chunks_of(handle, DTYPE):
+        _step_chunk(handle, options, k, thread, threads, SCALARS, SLOT_ROWS, DTYPE)
+        k += cuda.gridDim.x
+    finish(handle, options, thread, cuda.gridDim.x, DTYPE)
+
+
+@callee
+def chunks_of(handle, dtype):
+    """How many chunks there are."""
+    return device_tables_at(handle, dtype).common.chunks.shape[0]
+
+
+@callee
+def _step_chunk(handle, options, k, thread, threads, scalars, slot_rows, dtype):
+    # The tables are opened for each chunk: kept over the loop they would take half of the registers.
+    t = device_tables_at(handle, dtype)
+    program = program_of(t, options, dtype)
+    chunk = chunk_of(t, k)
     if program.ready:
-        for k in range(cuda.blockIdx.x, t.common.chunks.shape[0], cuda.gridDim.x):
-            chunk = chunk_of(t.common, k)
-            if chunk.gradient.address == 0 or program.stopped or program.options & MICRO:
-                no_update(t, program, k, chunk, thread, threads, DTYPE)
-            else:
-                s = rule_scalars_of(t, program, k, SCALARS)
-                update_chunk(t, program, k, chunk, thread, threads, SLOT_ROWS, s, (), DTYPE)
-    finish(t, program, thread, cuda.gridDim.x)
+        if chunk.gradient.address == 0 or program.stopped or program.options & MICRO:
+            no_update(t, program, k, chunk, thread, threads, dtype)
+        else:
+            s = rule_scalars_of(t, program, k, scalars)
+            update_chunk(t, program, k, chunk, thread, threads, slot_rows, s, (), dtype)
 
 
 class Chunk(NamedTuple):
@@ -69,8 +83,8 @@ class Chunk(NamedTuple):
 @callee
 def chunk_of(t, k):
     """Chunk ``k``."""
-    segment = t.chunks[k, SEGMENT]
-    return Chunk(segment, t.chunks[k, OFFSET], t.chunks[k, LENGTH], gradient_of(t, segment))
+    chunks, segment = t.common.chunks, t.common.chunks[k, SEGMENT]
+    return Chunk(segment, chunks[k, OFFSET], chunks[k, LENGTH], gradient_of(t.common, t.layouts, segment))
 
 
 @callee
@@ -81,17 +95,19 @@ def no_update(t, program, k, chunk, thread, threads, dtype):
     """
     c, like = control_of(t, program, k), one(dtype)
     accumulator = t.common.addresses[ACCUMULATOR, chunk.segment]
-    for i in range(chunk.first + thread, chunk.first + chunk.size, threads):
+    i = chunk.first + thread
+    while i < chunk.first + chunk.size:
         where = accumulator + i * size_of(like)
         if chunk.gradient.address == 0:
             if program.options & ACCUMULATED and not program.stopped:
                 put_numbers(where, like)
-            continue
-        if program.options & MICRO and not program.stopped:
-            grad = numbers_of(chunk.gradient, i, like)[0]
-            put_numbers(where, (numbers_at(where, like)[0] + grad * c.unscale,))
-        if program.options & ZERO:
-            clear(chunk.gradient, i, like)
+        else:
+            if program.options & MICRO and not program.stopped:
+                grad = numbers_of(chunk.gradient, i, like)[0]
+                put_numbers(where, (numbers_at(where, like)[0] + grad * c.unscale,))
+            if program.options & ZERO:
+                clear(chunk.gradient, i, like)
+        i += threads
 
 
 @callee
@@ -105,10 +121,14 @@ def update_chunk(t, program, k, chunk, thread, threads, slot_rows, s, extra, dty
     vectors = is_plain(chunk.gradient) and (union(arrays) | union(slots)) % VECTOR == 0
     whole = chunk.size - chunk.size % len(many) if vectors else 0
     start, end = chunk.first + whole, chunk.first + chunk.size
-    for i in range(chunk.first + thread * len(many), start, threads * len(many)):
+    i = chunk.first + thread * len(many)
+    while i < start:
         _update_at(arrays, slots, chunk.gradient, i, many, work)
-    for i in range(start + thread, end, threads):
+        i += threads * len(many)
+    i = start + thread
+    while i < end:
         _update_at(arrays, slots, chunk.gradient, i, single, work)
+        i += threads
 
 
 @callee

@@ -45,13 +45,12 @@ def copy_strided(device, target, source, stream):
     outer, inner = axes[:-AXES], axes[-AXES:]
     extents, to, of = zip(*inner, strict=True)
     size = int(np.prod(extents))
-    blocks = max(1, min(-(-size // THREADS), 8 * device.multiprocessors))
     with device.current():
         for index in product(*(range(extent) for extent, _, _ in outer)):
             put = sum(k * step for k, (_, step, _) in zip(index, outer, strict=True))
             get = sum(k * step for k, (_, _, step) in zip(index, outer, strict=True))
             numbers = (target.address + put, source.address + get, size, *extents, *to, *of)
-            kernel.launch(blocks, THREADS, stream, *numbers)
+            kernel.launch(kernel.blocks(-(-size // THREADS), THREADS), THREADS, stream, *numbers)
 
 
 def _merged(shape, *strides):

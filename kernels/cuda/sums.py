@@ -61,20 +61,25 @@ def sum_terms(work, size, lanes, thread, sums, k, dtype):
 @callee
 def _sum_lanes(work, size, lanes, thread, like):
     whole = size - size % (4 * LANES)
-    for own in range(thread * len(like), LANES, TEAM * len(like)):
+    own = thread * len(like)
+    while own < LANES:
         total = no_terms(work, like)
-        for start in range(own, whole, 4 * LANES):
+        start = own
+        while start < whole:
             left = added(terms_of(work, start, like), terms_of(work, start + LANES, like))
             right = added(terms_of(work, start + 2 * LANES, like), terms_of(work, start + 3 * LANES, like))
             total = added(total, added(left, right))
-        for start in range(whole + own, size, LANES):
+            start += 4 * LANES
+        while start < size:
             if start + len(like) <= size:
                 total = added(total, terms_of(work, start, like))
             else:
                 total = added(total, _terms_below(work, start, size, like))
+            start += LANES
         for row in range(len(work.sums)):
             for column in range(len(like)):
                 lanes[row * LANES + own + column] = total[row][column]
+        own += TEAM * len(like)
 
 
 def _terms_below(work, i, size, like):

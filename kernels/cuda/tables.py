@@ -13,6 +13,7 @@ from .._jit import callee
 from ..cpu import CONTROLS
 from ..intrinsics import array_at, number_of, scalars_at, table_at
 from ..layout import GROUP, Control
+from ..maths import constant
 from ..tables import Tables, tables_at
 
 STAMP, OPTIONS, WAY, LIMIT, HEADER = range(5)
@@ -48,6 +49,7 @@ class DeviceTables(NamedTuple):
     counters: Any  # int64 [segments]: chunks of the present launch that are done
     plan: Any  # int64 [2]: which plan this is, of how many
     scalars: Any  # address of the scalars table in the first place of the ring
+    layouts: Any  # address of the layouts table
 
 
 HANDLE = len(Tables._fields) + 6
@@ -67,6 +69,7 @@ def device_tables_at(address, dtype):
         array_at(handle[11, 0], 0, handle[11, 2], np.int64),
         array_at(handle[12, 0], 0, handle[12, 2], np.int64),
         handle[5, 0],
+        handle[3, 0],
     )
 
 
@@ -79,13 +82,12 @@ class Program(NamedTuple):
     way: Any
     limit: Any
     table: Any  # scalars [groups, fields]
-    unscale: Any  # by the GPU's own loss scale
 
 
 @callee
 def program_of(t, options, dtype):
     """The program of the call that the GPU has come to."""
-    place = t.state[CALLS] % t.ring.shape[0]
+    place = t.state[CALLS] & (t.ring.shape[0] - 1)  # a power of two
     header = t.ring[place]
     start = place * t.ring.shape[1] * 8
     groups, fields = t.common.table.shape
@@ -96,7 +98,6 @@ def program_of(t, options, dtype):
         header[WAY],
         number_of(header[LIMIT], 0.0),
         table_at(t.scalars + start, groups, fields, dtype),
-        dtype(1.0 / t.measures[SCALE]),
     )
 
 
@@ -105,7 +106,7 @@ def control_of(t, program, k):
     """The control scalars of chunk ``k``; unscaling by the program's own factor if the loss scale is the GPU's."""
     c = scalars_at(Control, program.table, t.common.chunks[k, GROUP], 0)
     if program.options & SCALED:
-        return Control(program.unscale, c.divisor, c.limit, c.decay, c.keep)
+        return Control(constant(1.0 / t.measures[SCALE], c.unscale), c.divisor, c.limit, c.decay, c.keep)
     return c
 
 

@@ -26,7 +26,7 @@ from .lanes import (
     store_each,
     union,
 )
-from .step import chunk_of, clipped, factor_of, no_update, update_chunk
+from .step import chunk_of, chunks_of, clipped, factor_of, no_update, update_chunk
 from .sums import TERMS, elements_of, row_sum, segment_is_done, start_of, sum_terms
 from .tables import MICRO, control_of, device_tables_at, program_of, rule_scalars_of
 from .threads import TEAM
@@ -36,7 +36,7 @@ DTYPE = np.float32
 SCALARS = Control
 SLOT_ROWS: Any = ()
 TERM_ROWS: Any = ()
-WARPS = 8
+WARPS = 4
 SCRATCH = WARPS * SUM_LANES
 TOTALS = WARPS
 
@@ -94,19 +94,25 @@ def phase_one(handle, options):
     warp, thread = cuda.threadIdx.x // TEAM, cuda.threadIdx.x % TEAM
     terms = len(TERM_ROWS)
     lanes = scratch[warp * terms * SUM_LANES : (warp + 1) * terms * SUM_LANES]
-    t = device_tables_at(handle, DTYPE)
-    program = program_of(t, options, DTYPE)
-    if not program.ready or program.stopped or program.options & MICRO:
-        return
     warps = cuda.blockDim.x // TEAM
-    for k in range(cuda.blockIdx.x * warps + warp, t.common.chunks.shape[0], cuda.gridDim.x * warps):
-        chunk = chunk_of(t.common, k)
-        if chunk.gradient.address == 0:
-            continue
-        s = rule_scalars_of(t, program, k, SCALARS)
-        _sum_first(t, program, k, chunk, s, lanes, thread, SLOT_ROWS, TERM_ROWS, DTYPE)
+    k = cuda.blockIdx.x * warps + warp
+    while k < chunks_of(handle, DTYPE):
+        own = totals[warp * terms : (warp + 1) * terms]
+        _first_chunk(handle, options, k, lanes, flags, own, warp, thread, SCALARS, SLOT_ROWS, TERM_ROWS, DTYPE)
+        k += cuda.gridDim.x * warps
+
+
+@callee
+def _first_chunk(handle, options, k, lanes, flags, totals, warp, thread, scalars, slot_rows, term_rows, dtype):
+    t = device_tables_at(handle, dtype)
+    program = program_of(t, options, dtype)
+    chunk = chunk_of(t, k)
+    idle = program.stopped or program.options & MICRO != 0
+    if program.ready and not idle and chunk.gradient.address != 0:
+        s = rule_scalars_of(t, program, k, scalars)
+        _sum_first(t, program, k, chunk, s, lanes, thread, slot_rows, term_rows, dtype)
         if segment_is_done(t, chunk.segment, flags, warp, thread):
-            _between(t, chunk.segment, s, lanes, totals[warp * terms : (warp + 1) * terms], thread)
+            _between(t, chunk.segment, s, lanes, totals, thread)
 
 
 @callee
@@ -134,14 +140,21 @@ def _between(t, segment, s, lanes, totals, thread):
 def phase_two(handle, options):
     """Second phase of a two-phase rule; micro-steps and stopped ones are as in `fastopt.kernels.cuda.step.step`."""
     thread, threads = cuda.threadIdx.x, cuda.blockDim.x
-    t = device_tables_at(handle, DTYPE)
-    program = program_of(t, options, DTYPE)
+    k = cuda.blockIdx.x
+    while k < chunks_of(handle, DTYPE):
+        _second_chunk(handle, options, k, thread, threads, SCALARS, SLOT_ROWS, DTYPE)
+        k += cuda.gridDim.x
+    finish(handle, options, thread, cuda.gridDim.x, DTYPE)
+
+
+@callee
+def _second_chunk(handle, options, k, thread, threads, scalars, slot_rows, dtype):
+    t = device_tables_at(handle, dtype)
+    program = program_of(t, options, dtype)
+    chunk = chunk_of(t, k)
     if program.ready:
-        for k in range(cuda.blockIdx.x, t.common.chunks.shape[0], cuda.gridDim.x):
-            chunk = chunk_of(t.common, k)
-            if chunk.gradient.address == 0 or program.stopped or program.options & MICRO:
-                no_update(t, program, k, chunk, thread, threads, DTYPE)
-            else:
-                s, extra = rule_scalars_of(t, program, k, SCALARS), (t.common.factors[EXTRA, chunk.segment],)
-                update_chunk(t, program, k, chunk, thread, threads, SLOT_ROWS, s, extra, DTYPE)
-    finish(t, program, thread, cuda.gridDim.x)
+        if chunk.gradient.address == 0 or program.stopped or program.options & MICRO:
+            no_update(t, program, k, chunk, thread, threads, dtype)
+        else:
+            s, extra = rule_scalars_of(t, program, k, scalars), (t.common.factors[EXTRA, chunk.segment],)
+            update_chunk(t, program, k, chunk, thread, threads, slot_rows, s, extra, dtype)
