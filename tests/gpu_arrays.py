@@ -1,13 +1,12 @@
-"""Arrays that say they are on GPU 0, of every kind of library, over host memory: what the CUDA simulator can work on."""
+"""Arrays of every kind of library that say they are on GPU 0, over host memory, as the CUDA simulator wants it."""
 
 import contextlib
 import ctypes
+import functools
 import sys
 import types
 
-import numpy as np
-
-from fastopt.device import dlpack
+from fastopt.device import aligned_zeros, dlpack
 
 
 class Interface:
@@ -93,26 +92,35 @@ def simulated(array, patch):
     return cuda.cudadrv.devicearray.FakeCUDAArray(array)
 
 
+@functools.cache
+def tensor_class():
+    """Tensors of torch that say they are on a GPU."""
+    import torch
+
+    class OnGpu(torch.Tensor):
+        @property
+        def device(self):
+            return torch.device("cuda", 0)
+
+        def __deepcopy__(self, memo):
+            return self.detach().clone()
+
+    return OnGpu
+
+
 def tensor(array, patch):
     """A tensor of torch that says it is on a GPU."""
     import torch
 
-    class OnGpu(torch.Tensor):
-        ordinal = 0
-
-        @property
-        def device(self):
-            return torch.device("cuda", type(self).ordinal)
-
     empty = torch.empty
 
-    def empty_on_gpu(size, dtype, device):
-        assert device == "cuda:0"
-        return empty(size, dtype=dtype).as_subclass(OnGpu)
+    def empty_on_gpu(*size, device=None, **options):
+        made = empty(*size, **options)
+        return made if device is None else made.as_subclass(tensor_class())
 
     patch.setattr(torch, "empty", empty_on_gpu)
     patch.setattr(torch.cuda, "current_stream", lambda ordinal: types.SimpleNamespace(cuda_stream=70 + ordinal))
-    return torch.from_numpy(array).as_subclass(OnGpu)
+    return torch.from_numpy(array).as_subclass(tensor_class())
 
 
 def cupy_array(array, patch):
@@ -138,12 +146,38 @@ def _cupy():
             return Array(self.memory.reshape(shape))
 
     module.ndarray = Array
-    module.empty = lambda size, dtype: Array(np.empty(size, dtype))
+    module.empty = lambda size, dtype: Array(aligned_zeros(size, dtype))
     module.cuda = types.SimpleNamespace(
         Device=lambda ordinal: contextlib.nullcontext(),
         get_current_stream=lambda: types.SimpleNamespace(ptr=80),
     )
     return module
+
+
+class DeviceNDArray(Interface):
+    """What fastopt uses of Numba's device arrays."""
+
+    def __init__(self, memory, stream=0):
+        super().__init__(memory, stream=stream or None)
+        self.shape, self.strides, self.dtype, self.stream = memory.shape, memory.strides, memory.dtype, stream
+        self.device_ctypes_pointer = ctypes.c_void_p(memory.ctypes.data if memory.size else None)
+        context = types.SimpleNamespace(device=types.SimpleNamespace(id=0))
+        self.gpu_data = types.SimpleNamespace(context=context)
+
+    def __getitem__(self, part):
+        return DeviceNDArray(self.memory[part], self.stream)
+
+    def reshape(self, shape):
+        return DeviceNDArray(self.memory.reshape(shape), self.stream)
+
+
+def numba_array(array, patch, stream=0):
+    """See `DeviceNDArray`."""
+    from numba import cuda
+
+    patch.setattr(cuda.cudadrv.devicearray, "DeviceNDArray", DeviceNDArray, raising=False)
+    patch.setattr(cuda, "device_array", lambda size, dtype: DeviceNDArray(aligned_zeros(size, dtype)))
+    return DeviceNDArray(array, stream)
 
 
 KINDS = {
@@ -152,8 +186,9 @@ KINDS = {
     "simulator": simulated,
     "torch": tensor,
     "cupy": cupy_array,
+    "numba": numba_array,
 }
 """Kind → function of a NumPy array and pytest's monkeypatch that gives such an array over the same memory."""
 
-STREAMS = {"interface": 0, "dlpack": 0, "simulator": 0, "torch": 70, "cupy": 80}
+STREAMS = {"interface": 0, "dlpack": 0, "simulator": 0, "torch": 70, "cupy": 80, "numba": 0}
 """The stream in which each is worked on."""

@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import re
+import sys
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -360,7 +361,7 @@ def test_what_nobody_wrote_is_nan_in_the_simulator():
 
 
 SIMULATED = """
-    import ctypes, threading
+    import ctypes, sys, threading
     from concurrent.futures import ThreadPoolExecutor
     import numpy as np
     import children
@@ -430,8 +431,9 @@ def test_errors_of_simulated_threads_come_out_and_warnings_do_not():
         except IndexError as error:
             message = str(error)
         loaded(overflows, 1).launch(1, 32, 0, 10)
-        children.report(message=message)
+        children.report(message=message, interval=sys.getswitchinterval())
     """)
+    assert result["interval"] == sys.getswitchinterval()
     assert "tid=[3, 0, 0]" in result["message"]
     assert "out of range" in result["message"]
 

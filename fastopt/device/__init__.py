@@ -1,7 +1,4 @@
-"""Which devices exist, and whose array is where: the only place that knows.
-
-A *place* is where all arrays of an optimizer live: `HOST`, or one GPU (`cuda.Gpu`). Both offer the same methods.
-"""
+"""Which devices exist, and whose array is where: nothing else knows."""
 
 from __future__ import annotations
 
@@ -11,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .cuda import CudaArray, Gpu
-from .host import ALIGNMENT, HOST, Array, Host, aligned_zeros
+from .host import ALIGNMENT, HOST, Array, aligned_zeros
 from .libraries import library_of
+from .place import Place
 from .strides import AnyArray
 
 if TYPE_CHECKING:
     from .libraries import Library
-
-Place = Host | Gpu
 
 __all__ = [
     "ALIGNMENT", "HOST", "AnyArray", "Array", "CudaArray", "Gpu", "Place", "aligned_zeros", "check_array", "engine",

@@ -154,7 +154,7 @@ class CudaArray:
 
 
 class Gpu:
-    """A GPU and the library whose arrays live there: the place of an optimizer; see `host.Host`.
+    """A GPU and the library whose arrays live there: a `Place`.
 
     Parameters
     ----------
@@ -184,17 +184,11 @@ class Gpu:
 
     @property
     def copyable(self) -> bool:
-        """See `Host.copyable`."""
+        """See `Place.copyable`."""
         return self.library.copyable
 
     def view(self, name: str, array: Any) -> CudaArray:
-        """A view of the same memory.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If it is no array, or on another device, or its memory has gone. ``name`` begins the message.
-        """
+        """See `Place.view`; also refuses what has no memory any more."""
         from .libraries import library_of
 
         library = library_of(array)
@@ -209,27 +203,26 @@ class Gpu:
         return view
 
     def flat(self, size: int, dtype: np.dtype[Any]) -> Any:
-        """See `Host.flat`: an array of the parameters' library."""
+        """See `Place.flat`: an array of the parameters' library."""
         array = self.library.empty(self.ordinal, size, dtype)
-        self.fill(self.library.view("flat", array, self.stream()), 0.0)
+        self.fill(self.view("flat", array), 0.0)
         return array
 
     def zeros(self, size: int, dtype: np.dtype[Any]) -> CudaArray:
-        """See `Host.zeros`."""
+        """See `Place.zeros`."""
         array = self._empty(size, dtype)
         self.fill(array, 0.0)
         return array
 
     def _empty(self, size: int, dtype: np.dtype[Any]) -> CudaArray:
-        view = self.library.view("state", self.library.empty(self.ordinal, size, dtype), self.stream())
-        return replace(view, stream=self.stream)
+        return replace(self.view("state", self.library.empty(self.ordinal, size, dtype)), stream=self.stream)
 
     def scalar(self, address: int) -> CudaArray:
         """A float64 that fastopt keeps at an address."""
         return CudaArray(address, (), (), np.dtype(np.float64), self.ordinal, None, self.stream, writeable=False)
 
     def fill(self, array: CudaArray, number: float) -> None:
-        """See `Host.fill`."""
+        """See `Place.fill`."""
         if not array.size:
             return
         if not is_dense(array):
@@ -245,7 +238,7 @@ class Gpu:
         return replace(one, shape=like.shape, strides=(0,) * like.ndim)
 
     def copy(self, target: CudaArray, source: CudaArray) -> None:
-        """See `Host.copy`; both are of one dtype."""
+        """See `Place.copy`."""
         if not target.size:
             return
         if is_dense(target) and same_strides(target, source):
@@ -259,11 +252,11 @@ class Gpu:
         copy_strided(self.device, target, source, self.stream())
 
     def clone(self, array: CudaArray) -> CudaArray:
-        """See `Host.clone`; the array has no gaps, and its copy lies as it does."""
+        """See `Place.clone`: it lies as the original does."""
         return self._copy_with(array, array.strides)
 
     def in_c_order(self, array: CudaArray) -> CudaArray:
-        """See `Host.in_c_order`."""
+        """See `Place.in_c_order`."""
         return self._copy_with(array, c_strides(array.shape, array.itemsize))
 
     def _copy_with(self, array: CudaArray, strides: tuple[int, ...]) -> CudaArray:
@@ -272,11 +265,11 @@ class Gpu:
         return copy
 
     def to_host(self, array: CudaArray) -> Array:
-        """See `Host.to_host`; waits for the GPU."""
+        """See `Place.to_host`."""
         return replace(array, stream=self.stream).copy_to_host()
 
     def from_host(self, array: CudaArray, values: Array) -> None:
-        """See `Host.from_host`; the array has no gaps."""
+        """See `Place.from_host`."""
         if not array.size:
             return
         memory = np.empty(array.nbytes, np.uint8)
@@ -284,15 +277,15 @@ class Gpu:
         self.device.upload(array.address, memory, self.stream())
 
     def address(self, array: CudaArray) -> int:
-        """See `Host.address`."""
+        """See `Place.address`."""
         return array.address
 
     def byte_range(self, array: CudaArray) -> tuple[int, int]:
-        """See `Host.byte_range`."""
+        """See `Place.byte_range`."""
         return byte_range(array.address, array)
 
     def shares_memory(self, one: CudaArray, other: CudaArray) -> bool:
-        """See `Host.shares_memory`."""
+        """See `Place.shares_memory`."""
         return HOST.shares_memory(_same_addresses(one), _same_addresses(other))
 
 

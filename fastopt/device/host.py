@@ -14,70 +14,63 @@ ALIGNMENT = 64
 
 
 class Host:
-    """Where NumPy arrays live. A *place* offers this, and `cuda.Gpu` is the other one."""
+    """The `Place` where NumPy arrays live."""
 
     on_gpu = False
+    copyable = True
 
     def __reduce__(self) -> str:
         return "HOST"
 
-    copyable = True  # whether arrays that live here can be deep-copied and pickled
-
     def view(self, name: str, array: Any) -> Array:
-        """The array as fastopt works with it: here the very same.
-
-        Raises
-        ------
-        TypeError
-            If it is none, or lives elsewhere. ``name`` begins the message.
-        """
+        """See `Place.view`: here the very same."""
         from . import check_array
 
         check_array(name, array)
         return array
 
-    def flat(self, size: int, dtype: np.dtype[Any]) -> Any:
-        """A 1-D array of zeros as users know them, at a multiple of `ALIGNMENT` bytes."""
+    def flat(self, size: int, dtype: np.dtype[Any]) -> Array:
+        """See `Place.flat`."""
         return aligned_zeros(size, dtype)
 
     def zeros(self, size: int, dtype: np.dtype[Any]) -> Array:
-        """The same, as fastopt works with it."""
+        """See `Place.zeros`."""
         return aligned_zeros(size, dtype)
 
     def fill(self, array: Array, number: float) -> None:
-        """Set every element."""
+        """See `Place.fill`."""
         array.fill(number)
 
     def copy(self, target: Array, source: Array) -> None:
-        """Copy the elements of an array of the same shape."""
+        """See `Place.copy`."""
         target[...] = source
 
     def clone(self, array: Array) -> Array:
-        """A copy that nobody else knows."""
+        """See `Place.clone`."""
         return array.copy()
 
     def in_c_order(self, array: Array) -> Array:
-        """A C-ordered copy."""
+        """See `Place.in_c_order`."""
         return np.array(array, order="C")
 
     def to_host(self, array: Array) -> Array:
-        """A copy as a NumPy array."""
+        """See `Place.to_host`."""
         return array.copy()
 
     def from_host(self, array: Array, values: Array) -> None:
-        """Copy the elements of a NumPy array of the same shape and dtype."""
+        """See `Place.from_host`."""
         array[...] = values
 
     def address(self, array: Array) -> int:
-        """Where the first element is."""
+        """See `Place.address`."""
         return array.__array_interface__["data"][0]
 
     def byte_range(self, array: Array) -> tuple[int, int]:
-        """First byte of an array, and the byte after its last."""
+        """See `Place.byte_range`."""
         return byte_bounds(array)
 
     def shares_memory(self, one: Array, other: Array) -> bool:
-        """Whether two arrays may share memory; whether they do, where that can be found out quickly."""
+        """See `Place.shares_memory`."""
         try:
             return np.shares_memory(one, other, max_work=10_000)  # type: ignore[arg-type]
         except np.exceptions.TooHardError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,14 +55,23 @@ class Library:
         """
         return array
 
-    def signature(self, array: Any) -> object:
-        """Equal for arrays of this library that differ in nothing but their address; cheap."""
-        return (
-            (array.dtype, array.shape, array.strides, array.device, array.writeable) if self.owns(array) else object()
-        )
+    def signatures(self, arrays: Iterable[Any]) -> list[object]:
+        """Equal for arrays that differ in nothing but their address; None for those that must be viewed each time.
 
-    def address(self, array: Any) -> int:
-        """Of the first element; 0 where there is no memory. Cheap."""
+        A step asks for those of all gradients.
+        """
+        return list(map(self._signature, arrays))
+
+    def addresses(self, arrays: Iterable[Any]) -> list[int]:
+        """Of the first elements of this library's arrays; a step asks for those of all parameters and gradients."""
+        return list(map(self._address, arrays))
+
+    def _signature(self, array: Any) -> object:
+        if not self.owns(array):
+            return None
+        return array.dtype, array.shape, array.strides, array.device, array.writeable
+
+    def _address(self, array: Any) -> int:
         return array.address
 
     def times(self, value: Any, number: CudaArray) -> Any:
@@ -93,7 +102,7 @@ class Interface(Library):
         """See `Library.ordinal`."""
         from ..kernels.cuda import driver
 
-        address = self.address(array)
+        address = self._address(array)
         return driver.ordinal_of(address) if address else None
 
     def stream(self, array: Any) -> Stream:
@@ -114,12 +123,10 @@ class Interface(Library):
             address or 0, shape, tuple(strides), dtype, ordinal or 0, array, self.stream(array), not read_only
         )
 
-    def signature(self, array: Any) -> object:
-        """See `Library.signature`: the interface is as costly to ask for as to check."""
-        return object()
+    def _signature(self, array: Any) -> object:
+        return None
 
-    def address(self, array: Any) -> int:
-        """See `Library.address`."""
+    def _address(self, array: Any) -> int:
         return _entry(array.__cuda_array_interface__, "data", (0, False))[0] or 0
 
 
@@ -179,16 +186,20 @@ class Torch(Library):
             array.data_ptr(), tuple(array.shape), strides, dtype, array.device.index, owner, self.stream(array)
         )
 
-    def signature(self, array: Any) -> object:
-        """See `Library.signature`."""
+    def signatures(self, arrays: Iterable[Any]) -> list[object]:
+        """See `Library.signatures`; a call per array would cost as much again."""
         torch = sys.modules["torch"]
-        if not isinstance(array, torch.Tensor) or array.layout is not torch.strided:
-            return object()
-        return array.dtype, array.shape, array.stride(), array.device, array.is_neg()
+        tensor, strided = torch.Tensor, torch.strided
+        return [
+            (array.dtype, array.shape, array.stride(), array.device, array.is_neg())
+            if isinstance(array, tensor) and array.layout is strided
+            else None
+            for array in arrays
+        ]
 
-    def address(self, array: Any) -> int:
-        """See `Library.address`."""
-        return array.data_ptr()
+    def addresses(self, arrays: Iterable[Any]) -> list[int]:
+        """See `Library.addresses`."""
+        return list(map(sys.modules["torch"].Tensor.data_ptr, arrays))
 
     def times(self, value: Any, number: CudaArray) -> Any:
         """See `Library.times`. A tensor without axes does not change the dtype of the product."""
@@ -236,14 +247,12 @@ class CuPy(Library):
             array.data.ptr, array.shape, array.strides, array.dtype, array.device.id, array, self.stream(array)
         )
 
-    def signature(self, array: Any) -> object:
-        """See `Library.signature`."""
+    def _signature(self, array: Any) -> object:
         if not isinstance(array, sys.modules["cupy"].ndarray):
-            return object()
+            return None
         return array.dtype, array.shape, array.strides, array.device.id
 
-    def address(self, array: Any) -> int:
-        """See `Library.address`."""
+    def _address(self, array: Any) -> int:
         return array.data.ptr
 
     def times(self, value: Any, number: CudaArray) -> Any:
@@ -274,21 +283,20 @@ class Numba(Interface):
     def owns(self, array: Any) -> bool:
         """See `Library.owns`."""
         module = sys.modules.get(self._module)
-        return module is not None and isinstance(array, module.DeviceNDArray)
+        # The simulator's module of that name has no such class.
+        return module is not None and isinstance(array, getattr(module, "DeviceNDArray", ()))
 
     def stream(self, array: Any) -> Stream:
         """See `Library.stream`: the one that the array is bound to, or Numba's default."""
         number = int(array.stream)
         return functools.partial(_normal_stream, number) if number else default_stream
 
-    def signature(self, array: Any) -> object:
-        """See `Library.signature`."""
+    def _signature(self, array: Any) -> object:
         if not self.owns(array):
-            return object()
+            return None
         return array.dtype, array.shape, array.strides, int(array.stream), array.gpu_data.context.device.id
 
-    def address(self, array: Any) -> int:
-        """See `Library.address`."""
+    def _address(self, array: Any) -> int:
         return array.device_ctypes_pointer.value or 0
 
     def empty(self, ordinal: int, size: int, dtype: np.dtype[Any]) -> Any:
@@ -321,17 +329,21 @@ class Simulator(Library):
         """See `Library.view`."""
         memory = array._ary
         return CudaArray(
-            self.address(array), memory.shape, memory.strides, memory.dtype, 0, memory, writeable=memory.flags.writeable
+            self._address(array),
+            memory.shape,
+            memory.strides,
+            memory.dtype,
+            0,
+            memory,
+            writeable=memory.flags.writeable,
         )
 
-    def signature(self, array: Any) -> object:
-        """See `Library.signature`."""
+    def _signature(self, array: Any) -> object:
         if not self.owns(array):
-            return object()
+            return None
         return array._ary.dtype, array._ary.shape, array._ary.strides, array._ary.flags.writeable
 
-    def address(self, array: Any) -> int:
-        """See `Library.address`."""
+    def _address(self, array: Any) -> int:
         return array._ary.__array_interface__["data"][0]
 
     def empty(self, ordinal: int, size: int, dtype: np.dtype[Any]) -> Any:
@@ -372,12 +384,10 @@ class DLPack(Library):
             found.address, found.shape, strides, dtype, found.device, found.owner, complete_on, found.writeable
         )
 
-    def signature(self, array: Any) -> object:
-        """See `Library.signature`: every array must be exported anew."""
-        return object()
+    def _signature(self, array: Any) -> object:
+        return None
 
-    def address(self, array: Any) -> int:
-        """See `Library.address`: of a parameter, which the exporting library promises to leave where it is."""
+    def _address(self, array: Any) -> int:
         return 0
 
 

@@ -14,14 +14,12 @@ from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
 from ..parameters import Parameter
 from .base import ABSENT, BaseGradients, check_gradient
 
-_UNKNOWN = object()
-
 
 class CudaGradients(BaseGradients):
     """Reads arrays on the parameters' GPU, of any library.
 
     An array of the parameters' own library is examined once: as long as those that follow differ from it in nothing but
-    their address (`Library.signature`), only that is read. Nothing is remembered by identity.
+    their address (`Library.signatures`), only that is read. Nothing is remembered by identity.
     """
 
     def __init__(self, parameters: list[Parameter], buffer: FlatBuffer | None, state: list[AnyArray]) -> None:
@@ -29,9 +27,9 @@ class CudaGradients(BaseGradients):
         self._place: Gpu
         self._library = self._place.library
         self._given = [parameter.given for parameter in parameters]
-        self._given_addresses = list(map(self._library.address, self._given))
+        self._given_addresses = self._library.addresses(self._given)
         self._sizes = np.array([parameter.array.size for parameter in parameters], np.int64)
-        self._known: list[object] = [_UNKNOWN] * self._count
+        self._known: list[object] = [None] * self._count  # signatures of what was examined last
         self._zeroes = False  # whether what is known was examined for zeroing
         # Of each gradient: first byte and the one after the last, counted from its address; bytes of an element.
         self._reach = np.zeros((2, self._count), np.int64)
@@ -40,7 +38,7 @@ class CudaGradients(BaseGradients):
 
     def check_parameters(self) -> None:
         """See `BaseGradients.check_parameters`."""
-        addresses = list(map(self._library.address, self._given))
+        addresses = self._library.addresses(self._given)
         if addresses != self._given_addresses:
             moved = next(k for k, known in enumerate(self._given_addresses) if addresses[k] != known)
             raise RuntimeError(
@@ -63,17 +61,18 @@ class CudaGradients(BaseGradients):
             return ZERO if zero else 0
         leaves = self._held = self._leaves(grads)
         self._check_missing([k for k, leaf in enumerate(leaves) if leaf is None], leaves)
-        wanted = [self._is_wanted(k, leaf) for k, leaf in enumerate(leaves)]
+        wanted = [
+            k
+            for k, leaf in enumerate(leaves)
+            if leaf is not None and leaf is not ABSENT and (zero or self.parameters[k].trainable)
+        ]
         self._find(leaves, wanted)
         self._check_memory(leaves, wanted)
         staged = STAGED if np.any(self.table[LAYOUT, self.table[ADDRESS] != 0] != DIRECT) else 0
-        return staged | (self._zero_options(leaves, wanted) if zero else 0)
+        return staged | (self._zero_options(leaves) if zero else 0)
 
     def _forget(self) -> None:
-        self._known = [_UNKNOWN] * self._count
-
-    def _is_wanted(self, k: int, leaf: Any) -> bool:
-        return leaf is not None and leaf is not ABSENT and (self._zeroes or self.parameters[k].trainable)
+        self._known = [None] * self._count
 
     def _is_read_as_one(self, grads: Any, zero: bool) -> bool:
         """Whether one flat gradient has been read."""
@@ -84,7 +83,7 @@ class CudaGradients(BaseGradients):
         if not is_array(grads):
             return False
         view = self._place.view("gradient of all parameters", grads)
-        self._note(view)
+        self._note(view, self._library.signatures([grads])[0])
         return self._read_flat(view, zero)
 
     def _leaves(self, grads: Any) -> list[Any]:
@@ -95,23 +94,23 @@ class CudaGradients(BaseGradients):
                 return list(ordered)
         return self._match(grads)
 
-    def _find(self, leaves: list[Any], wanted: list[bool]) -> None:
+    def _find(self, leaves: list[Any], wanted: list[int]) -> None:
         """Fill the table, looking closely only at what differs from the last step's."""
-        signature_of, address_of, known = self._library.signature, self._library.address, self._known
-        addresses = [0] * self._count
-        for k, leaf in enumerate(leaves):
-            if not wanted[k]:
-                continue
-            signature = signature_of(leaf)
-            if signature == known[k]:
-                addresses[k] = address_of(leaf)
-            else:
-                known[k] = _UNKNOWN
-                view = self._examine(k, leaf)
-                addresses[k] = view.address
-                if self._note(view):
-                    known[k] = signature
-        self.table[ADDRESS] = addresses
+        known, signatures = self._known, self._library.signatures(leaves[k] for k in wanted)
+        strange = [
+            (k, signature)
+            for k, signature in zip(wanted, signatures, strict=True)
+            if signature is None or signature != known[k]
+        ]
+        unknown = {k for k, _ in strange}
+        familiar = [k for k in wanted if k not in unknown]
+        self.table[ADDRESS] = 0
+        self.table[ADDRESS, familiar] = self._library.addresses(leaves[k] for k in familiar)
+        for k, signature in strange:
+            known[k] = None
+            view = self._examine(k, leaves[k])
+            self.table[ADDRESS, k] = view.address
+            known[k] = signature if self._note(view, signature) else None
         self.table[ADDRESS, self._sizes == 0] = 0
 
     def _examine(self, k: int, leaf: Any) -> CudaArray:
@@ -124,9 +123,10 @@ class CudaGradients(BaseGradients):
         self._itemsizes[k] = view.itemsize
         return view
 
-    def _note(self, view: CudaArray) -> bool:
-        """Keep a view until the next `read`, and note its stream; True if the step is in the same one."""
-        self._views.append(view)
+    def _note(self, view: CudaArray, signature: object) -> bool:
+        """Note the stream of an array that has been looked at; True if the step is in the same one."""
+        if signature is None:  # its own library would take it back while the GPU still reads: keep it for another step
+            self._views.append(view)
         stream = view.stream()
         if stream == self._place.stream():
             return True
@@ -134,13 +134,14 @@ class CudaGradients(BaseGradients):
             self.streams_to_wait_for.append(stream)
         return False
 
-    def _check_memory(self, leaves: list[Any], wanted: list[bool]) -> None:
+    def _check_memory(self, leaves: list[Any], wanted: list[int]) -> None:
         """What an address must fulfil, whatever is known of the array."""
         addresses = self.table[ADDRESS]
-        for k in np.flatnonzero((addresses == 0) & (self._sizes > 0)):
-            if wanted[k]:
+        lost = (addresses == 0) & (self._sizes > 0)
+        for k in wanted if np.any(lost) else ():
+            if lost[k]:
                 raise ValueError(f"gradient {self._paths[k]}: has no memory: it was freed, or never allocated")
-        for k in np.flatnonzero(addresses % self._itemsizes):
+        for k in np.flatnonzero(addresses % self._itemsizes).tolist():
             raise ValueError(f"gradient {self._paths[k]}: its memory is not aligned to its dtype: pass a copy")
         if not len(self._occupied):
             return
@@ -148,19 +149,19 @@ class CudaGradients(BaseGradients):
         ranges = self._occupied[
             np.minimum(np.searchsorted(self._occupied[:, 1], low, side="right"), len(self._occupied) - 1)
         ]
-        for k in np.flatnonzero((addresses != 0) & (ranges[:, 0] < high) & (ranges[:, 1] > low)):
+        for k in np.flatnonzero((addresses != 0) & (ranges[:, 0] < high) & (ranges[:, 1] > low)).tolist():
             self._check_overlap(self.parameters[k], self._view(k, leaves), self._zeroes)
 
     def _view(self, k: int, leaves: list[Any]) -> CudaArray:
         return self._place.view(f"gradient {self._paths[k]}", leaves[k])
 
-    def _zero_options(self, leaves: list[Any], wanted: list[bool]) -> int:
+    def _zero_options(self, leaves: list[Any]) -> int:
         """As on the host: what no kernel comes by, or more than one reads, is zeroed after the step."""
         found = self.table[ADDRESS] != 0
         low, high = (self.table[ADDRESS] + self._reach)[:, found]
         order = np.argsort(low)
         shared = bool(np.any(high[order][:-1] > low[order][1:]))
-        late = np.flatnonzero(found) if shared else [k for k in self._frozen if found[k]]
+        late = np.flatnonzero(found).tolist() if shared else [k for k in self._frozen if found[k]]
         self._staged = [self._view(k, leaves) for k in late]
         self.table[ADDRESS, self._frozen] = 0
         return 0 if shared else ZERO

@@ -5,6 +5,7 @@ Everything has happened when a call returns, so streams mean nothing here.
 
 import contextlib
 import ctypes
+import sys
 import threading
 
 import numpy as np
@@ -114,7 +115,7 @@ class Kernel:
         if stream in self._captured:
             self._captured[stream].append((self, blocks, threads, numbers))
             return
-        with _launching:
+        with _launching, _quick_switches():
             self._kernel[min(blocks, MOST_BLOCKS), min(threads, MOST_THREADS)](*numbers)
 
 
@@ -128,6 +129,17 @@ class Graph:
         """Run them."""
         for kernel, blocks, threads, numbers in self._launches:
             kernel.launch(blocks, threads, stream, *numbers)
+
+
+@contextlib.contextmanager
+def _quick_switches():
+    """While threads run: the simulator waits for them in a loop that each has to wrest the interpreter from."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
 
 
 class _Silent:
