@@ -3,6 +3,7 @@
 PYTHON ?= python3
 WORKERS ?= 2
 ARGS ?=
+OUT ?= bench/results
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ STAGE := $(VENV)/stage
 # kernels use is set in tests/conftest.py. Tests of one xdist_group share what their fixtures build.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help train test test-all lint bench clean
+.PHONY: help train test test-all lint bench gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +25,7 @@ help:
 	@echo 'make test-all   every test'
 	@echo 'make lint       ruff, mypy and import-linter'
 	@echo 'make bench      fastopt against torch, as ratios  (ARGS=...)'
+	@echo 'make gpu        on a machine with a CUDA GPU: its tests, then fastopt against torch  (OUT=folder, ARGS=...)'
 	@echo 'make clean      remove .venv and everything built'
 	@echo 'PYTHON=python3.12 chooses the interpreter that .venv is made with (3.11 or newer).'
 
@@ -49,6 +51,10 @@ lint: $(DEV)
 
 bench: $(DEV)
 	$(BIN)/python bench/compare_torch.py $(ARGS)
+
+# With the Python of a machine that has a GPU, and what is installed there: no .venv, no network.
+gpu:
+	$(PYTHON) bench/gpu.py --out '$(OUT)' $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -21,6 +21,7 @@ from ceiling import plain_kernel
 from measure import interleaved
 from rich.console import Console
 from rich.table import Table
+from shapes import gpt2_shapes
 
 import fastopt
 
@@ -45,14 +46,6 @@ ELEMENTWISE = {
     "Ftrl": {},
     "ScheduleFreeAdamW": {},
 }
-
-
-def gpt2_shapes() -> list[tuple[int, ...]]:
-    """The 148 parameters of GPT-2 small, 124 million elements."""
-    width = 768
-    block = [(width,), (width,), (width, 3 * width), (3 * width,), (width, width), (width,)]
-    block += [(width,), (width,), (width, 4 * width), (4 * width,), (4 * width, width), (width,)]
-    return [(50257, width), (1024, width), *block * 12, (width,), (width,)]
 
 
 class Pair:

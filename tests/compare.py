@@ -84,23 +84,29 @@ def keras_run(case):
 
 @functools.cache
 def fastopt_run(case, dtype):
+    """On the CPU."""
+    return run_of(case, dtype, placed=lambda array: array, taken=np.array)
+
+
+def run_of(case, dtype, placed, taken):
+    """fastopt's run of a row; `placed` puts an array where its engine works, `taken` copies one back to NumPy."""
     import fastopt
 
-    params = case.params(dtype)
+    params = [placed(param) for param in case.params(dtype)]
     optimizer = getattr(fastopt, case.optimizer)(**with_schedule(case.kwargs))
     if case.undecayed:
         optimizer.exclude_from_weight_decay(var_list=[params[index] for index in case.undecayed])
     optimizer.build(_structure(case, params), overrides=_overrides(case))
     steps = []
     for number, grads in enumerate(case.gradients(dtype), 1):
-        optimizer.apply(_structure(case, grads))
+        optimizer.apply(_structure(case, [placed(grad) for grad in grads]))
         if number in case.recorded:
-            steps.append([param.copy() for param in params])
-    return Trajectory(steps, copied(optimizer.slots), optimizer.iterations)
+            steps.append([taken(param) for param in params])
+    return Trajectory(steps, copied(optimizer.slots, taken), optimizer.iterations)
 
 
-def copied(slots):
-    return {name: [None if array is None else np.array(array) for array in arrays] for name, arrays in slots.items()}
+def copied(slots, taken=np.array):
+    return {name: [None if array is None else taken(array) for array in arrays] for name, arrays in slots.items()}
 
 
 def _structure(case, arrays):
