@@ -215,6 +215,28 @@ class FakeDriver:
     def _cuKernelGetFunction(self, kernel):
         return self._new_handle(real.CUfunction)
 
+    def _cuOccupancyMaxActiveBlocksPerMultiprocessor(self, function, threads, shared):
+        return 2048 // threads
+
+    def _cuStreamBeginCapture(self, stream, mode):
+        self.capturing.add(int(stream))
+
+    def _cuStreamEndCapture(self, stream):
+        self.capturing.remove(int(stream))
+        return self._new_handle(real.CUgraph)
+
+    def _cuGraphInstantiate(self, graph, flags):
+        return self._new_handle(real.CUgraphExec)
+
+    def _cuGraphDestroy(self, graph):
+        return None
+
+    def _cuGraphExecDestroy(self, graph):
+        return None
+
+    def _cuGraphLaunch(self, graph, stream):
+        self.launches.append(("graph", int(graph), stream))
+
     def _cuLaunchKernel(self, function, x, y, z, threads, threads_y, threads_z, shared, stream, packed, extra):
         assert (y, z, threads_y, threads_z, shared, extra) == (1, 1, 1, 1, 0, 0)
         time.sleep(0.001)  # another thread may now pack its own numbers, if nothing keeps it from that

@@ -320,6 +320,37 @@ def test_a_driver_too_old_for_the_toolkit(fake, real):
         real.load(PROGRAM)
 
 
+def test_blocks_of_a_launch_are_no_more_than_run_at_a_time(fake, real):
+    kernel = real.load(PROGRAM)
+    with real.current():
+        assert [kernel.blocks(tasks, 128) for tasks in (0, 5, 10**6)] == [1, 5, 16 * real.multiprocessors]
+        assert kernel.blocks(10**6, 1024) == 2 * real.multiprocessors
+    assert fake.count("cuOccupancyMaxActiveBlocksPerMultiprocessor") == 2
+
+
+def test_a_graph_is_launched_as_often_as_wanted(fake, real):
+    stream = real.new_stream()
+    real.begin_capture(stream)
+    assert real.is_capturing(stream)
+    graph = real.end_capture(stream)
+    graph.launch(STREAM)
+    graph.launch(0)
+    assert [(kind, stream) for kind, _, stream in fake.launches] == [("graph", STREAM), ("graph", 0)]
+    del graph
+    gc.collect()
+    assert (fake.count("cuGraphDestroy"), fake.count("cuGraphExecDestroy")) == (1, 1)
+
+
+def test_memory_is_written_at_once_even_in_a_capture(fake, real):
+    memory = real.allocate(8)
+    fake.capturing = {STREAM}
+    real.write(memory.address, np.array([7.5]))
+    fake.capturing = set()
+    found = np.zeros(1)
+    real.download(found, memory.address, STREAM)
+    assert found[0] == 7.5
+
+
 def test_every_call_was_made_as_the_bindings_want_it(fake, real):
     """`FakeDriver` compares each with the real function: here they are counted, so that none goes unseen."""
     memory, other = real.allocate(800, zeroed=True), real.pinned(8)
@@ -335,7 +366,10 @@ def test_every_call_was_made_as_the_bindings_want_it(fake, real):
         real.upload(memory.address, np.ones(100), STREAM)
     gpu.ordinal_of(memory.address)
     with real.current():
-        real.load(PROGRAM).launch(1, 32, STREAM, 1, 2)
+        kernel = real.load(PROGRAM)
+        kernel.launch(kernel.blocks(1, 32), 32, STREAM, 1, 2)
+    real.begin_capture(stream := real.new_stream())
+    real.end_capture(stream).launch(STREAM)
     fake.errors["cuLibraryGetKernel"] = fake.CUresult.CUDA_ERROR_NOT_FOUND
     with pytest.raises(CudaUnavailable):
         real.load(PROGRAM._replace(name="absent"))
