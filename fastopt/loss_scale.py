@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from .gpu_steps import GpuSteps, Scaling
 from .hyper_parameters import Rate
 from .optimizer import Optimizer
 from .parameters import Array, check_count, check_number
 from .state import checked_counter
+from .steps.gpu import GpuSteps, Scaling
 
 _LEAST, _GREATEST = 2.0**-126, 2.0**126
 
@@ -137,7 +137,7 @@ class LossScaleOptimizer(Optimizer):
         return gpu if gpu is not None and gpu.scales else None
 
     def scale_loss(self, loss: Any) -> Any:
-        """The loss times the present scale: what to take gradients of. A torch or CuPy loss on a GPU waits for nothing."""
+        """The loss times the present scale: what to take gradients of. With a torch or CuPy loss nothing waits."""
         gpu = self._gpu_that_scales()
         return loss * self._dynamic_scale if gpu is None else gpu.times_scale(loss)
 

@@ -14,13 +14,14 @@ import numpy as np
 from . import state
 from .device import HOST, Place, is_array
 from .flat import FlatBuffer, flatten, rebuild
-from .gpu_steps import GpuSteps, Scaling
 from .gradients import ABSENT, gradients_of
 from .hyper_parameters import HyperParameters
-from .kernels.clipping import ALL, EACH, common_factor
-from .kernels.layout import ACCUMULATED, ADDRESS, AVERAGED, OVERWRITE, STAGED
+from .kernels.clipping import ALL, EACH
+from .kernels.layout import AVERAGED, OVERWRITE
 from .parameters import Array, Parameter, check_count, check_pattern, collect
 from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Slot, Storage, allocate
+from .steps.gpu import GpuSteps, Scaling
+from .steps.host import HostSteps
 
 
 class Optimizer(HyperParameters):
@@ -67,7 +68,7 @@ class Optimizer(HyperParameters):
         """Set what changes while training to its start."""
         self._calls = self._iterations = 0
         self._excluded_arrays: list[Any] = []
-        self._built = self._evaluating = self._clipped = False
+        self._built = self._evaluating = False
         self._last_grad_norm: float | None = None
         self._last_step_skipped = False
         self._gpu = None
@@ -254,17 +255,16 @@ class Optimizer(HyperParameters):
         memory += [array for plan in plans for array in plan.memory]
         buffer = self._structure if isinstance(self._structure, FlatBuffer) else None
         gradients = gradients_of(self._place)(self._parameters, buffer, memory)
-        gpu = GpuSteps(self, plans, gradients, self._gpu) if self._place.on_gpu and plans else None
+        on_gpu = self._place.on_gpu and plans
+        gpu = GpuSteps(self, plans, gradients, self._gpu) if on_gpu else None
+        self._steps: HostSteps | GpuSteps = gpu or HostSteps(self, plans, gradients)
         for plan in plans:
-            if gpu is None:
-                plan.connect_on_host(gradients.table, gradients.layouts)
             plan.engine.prepare(
                 norms=bool(self.global_clipnorm) or self.nonfinite != "propagate",
                 clip_each=bool(self.clipnorm),
                 accumulate=bool(self.gradient_accumulation_steps),
             )
         self._plans, self._gradients, self._gpu = plans, gradients, gpu
-        self._keeps_average, self._accumulates = bool(self.use_ema), bool(self.gradient_accumulation_steps)
         if keep is not None:
             state.restore(self, keep)
 
@@ -382,11 +382,7 @@ class Optimizer(HyperParameters):
         for origin, stand_in in self._stand_ins:
             self._place.copy(stand_in, origin)
         unscale = self._unscale() if unscale is None else unscale
-        self._check_switches()
-        if self._gpu is not None:
-            self._gpu.step(unscale, nonfinite, options, scaling)
-        else:
-            self._step(unscale, nonfinite, options)
+        self._steps.step(unscale, nonfinite, options, scaling)
         if self._stand_ins:
             self._write_back()
         if zero_grads:
@@ -431,42 +427,6 @@ class Optimizer(HyperParameters):
             aligned[k] = grad
         return aligned
 
-    def _check_switches(self) -> None:
-        if self.use_ema > self._keeps_average or bool(self.gradient_accumulation_steps) > self._accumulates:
-            raise RuntimeError("use_ema and gradient_accumulation_steps cannot be switched on after build()")
-
-    def _step(self, unscale: float, nonfinite: str, options: int) -> None:
-        steps = self.gradient_accumulation_steps or 1
-        closing = steps == 1 or (self._calls + 1) % steps == 0
-        t = self._iterations + 1
-        if closing and steps > 1:
-            options |= ACCUMULATED
-        self._write_rows(unscale, float(steps), t if closing else 0)
-        self._last_step_skipped, self._last_grad_norm = False, None
-        clips = closing and bool(self._clipping()[0])
-        if (clips or nonfinite != "propagate") and not self._measure(options, nonfinite, closing, clips):
-            return
-        if not closing:
-            for plan in self._plans:
-                plan.engine.accumulate(options)
-        else:
-            options |= self._ema_options(t)
-            if self._clipped and not clips:
-                self._stop_clipping()
-            for plan in self._plans:
-                plan.engine(options)
-            if steps > 1:
-                self._empty_unread_accumulators()
-            self._iterations = t
-            self._advance(t)
-        self._calls += 1
-
-    def _empty_unread_accumulators(self) -> None:
-        """The end of a window forgets what parameters without a gradient at that step had accumulated, as in Keras."""
-        for plan in self._plans:
-            for k in np.flatnonzero(plan.work.gradients[ADDRESS] == 0):
-                plan.slots[ACCUMULATOR_SLOT][k].fill(0)  # type: ignore[union-attr]
-
     def _write_rows(self, unscale: float, divisor: float, t: int) -> None:
         """Fill the scalars tables for update ``t``, or for a micro-step (0)."""
         self._asked.clear()
@@ -496,56 +456,11 @@ class Optimizer(HyperParameters):
         frequency = self.ema_overwrite_frequency
         return AVERAGED | OVERWRITE if frequency and t % frequency == 0 else AVERAGED
 
-    def _measure(self, options: int, nonfinite: str, closing: bool, clips: bool) -> bool:
-        """Norm, finiteness and clipping factors; whether the step goes on."""
-        found = [plan.engine.norms(options & (ACCUMULATED | STAGED)) for plan in self._plans]
-        if nonfinite != "propagate" and not all(finite for _, finite in found):
-            return self._refuse_step(nonfinite, self._nonfinite_message())
-        if not closing:
-            return True
-        norm = math.sqrt(sum(squares for squares, _ in found))
-        if clips and nonfinite != "propagate" and not math.isfinite(norm):
-            return self._refuse_step(nonfinite, "the gradients' norm overflows; nothing was updated")
-        self._last_grad_norm = norm
-        self._clip(norm)
-        self._clipped = True
-        return True
-
     def _clipping(self) -> tuple[int, float]:
         """The way to clip by a norm, of `fastopt.kernels.clipping`, 0 for none; and the limit."""
         if self.clipnorm:
             return (EACH, float(self.clipnorm)) if self.clipnorm > 0 else (ALL, 0.0)
         return (ALL, float(self.global_clipnorm)) if self.global_clipnorm else (0, 0.0)
-
-    def _clip(self, norm: float) -> None:
-        """Have the step clip gradients whose norm, over all of them, is ``norm``."""
-        way, limit = self._clipping()
-        if way == EACH:
-            for plan in self._plans:
-                plan.engine.clip_each(limit)
-        else:
-            self._clip_all(common_factor(way, limit, norm))
-
-    def _clip_all(self, factor: float) -> None:
-        for plan in self._plans:
-            plan.engine.clip_all(factor)
-
-    def _stop_clipping(self) -> None:
-        self._clip_all(1.0)
-        self._clipped = False
-
-    def _refuse_step(self, nonfinite: str, message: str) -> bool:
-        if nonfinite == "raise":
-            raise FloatingPointError(message)
-        self._last_step_skipped = True
-        return False
-
-    def _nonfinite_message(self) -> str:
-        for plan in self._plans:
-            bad = plan.work.chunks[np.isnan(plan.work.sums[1]), 0]
-            if len(bad):
-                return f"gradient {plan.parameters[bad[0]].path} is not finite; nothing was updated"
-        return "a gradient is not finite; nothing was updated"
 
     # -- averages and state -----------------------------------------------------------------------------------------
 
@@ -666,7 +581,7 @@ class Optimizer(HyperParameters):
 
 _REBUILT = (
     "_parameters", "_place", "_pinned", "_stand_ins", "_structure", "_overrides", "_storage", "_index", "_plans",
-    "_gradients", "_gpu",
+    "_gradients", "_gpu", "_steps",
 )  # fmt: skip
 
 

@@ -119,6 +119,11 @@ class CudaGradients(BaseGradients):
         view = self._place.view(f"gradient {parameter.path}", leaf)
         check_gradient(parameter, view, self._zeroes)
         self._find_layout(k, view)
+        if self.table[LAYOUT, k] != DIRECT and view.size >= 2**32:
+            raise ValueError(
+                f"gradient {parameter.path}: {view.size} elements in another order or dtype than the parameter's, and a "
+                "GPU reads fewer than 2**32 such: pass a copy laid out like the parameter"
+            )
         self._reach[:, k] = byte_range(0, view)
         self._itemsizes[k] = view.itemsize
         return view

@@ -215,6 +215,12 @@ class Work:
         assert handle.shape == (HANDLE, 3)
         return handle
 
+    def read_sums(self, stream):
+        """What the norms have found, once all that is enqueued on a stream is done."""
+        sums = np.empty(self.sums.shape)
+        self.device.download(sums, self.sums.address, stream)
+        return sums
+
     def refresh(self):
         """Write the handle anew, after the ring has moved."""
         self._handle.write(self._entries(self.found))

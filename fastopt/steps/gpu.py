@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .kernels.layout import ACCUMULATED, ZERO
-from .schedules import LearningRateSchedule
+from ..kernels.layout import ACCUMULATED, ZERO
+from ..schedules import LearningRateSchedule
+from .host import nonfinite_message
 
 if TYPE_CHECKING:
-    from .gradients.cuda import CudaGradients
-    from .optimizer import Optimizer
-    from .plan import Plan
+    from ..gradients.cuda import CudaGradients
+    from ..optimizer import Optimizer
+    from ..plan import Plan
 
 RING = 1024
 """Programs that the GPU holds at least: how far the host may be ahead of it."""
@@ -52,11 +53,13 @@ class GpuSteps:
     def __init__(
         self, optimizer: Optimizer, plans: list[Plan], gradients: CudaGradients, before: GpuSteps | None
     ) -> None:
-        from .kernels.cuda import engine
+        from ..kernels.cuda import engine
 
         self._optimizer, self._plans, self._gradients = optimizer, plans, gradients
         self._place: Any = plans[0].place
         self._device = self._place.device
+        self._keeps_average = bool(optimizer.use_ema)
+        self._accumulates = bool(optimizer.gradient_accumulation_steps)
         self._shared = engine.Shared(self._device, [plan.table_format for plan in plans], RING)
         for number, plan in enumerate(plans):
             make = partial(engine.Work, self._shared, (number, len(plans)))
@@ -81,7 +84,7 @@ class GpuSteps:
         stream = self._enter_stream()
         if self._device.is_capturing(stream):
             return self._capture(stream, nonfinite, options)
-        self._before_step(unscale, nonfinite, scaling)
+        self._before_step(unscale, nonfinite, scaling, stream)
         closing = self._write(unscale, nonfinite, stream)
         self._put_gradients(stream)
         with self._device.current():
@@ -92,8 +95,8 @@ class GpuSteps:
             self._launch(stream, options)
         self._count(closing)
 
-    def _before_step(self, unscale: float, nonfinite: str, scaling: Scaling | None) -> None:
-        stream = self._enter_stream()
+    def _before_step(self, unscale: float, nonfinite: str, scaling: Scaling | None, stream: int) -> None:
+        """Have the host's counters, and what it told the GPU before, fit the step that comes."""
         self._adopt(scaling)
         if self._foreign_graphs or self._optimizer._calls - self._seen() >= len(self._shared.rows) - 1:
             self.confirm()
@@ -128,7 +131,7 @@ class GpuSteps:
             plan.engine.norms(stream, 0)
 
     def _launch(self, stream: int, options: int) -> None:
-        from .kernels.cuda.tables import LAST
+        from ..kernels.cuda.tables import LAST
 
         for plan in self._plans:
             last = LAST if plan is self._plans[-1] else 0
@@ -138,7 +141,8 @@ class GpuSteps:
         state = self._shared.read(self._stream)
         if state.stopped:
             self._shared.go_on()
-            raise FloatingPointError(self._optimizer._nonfinite_message())
+            sums = [plan.work.read_sums(self._stream) for plan in self._plans]
+            raise FloatingPointError(nonfinite_message(self._plans, sums))
 
     # -- programs ---------------------------------------------------------------------------------------------------
 
@@ -148,12 +152,14 @@ class GpuSteps:
 
     def _work_out(self, unscale: float, nonfinite: str) -> bool:
         """Write the program of the next call into the shared row; whether it moves the parameters."""
-        from .kernels.cuda import tables
+        from ..kernels.cuda import tables
 
         optimizer, shared = self._optimizer, self._shared
         steps = optimizer.gradient_accumulation_steps or 1
         closing = steps == 1 or (optimizer._calls + 1) % steps == 0
         t = optimizer._iterations + 1
+        if optimizer.use_ema > self._keeps_average or (steps > 1) > self._accumulates:
+            raise RuntimeError("use_ema and gradient_accumulation_steps cannot be switched on after build()")
         optimizer._write_rows(unscale, float(steps), t if closing else 0)
         way, limit = optimizer._clipping() if closing else (0, 0.0)
         options = 0 if closing else tables.MICRO
@@ -346,7 +352,8 @@ class GpuSteps:
 
     def replay(self, graph: Any, unscale: float, nonfinite: str, scaling: Scaling | None) -> None:
         """One step by a graph."""
-        self._before_step(unscale, nonfinite, scaling)
-        closing = self._write(unscale, nonfinite, self._stream)
-        graph.launch(self._stream)
+        stream = self._enter_stream()
+        self._before_step(unscale, nonfinite, scaling, stream)
+        closing = self._write(unscale, nonfinite, stream)
+        graph.launch(stream)
         self._count(closing)

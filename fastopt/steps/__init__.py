@@ -1,0 +1,1 @@
+"""How an optimizer's steps are done: on the host, or on a GPU."""
