@@ -7,7 +7,10 @@
 >>> opt.apply([np.ones_like(w), np.ones_like(b)])
 """
 
-from . import activations, callbacks, losses, optimizers, schedules
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import optimizers, schedules
 from .custom import register_rule
 from .flat import FlatBuffer, pack
 from .graphs import capture
@@ -30,6 +33,9 @@ from .optimizers import (
     RMSprop,
     ScheduleFreeAdamW,
 )
+
+if TYPE_CHECKING:
+    from . import activations, callbacks, losses
 
 __version__ = "0.1.0"
 
@@ -62,3 +68,15 @@ __all__ = [
     "schedules",
     "set_num_threads",
 ]
+
+_ON_FIRST_USE = ("activations", "callbacks", "losses")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_FIRST_USE:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_FIRST_USE})

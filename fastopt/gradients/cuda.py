@@ -121,8 +121,8 @@ class CudaGradients(BaseGradients):
         self._find_layout(k, view)
         if self.table[LAYOUT, k] != DIRECT and view.size >= 2**32:
             raise ValueError(
-                f"gradient {parameter.path}: {view.size} elements in another order or dtype than the parameter's, and a "
-                "GPU reads fewer than 2**32 such: pass a copy laid out like the parameter"
+                f"gradient {parameter.path}: has {view.size} elements, in another order or dtype than the parameter, "
+                "and a GPU reads fewer than 2**32 such: pass a copy laid out like the parameter"
             )
         self._reach[:, k] = byte_range(0, view)
         self._itemsizes[k] = view.itemsize
