@@ -31,7 +31,6 @@ def finish(handle, options, thread, blocks, dtype):
     """Call at the end of a launch, all threads: if it ends the step, the last block counts the call."""
     block_barrier()
     if thread == 0:
-        fence()
         t = device_tables_at(handle, dtype)
         if is_last(t.state, BLOCKS, blocks) and options & LAST:
             _close(t, program_of(t, options, dtype))
@@ -39,7 +38,11 @@ def finish(handle, options, thread, blocks, dtype):
 
 @callee
 def is_last(counters, index, expected):
-    """Whether all ``expected`` callers have come, this one included; the counter then starts anew."""
+    """Whether all ``expected`` callers have come, this one included; the counter then starts anew.
+
+    What each of them wrote before is then seen by the last one, and, after a barrier, by the threads beside it.
+    """
+    fence()
     if count_in(counters, index) + 1 < expected:
         return False
     counters[index] = 0

@@ -17,7 +17,7 @@ from .lanes import LANES, VECTOR, in_lanes, size_of
 from .step import chunk_of, chunks_of, unscaled
 from .sums import TERMS, row_sum, segment_is_done, start_of, sum_terms
 from .tables import BLOCKS, CHECKED, FACTOR, MEASURED, NORM, PLANS, STOPPED, control_of, device_tables_at, program_of
-from .threads import TEAM, block_barrier, fence
+from .threads import TEAM, barrier, block_barrier
 
 # Replaced in each specialisation.
 DTYPE = np.float32
@@ -72,7 +72,6 @@ def norms(handle, options):
         k += cuda.gridDim.x * warps
     block_barrier()
     if cuda.threadIdx.x == 0:
-        fence()
         flags[0] = is_last(device_tables_at(handle, DTYPE).state, BLOCKS, cuda.gridDim.x)
     block_barrier()
     if flags[0]:
@@ -104,6 +103,7 @@ def _measure(t, program, k, lanes, thread, dtype):
     squares = Squares(chunk, accumulator, aligned, program.options, c, False, (0,))
     sum_terms(squares, chunk.size, lanes, thread, sums[:1], k, dtype)
     finite = math.isfinite(lanes[0])
+    barrier(TEAM)
     if thread == 0:
         sums[1, k] = 0.0
     if not finite:

@@ -148,7 +148,9 @@ def segment_is_done(t, segment, flags, warp, thread):
     if thread == 0:
         flags[warp] = is_last(t.counters, segment, t.ends[segment] - start_of(t, segment))
     barrier(TEAM)
-    return flags[warp]
+    done = flags[warp]
+    barrier(TEAM)  # before another chunk's answer takes its place
+    return done
 
 
 @callee
