@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..kernels.cuda import tables
 from ..kernels.layout import ACCUMULATED, ZERO
 from ..schedules import LearningRateSchedule
 from .host import nonfinite_message
@@ -64,6 +65,8 @@ class GpuSteps:
         for number, plan in enumerate(plans):
             make = partial(engine.Work, self._shared, (number, len(plans)))
             plan.connect(gradients.table, gradients.layouts, make)
+        # What moves from step to step; a learning rate that is a state of its own is the user's to set.
+        self._names = [name for name in optimizer._counters().values() if name != "_learning_rate"]
         self._before: dict[int, dict[str, Any]] = {}  # call → counters before it
         self._prepared = 0  # calls below this one have programs, worked out in advance
         self._prepared_with: tuple[float, str] = (1.0, "propagate")
@@ -131,10 +134,8 @@ class GpuSteps:
             plan.engine.norms(stream, 0)
 
     def _launch(self, stream: int, options: int) -> None:
-        from ..kernels.cuda.tables import LAST
-
         for plan in self._plans:
-            last = LAST if plan is self._plans[-1] else 0
+            last = tables.LAST if plan is self._plans[-1] else 0
             plan.engine(stream, options & ZERO | last)
 
     def _raise_if_stopped(self) -> None:
@@ -152,8 +153,6 @@ class GpuSteps:
 
     def _work_out(self, unscale: float, nonfinite: str) -> bool:
         """Write the program of the next call into the shared row; whether it moves the parameters."""
-        from ..kernels.cuda import tables
-
         optimizer, shared = self._optimizer, self._shared
         steps = optimizer.gradient_accumulation_steps or 1
         closing = steps == 1 or (optimizer._calls + 1) % steps == 0
@@ -215,8 +214,8 @@ class GpuSteps:
     # -- counters ---------------------------------------------------------------------------------------------------
 
     def _counters(self) -> dict[str, Any]:
-        names = set(self._optimizer._counters().values()) - {"_learning_rate"}
-        return {name: getattr(self._optimizer, name) for name in names}
+        own = self._optimizer.__dict__
+        return {name: own[name] for name in self._names}
 
     def _set_counters(self, counters: dict[str, Any]) -> None:
         for name, value in counters.items():
