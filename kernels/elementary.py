@@ -1,11 +1,11 @@
-"""Exponentials and logarithms in plain arithmetic, so that loops over them vectorise.
+"""Exponentials, logarithms and powers in plain arithmetic, so that loops over them vectorise.
 
 The compiler has no vector form of ``math.exp``: it calls that for one element after the other, many times slower. For
-compiled code only, through `maths`. Results do not depend on the C library. All keep the type of their argument and
-NaN, and have the right limits at infinity.
+compiled code, through `maths`. Results do not depend on the C library, or on the device. All keep the type of their
+argument and NaN, and have the right limits at infinity.
 
 Errors in units in the last place, at most, as the tests measure them for both types: `exp` 1.2, `expm1` 2.5, `log` 2.8,
-`log1p` 3.3, `tanh` 2.8, `erf` 8 (float32 alone; float64's is the C library's).
+`log1p` 3.3, `tanh` 2.8, `power` 1.7, `erf` 8 (float32 alone; float64's is the C library's).
 
 Method: reduction of the argument by ln 2, Taylor polynomials for the exponentials, the series of 2 artanh for
 logarithms; see Muller, Elementary Functions, chapter 11.
@@ -22,7 +22,9 @@ from .intrinsics import bits_of, number_of, selected
 
 
 def _polynomial(x, coefficients):
-    raise NotImplementedError("compiled code only")
+    if len(coefficients) == 1:
+        return coefficients[0]
+    return coefficients[0] + x * _polynomial(x, coefficients[1:])
 
 
 @overload(_polynomial, jit_options=INLINED_FLAGS)
@@ -53,6 +55,7 @@ class Format:
         self.least_normal = number((info.minexp + 1) * math.log(2))  # by a factor of two above where results get small
         self.tiny = number(info.smallest_normal)
         self.lift = number(2.0**info.nmant)
+        self.splitter = number(2.0 ** (info.nmant // 2 + 1) + 1)  # halves a number's digits: Dekker, Veltkamp
         self.exponentials = tuple(number(1 / math.factorial(k)) for k in range(1, exp_terms))
         self.logarithms = tuple(number(2 / (2 * k + 1)) for k in range(log_terms))
         self.zero, self.half, self.one, self.two, self.inf, self.nan, self.root = (
@@ -146,6 +149,70 @@ def log_for(bits):
         return selected(x != x, x, selected(x < zero, nan, value))
 
     return log
+
+
+def power_for(bits):
+    """x^y for x >= 0 and a type of so many bits: y log x with twice the digits, then its exponential.
+
+    For y from -16 to 16 the digits are as said; for larger ones the last few of the product are lost.
+    """
+    f = FORMATS[bits]
+    mantissa, mask, bias, one_bits, root, high, low = f.mantissa, f.mask, f.bias, f.one_bits, f.root, f.high, f.low
+    zero, half, one, inf, nan, tiny, lift = f.zero, f.half, f.one, f.inf, f.nan, f.tiny, f.lift
+    number, terms, lifted_by, limit = type(f.one), f.logarithms[1:], type(f.one)(f.mantissa), -f.smallest
+    exp, product = inlined_callee(exp_for(bits)), _exact_product_for(bits)
+
+    def power(x, exponent):
+        lifted = selected(x < tiny, x * lift, x)
+        pattern = bits_of(lifted)
+        scale = number((pattern >> mantissa) - bias) - selected(x < tiny, lifted_by, zero)
+        m = number_of((pattern & mask) | one_bits, x)
+        scale = selected(m > root, scale + one, scale)
+        m = selected(m > root, m * half, m)
+        # log m = 2 s + 2/3 s^3 + …; s and its rounding error
+        above, below = m - one, m + one
+        lost = m - (below - one)
+        s = above / below
+        p, q = product(s, below)
+        s_low = (((above - p) - q) - s * lost) / below
+        square = s * s
+        tail = s * square * _polynomial(square, terms)
+        # log x, and its rounding error
+        a, b = scale * high, s + s
+        whole = a + b
+        part = whole - a
+        rest = ((a - (whole - part)) + (b - part)) + (scale * low + (s_low + s_low + tail))
+        p, q = product(whole, exponent)
+        q = selected(abs(p) < limit, q + rest * exponent, zero)
+        sum_ = p + q
+        value = exp(sum_)
+        value = selected(abs(sum_) < limit, value + value * (q - (sum_ - p)), value)
+        value = selected(x == zero, selected(exponent < zero, inf, zero), value)
+        value = selected(x == inf, selected(exponent < zero, zero, inf), value)
+        value = selected(x < zero, nan, value)
+        value = selected(x != x, x, selected(exponent != exponent, exponent, value))
+        return selected(exponent == zero, one, value)
+
+    return power
+
+
+def _exact_product_for(bits):
+    splitter = FORMATS[bits].splitter
+
+    @inlined_callee
+    def halves(x):
+        scaled = x * splitter
+        upper = scaled - (scaled - x)
+        return upper, x - upper
+
+    @inlined_callee
+    def product(x, y):
+        """The rounded product, and its rounding error."""
+        rounded = x * y
+        (a, b), (c, d) = halves(x), halves(y)
+        return rounded, ((a * c - rounded) + a * d + b * c) + b * d
+
+    return product
 
 
 def log1p_for(bits):

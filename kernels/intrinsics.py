@@ -155,6 +155,7 @@ def _store(arrays, i, values):
     return store_each
 
 
+@in_python(lambda number: number.view(f"i{number.itemsize}"))
 @intrinsic
 def bits_of(typing, number):
     """The bit pattern of a float32 or float64, as an integer of the same width."""
@@ -166,7 +167,12 @@ def bits_of(typing, number):
     return integer(number), build
 
 
-@in_python(lambda bits, like: np.int64(bits).view(np.float64))
+def _number_in_python(bits, like):
+    dtype = np.asarray(like).dtype
+    return np.asarray(bits).astype(f"i{dtype.itemsize}").view(dtype)[()]
+
+
+@in_python(_number_in_python)
 @intrinsic
 def number_of(typing, bits, like):
     """The float of the type of ``like`` whose bit pattern is the low bits of an integer."""
@@ -179,6 +185,7 @@ def number_of(typing, bits, like):
     return like(bits, like), build
 
 
+@in_python(lambda condition, yes, no: yes if condition else no)
 @intrinsic
 def selected(typing, condition, yes, no):
     """``yes if condition else no``, both worked out: no branch that could keep a loop from vectorising."""

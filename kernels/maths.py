@@ -125,10 +125,15 @@ def clip(x, low, high):
     return low if x < low else x
 
 
-@callee
 def power(x, exponent):
-    """``x ** exponent`` for ``x >= 0``, both of one type. Slow: some 10 times a square root."""
-    return x**exponent
+    """``x ** exponent`` for ``x >= 0``, both of one type. Some 10 times as long as a square root."""
+    x, exponent = np.asarray(x)[()], np.asarray(exponent)[()]
+    return elementary.power_for(8 * x.itemsize)(x, exponent)
+
+
+@overload(power, jit_options=INLINED_FLAGS)
+def _power(x, exponent):
+    return elementary.power_for(x.bitwidth)
 
 
 def constant(value, like):

@@ -130,6 +130,9 @@ class FakeDriver:
     def _cuCtxPopCurrent(self):
         return real.CUcontext(self.contexts.pop())
 
+    def _cuCtxSynchronize(self):
+        return None
+
     # -- streams and events --------------------------------------------------------------------------------------------
 
     def _cuThreadExchangeStreamCaptureMode(self, mode):

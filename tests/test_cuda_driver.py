@@ -361,6 +361,7 @@ def test_every_call_was_made_as_the_bindings_want_it(fake, real):
     real.fill(memory.address, 1.0, 3, np.float32, STREAM)
     real.fill(memory.address, 0.1, 3, np.float64, STREAM)
     real.wait(STREAM, 0)
+    real.synchronise_all()
     fake.busy = True
     for _ in range(Staging.LENGTH + 1):
         real.upload(memory.address, np.ones(100), STREAM)

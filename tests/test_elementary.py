@@ -78,6 +78,57 @@ def test_loops_over_float32_are_packed(name):
     assert double_arithmetic(text) == []
 
 
+def apply_power(x, exponents, y):
+    for i in range(x.size):
+        y[i] = maths.power(x[i], exponents[i])
+
+
+def powers(x, exponents):
+    """Compiled."""
+    array = types.Array(TYPES[x.dtype.type], 1, "C")
+    y = np.empty_like(x)
+    specialise(apply_power, "power", types.void(array, array, array), {})(x, exponents, y)
+    return y
+
+
+@over_dtypes
+@pytest.mark.parametrize("exponent", [-3.0, -0.7, 0.3, 0.5, 1.0, 1.7, 15.9])
+def test_powers(dtype, exponent):
+    """Errors as documented, over all magnitudes that do not overflow."""
+    if np.finfo(np.longdouble).nmant <= np.finfo(np.float64).nmant and dtype is np.float64:
+        pytest.skip("this machine has no precision to compare float64 with")
+    most = math.log10(np.finfo(dtype).max) * 0.98 / max(1, abs(exponent))
+    rng = np.random.default_rng(3)
+    for bound in (0.1, most):
+        x = (10.0 ** rng.uniform(-bound, bound, 200_003)).astype(dtype)
+        exponents = np.full_like(x, exponent)
+        exact = x.astype(np.longdouble) ** exponents.astype(np.longdouble)
+        units = np.abs(powers(x, exponents) - exact) / np.spacing(np.abs(exact).astype(dtype))
+        assert units.max() < 1.7
+
+
+@over_dtypes
+def test_special_powers(dtype):
+    bases = [0.0, 1e-40, 1.0, 2.0, 1e38, math.inf, math.nan]
+    pairs = np.array([(x, y) for x in bases for y in (0.0, 0.5, 1.0, -2.0, 40.0, -40.0, math.nan)], dtype)
+    x, exponents = pairs.T.copy()
+    with np.errstate(all="ignore"):
+        expected = x**exponents
+    expected[(x == 1) & np.isnan(exponents)] = math.nan  # the C library says 1: here no NaN is lost
+    np.testing.assert_allclose(powers(x, exponents), expected, rtol=1e-5)
+    assert np.isnan(powers(np.array([-1.0], dtype), np.array([0.5], dtype)))
+
+
+@over_dtypes
+def test_plain_python_gives_the_same_bits_of_powers(dtype):
+    """A GPU's simulator runs it."""
+    rng = np.random.default_rng(4)
+    x, exponents = (10 ** rng.uniform(-30, 30, 300)).astype(dtype), rng.uniform(-1, 1, 300).astype(dtype)
+    plain = [maths.power(*pair) for pair in zip(x, exponents, strict=True)]
+    assert {type(value) for value in plain} == {dtype}
+    assert np.array_equal(powers(x, exponents), plain)
+
+
 @over_dtypes
 def test_erf(dtype):
     x = np.append(np.linspace(-7, 7, 100_001), [0.0, math.inf, -math.inf]).astype(dtype)

@@ -219,7 +219,7 @@ class Gpu:
 
     def scalar(self, address: int) -> CudaArray:
         """A float64 that fastopt keeps at an address."""
-        return CudaArray(address, (), (), np.dtype(np.float64), self.ordinal, None, self.stream, writeable=False)
+        return CudaArray(address, (), (), np.dtype(np.float64), self.ordinal, None, self.stream)
 
     def fill(self, array: CudaArray, number: float) -> None:
         """See `Place.fill`."""

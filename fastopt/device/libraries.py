@@ -202,10 +202,10 @@ class Torch(Library):
         return list(map(sys.modules["torch"].Tensor.data_ptr, arrays))
 
     def times(self, value: Any, number: CudaArray) -> Any:
-        """See `Library.times`. A tensor without axes does not change the dtype of the product."""
+        """See `Library.times`."""
         if not self.owns(value):
             return super().times(value, number)
-        return value * sys.modules["torch"].as_tensor(number, device=value.device)
+        return value * sys.modules["torch"].as_tensor(number, device=value.device).to(value.dtype)
 
     def empty(self, ordinal: int, size: int, dtype: np.dtype[Any]) -> Any:
         """See `Library.empty`."""

@@ -22,6 +22,7 @@ from .host import nonfinite_message
 
 if TYPE_CHECKING:
     from ..gradients.cuda import CudaGradients
+    from ..kernels.cuda.engine import State
     from ..optimizer import Optimizer
     from ..plan import Plan
 
@@ -84,9 +85,9 @@ class GpuSteps:
 
     def step(self, unscale: float, nonfinite: str, options: int, scaling: Scaling | None) -> None:
         """One step with the gradients that have been read; ``options`` are those of `CudaGradients.read`."""
+        if self._device.is_capturing(self._callers_stream()):
+            return self._capture(nonfinite, options)
         stream = self._enter_stream()
-        if self._device.is_capturing(stream):
-            return self._capture(stream, nonfinite, options)
         self._before_step(unscale, nonfinite, scaling, stream)
         closing = self._write(unscale, nonfinite, stream)
         self._put_gradients(stream)
@@ -105,9 +106,12 @@ class GpuSteps:
             self.confirm()
         self._renew(unscale, nonfinite, stream)
 
+    def _callers_stream(self) -> int:
+        return self._own_stream if self._captures_own else self._place.stream()  # type: ignore[return-value]
+
     def _enter_stream(self) -> int:
         """The caller's stream, made to wait for what was enqueued on the last one and for the gradients' own."""
-        stream = self._own_stream if self._captures_own else self._place.stream()
+        stream = self._callers_stream()
         if self._stream not in (None, stream):
             self._device.wait(stream, self._stream)
         self._stream = stream
@@ -139,7 +143,7 @@ class GpuSteps:
             plan.engine(stream, options & ZERO | last)
 
     def _raise_if_stopped(self) -> None:
-        state = self._shared.read(self._stream)
+        state = self._read()
         if state.stopped:
             self._shared.go_on()
             sums = [plan.work.read_sums(self._stream) for plan in self._plans]
@@ -254,7 +258,7 @@ class GpuSteps:
             If replays of a graph went on after the programs that were prepared.
         """
         optimizer = self._optimizer
-        state = self._shared.read(self._stream)
+        state = self._read()
         if state.calls != optimizer._calls:
             self._before[optimizer._calls] = self._counters()
             self._set_counters(self._before[state.calls])
@@ -278,8 +282,14 @@ class GpuSteps:
 
     def scaling(self) -> tuple[float, int]:
         """Loss scale, and steps since it last changed; waits for the GPU."""
-        state = self._shared.read(self._stream)
+        state = self._read()
         return state.scale, state.growth
+
+    def _read(self) -> State:
+        """The GPU's state, once it has done all that it was told to."""
+        if self._foreign_graphs:  # replays may be on any stream
+            self._device.synchronise_all()
+        return self._shared.read(self._stream or 0)
 
     def set_scaling(self, scaling: Scaling) -> None:
         """Replace the loss scale."""
@@ -288,7 +298,9 @@ class GpuSteps:
         self._shared.scale(*scaling)
 
     def _synchronise(self) -> None:
-        if self._stream is not None:
+        if self._foreign_graphs:
+            self._device.synchronise_all()
+        elif self._stream is not None:
             self._device.synchronise(self._stream)
 
     # -- graphs -----------------------------------------------------------------------------------------------------
@@ -311,8 +323,9 @@ class GpuSteps:
         self._prepared, self._prepared_with = optimizer._calls, (unscale, nonfinite)
         self._set_counters(present)
 
-    def _capture(self, stream: int, nonfinite: str, options: int) -> None:
-        """Launch into a graph: with tables of their own, that later steps leave alone."""
+    def _capture(self, nonfinite: str, options: int) -> None:
+        """Launch into a graph: with tables of their own, that later steps leave alone, and waiting for nothing."""
+        stream = self._callers_stream()
         if nonfinite == "raise":
             raise RuntimeError('nonfinite="raise" waits for the GPU, which a captured step cannot: use "skip"')
         call = self._optimizer._calls
@@ -339,14 +352,13 @@ class GpuSteps:
     def captured(self, step: Callable[[], None]) -> Any:
         """The graph of what ``step`` launches."""
         self._own_stream = self._own_stream or self._device.new_stream()
-        before, self._captures_own = self._stream, True
-        self._stream = None
+        self._captures_own = True
         self._device.begin_capture(self._own_stream)
         try:
             step()
         finally:
             graph = self._device.end_capture(self._own_stream)
-            self._stream, self._captures_own = before, False
+            self._captures_own = False
         return graph
 
     def replay(self, graph: Any, unscale: float, nonfinite: str, scaling: Scaling | None) -> None:

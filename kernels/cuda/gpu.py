@@ -196,6 +196,11 @@ class Device:
         with self.current():
             call("cuStreamSynchronize", stream)
 
+    def synchronise_all(self):
+        """Wait until all that is enqueued on any stream of this GPU is done."""
+        with self.current():
+            call("cuCtxSynchronize")
+
     def wait(self, stream, other):
         """Let what is enqueued on ``stream`` from now on wait for what is enqueued on ``other`` so far."""
         if stream == other:

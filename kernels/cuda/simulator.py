@@ -81,6 +81,9 @@ class Device:
     def synchronise(self, stream):
         return None
 
+    def synchronise_all(self):
+        return None
+
     def wait(self, stream, other):
         return None
 
