@@ -15,7 +15,7 @@ class CapturedStep:
         self._gpu = optimizer._capturing_steps()
         self._grads = grads  # whose memory the graph reads
         optimizer.prepare(1)
-        self._graph = self._gpu.captured(lambda: optimizer.apply(grads, zero_grads=zero_grads))
+        self._step = self._gpu.captured(lambda: optimizer.apply(grads, zero_grads=zero_grads))
 
     def replay(self) -> None:
         """Do the step again, with what the gradients now are, on the caller's stream; waits for nothing.
@@ -29,7 +29,7 @@ class CapturedStep:
         """
         if self._optimizer._capturing_steps() is not self._gpu:
             raise RuntimeError("the optimizer has been rebuilt since this step was captured: capture it again")
-        self._optimizer._replay(self._graph)
+        self._optimizer._replay(self._step)
 
 
 def capture(optimizer: Optimizer, grads: Any, zero_grads: bool = False) -> CapturedStep:

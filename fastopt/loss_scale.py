@@ -10,7 +10,7 @@ from .hyper_parameters import Rate
 from .optimizer import Optimizer
 from .parameters import Array, check_count, check_number
 from .state import checked_counter
-from .steps.gpu import GpuSteps, Scaling
+from .steps.gpu import Captured, GpuSteps, Scaling
 
 _LEAST, _GREATEST = 2.0**-126, 2.0**126
 
@@ -170,8 +170,8 @@ class LossScaleOptimizer(Optimizer):
     def _capturing_steps(self) -> GpuSteps:
         return self.inner_optimizer._capturing_steps()
 
-    def _replay(self, graph: Any, nonfinite: str | None = None, scaling: Scaling | None = None) -> None:
-        self.inner_optimizer._replay(graph, "skip", self._known_scaling())
+    def _replay(self, captured: Captured, nonfinite: str | None = None, scaling: Scaling | None = None) -> None:
+        self.inner_optimizer._replay(captured, "skip", self._known_scaling())
 
     @property
     def learning_rate(self) -> float:

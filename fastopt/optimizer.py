@@ -20,7 +20,7 @@ from .kernels.clipping import ALL, EACH
 from .kernels.layout import AVERAGED, OVERWRITE
 from .parameters import Array, Parameter, check_count, check_pattern, collect
 from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Slot, Storage, allocate
-from .steps.gpu import GpuSteps, Scaling
+from .steps.gpu import Captured, GpuSteps, Scaling
 from .steps.host import HostSteps
 
 
@@ -138,10 +138,10 @@ class Optimizer(HyperParameters):
             raise RuntimeError("capture() is for steps on a GPU; the parameters are NumPy arrays")
         return self._gpu
 
-    def _replay(self, graph: Any, nonfinite: str | None = None, scaling: Scaling | None = None) -> None:
+    def _replay(self, captured: Captured, nonfinite: str | None = None, scaling: Scaling | None = None) -> None:
         if self._evaluating:
             raise RuntimeError("a step inside evaluation_weights(): leave the context first")
-        self._capturing_steps().replay(graph, self._unscale(), nonfinite or self.nonfinite, scaling)
+        self._capturing_steps().replay(captured, self._unscale(), nonfinite or self.nonfinite, scaling)
 
     def _unscale(self) -> float:
         return 1.0 if self.loss_scale_factor is None else 1.0 / self.loss_scale_factor

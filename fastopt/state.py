@@ -51,6 +51,7 @@ def load(optimizer: Optimizer, given: Mapping[str, Any], strict: bool) -> None:
     """
     if not isinstance(given, Mapping):
         raise TypeError(f"expected a mapping as state_dict() makes it, got {type(given).__name__}")
+    optimizer._confirm()
     arrays, counters = dict(_arrays(optimizer)), _counters(optimizer)
     if strict:
         _check_names({*arrays, *counters}, set(given))

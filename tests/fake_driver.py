@@ -157,6 +157,9 @@ class FakeDriver:
         assert flags == real.CUevent_flags.CU_EVENT_DISABLE_TIMING
         return self._new_handle(real.CUevent)
 
+    def _cuEventDestroy(self, event):
+        return None
+
     def _cuEventRecord(self, event, stream):
         return None
 

@@ -226,11 +226,11 @@ def test_uploads_use_their_pinned_memory_again(fake, real):
 def test_uploads_wait_for_old_ones_only(fake, real):
     memory, array = real.allocate(400), np.ones(100, np.float32)
     fake.busy = True
-    for _ in range(Staging.LENGTH):
+    for _ in range(Staging.length(Staging.SMALLEST)):
         real.upload(memory.address, array, STREAM)
-    assert (fake.count("cuMemHostAlloc"), fake.count("cuEventSynchronize")) == (Staging.LENGTH, 0)
+    assert (fake.count("cuMemHostAlloc"), fake.count("cuEventSynchronize")) == (Staging.length(Staging.SMALLEST), 0)
     real.upload(memory.address, array, STREAM)
-    assert (fake.count("cuMemHostAlloc"), fake.count("cuEventSynchronize")) == (Staging.LENGTH, 1)
+    assert (fake.count("cuMemHostAlloc"), fake.count("cuEventSynchronize")) == (Staging.length(Staging.SMALLEST), 1)
 
 
 def test_a_failed_copy_is_reported_by_the_next_upload(fake, real):
@@ -363,7 +363,7 @@ def test_every_call_was_made_as_the_bindings_want_it(fake, real):
     real.wait(STREAM, 0)
     real.synchronise_all()
     fake.busy = True
-    for _ in range(Staging.LENGTH + 1):
+    for _ in range(Staging.length(Staging.SMALLEST) + 1):
         real.upload(memory.address, np.ones(100), STREAM)
     gpu.ordinal_of(memory.address)
     with real.current():

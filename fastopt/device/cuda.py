@@ -176,11 +176,16 @@ class Gpu:
     def __init__(self, ordinal: int, library: Library, stream: Stream) -> None:
         from ..kernels.cuda import driver
 
-        self.ordinal, self.library, self.stream = ordinal, library, stream
+        self.ordinal, self.library, self._stream = ordinal, library, stream
+        self.capturing: int | None = None  # fastopt's own stream, while a step is captured on it
         self.device = driver.device(ordinal)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _gpu_of, (self.library.name, self.ordinal)
+
+    def stream(self) -> int:
+        """Where everything is enqueued."""
+        return self._stream() if self.capturing is None else self.capturing
 
     @property
     def copyable(self) -> bool:

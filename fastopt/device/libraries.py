@@ -259,7 +259,9 @@ class CuPy(Library):
         """See `Library.times`."""
         if not self.owns(value):
             return super().times(value, number)
-        return value * sys.modules["cupy"].asarray(number).astype(value.dtype)
+        cupy = sys.modules["cupy"]  # whose asarray waits for the stream that an array names
+        memory = cupy.cuda.UnownedMemory(number.address, number.nbytes, number.owner, number.device)
+        return value * cupy.ndarray((), "f8", cupy.cuda.MemoryPointer(memory, 0)).astype(value.dtype)
 
     def empty(self, ordinal: int, size: int, dtype: np.dtype[Any]) -> Any:
         """See `Library.empty`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +35,8 @@ class CudaGradients(BaseGradients):
         # Of each gradient: first byte and the one after the last, counted from its address; bytes of an element.
         self._reach = np.zeros((2, self._count), np.int64)
         self._itemsizes = np.ones(self._count, np.int64)
-        self._views: list[CudaArray] = []
+        self._views: list[CudaArray] = []  # of this step, that their libraries would otherwise take back
+        self._lent: deque[tuple[Any, list[CudaArray]]] = deque()  # the same of steps that the GPU has yet to do
 
     def check_parameters(self) -> None:
         """See `BaseGradients.check_parameters`."""
@@ -70,6 +72,18 @@ class CudaGradients(BaseGradients):
         self._check_memory(leaves, wanted)
         staged = STAGED if np.any(self.table[LAYOUT, self.table[ADDRESS] != 0] != DIRECT) else 0
         return staged | (self._zero_options(leaves) if zero else 0)
+
+    def lend(self, stream: int) -> None:
+        """Keep what libraries would take back while the GPU still reads it, until the step on ``stream`` is done."""
+        for other in self.streams_to_wait_for:  # where their memory is handed out again
+            self._place.device.wait(other, stream)
+        if self._views:
+            mark = self._place.device.mark()
+            mark.record(stream)
+            self._lent.append((mark, self._views))
+            self._views = []
+        while self._lent and self._lent[0][0].is_done():
+            self._lent.popleft()
 
     def _forget(self) -> None:
         self._known = [None] * self._count

@@ -9,7 +9,7 @@ host waits, hears how far the GPU has come, and takes up the counters that belon
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,6 +38,22 @@ class Scaling(NamedTuple):
     growth_steps: int  # steps after which it doubles
     least: float
     greatest: float
+
+
+class Setting(NamedTuple):
+    """What a call says beside its gradients."""
+
+    unscale: float
+    nonfinite: str
+    scaled: bool = False  # whether the loss scale is the GPU's own
+
+
+class Captured(NamedTuple):
+    """A step in a graph of fastopt's own."""
+
+    graph: Any
+    kept: Any  # what it reads
+    measures: bool  # whether it measures norms
 
 
 class GpuSteps:
@@ -70,14 +86,20 @@ class GpuSteps:
         self._names = [name for name in optimizer._counters().values() if name != "_learning_rate"]
         self._before: dict[int, dict[str, Any]] = {}  # call → counters before it
         self._prepared = 0  # calls below this one have programs, worked out in advance
-        self._prepared_with: tuple[float, str] = (1.0, "propagate")
-        self._foreign_graphs = False  # whether there may be replays that the host does not hear of
+        self._last = Setting(1.0, "propagate")
+        self._graphs: list[Any] = []  # what captures by others need, as long as there may be replays
+        self._graphs_measure = True  # whether all of these measure norms
         self._scaling: Scaling | None = None
-        self._stream: int | None = None
         self._own_stream: int | None = None  # for capturing
-        self._captures_own = False
+        self._done = self._device.mark()
+        self._done.record(self._place.stream())  # the state's first contents, too, are enqueued somewhere
         self.rebase()
-        if before is not None and before._scaling is not None:
+        if before is not None:
+            self._go_on_from(before)
+
+    def _go_on_from(self, before: GpuSteps) -> None:
+        self._graphs += [before] if before._graphs else []
+        if before._scaling is not None:
             scale, growth = before.scaling()
             self.set_scaling(before._scaling._replace(scale=scale, growth=growth))
 
@@ -85,49 +107,50 @@ class GpuSteps:
 
     def step(self, unscale: float, nonfinite: str, options: int, scaling: Scaling | None) -> None:
         """One step with the gradients that have been read; ``options`` are those of `CudaGradients.read`."""
-        if self._device.is_capturing(self._callers_stream()):
-            return self._capture(nonfinite, options)
-        stream = self._enter_stream()
-        self._before_step(unscale, nonfinite, scaling, stream)
-        closing = self._write(unscale, nonfinite, stream)
-        self._put_gradients(stream)
+        setting = Setting(unscale, nonfinite, scaling is not None)
+        stream = self._place.stream()
+        if self._device.is_capturing(stream):
+            return self._capture(setting, options, stream)
+        self._before_step(setting, scaling, stream)
+        closing = self._write(setting, stream)
+        for plan in self._plans:
+            plan.work.found.put(stream)
         with self._device.current():
             if self._measures(nonfinite, closing):
                 self._launch_norms(stream)
                 if nonfinite == "raise":
-                    self._raise_if_stopped()
+                    self._raise_if_stopped(stream)
             self._launch(stream, options)
-        self._count(closing)
+        self._after_step(closing, stream)
 
-    def _before_step(self, unscale: float, nonfinite: str, scaling: Scaling | None, stream: int) -> None:
+    def _before_step(self, setting: Setting, scaling: Scaling | None, stream: int) -> None:
         """Have the host's counters, and what it told the GPU before, fit the step that comes."""
-        self._adopt(scaling)
-        if self._foreign_graphs or self._optimizer._calls - self._seen() >= len(self._shared.rows) - 1:
-            self.confirm()
-        self._renew(unscale, nonfinite, stream)
-
-    def _callers_stream(self) -> int:
-        return self._own_stream if self._captures_own else self._place.stream()  # type: ignore[return-value]
-
-    def _enter_stream(self) -> int:
-        """The caller's stream, made to wait for what was enqueued on the last one and for the gradients' own."""
-        stream = self._callers_stream()
-        if self._stream not in (None, stream):
-            self._device.wait(stream, self._stream)
-        self._stream = stream
+        self._done.hold(stream)
         for other in self._gradients.streams_to_wait_for:
             self._device.wait(stream, other)
-        return stream
+        self._adopt(scaling)
+        ahead = self._optimizer._calls - self._seen()
+        # A program of old that the GPU comes to late would want norms that a step of now does not measure.
+        lost = ahead > 0 and self._last.nonfinite != "propagate" and setting.nonfinite == "propagate"
+        if self._graphs or lost or ahead >= len(self._shared.rows) - 1:
+            self.confirm()
+        self._renew(setting, stream)
+        self._last = setting
+
+    def _after_step(self, closing: bool, stream: int) -> None:
+        self._gradients.lend(stream)
+        self._done.record(stream)
+        self._count(closing)
 
     def _adopt(self, scaling: Scaling | None) -> None:
-        """From the first call with it the loss scale is the GPU's own."""
-        if scaling is not None and self._scaling is None:
-            self._scaling = scaling
-            self._shared.scale(*scaling)
-
-    def _put_gradients(self, stream: int) -> None:
-        for plan in self._plans:
-            plan.work.found.put(stream)
+        """Have the GPU adapt the loss scale from now on, or otherwise than before."""
+        if scaling is None:
+            return
+        if self._scaling is None:
+            self.set_scaling(scaling)
+        elif scaling[2:] != self._scaling[2:]:
+            scale, growth = self.scaling()
+            self.set_scaling(scaling._replace(scale=scale, growth=growth))
 
     def _measures(self, nonfinite: str, closing: bool) -> bool:
         """Whether norms must be measured, as far as the host can tell."""
@@ -142,11 +165,11 @@ class GpuSteps:
             last = tables.LAST if plan is self._plans[-1] else 0
             plan.engine(stream, options & ZERO | last)
 
-    def _raise_if_stopped(self) -> None:
-        state = self._read()
-        if state.stopped:
+    def _raise_if_stopped(self, stream: int) -> None:
+        self._done.record(stream)
+        if self._read().stopped:
             self._shared.go_on()
-            sums = [plan.work.read_sums(self._stream) for plan in self._plans]
+            sums = [plan.work.read_sums() for plan in self._plans]
             raise FloatingPointError(nonfinite_message(self._plans, sums))
 
     # -- programs ---------------------------------------------------------------------------------------------------
@@ -155,7 +178,7 @@ class GpuSteps:
         """Calls that the GPU has certainly carried out."""
         return int(self._shared.progress[0])
 
-    def _work_out(self, unscale: float, nonfinite: str) -> bool:
+    def _work_out(self, setting: Setting) -> bool:
         """Write the program of the next call into the shared row; whether it moves the parameters."""
         optimizer, shared = self._optimizer, self._shared
         steps = optimizer.gradient_accumulation_steps or 1
@@ -163,50 +186,51 @@ class GpuSteps:
         t = optimizer._iterations + 1
         if optimizer.use_ema > self._keeps_average or (steps > 1) > self._accumulates:
             raise RuntimeError("use_ema and gradient_accumulation_steps cannot be switched on after build()")
-        optimizer._write_rows(unscale, float(steps), t if closing else 0)
+        optimizer._write_rows(setting.unscale, float(steps), t if closing else 0)
         way, limit = optimizer._clipping() if closing else (0, 0.0)
         options = 0 if closing else tables.MICRO
         options |= ACCUMULATED if closing and steps > 1 else 0
-        options |= tables.CHECKED if nonfinite != "propagate" else 0
-        options |= tables.SCALED if self._scaling else 0
-        options |= tables.MEASURED if way or nonfinite != "propagate" else 0
+        checked = setting.nonfinite != "propagate"
+        options |= tables.CHECKED if checked else 0
+        options |= tables.SCALED if setting.scaled else 0
+        options |= tables.MEASURED if way or checked else 0
         options |= optimizer._ema_options(t) if closing else 0
         shared.row[tables.STAMP], shared.row[tables.OPTIONS], shared.row[tables.WAY] = optimizer._calls, options, way
         shared.limit[tables.LIMIT] = limit
         return closing
 
-    def _write(self, unscale: float, nonfinite: str, stream: int) -> bool:
+    def _write(self, setting: Setting, stream: int) -> bool:
         """Upload the program of the next call; whether it moves the parameters."""
         optimizer = self._optimizer
         self._before[optimizer._calls] = self._counters()
         if len(self._before) > 4 * len(self._shared.rows):
             seen = self._seen()
             self._before = {call: counters for call, counters in self._before.items() if call >= seen}
-        closing = self._work_out(unscale, nonfinite)
+        closing = self._work_out(setting)
         self._shared.put(optimizer._calls, stream)
         return closing
 
-    def _renew(self, unscale: float, nonfinite: str, stream: int) -> None:
+    def _renew(self, setting: Setting, stream: int) -> None:
         """If a setting has changed, upload anew what calls that the GPU may have left out, and comes to yet, will use.
 
         What a user's function says cannot be asked for again: such programs stay as they are.
         """
         optimizer = self._optimizer
         last = optimizer._calls - 1
-        if nonfinite == "propagate" or last < self._seen() or last not in self._before or self._asks_user():
+        if setting.nonfinite == "propagate" or last < self._seen() or last not in self._before or self._asks_user():
             return
         with self._at(last):
-            self._work_out(unscale, nonfinite)
+            self._work_out(setting)
             known = self._shared.rows[last % len(self._shared.rows)]
             changed = not np.array_equal(self._shared.row, known)
         if changed:
-            self._write_again(range(self._seen(), optimizer._calls), unscale, nonfinite, stream)
+            self._write_again(range(self._seen(), optimizer._calls), setting, stream)
 
-    def _write_again(self, calls: range, unscale: float, nonfinite: str, stream: int) -> None:
+    def _write_again(self, calls: range, setting: Setting, stream: int) -> None:
         for call in calls:
             if call in self._before:
                 with self._at(call):
-                    self._write(unscale, nonfinite, stream)
+                    self._write(setting, stream)
 
     def _asks_user(self) -> bool:
         optimizer = self._optimizer
@@ -287,9 +311,8 @@ class GpuSteps:
 
     def _read(self) -> State:
         """The GPU's state, once it has done all that it was told to."""
-        if self._foreign_graphs:  # replays may be on any stream
-            self._device.synchronise_all()
-        return self._shared.read(self._stream or 0)
+        self._synchronise()
+        return self._shared.read()
 
     def set_scaling(self, scaling: Scaling) -> None:
         """Replace the loss scale."""
@@ -298,73 +321,93 @@ class GpuSteps:
         self._shared.scale(*scaling)
 
     def _synchronise(self) -> None:
-        if self._foreign_graphs:
+        if self._graphs:  # replays may be on any stream
             self._device.synchronise_all()
-        elif self._stream is not None:
-            self._device.synchronise(self._stream)
+        self._done.wait()
 
     # -- graphs -----------------------------------------------------------------------------------------------------
 
     def prepare(self, steps: int, unscale: float, nonfinite: str, scaling: Scaling | None) -> None:
         """Upload the programs of the next calls, so that a captured step can be replayed so often without the host."""
-        if self._stream is None:
-            self._enter_stream()
-        self.confirm()
+        setting, stream = Setting(unscale, nonfinite, scaling is not None), self._place.stream()
+        self._require_norms(setting, self._graphs_measure)
         self._adopt(scaling)
+        self.confirm()
         if steps + RING // 2 > len(self._shared.rows):
-            self._synchronise()
             self._shared.resize(steps + RING)
             for plan in self._plans:
                 plan.work.refresh()
-        optimizer, stream, present = self._optimizer, self._enter_stream(), self._counters()
+        optimizer, present = self._optimizer, self._counters()
         for _ in range(steps):
-            self._count(self._write(unscale, nonfinite, stream))
+            self._count(self._write(setting, stream))
         self._before[optimizer._calls] = self._counters()
-        self._prepared, self._prepared_with = optimizer._calls, (unscale, nonfinite)
+        self._prepared, self._last = optimizer._calls, setting
         self._set_counters(present)
+        self._done.record(stream)
 
-    def _capture(self, nonfinite: str, options: int) -> None:
+    def renew_prepared(self) -> None:
+        """Work the prepared programs out anew, after a setting has changed."""
+        if self._prepared > self._seen():
+            stream = self._place.stream()
+            self._done.hold(stream)
+            self._write_again(range(self._seen(), self._prepared), self._last, stream)
+            self._done.record(stream)
+
+    def _require_norms(self, setting: Setting, measured: bool) -> None:
+        """Refuse a setting that needs norms which a captured step does not measure."""
+        if not measured and (setting.nonfinite != "propagate" or self._optimizer._clipping()[0] != 0):
+            raise RuntimeError(
+                "clipping by a norm, or nonfinite, was switched on after a step was captured: capture it again"
+            )
+
+    def _capture(self, setting: Setting, options: int, stream: int) -> None:
         """Launch into a graph: with tables of their own, that later steps leave alone, and waiting for nothing."""
-        stream = self._callers_stream()
-        if nonfinite == "raise":
+        if setting.nonfinite == "raise":
             raise RuntimeError('nonfinite="raise" waits for the GPU, which a captured step cannot: use "skip"')
         call = self._optimizer._calls
-        if self._shared.rows[call % len(self._shared.rows), 0] != call:
+        if self._shared.rows[call % len(self._shared.rows), tables.STAMP] != call:
             raise RuntimeError("call prepare(steps) before capturing: replays take the programs that it uploads")
+        measures = setting.nonfinite != "propagate" or self._optimizer._clipping()[0] != 0
+        kept = []
         with self._device.current():
-            clips = self._optimizer._clipping()[0] != 0
-            for plan in self._plans:
-                plan.work.fix()
             try:
-                if clips or nonfinite != "propagate":
+                for plan in self._plans:
+                    if not plan.shares_gradients:
+                        plan.take_gradients()
+                    kept.append(plan.work.fix())
+                if measures:
                     self._launch_norms(stream)
                 self._launch(stream, options)
             finally:
                 for plan in self._plans:
                     plan.work.unfix()
-        self._foreign_graphs |= not self._captures_own
+        if self._place.capturing is None:
+            self._graphs.append(kept)
+            self._graphs_measure &= measures
+        else:
+            self._captured = kept, measures
 
-    def renew_prepared(self) -> None:
-        """Work the prepared programs out anew, after a setting has changed."""
-        if self._prepared > self._seen():
-            self._write_again(range(self._seen(), self._prepared), *self._prepared_with, self._enter_stream())
-
-    def captured(self, step: Callable[[], None]) -> Any:
-        """The graph of what ``step`` launches."""
+    def captured(self, step: Callable[[], None]) -> Captured:
+        """The graph of what ``step`` launches, for `replay`."""
         self._own_stream = self._own_stream or self._device.new_stream()
-        self._captures_own = True
         self._device.begin_capture(self._own_stream)
+        self._place.capturing = self._own_stream
         try:
             step()
+        except BaseException:
+            with suppress(RuntimeError):  # what went wrong has broken the capture too
+                self._device.end_capture(self._own_stream)
+            raise
         finally:
-            graph = self._device.end_capture(self._own_stream)
-            self._captures_own = False
-        return graph
+            self._place.capturing = None
+        return Captured(self._device.end_capture(self._own_stream), *self._captured)
 
-    def replay(self, graph: Any, unscale: float, nonfinite: str, scaling: Scaling | None) -> None:
+    def replay(self, captured: Captured, unscale: float, nonfinite: str, scaling: Scaling | None) -> None:
         """One step by a graph."""
-        stream = self._enter_stream()
-        self._before_step(unscale, nonfinite, scaling, stream)
-        closing = self._write(unscale, nonfinite, stream)
-        graph.launch(stream)
+        setting, stream = Setting(unscale, nonfinite, scaling is not None), self._place.stream()
+        self._require_norms(setting, captured.measures)
+        self._before_step(setting, scaling, stream)
+        closing = self._write(setting, stream)
+        captured.graph.launch(stream)
+        self._done.record(stream)
         self._count(closing)

@@ -5,6 +5,7 @@ programs. A `Work` is one plan's tables; an engine launches its kernels.
 """
 
 import functools
+import weakref
 from typing import NamedTuple
 
 import numpy as np
@@ -72,7 +73,7 @@ class Shared:
 
     def __init__(self, device, formats, places):
         self.device = device
-        self.progress = device.pinned(8).view(np.int64)
+        self.progress = device.word()
         state = np.zeros(STATE, np.int64)
         state[PROGRESS] = self.progress.ctypes.data
         measures = np.zeros(PLANS + 2 * len(formats))
@@ -122,11 +123,11 @@ class Shared:
         """Where the loss scale is, a float64."""
         return self.measures.address + 8 * tables.SCALE
 
-    def read(self, stream):
-        """The `State` after all that is enqueued on a stream."""
+    def read(self):
+        """The `State` as it is. Requires that no step is under way."""
         state, measures = np.empty(STATE, np.int64), np.empty(PLANS)
-        self.device.download(state, self.state.address, stream)
-        self.device.download(measures, self.measures.address, stream)
+        self.device.read(state, self.state.address)
+        self.device.read(measures, self.measures.address)
         return State(
             int(state[tables.CALLS]),
             bool(state[tables.STOPPED]),
@@ -141,8 +142,8 @@ class Shared:
         """Upload ``row``, the program of a call, if it is not there already."""
         place = call % len(self.rows)
         if not np.array_equal(self.rows[place], self.row):
-            self.rows[place] = self.row
             self.device.upload(self.ring.address + place * self.row.nbytes, self.row, stream)
+            self.rows[place] = self.row
 
 
 class GradientTables:
@@ -158,12 +159,19 @@ class GradientTables:
         """Upload what has changed."""
         for host, known, memory in zip((self.table, self.layouts), self._known, self.memory, strict=True):
             if not np.array_equal(host, known):
-                known[:] = host
                 self._device.upload(memory.address, host, stream)
+                known[:] = host
 
     def fixed(self):
         """A copy on the GPU that later steps leave alone: for a graph."""
         return GradientTables(self._device, self.table.copy(), self.layouts.copy())
+
+
+class _Fixed:
+    """Tables of gradients, and a handle that names them."""
+
+    def __init__(self, tables, handle):
+        self.tables, self.handle = tables, handle
 
 
 class Work:
@@ -200,7 +208,7 @@ class Work:
         self.found = GradientTables(device, gradients, layouts)
         self._handle = Memory(device, self._entries(self.found))
         self.handle_address = self._handle.address
-        self._fixed = []
+        self._fixed = weakref.WeakSet()
 
     def _entries(self, found):
         """Address, rows and columns of each table."""
@@ -215,24 +223,28 @@ class Work:
         assert handle.shape == (HANDLE, 3)
         return handle
 
-    def read_sums(self, stream):
-        """What the norms have found, once all that is enqueued on a stream is done."""
+    def read_sums(self):
+        """What the norms have found. Requires that no step is under way."""
         sums = np.empty(self.sums.shape)
-        self.device.download(sums, self.sums.address, stream)
+        self.device.read(sums, self.sums.address)
         return sums
 
     def refresh(self):
         """Write the handle anew, after the ring has moved."""
         self._handle.write(self._entries(self.found))
-        for found, handle in self._fixed:
-            handle.write(self._entries(found))
+        for fixed in self._fixed:
+            fixed.handle.write(self._entries(fixed.tables))
 
     def fix(self):
-        """Let launches use a copy of the gradients' tables that later steps leave alone: for a graph."""
-        found = self.found.fixed()
-        handle = Memory(self.device, self._entries(found))
-        self._fixed.append((found, handle))
-        self.handle_address = handle.address
+        """Let launches use a copy of the gradients' tables that later steps leave alone: for a graph.
+
+        Returns what must live as long as the graph.
+        """
+        tables = self.found.fixed()
+        fixed = _Fixed(tables, Memory(self.device, self._entries(tables)))
+        self._fixed.add(fixed)
+        self.handle_address = fixed.handle.address
+        return fixed
 
     def unfix(self):
         """Let launches use the tables of the present step again."""

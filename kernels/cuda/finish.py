@@ -17,6 +17,7 @@ from .tables import (
     NORM_KNOWN,
     PROGRESS,
     SCALE,
+    SCALED,
     SKIPPED,
     STARVED,
     STOPPED,
@@ -55,13 +56,13 @@ def _close(t, program):
     if not program.ready:
         t.state[STARVED] = 1
         return
-    stopped = t.state[STOPPED]
-    if t.state[GROWTH_STEPS] > 0:
+    stopped = program.stopped
+    if program.options & SCALED:
         _rescale(t.state, t.measures, stopped)
     t.state[SKIPPED] = stopped
     t.state[STOPPED] = 0
-    t.state[NORM_KNOWN] = program.options & MEASURED != 0 and program.options & MICRO == 0 and stopped == 0
-    if stopped == 0:
+    t.state[NORM_KNOWN] = program.options & MEASURED != 0 and program.options & MICRO == 0 and not stopped
+    if not stopped:
         t.state[CALLS] += 1
     array_at(t.state[PROGRESS], 0, 1, np.int64)[0] = t.state[CALLS]
 

@@ -89,6 +89,7 @@ class Device:
         self._context = call("cuDevicePrimaryCtxRetain", handle)
         self._kernels = {}
         self._lock = threading.Lock()
+        self._words = iter(())
         with self.current(), _CapturePermitting():
             self._stream = self.new_stream()
             self._event = _new_event()
@@ -118,6 +119,16 @@ class Device:
         ctypes.memset(address, 0, nbytes)
         return np.frombuffer(memory, np.uint8)
 
+    def word(self):
+        """An int64 of page-locked memory, as an array. Never given back: a step may write to it to the very end."""
+        with self._lock:
+            word = next(self._words, None)
+            if word is None:
+                page = self.pinned(4096).view(np.int64)
+                self._words = iter(page.reshape(-1, 1))
+                word = next(self._words)
+        return word
+
     def _discard(self, function, handle):
         """Give something back, in whatever thread collects garbage.
 
@@ -146,6 +157,13 @@ class Device:
         with self.current(), _CapturePermitting():
             if content.size:
                 call("cuMemcpyHtoDAsync", address, content.ctypes.data, content.size, self._stream)
+            call("cuStreamSynchronize", self._stream)
+
+    def read(self, array, address):
+        """Fill a contiguous array of the host with memory of the GPU as it now is, beside all streams."""
+        with self.current(), _CapturePermitting():
+            if array.nbytes:
+                call("cuMemcpyDtoHAsync", array.ctypes.data, address, array.nbytes, self._stream)
             call("cuStreamSynchronize", self._stream)
 
     def _staging_buffer(self, nbytes):
@@ -208,6 +226,11 @@ class Device:
         with self.current(), self._lock:  # a wait refers to the last record of the event: the next may follow at once
             call("cuEventRecord", self._event, other)
             call("cuStreamWaitEvent", stream, self._event, 0)
+
+    def mark(self):
+        """A new `Mark`."""
+        with self.current(), _CapturePermitting():
+            return Mark(self, _new_event())
 
     def is_capturing(self, stream):
         """Whether what is enqueued on a stream goes to a graph instead of the GPU."""
@@ -292,6 +315,42 @@ class Memory:
         weakref.finalize(self, device._discard, "cuMemFree", self.address).atexit = False
 
 
+class Mark:
+    """A point in the work of some stream: streams and the host can wait for it, whatever becomes of that stream."""
+
+    def __init__(self, device, event):
+        self._device, self._event = device, event
+        weakref.finalize(self, device._discard, "cuEventDestroy", event).atexit = False
+
+    def record(self, stream):
+        """Let it be what is enqueued on a stream so far."""
+        with self._device.current():
+            call("cuEventRecord", self._event, stream)
+
+    def hold(self, stream):
+        """Let what is enqueued on a stream from now on wait for it."""
+        with self._device.current():
+            call("cuStreamWaitEvent", stream, self._event, 0)
+
+    def wait(self):
+        """Wait for it here."""
+        with _CapturePermitting():
+            call("cuEventSynchronize", self._event)
+
+    def is_done(self):
+        """Whether it has been reached."""
+        with _CapturePermitting():
+            return _has_happened(self._event)
+
+
+def _has_happened(event):
+    driver = bindings()
+    (error,) = driver.cuEventQuery(event)
+    if error and error != driver.CUresult.CUDA_ERROR_NOT_READY:
+        _fail("cuEventQuery", error)
+    return not error
+
+
 class _StagingBuffer:
     """Pinned memory, and the event that tells when the last copy out of it is done."""
 
@@ -302,12 +361,8 @@ class _StagingBuffer:
 
     def is_free(self):
         """Whether the copy out of it is done."""
-        driver = bindings()
         with _CapturePermitting():
-            (error,) = driver.cuEventQuery(self.event)
-        if error and error != driver.CUresult.CUDA_ERROR_NOT_READY:
-            _fail("cuEventQuery", error)
-        return not error
+            return _has_happened(self.event)
 
     def wait(self):
         """Wait until the copy out of it is done."""

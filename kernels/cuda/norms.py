@@ -145,5 +145,5 @@ def _decide(t, program, plans):
     norm = math.sqrt(squares)
     t.measures[NORM] = norm
     t.measures[FACTOR] = common_factor(program.way, program.limit, norm)
-    if program.options & CHECKED and (bad != 0.0 or (program.way != 0 and not math.isfinite(norm))):
-        t.state[STOPPED] = 1
+    bad_norm = program.way != 0 and not math.isfinite(norm)
+    t.state[STOPPED] = program.options & CHECKED != 0 and (bad != 0.0 or bad_norm)

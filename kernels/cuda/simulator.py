@@ -62,8 +62,17 @@ class Device:
         array = bytes_of(array)
         ctypes.memmove(address, array.ctypes.data, array.nbytes)
 
+    def word(self):
+        return np.zeros(1, np.int64)
+
     def write(self, address, array):
         self.upload(address, array, 0)
+
+    def read(self, array, address):
+        self.download(array, address, 0)
+
+    def mark(self):
+        return Mark()
 
     def download(self, array, address, stream):
         require_fillable(array)
@@ -101,6 +110,22 @@ class Device:
 
     def load(self, program):
         return Kernel(program, self._captured)
+
+
+class Mark:
+    """A point in the work of some stream: here it has always been reached."""
+
+    def record(self, stream):
+        return None
+
+    def hold(self, stream):
+        return None
+
+    def wait(self):
+        return None
+
+    def is_done(self):
+        return True
 
 
 class Kernel:

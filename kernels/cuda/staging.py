@@ -22,14 +22,14 @@ class Staging:
     """Page-locked memory that uploads go through: a ring of buffers for each power of two bytes up to `LARGEST`.
 
     The oldest buffer of a ring is taken if it is free; while the ring is short, a new one is made otherwise, and only a
-    ring of full length waits, for what was enqueued `LENGTH` uploads ago.
+    ring of full `length` waits, for what was enqueued so many uploads ago.
 
     ``make(nbytes)`` makes a buffer: it has the uint8 array ``memory``, ``is_free()`` and ``wait()``.
     """
 
     SMALLEST = 1 << 12
     LARGEST = 1 << 20
-    LENGTH = 32
+    RING = 1 << 22  # bytes of a ring that is full
 
     def __init__(self, make):
         self._make = make
@@ -47,10 +47,15 @@ class Staging:
             yield buffer
             ring.append(buffer)
 
+    @classmethod
+    def length(cls, size):
+        """Buffers of a full ring."""
+        return max(4, cls.RING // size)
+
     def _taken(self, ring, size):
         if ring and ring[0].is_free():
             return ring.popleft()
-        if len(ring) < self.LENGTH:
+        if len(ring) < self.length(size):
             return self._make(size)
         ring[0].wait()
         return ring.popleft()

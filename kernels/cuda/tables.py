@@ -30,7 +30,7 @@ LAST = 512
 CALLS, STOPPED, SKIPPED, STARVED, NORM_KNOWN, GROWTH, GROWTH_STEPS, BLOCKS, PROGRESS, STATE = range(10)
 """Numbers in the state, int64: calls carried out; whether this step is stopped; whether the last one was; whether a
 program was missing; whether `NORM` is of the last step; steps since the loss scale last changed; steps after which it
-grows (0: it does not change); blocks of the present launch that are done; address of a number in the host's memory that
+grows; blocks of the present launch that are done; address of a number in the host's memory that
 `CALLS` is copied to. So many they are."""
 
 SCALE, LEAST_SCALE, GREATEST_SCALE, NORM, FACTOR, PLANS = range(6)
@@ -93,7 +93,7 @@ def program_of(t, options, dtype):
     groups, fields = t.common.table.shape
     return Program(
         header[STAMP] == t.state[CALLS],
-        t.state[STOPPED] != 0,
+        t.state[STOPPED] != 0 and header[OPTIONS] & CHECKED != 0,
         options | header[OPTIONS],
         header[WAY],
         number_of(header[LIMIT], 0.0),
