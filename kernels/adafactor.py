@@ -1,151 +1,285 @@
-"""Adafactor's kernels: three launches over blocks of rows, so that the second moment is never stored.
+"""Adafactor's kernels: three launches over tiles of matrices, so that the second moment is never stored.
 
-A *task* is a block of rows of one matrix (of one batch, where there are more than two axes), or a chunk of a vector.
-The task table has the common columns and those below. The gradient is read three times: for the row and column sums,
-for the size of the update, for the update.
+A *tile* is a block of rows of one matrix (of one batch, where there are more than two axes), and of its columns where
+rows are long; or several whole matrices, where they are small; or a chunk of a vector. The gradient is read three
+times: for the row and column sums, for the size of the update, for the update.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import launch
-from ._jit import callee
+from ._jit import callee, inlined_callee
 from .cpu import CONTROLS, DTYPE, SCALARS, finish_chunk
 from .engines import Elementwise, contiguous_chunks
 from .intrinsics import array_at, scalars_at
-from .layout import (
-    ACCUMULATED,
-    ADDRESS,
-    CHUNK,
-    CLIP,
-    EXTRA,
-    GROUP,
-    LENGTH,
-    OFFSET,
-    PARAM,
-    SEGMENT,
-    SLOTS,
-    STAGED,
-    Control,
-)
-from .maths import clip, maximum, sqrt
+from .layout import ACCUMULATED, ADDRESS, CHUNK, CLIP, EXTRA, PARAM, SLOTS, STAGED, Control
+from .maths import clip, constant, maximum, sqrt
 from .reduction import LANES, row_sum, sum_of, sum_of_squares
 from .registry import RULES, Rule
 from .rules.adafactor import AdafactorScalars
 from .staging import chunk_gradient, scratch_for
-from .tables import end_of_segment, tables_at
+from .tables import tables_at
 
-ROWS, COLUMNS, FIRST_ROW, BATCH, MATRIX, PARTIAL = range(4, 10)
-"""Further columns: rows of the task (0: a vector), width of a row, number of the first row in the parameter, number of
-the matrix in the parameter, and in all, first element of the task's column sums."""
 
-ROW, COLUMN, VELOCITY, SUMS, ROOTS = range(SLOTS, SLOTS + 5)
-"""Rows of the address table: the slots, then scratch in float64, the tasks' column sums and per matrix 1 /
-√mean(row)."""
+class Tile(NamedTuple):
+    """A row of the tile table, int64. The first four are the common columns of a chunk table.
+
+    The tiles of a matrix follow each other, those of the same columns side by side.
+    """
+
+    segment: int
+    offset: int  # of its first element
+    length: int
+    group: int
+    first_tile: int  # of the segment
+    end_tile: int
+    size: int  # elements of the segment
+    rows: int = 0  # 0: a chunk of a vector
+    columns: int = 0
+    height: int = 0  # rows of the whole matrix
+    width: int = 0  # columns of the whole matrix
+    matrices: int = 0  # in this tile
+    matrix: int = 0  # number of the first one, over all segments
+    first_row: int = 0  # in the segment's row slot
+    first_column: int = 0  # in its column slot
+    blocks: int = 1  # tiles of the matrix that have the same columns
+    strips: int = 1  # tiles of the matrix that have the same rows
+    position: int = 0  # among the tiles of the matrix
+    row_sums: int = 0  # first element of its own scratch
+    column_sums: int = 0
+    tickets: int = 0  # first of the matrix
+
+
+ROW, COLUMN, VELOCITY, COLUMN_SUMS, ROW_SUMS, ROW_SIZES, ROOTS = range(SLOTS, SLOTS + 7)
+"""Rows of the address table: the slots, then scratch in float64: each tile's column sums, row sums and rows' sums of p²
+or u², and per matrix 1 / √mean(row)."""
+
+SIZES, UPDATES, MEANS = range(3)
+"""Rows of the sums table: p², u², and row means, of each tile."""
 
 LEAST_ROWS = 64
-"""Rows of a task, where the matrix has as many: column sums then add at most 1/64 of the parameter's size."""
+"""Rows of a tile, where the matrix has as many: column sums then add at most 1/64 of the parameter's size."""
+
+MOST_COLUMNS = CHUNK
+"""Columns of a tile."""
+
+BAND = 32
+"""Tiles whose column sums are added up first, then those of the bands: two short chains instead of one long one."""
+
+SMALL = CHUNK // 8
+"""Elements of the largest matrix that shares a tile with others."""
 
 
 def sums_pass(first, last, handle, options):
-    """Row means into the row slot, column sums into scratch, velocities of vectors; sums of p² (and u² of vectors)."""
+    """Velocities and sums of vectors; sums of p², row and column sums of matrices, and slots from those complete."""
     t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
     squares = np.empty(CHUNK, DTYPE)
     lanes = np.empty(LANES)
     for k in range(first, last):
-        segment, offset, length = t.chunks[k, SEGMENT], t.chunks[k, OFFSET], t.chunks[k, LENGTH]
-        if t.gradients[ADDRESS, segment] == 0:
+        tile = scalars_at(Tile, t.chunks, k, 0)
+        if t.gradients[ADDRESS, tile.segment] == 0:
             continue
-        c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
-        s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
-        factor = t.factors[CLIP, segment]
-        param = array_at(t.addresses[PARAM, segment], offset, length, DTYPE)
-        t.sums[0, k] = 0.0
-        t.sums[1, k] = 0.0
-        columns = t.chunks[k, COLUMNS]
-        if t.chunks[k, ROWS] == 0:
-            grad, scale = chunk_gradient(t, segment, offset, length, c, options, scratch, DTYPE)
-            velocity = array_at(t.addresses[VELOCITY, segment], offset, length, DTYPE)
-            _vector_update(grad, velocity, squares, scale, factor, c.limit, s)
-            t.sums[0, k] = _decayed_squares(param, c.decay, lanes)
-            t.sums[1, k] = sum_of_squares(squares[:length], DTYPE(1), lanes)
+        c = scalars_at(Control, t.table, tile.group, 0)
+        s = scalars_at(SCALARS, t.table, tile.group, CONTROLS)
+        if tile.rows == 0:
+            _measure_vector(t, tile, k, c, s, options, scratch, squares, lanes, DTYPE)
             continue
-        column_sums = array_at(t.addresses[SUMS, segment], t.chunks[k, PARTIAL], columns, np.float64)
-        column_sums[:] = 0.0
-        rows = array_at(t.addresses[ROW, segment], t.chunks[k, FIRST_ROW], t.chunks[k, ROWS], DTYPE)
-        for r in range(rows.size):
-            total = 0.0
-            for start in range(0, columns, CHUNK):
-                width = min(CHUNK, columns - start)
-                grad, scale = chunk_gradient(
-                    t,
-                    segment,
-                    offset + r * columns + start,
-                    width,
-                    c,
-                    options,
-                    scratch,
-                    DTYPE,
-                )
-                _squares(grad, squares, column_sums[start : start + width], scale, factor, c.limit, s.epsilon_1)
-                total += sum_of(squares[:width], lanes)
-                tile = param[r * columns + start : r * columns + start + width]
-                t.sums[0, k] += _decayed_squares(tile, c.decay, lanes)
-            rows[r] = s.keep * rows[r] + s.take * DTYPE(total / columns)
+        parts = parts_of(t, tile, DTYPE)
+        for m in range(tile.matrices):
+            _measure_matrix(t, tile, parts, m, c, s, options, scratch, squares[: tile.columns], lanes, DTYPE)
+        t.sums[SIZES, k] = sum_of(parts.row_sizes, lanes)
+        if tile.strips == 1:
+            _finish_rows(t, tile, k, s, lanes, DTYPE)
+            if tile.blocks == 1:
+                _finish_columns(t, tile, s, DTYPE)
+
+
+@inlined_callee
+def _measure_vector(t, tile, k, c, s, options, scratch, updates, lanes, dtype):
+    grad, scale = chunk_gradient(t, tile.segment, tile.offset, tile.length, c, options, scratch, dtype)
+    velocity = array_at(t.addresses[VELOCITY, tile.segment], tile.offset, tile.length, dtype)
+    param = array_at(t.addresses[PARAM, tile.segment], tile.offset, tile.length, dtype)
+    _follow_velocity(grad, velocity, updates, scale, t.factors[CLIP, tile.segment], c.limit, s)
+    t.sums[SIZES, k] = sum_of_squares(param, dtype(1) - c.decay, lanes)
+    t.sums[UPDATES, k] = sum_of_squares(updates[: tile.length], dtype(1), lanes)
 
 
 @callee
-def _vector_update(grad, velocity, updates, scale, factor, limit, s):
+def _follow_velocity(grad, velocity, updates, scale, factor, limit, s):
     for i in range(grad.size):
         g = clip(grad[i] * scale * factor, -limit, limit)
-        v = s.keep * velocity[i] + s.take * (g * g + s.epsilon_1)
+        v = followed(velocity[i], square(g, s), s)
         velocity[i] = v
-        updates[i] = g / sqrt(v)
+        updates[i] = update_of(g, constant(1, g), v)
+
+
+@inlined_callee
+def _measure_matrix(t, tile, parts, m, c, s, options, scratch, squares, lanes, dtype):
+    """Row sums, column sums and the rows' sums of p² of matrix ``m`` of a tile."""
+    column_sums = parts.column_sums[m * tile.columns : (m + 1) * tile.columns]
+    column_sums[:] = 0.0
+    for r in range(m * tile.rows, (m + 1) * tile.rows):
+        first = tile.offset + r * tile.width
+        grad, scale = chunk_gradient(t, tile.segment, first, tile.columns, c, options, scratch, dtype)
+        _add_squares(grad, squares, column_sums, scale, t.factors[CLIP, tile.segment], c.limit, s)
+        parts.row_sums[r] = sum_of(squares, lanes)
+        param = array_at(t.addresses[PARAM, tile.segment], first, tile.columns, dtype)
+        parts.row_sizes[r] = sum_of_squares(param, dtype(1) - c.decay, lanes)
 
 
 @callee
-def _squares(grad, squares, column_sums, scale, factor, limit, epsilon):
+def _add_squares(grad, squares, column_sums, scale, factor, limit, s):
     for i in range(grad.size):
-        g = clip(grad[i] * scale * factor, -limit, limit)
-        q = g * g + epsilon
+        q = square(clip(grad[i] * scale * factor, -limit, limit), s)
         squares[i] = q
         column_sums[i] += np.float64(q)
 
 
 @callee
-def _decayed_squares(param, decay, lanes):
-    """Sum of squares after weight decay."""
-    return sum_of_squares(param, param.dtype.type(1) - decay, lanes)
+def _finish_rows(t, tile, k, s, lanes, dtype):
+    """Row means into the row slot; their sum, or what follows from it where the tile has whole columns."""
+    parts = parts_of(t, tile, dtype)
+    for r in range(parts.rows.size):
+        parts.rows[r] = followed(parts.rows[r], row_mean(t, tile, r, dtype), s)
+    for m in range(tile.matrices):
+        total = sum_of(parts.rows[m * tile.rows : (m + 1) * tile.rows], lanes)
+        if tile.blocks == 1:
+            parts.roots[m] = root_of(total, tile)
+        else:
+            t.sums[MEANS, k] = total
+
+
+@callee
+def _finish_columns(t, tile, s, dtype):
+    """Column means into the column slot, from sums over whole columns: those of the strip's first block."""
+    parts = parts_of(t, tile, dtype)
+    for j in range(parts.columns.size):
+        parts.columns[j] = followed(parts.columns[j], column_mean(parts.strip[j], tile, dtype), s)
 
 
 def columns_pass(handle):
-    """Column means into the column slot, and per matrix 1 / √mean(row); serial, after `sums_pass`."""
+    """The rest of the slots of matrices of several tiles, and 1 / √mean(row); serial, after `sums_pass`."""
     t = tables_at(handle, DTYPE)
     lanes = np.empty(LANES)
     k = 0
     while k < t.chunks.shape[0]:
-        segment, batch, columns = t.chunks[k, SEGMENT], t.chunks[k, BATCH], t.chunks[k, COLUMNS]
-        matrix = t.chunks[k, MATRIX]
-        if t.chunks[k, ROWS] == 0 or t.gradients[ADDRESS, segment] == 0:
-            k += 1
-            continue
-        s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
-        first_row = t.chunks[k, FIRST_ROW]
-        totals = array_at(t.addresses[SUMS, segment], t.chunks[k, PARTIAL], columns, np.float64)
-        height = t.chunks[k, ROWS]
-        k += 1
-        while k < t.chunks.shape[0] and t.chunks[k, SEGMENT] == segment and t.chunks[k, BATCH] == batch:
-            partial = array_at(t.addresses[SUMS, segment], t.chunks[k, PARTIAL], columns, np.float64)
-            for j in range(columns):
-                totals[j] += partial[j]
-            height += t.chunks[k, ROWS]
-            k += 1
-        column = array_at(t.addresses[COLUMN, segment], batch * columns, columns, DTYPE)
+        tile = scalars_at(Tile, t.chunks, k, 0)
+        tiles = tile.blocks * tile.strips
+        if tiles > 1 and t.gradients[ADDRESS, tile.segment] != 0:
+            _finish_matrix(t, tile, k, lanes, DTYPE, SCALARS)
+        k += tiles
+
+
+@callee
+def _finish_matrix(t, tile, k, lanes, dtype, scalars):
+    """Requires the first tile of a matrix that has several."""
+    s = scalars_at(scalars, t.table, tile.group, CONTROLS)
+    if tile.strips > 1:
+        for i in range(k, k + tile.blocks):
+            _finish_rows(t, scalars_at(Tile, t.chunks, i, 0), i, s, lanes, dtype)
+    if tile.blocks > 1:
+        parts_of(t, tile, dtype).roots[0] = root_of(row_sum(t.sums[MEANS, k : k + tile.blocks], lanes), tile)
+    for first in range(k, k + tile.blocks * tile.strips, tile.blocks):
+        strip = scalars_at(Tile, t.chunks, first, 0)
+        sums = parts_of(t, strip, dtype).strip
+        for i in range(0, strip.blocks, BAND):
+            _add_blocks(sums, strip.columns, i, min(i + BAND, strip.blocks), 1)
+        _add_blocks(sums, strip.columns, 0, strip.blocks, BAND)
+        _finish_columns(t, strip, s, dtype)
+
+
+@callee
+def _add_blocks(sums, columns, first, end, step):
+    """Add to the column sums of a strip's block ``first`` those of others."""
+    total = sums[first * columns : (first + 1) * columns]
+    for i in range(first + step, end, step):
+        partial = sums[i * columns : (i + 1) * columns]
         for j in range(columns):
-            column[j] = s.keep * column[j] + s.take * DTYPE(totals[j] / height)
-        rows = array_at(t.addresses[ROW, segment], first_row, height, DTYPE)
-        roots = array_at(t.addresses[ROOTS, segment], matrix, 1, np.float64)
-        roots[0] = 1.0 / np.sqrt(sum_of(rows, lanes) / height)
+            total[j] += partial[j]
+
+
+class Parts(NamedTuple):
+    """What belongs to a tile, matrix by matrix where it has several."""
+
+    rows: Any  # of the row slot
+    columns: Any  # of the column slot
+    roots: Any  # 1 / √mean(row), float64
+    row_sums: Any  # float64
+    row_sizes: Any  # p² or u² summed over rows, float64
+    strip: Any  # column sums of the tiles that have the same columns, float64
+    column_sums: Any  # its own part of that
+
+
+@inlined_callee
+def parts_of(t, tile, dtype):
+    """The `Parts` of a tile."""
+    segment, rows, columns = tile.segment, tile.matrices * tile.rows, tile.matrices * tile.columns
+    own = tile.position % tile.blocks * columns
+    strip = array_at(t.addresses[COLUMN_SUMS, segment], tile.column_sums - own, tile.blocks * columns, np.float64)
+    return Parts(
+        array_at(t.addresses[ROW, segment], tile.first_row, rows, dtype),
+        array_at(t.addresses[COLUMN, segment], tile.first_column, columns, dtype),
+        array_at(t.addresses[ROOTS, segment], tile.matrix, tile.matrices, np.float64),
+        array_at(t.addresses[ROW_SUMS, segment], tile.row_sums, rows, np.float64),
+        array_at(t.addresses[ROW_SIZES, segment], tile.row_sums, rows, np.float64),
+        strip,
+        strip[own : own + columns],
+    )
+
+
+@callee
+def bands_of(blocks):
+    """How many bands so many blocks make."""
+    return -(-blocks // BAND)
+
+
+@callee
+def square(g, s):
+    """What rows and columns have the means of."""
+    return g * g + s.epsilon_1
+
+
+@callee
+def followed(slot, value, s):
+    """A slot that follows a value."""
+    return s.keep * slot + s.take * value
+
+
+@callee
+def row_mean(t, tile, r, dtype):
+    """Mean of row ``r`` of a tile, from the sums of all tiles that have the row."""
+    first = tile.row_sums - tile.position // tile.blocks * tile.height + r
+    total = 0.0
+    for strip in range(tile.strips):
+        total += array_at(t.addresses[ROW_SUMS, tile.segment], first + strip * tile.height, 1, np.float64)[0]
+    return dtype(total / np.float64(tile.width))
+
+
+@callee
+def column_mean(total, tile, dtype):
+    """Mean of a column from its sum."""
+    return dtype(total / np.float64(tile.height))
+
+
+@callee
+def root_of(total, tile):
+    """1 / √mean(row), from the sum of the row slot of a matrix."""
+    return 1.0 / sqrt(total / np.float64(tile.height))
+
+
+@inlined_callee
+def row_root(row, root, dtype):
+    """√(row / mean(row)), from an element of the row slot and 1 / √mean(row)."""
+    return dtype(sqrt(np.float64(row)) * root)
+
+
+@callee
+def update_of(g, root, column):
+    """The update before it is clipped; for a vector ``root`` is 1 and ``column`` its velocity."""
+    return g / (root * sqrt(column))
 
 
 def size_pass(first, last, handle, options):
@@ -155,54 +289,55 @@ def size_pass(first, last, handle, options):
     updates = np.empty(CHUNK, DTYPE)
     lanes = np.empty(LANES)
     for k in range(first, last):
-        segment, offset, columns = t.chunks[k, SEGMENT], t.chunks[k, OFFSET], t.chunks[k, COLUMNS]
-        if t.gradients[ADDRESS, segment] == 0 or t.chunks[k, ROWS] == 0:
+        tile = scalars_at(Tile, t.chunks, k, 0)
+        if t.gradients[ADDRESS, tile.segment] == 0 or tile.rows == 0:
             continue
-        c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
-        root = array_at(t.addresses[ROOTS, segment], t.chunks[k, MATRIX], 1, np.float64)[0]
-        rows = array_at(t.addresses[ROW, segment], t.chunks[k, FIRST_ROW], t.chunks[k, ROWS], DTYPE)
-        column = array_at(t.addresses[COLUMN, segment], t.chunks[k, BATCH] * columns, columns, DTYPE)
-        for r in range(rows.size):
-            row_root = DTYPE(np.sqrt(np.float64(rows[r])) * root)
-            for start in range(0, columns, CHUNK):
-                width = min(CHUNK, columns - start)
-                grad, scale = chunk_gradient(
-                    t,
-                    segment,
-                    offset + r * columns + start,
-                    width,
-                    c,
-                    options,
-                    scratch,
-                    DTYPE,
-                )
-                tile = updates[:width]
-                _matrix_update(
-                    grad, column[start : start + width], tile, row_root, scale, t.factors[CLIP, segment], c.limit
-                )
-                t.sums[1, k] += sum_of_squares(tile, DTYPE(1), lanes)
+        c = scalars_at(Control, t.table, tile.group, 0)
+        parts, row = parts_of(t, tile, DTYPE), updates[: tile.columns]
+        for m in range(tile.matrices):
+            for r in range(m * tile.rows, (m + 1) * tile.rows):
+                _update_row(t, tile, parts, m, r, c, options, scratch, row, DTYPE)
+                parts.row_sizes[r] = sum_of_squares(row, DTYPE(1), lanes)
+        t.sums[UPDATES, k] = sum_of(parts.row_sizes, lanes)
+
+
+@inlined_callee
+def _update_row(t, tile, parts, m, r, c, options, scratch, updates, dtype):
+    """The update of row ``r`` of a tile, one of its matrix ``m``, before it is clipped."""
+    first = tile.offset + r * tile.width
+    grad, scale = chunk_gradient(t, tile.segment, first, tile.columns, c, options, scratch, dtype)
+    column = parts.columns[m * tile.columns : (m + 1) * tile.columns]
+    root = row_root(parts.rows[r], parts.roots[m], dtype)
+    _update(grad, column, updates, root, scale, t.factors[CLIP, tile.segment], c.limit)
 
 
 @callee
-def _matrix_update(grad, column, updates, row_root, scale, factor, limit):
+def _update(grad, column, updates, root, scale, factor, limit):
     for i in range(grad.size):
         g = clip(grad[i] * scale * factor, -limit, limit)
-        updates[i] = g / (row_root * sqrt(column[i]))
+        updates[i] = update_of(g, root, column[i])
 
 
 def lengths_pass(handle):
-    """Per parameter the step's length, max(ε₂, rms(p)) ρ / max(1, rms(u) / d), into ``factors[EXTRA]``; serial."""
+    """Per parameter the step's length into ``factors[EXTRA]``; serial."""
     t = tables_at(handle, DTYPE)
     lanes = np.empty(LANES)
     k = 0
     while k < t.chunks.shape[0]:
-        end = end_of_segment(t.chunks, k)
-        n = t.chunks[end - 1, OFFSET] + t.chunks[end - 1, LENGTH]
-        s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
-        size = maximum(np.float64(s.epsilon_2), np.sqrt(row_sum(t.sums[0, k:end], lanes) / n))
-        excess = maximum(1.0, np.sqrt(row_sum(t.sums[1, k:end], lanes) / n) / s.clip_threshold)
-        t.factors[EXTRA, t.chunks[k, SEGMENT]] = size * s.relative_step / excess
-        k = end
+        tile = scalars_at(Tile, t.chunks, k, 0)
+        s = scalars_at(SCALARS, t.table, tile.group, CONTROLS)
+        size = row_sum(t.sums[SIZES, k : tile.end_tile], lanes)
+        update = row_sum(t.sums[UPDATES, k : tile.end_tile], lanes)
+        t.factors[EXTRA, tile.segment] = length_of(size, update, tile, s)
+        k = tile.end_tile
+
+
+@callee
+def length_of(size, update, tile, s):
+    """max(ε₂, rms(p)) ρ / max(1, rms(u) / d), from the sums of p² and u²."""
+    n = np.float64(tile.size)
+    excess = maximum(1.0, sqrt(update / n) / s.clip_threshold)
+    return maximum(np.float64(s.epsilon_2), sqrt(size / n)) * s.relative_step / excess
 
 
 def update_pass(first, last, handle, options):
@@ -211,57 +346,55 @@ def update_pass(first, last, handle, options):
     scratch = scratch_for(options, DTYPE)
     updates = np.empty(CHUNK, DTYPE)
     for k in range(first, last):
-        segment, offset, columns = t.chunks[k, SEGMENT], t.chunks[k, OFFSET], t.chunks[k, COLUMNS]
-        if t.gradients[ADDRESS, segment] == 0:
+        tile = scalars_at(Tile, t.chunks, k, 0)
+        if t.gradients[ADDRESS, tile.segment] == 0:
             continue
-        c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
-        factor, extra = t.factors[CLIP, segment], t.factors[EXTRA, segment]
-        if t.chunks[k, ROWS] == 0:
-            width = t.chunks[k, LENGTH]
-            grad, scale = chunk_gradient(t, segment, offset, width, c, options, scratch, DTYPE)
-            velocity = array_at(t.addresses[VELOCITY, segment], offset, width, DTYPE)
-            _matrix_update(grad, velocity, updates[:width], DTYPE(1), scale, factor, c.limit)
-            param = array_at(t.addresses[PARAM, segment], offset, width, DTYPE)
+        c = scalars_at(Control, t.table, tile.group, 0)
+        extra = t.factors[EXTRA, tile.segment]
+        if tile.rows == 0:
+            grad, scale = chunk_gradient(t, tile.segment, tile.offset, tile.length, c, options, scratch, DTYPE)
+            velocity = array_at(t.addresses[VELOCITY, tile.segment], tile.offset, tile.length, DTYPE)
+            _update(grad, velocity, updates, DTYPE(1), scale, t.factors[CLIP, tile.segment], c.limit)
+            param = array_at(t.addresses[PARAM, tile.segment], tile.offset, tile.length, DTYPE)
             _move(param, updates, extra, c.decay)
-            finish_chunk(t, segment, offset, param, c, options, DTYPE)
+            finish_chunk(t, tile.segment, tile.offset, param, c, options, DTYPE)
             continue
-        root = array_at(t.addresses[ROOTS, segment], t.chunks[k, MATRIX], 1, np.float64)[0]
-        rows = array_at(t.addresses[ROW, segment], t.chunks[k, FIRST_ROW], t.chunks[k, ROWS], DTYPE)
-        column = array_at(t.addresses[COLUMN, segment], t.chunks[k, BATCH] * columns, columns, DTYPE)
-        for r in range(rows.size):
-            row_root = DTYPE(np.sqrt(np.float64(rows[r])) * root)
-            for start in range(0, columns, CHUNK):
-                width = min(CHUNK, columns - start)
-                where = offset + r * columns + start
-                grad, scale = chunk_gradient(t, segment, where, width, c, options, scratch, DTYPE)
-                _matrix_update(grad, column[start : start + width], updates[:width], row_root, scale, factor, c.limit)
-                param = array_at(t.addresses[PARAM, segment], where, width, DTYPE)
+        parts = parts_of(t, tile, DTYPE)
+        for m in range(tile.matrices):
+            for r in range(m * tile.rows, (m + 1) * tile.rows):
+                _update_row(t, tile, parts, m, r, c, options, scratch, updates, DTYPE)
+                where = tile.offset + r * tile.width
+                param = array_at(t.addresses[PARAM, tile.segment], where, tile.columns, DTYPE)
                 _move(param, updates, extra, c.decay)
-                finish_chunk(t, segment, where, param, c, options, DTYPE)
+                finish_chunk(t, tile.segment, where, param, c, options, DTYPE)
 
 
 @callee
 def _move(param, updates, length, decay):
     for i in range(param.size):
-        param[i] = (param[i] - param[i] * decay) - length * updates[i]
+        param[i] = moved(param[i], updates[i], length, decay)
+
+
+@callee
+def moved(param, update, length, decay):
+    """A parameter after its step."""
+    return (param - param * decay) - length * update
 
 
 class Factored(Elementwise):
-    """Adafactor's step: three launches, on a task table of its own."""
+    """Adafactor's step: three launches, on a tile table of its own."""
 
     def __init__(self, plan):
         super().__init__(plan)
-        tasks, column_sums, matrices = _tasks(plan)
-        self._scratch = [np.zeros(max(n, 1)) for n in (column_sums, matrices)]
-        common = self.work
+        common, tiles = self.work, Tiles(plan)
+        self._scratch = [np.zeros(max(n, 1)) for n in tiles.scratch]
         addresses = np.zeros((ROOTS + 1, common.addresses.shape[1]), np.int64)
         addresses[:SLOTS] = common.addresses[:SLOTS]
-        for row, arrays in zip((ROW, COLUMN, VELOCITY), _slots_in_memory_order(plan), strict=True):
+        for row, arrays in zip((ROW, COLUMN, VELOCITY), slots_in_memory_order(plan), strict=True):
             addresses[row] = [0 if array is None else array.ctypes.data for array in arrays]
-        addresses[SUMS] = self._scratch[0].ctypes.data
-        addresses[ROOTS] = self._scratch[1].ctypes.data
-        self._tasks = launch.Work(
-            tasks, addresses, common.gradients, common.layouts, common.table, factors=common.factors
+        addresses[COLUMN_SUMS:] = [[scratch.ctypes.data] for scratch in self._scratch]
+        self._tiles = launch.Work(
+            tiles.table, addresses, common.gradients, common.layouts, common.table, terms=3, factors=common.factors
         )
 
     def _compile(self, scalars, slots):
@@ -271,7 +404,7 @@ class Factored(Elementwise):
 
     def __call__(self, options):
         """Do the step that the work's tables describe."""
-        work = self._tasks
+        work = self._tiles
         sums, size, update = self._kernels
         launch.launch(sums, work, options & (ACCUMULATED | STAGED))
         self._columns(work.handle)
@@ -280,7 +413,7 @@ class Factored(Elementwise):
         launch.launch(update, work, options)
 
 
-def _slots_in_memory_order(plan):
+def slots_in_memory_order(plan):
     """Row, column and velocity arrays; "row" belongs to the slower of a matrix's two axes in memory.
 
     Requires that these are the two fastest axes of the parameter.
@@ -295,46 +428,86 @@ def _slots_in_memory_order(plan):
     return zip(*triples, strict=True)
 
 
-def _tasks(plan):
-    """The task table, and the elements of the two scratch arrays."""
-    tables, column_sums, matrices = [], 0, 0
-    for segment, parameter in enumerate(plan.parameters):
-        shape, group, size = parameter.array.shape, plan.rows[segment], parameter.array.size
-        if len(shape) < 2:
-            chunks = contiguous_chunks([size], [group], CHUNK)
-            table = np.zeros((len(chunks), PARTIAL + 1), np.int64)
-            table[:, : GROUP + 1] = chunks
-        elif size == 0:
-            continue
-        else:
-            height, width = (shape[axis] for axis in parameter.axes[-2:])
-            table = _matrix_tasks(size, height, width)
-            table[:, GROUP] = group
-            table[:, MATRIX] = table[:, BATCH] + matrices
-            table[:, PARTIAL] += column_sums
-            column_sums += len(table) * width
-            matrices += size // (height * width)
-        table[:, SEGMENT] = segment
-        tables.append(table)
-    empty = np.zeros((0, PARTIAL + 1), np.int64)
-    return np.concatenate([empty, *tables]), column_sums, matrices
+class Tiles:
+    """The tile table of a plan.
+
+    Attributes
+    ----------
+    table : int64 array [tiles, fields of Tile]
+    scratch : list of int
+        Elements of column sums, row sums, row sizes and roots.
+    tickets : int
+        Counters that a device needs which works out what several tiles share as soon as the last of them is done.
+    """
+
+    def __init__(self, plan):
+        self._column_sums = self._row_sums = self._matrices = 0
+        self.tickets = len(plan.parameters)
+        tables = [np.zeros((0, len(Tile._fields)), np.int64)]
+        first = 0
+        for segment, parameter in enumerate(plan.parameters):
+            shape, size = parameter.array.shape, parameter.array.size
+            if size == 0:
+                continue
+            if len(shape) < 2:
+                tiles = _vector_tiles(size)
+            else:
+                height, width = (shape[axis] for axis in parameter.axes[-2:])
+                tiles = self._matrix_tiles(size // (height * width), height, width)
+            end = first + np.broadcast(*tiles.values()).size
+            tiles |= {"segment": segment, "group": plan.rows[segment], "size": size}
+            tables.append(_stacked(Tile(**tiles, first_tile=first, end_tile=end)))
+            first = end
+        self.table = np.concatenate(tables)
+        self.scratch = [self._column_sums, self._row_sums, self._row_sums, self._matrices]
+
+    def _matrix_tiles(self, matrices, height, width):
+        """Fields of the tiles of so many matrices, arrays ``[tiles of a batch, tiles of a matrix]``."""
+        block = max(LEAST_ROWS, MOST_COLUMNS // width)
+        together = CHUNK // (height * width) if height * width <= SMALL else 1
+        blocks, strips = -(-height // block), -(-width // MOST_COLUMNS)
+        batch = np.arange(0, matrices, together)[:, None]
+        position = np.arange(blocks * strips)
+        strip, down = np.divmod(position, blocks)
+        first_row, first_column = down * block, strip * MOST_COLUMNS
+        rows, columns = np.minimum(block, height - first_row), np.minimum(MOST_COLUMNS, width - first_column)
+        count = np.minimum(together, matrices - batch)
+        fields = {
+            "offset": (batch * height + first_row) * width + first_column,
+            "length": count * rows * columns,
+            "rows": rows,
+            "columns": columns,
+            "height": height,
+            "width": width,
+            "matrices": count,
+            "matrix": self._matrices + batch,
+            "first_row": batch * height + first_row,
+            "first_column": batch * width + first_column,
+            "blocks": blocks,
+            "strips": strips,
+            "position": position,
+            "row_sums": self._row_sums + (batch * strips + strip) * height + first_row,
+            "column_sums": self._column_sums + (batch * width + first_column) * blocks + down * columns,
+        }
+        if blocks * strips > 1:
+            tickets = blocks + strips * (bands_of(blocks) + 1) + 1
+            fields["tickets"] = self.tickets + batch * tickets
+            self.tickets += matrices * tickets
+        self._row_sums += matrices * strips * height
+        self._column_sums += matrices * width * blocks
+        self._matrices += matrices
+        return fields
 
 
-def _matrix_tasks(size, height, width):
-    """Tasks of ``size / (height · width)`` matrices."""
-    block = max(LEAST_ROWS, CHUNK // width)
-    starts = np.arange(0, height, block)
-    batches = np.arange(size // (height * width))
-    table = np.zeros((len(batches), len(starts), PARTIAL + 1), np.int64)
-    table[:, :, ROWS] = np.minimum(block, height - starts)
-    table[:, :, FIRST_ROW] = batches[:, None] * height + starts
-    table[:, :, BATCH] = batches[:, None]
-    table[:, :, COLUMNS] = width
-    table[:, :, OFFSET] = table[:, :, FIRST_ROW] * width
-    table[:, :, LENGTH] = table[:, :, ROWS] * width
-    tasks = table.reshape(-1, PARTIAL + 1)
-    tasks[:, PARTIAL] = np.arange(len(tasks)) * width
-    return tasks
+def _vector_tiles(size):
+    """Fields of the tiles of a vector."""
+    _, offset, length, _ = contiguous_chunks([size], [0], CHUNK).T
+    return {"offset": offset, "length": length}
+
+
+def _stacked(tiles):
+    """A table of the tiles whose fields are arrays."""
+    return np.stack(np.broadcast_arrays(*tiles), axis=-1).reshape(-1, len(Tile._fields))
 
 
 RULES[AdafactorScalars] = Rule("adafactor", engine=Factored)

@@ -3,15 +3,36 @@
 The products are as reproducible as the BLAS: the same bits on one machine with one number of BLAS threads.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from . import cpu, launch
+from ._jit import callee
 from .engines import Elementwise
-from .layout import ACCUMULATED, ADDRESS, AVERAGED, CLIP, DIRECT, LAYOUT, OVERWRITE, STAGED, ZERO, Control
+from .layout import (
+    ACCUMULATED,
+    ADDRESS,
+    AVERAGED,
+    CLIP,
+    DIRECT,
+    EXTRA,
+    LAYOUT,
+    OVERWRITE,
+    SEGMENT,
+    STAGED,
+    ZERO,
+    Control,
+)
+from .maths import sqrt
+from .reduction import LANES, row_sum
 from .registry import RULES, rule
 from .rules.sgd import SgdScalars
+from .tables import end_of_segment, tables_at
+
+# Replaced in each specialisation.
+DTYPE = np.float32
 
 
 class MuonScalars(NamedTuple):
@@ -44,15 +65,38 @@ def muon(param, grad, slots, s):
     return param, (momentum, s.grad_weight * grad + s.momentum_weight * momentum)
 
 
+def norms_pass(handle):
+    """What each direction is divided by first, into ``factors[EXTRA]``; after `cpu.norms` of the directions, serial."""
+    t = tables_at(handle, DTYPE)
+    lanes = np.empty(LANES)
+    k = 0
+    while k < t.chunks.shape[0]:
+        end = end_of_segment(t.chunks, k)
+        t.factors[EXTRA, t.chunks[k, SEGMENT]] = divisor_of(row_sum(t.sums[0, k:end], lanes), DTYPE)
+        k = end
+
+
+@callee
+def divisor_of(squares, dtype):
+    """The norm of a direction, never zero, from the sum of its squares."""
+    return dtype(sqrt(squares)) + dtype(1e-7)
+
+
+@callee
+def factor_of(extent, rms_rate):
+    """Factor of the orthogonal matrix, whose longer side has ``extent`` elements."""
+    return 1.0 if rms_rate < 0 else sqrt(np.float64(extent)) * np.float64(rms_rate)
+
+
 class Orthogonal(Elementwise):
     """Muon's step: momentum, products, update. Scratch: the directions, and products of the largest matrix."""
 
     def __init__(self, plan):
         super().__init__(plan)
         common = self.work
-        self._directions = [np.zeros([p.array.shape[axis] for axis in p.axes], self.dtype) for p in plan.parameters]
+        self._directions = [np.zeros(shape, self.dtype) for shape in shapes_in_memory(plan)]
         self._rows = plan.rows
-        self._products = _Products(self._directions, self.dtype)
+        self._products = Products(np, self._directions, lambda size: np.empty(size, self.dtype))
         where = [direction.ctypes.data for direction in self._directions]
         addresses = np.concatenate([common.addresses, np.array([where], np.int64)])
         self._momentum_work = launch.Work(
@@ -60,64 +104,87 @@ class Orthogonal(Elementwise):
         )
         self._where = np.array(where, np.int64)
         table = np.zeros((len(common.table), cpu.CONTROLS + 1), self.dtype)
+        control = Control(unscale=1.0, divisor=1.0, limit=np.inf, decay=0.0, keep=0.0)
+        table[:, : cpu.CONTROLS] = control
         self._update_work = launch.Work(
             common.chunks, common.addresses, np.full_like(common.gradients, DIRECT), common.layouts, table
         )
 
     def _compile(self, scalars, slots):
         self._momentum = launch.kernel(cpu.step, scalars, slots + 1, self.dtype)
+        self._norms = launch.kernel(cpu.norms, None, 0, self.dtype)
+        self._divisors = launch.serial_function(norms_pass, 0, None, 0, self.dtype)
         self._update = launch.kernel(cpu.step, SgdScalars, 0, self.dtype)
 
     def __call__(self, options):
         """Do the step that the work's tables describe."""
         launch.launch(self._momentum, self._momentum_work, options & (ACCUMULATED | ZERO | STAGED))
         update, present = self._update_work, self.work.gradients[ADDRESS] != 0
-        scalars = [MuonScalars(*row[cpu.CONTROLS :].tolist()) for row in self.work.table]
+        scalars = scalars_of(self.work.table)
+        update.gradients[ADDRESS] = np.where(present, self._where, 0)
+        update.gradients[LAYOUT] = DIRECT
+        launch.launch(self._norms, update, 0)
+        self._divisors(update.handle)
         for k, direction in enumerate(self._directions):
             s = scalars[self._rows[k]]
             if present[k] and direction.size:
-                with np.errstate(over="ignore", invalid="ignore"):
-                    self._products.orthogonalise(direction, s)
-                update.factors[CLIP, k] = 1.0 if s.rms_rate < 0 else np.sqrt(max(direction.shape)) * s.rms_rate
-        update.table[:, : cpu.CONTROLS] = self.work.table[:, : cpu.CONTROLS]
-        control = Control._fields.index
-        for field, value in (("unscale", 1.0), ("divisor", 1.0), ("limit", np.inf), ("decay", 0.0)):
-            update.table[:, control(field)] = value
+                self._products.orthogonalise(direction, update.factors[EXTRA, k], s)
+                update.factors[CLIP, k] = factor_of(max(direction.shape), s.rms_rate)
+        update.table[:, Control._fields.index("keep")] = self.work.table[:, Control._fields.index("keep")]
         update.table[:, cpu.CONTROLS] = [s.learning_rate for s in scalars]
-        update.gradients[ADDRESS] = np.where(present, self._where, 0)
-        update.gradients[LAYOUT] = DIRECT
         launch.launch(self._update, update, options & (AVERAGED | OVERWRITE))
 
 
-class _Products:
-    """The Newton–Schulz iteration, in scratch arrays that are made once."""
+def shapes_in_memory(plan):
+    """The parameters' extents, the slowest axis first."""
+    return [tuple(p.array.shape[axis] for axis in p.axes) for p in plan.parameters]
 
-    def __init__(self, matrices, dtype):
-        small = max((min(m.shape) for m in matrices if m.size), default=0)
-        large = max((m.size for m in matrices), default=0)
-        self._squares = [np.empty(small * small, dtype) for _ in range(2)]
-        self._wide = [np.empty(large, dtype) for _ in range(2)]
 
-    def orthogonalise(self, direction, s):
-        """Replace a matrix by a nearly orthogonal one of its shape."""
+def scalars_of(table):
+    """The rule's scalars in each row of a scalars table."""
+    return [MuonScalars(*row[cpu.CONTROLS :].tolist()) for row in table]
+
+
+class Products:
+    """The Newton–Schulz iteration, in scratch arrays that are made once.
+
+    Parameters
+    ----------
+    library : module
+        NumPy, CuPy or torch; they agree in what is used of them. Nothing here allocates: the work can be captured.
+    matrices : list of arrays
+        Of that library: all that will be made orthogonal.
+    empty : function
+        Gives a new 1-D array of so many elements.
+    """
+
+    def __init__(self, library, matrices, empty):
+        shapes = [tuple(matrix.shape) for matrix in matrices if 0 not in matrix.shape]
+        small, large = max(map(min, shapes), default=0), max(map(math.prod, shapes), default=0)
+        self._library = library
+        self._squares = [empty(small * small) for _ in range(2)]
+        self._wide = [empty(large) for _ in range(2)]
+
+    def orthogonalise(self, direction, divisor, s):
+        """Replace a matrix by a nearly orthogonal one of its shape; ``divisor`` is its norm."""
         tall = direction.shape[0] > direction.shape[1]
         source = direction.T if tall else direction
         rows, columns = source.shape
         x, product = (wide[: rows * columns].reshape(rows, columns) for wide in self._wide)
         gram, square = (flat[: rows * rows].reshape(rows, rows) for flat in self._squares)
-        norm = np.sqrt(np.vdot(source, source))
-        np.divide(source, norm + source.dtype.type(1e-7), out=x)
-        a, b, c = (source.dtype.type(value) for value in (s.a, s.b, s.c))
-        for _ in range(int(s.steps)):
-            np.matmul(x, x.T, out=gram)
-            np.matmul(gram, gram, out=square)
-            gram *= b
-            square *= c
-            gram += square
-            np.matmul(gram, x, out=product)
-            x *= a
-            x += product
-        source[...] = x
+        matmul = self._library.matmul
+        with np.errstate(all="ignore"):
+            self._library.divide(source, divisor, out=x)
+            for _ in range(int(s.steps)):
+                matmul(x, x.T, out=gram)
+                matmul(gram, gram, out=square)
+                gram *= s.b
+                square *= s.c
+                gram += square
+                matmul(gram, x, out=product)
+                x *= s.a
+                x += product
+            source[...] = x
 
 
 RULES[MuonScalars] = RULES[MuonScalars]._replace(engine=Orthogonal)

@@ -45,6 +45,8 @@ def _nothing(x):
 @callee
 def _sum(term, values, scale, lanes):
     """Sum of ``term(values * scale)``. Four blocks at a time: lanes are loaded and stored as often as values."""
+    if values.size <= LANES // 2:
+        return _sum_of_few(term, values, scale, lanes)
     lanes[:] = 0.0
     step = 4 * LANES
     whole = values.size - values.size % step
@@ -59,13 +61,25 @@ def _sum(term, values, scale, lanes):
         rest = values[start : start + LANES]
         for j in range(rest.size):
             lanes[j] += term(np.float64(rest[j] * scale))
-    return _folded(lanes)
+    return _folded(lanes, LANES)
 
 
 @callee
-def _folded(lanes):
+def _sum_of_few(term, values, scale, lanes):
+    """The same bits, without the lanes that would stay at zero."""
+    used = 1
+    while used < values.size:
+        used *= 2
+    lanes[:used] = 0.0
+    for j in range(values.size):
+        lanes[j] += term(np.float64(values[j] * scale))
+    return _folded(lanes, used)
+
+
+@callee
+def _folded(lanes, used):
     """The sum of the lanes, halves added to halves: seven vector additions instead of a chain of 128."""
-    width = LANES // 2
+    width = used // 2
     while width:
         for j in range(width):
             lanes[j] += lanes[j + width]

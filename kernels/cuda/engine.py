@@ -5,6 +5,7 @@ programs. A `Work` is one plan's tables; an engine launches its kernels.
 """
 
 import functools
+import importlib
 import weakref
 from typing import NamedTuple
 
@@ -186,11 +187,13 @@ class Work:
         As of `launch.Work`; the addresses are the GPU's.
     terms : int
         Sums per chunk that the rule needs; norms need two.
-    factors : Memory, optional
-        Shared with another work.
+    counters : int
+        How many counters the kernels use; there is one for each segment at least.
+    origin : Work, optional
+        The work that this one is derived from: see `derived`.
     """
 
-    def __init__(self, shared, plan, chunks, addresses, gradients, layouts, terms=0, factors=None):
+    def __init__(self, shared, plan, chunks, addresses, gradients, layouts, terms=0, counters=0, origin=None):
         device = self.device = shared.device
         self.shared, self.plan = shared, plan
         self.gradients, self.layouts = gradients, layouts
@@ -199,16 +202,25 @@ class Work:
         self.chunks, self.addresses = chunks, addresses
         segments = addresses.shape[1]
         self._chunks, self._addresses = Memory(device, chunks), Memory(device, addresses)
-        self.factors = factors or Memory(device, np.ones((2, segments), self.table.dtype))
+        self.factors = origin.factors if origin else Memory(device, np.ones((2, segments), self.table.dtype))
         self.sums = Memory(device, np.zeros((max(terms, 2), len(chunks))))
         ends = np.searchsorted(chunks[:, 0], np.arange(segments), side="right")
         self._ends = Memory(device, ends.astype(np.int64))
-        self._counters = Memory(device, np.zeros(segments, np.int64))
+        self._counters = Memory(device, np.zeros(max(segments, counters), np.int64))
         self._plan = Memory(device, np.array(plan, np.int64))
-        self.found = GradientTables(device, gradients, layouts)
+        self.found = origin.found if origin else GradientTables(device, gradients, layouts)
+        self._derived = []
         self._handle = Memory(device, self._entries(self.found))
         self.handle_address = self._handle.address
         self._fixed = weakref.WeakSet()
+
+    def derived(self, chunks, addresses, terms=0, counters=0):
+        """A work over other chunks and addresses, for the same gradients and factors. What befalls this befalls it."""
+        work = Work(
+            self.shared, self.plan, chunks, addresses, self.gradients, self.layouts, terms, counters, origin=self
+        )
+        self._derived.append(work)
+        return work
 
     def _entries(self, found):
         """Address, rows and columns of each table."""
@@ -234,21 +246,27 @@ class Work:
         self._handle.write(self._entries(self.found))
         for fixed in self._fixed:
             fixed.handle.write(self._entries(fixed.tables))
+        for work in self._derived:
+            work.refresh()
 
     def fix(self):
         """Let launches use a copy of the gradients' tables that later steps leave alone: for a graph.
 
         Returns what must live as long as the graph.
         """
-        tables = self.found.fixed()
+        return self._fix(self.found.fixed())
+
+    def _fix(self, tables):
         fixed = _Fixed(tables, Memory(self.device, self._entries(tables)))
         self._fixed.add(fixed)
         self.handle_address = fixed.handle.address
-        return fixed
+        return [fixed, *(work._fix(tables) for work in self._derived)]
 
     def unfix(self):
         """Let launches use the tables of the present step again."""
         self.handle_address = self._handle.address
+        for work in self._derived:
+            work.unfix()
 
     def run_once(self, scalars, slots, table, gradients, stream):
         """Run the rule of ``scalars`` once, elementwise, with other scalars and gradients, beside all counting."""
@@ -289,10 +307,11 @@ class Elementwise:
         if norms or clip_each:
             self._measuring()
 
-    def launch(self, kernel, stream, options, per_block=1, threads=THREADS):
-        """Launch a kernel over all chunks of the work, so many of them to a block at a time."""
-        blocks = kernel.blocks(-(-self.work.count // per_block), threads)
-        kernel.launch(blocks, threads, stream, self.work.handle_address, options)
+    def launch(self, kernel, stream, options, per_block=1, threads=THREADS, work=None):
+        """Launch a kernel over all chunks of the work, or of one derived from it, so many to a block at a time."""
+        work = work or self.work
+        blocks = kernel.blocks(-(-work.count // per_block), threads)
+        kernel.launch(blocks, threads, stream, work.handle_address, options)
 
 
 class TwoPhase(Elementwise):
@@ -310,7 +329,15 @@ class TwoPhase(Elementwise):
 
 
 def engine_for(scalars):
-    """The engine class for the rule of a scalars class."""
+    """The engine class for the rule of a scalars class.
+
+    A rule with kernels of its own, by an engine in a module of `fastopt.kernels`, has them here in a module of the
+    same name, by an engine of the same name.
+    """
+    own = RULES[scalars].engine
+    if own is not None:
+        module = own.__module__.rpartition(".")[2]
+        return getattr(importlib.import_module(f".{module}", __package__), own.__name__)
     return TwoPhase if RULES[scalars].first else Elementwise
 
 

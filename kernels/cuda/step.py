@@ -33,7 +33,7 @@ from ..registry import second_phase, update
 from .finish import finish
 from .gradient import clear, gradient_of, is_plain, numbers_of
 from .lanes import LANES, VECTOR, cast, column_of, in_lanes, load_each, one, size_of, store_each, union, wide
-from .tables import FACTOR, MICRO, control_of, device_tables_at, program_of, rule_scalars_of
+from .tables import FACTOR, MICRO, control_of, device_tables_at, program_of, rule_scalars_of, without_options
 
 # Replaced in each specialisation.
 DTYPE = np.float32
@@ -46,7 +46,7 @@ def step(handle, options):
     thread, threads = cuda.threadIdx.x, cuda.blockDim.x
     k = cuda.blockIdx.x
     while k < chunks_of(handle, DTYPE):
-        _step_chunk(handle, options, k, thread, threads, SCALARS, SLOT_ROWS, DTYPE)
+        step_chunk(handle, options, 0, k, thread, threads, SCALARS, SLOT_ROWS, DTYPE)
         k += cuda.gridDim.x
     finish(handle, options, thread, cuda.gridDim.x, DTYPE)
 
@@ -58,10 +58,11 @@ def chunks_of(handle, dtype):
 
 
 @callee
-def _step_chunk(handle, options, k, thread, threads, scalars, slot_rows, dtype):
+def step_chunk(handle, options, without, k, thread, threads, scalars, slot_rows, dtype):
+    """What `step` does with one chunk, but for what the program's options ``without`` ask for."""
     # The tables are opened for each chunk: kept over the loop they would take half of the registers.
     t = device_tables_at(handle, dtype)
-    program = program_of(t, options, dtype)
+    program = without_options(program_of(t, options, dtype), without)
     chunk = chunk_of(t, k)
     if program.ready:
         if chunk.gradient.address == 0 or program.stopped or program.options & MICRO:
@@ -112,11 +113,18 @@ def no_update(t, program, k, chunk, thread, threads, dtype):
 
 @callee
 def update_chunk(t, program, k, chunk, thread, threads, slot_rows, s, extra, dtype):
-    """The step of a chunk: vectors as far as they go, then single elements."""
+    """The step of a chunk."""
+    factor = factor_of(t, program, chunk.segment, dtype)
+    work = Update(program.options, control_of(t, program, k), s, factor, extra)
+    move_chunk(t, chunk, work, thread, threads, slot_rows, dtype)
+
+
+@callee
+def move_chunk(t, chunk, work, thread, threads, slot_rows, dtype):
+    """An `Update` of a chunk: vectors as far as they go, then single elements."""
     addresses, segment = t.common.addresses, chunk.segment
     arrays = (addresses[PARAM, segment], addresses[AVERAGE, segment], addresses[ACCUMULATOR, segment])
     slots = column_of(slot_rows, addresses, segment)
-    work = Update(program.options, control_of(t, program, k), s, factor_of(t, program, segment, dtype), extra)
     many, single = wide(dtype), one(dtype)
     vectors = is_plain(chunk.gradient) and (union(arrays) | union(slots)) % VECTOR == 0
     whole = chunk.size - chunk.size % len(many) if vectors else 0
@@ -180,16 +188,21 @@ def _update(work, numbers):
     c, (param, grad, average, accumulated) = work.control, numbers[:4]
     g = clipped(grad, accumulated, work.options, c, work.factor)
     p, slots = _moved(param - param * c.decay, g, numbers[4:], work.scalars, work.extra)
-    p = constant(p, param)
-    if work.options & AVERAGED:
-        take = constant(1, param) - c.keep
-        average = c.keep * average + take * p
-        if work.options & OVERWRITE:
-            p = average
-    return (p, average, *cast(slots, param))
+    return (*averaged(constant(p, param), average, work.options, c), *cast(slots, param))
 
 
 LANES[Update] = _update
+
+
+@callee
+def averaged(param, average, options, c):
+    """A parameter after its step and its average, as the options ask for them."""
+    if options & AVERAGED:
+        take = constant(1, param) - c.keep
+        average = c.keep * average + take * param
+        if options & OVERWRITE:
+            param = average
+    return param, average
 
 
 @callee

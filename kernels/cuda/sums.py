@@ -122,17 +122,25 @@ def row_sum(values, lanes, thread, team):
                 total += values[i]
             lanes[0] = total
         barrier(team)
-    else:
-        for lane in range(thread, LANES, team):
-            lanes[lane] = _lane_sum(values, lane)
-        fold(lanes, thread, team)
+        total = lanes[0]
+        barrier(team)
+        return total
+    return lane_sum(values, lanes, thread, team)
+
+
+@callee
+def lane_sum(values, lanes, thread, team):
+    """Sum of a row of float64, the bits of `reduction.sum_of`, for all threads of the team."""
+    for lane in range(thread, LANES, team):
+        lanes[lane] = _sum_of_lane(values, lane)
+    fold(lanes, thread, team)
     total = lanes[0]
     barrier(team)
     return total
 
 
 @callee
-def _lane_sum(values, lane):
+def _sum_of_lane(values, lane):
     total = 0.0
     whole = values.size - values.size % (4 * LANES)
     for i in range(lane, whole, 4 * LANES):

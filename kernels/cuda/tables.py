@@ -102,6 +102,12 @@ def program_of(t, options, dtype):
 
 
 @callee
+def without_options(p, options):
+    """A program that asks for less."""
+    return Program(p.ready, p.stopped, p.options & ~options, p.way, p.limit, p.table)
+
+
+@callee
 def control_of(t, program, k):
     """The control scalars of chunk ``k``; unscaling by the program's own factor if the loss scale is the GPU's."""
     c = scalars_at(Control, program.table, t.common.chunks[k, GROUP], 0)

@@ -1,0 +1,375 @@
+"""Adafactor and Muon on a GPU: the CPU's bits in the CUDA simulator, what the kernels compile to, who multiplies."""
+
+import contextlib
+import importlib.util
+import re
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fastopt.kernels import _cuda_jit, adafactor, muon
+from fastopt.kernels.adafactor import Tile, Tiles
+from fastopt.kernels.layout import SLOTS
+from fastopt.kernels.muon import MuonScalars, Products
+from fastopt.kernels.rules.adafactor import AdafactorScalars
+
+import fastopt
+
+simulated = pytest.mark.cuda_simulator
+compiled = pytest.mark.skipif(
+    importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda has no package for this platform"
+)
+CAPABILITIES = ((8, 0), (9, 0), (10, 0))
+over_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+EVERYTHING = {
+    "global_clipnorm": 0.5,
+    "weight_decay": 0.1,
+    "use_ema": True,
+    "ema_momentum": 0.9,
+    "ema_overwrite_frequency": 2,
+}
+WINDOWS = {"clipnorm": 0.5, "gradient_accumulation_steps": 2, "use_ema": True, "weight_decay": 0.01}
+SHAPES = ((), (0,), (1,), (7, 5), (2, 3, 5), (33,), (5, 130))
+
+
+# -- steps in both places ----------------------------------------------------------------------------------------------
+
+
+def drawn(shapes, dtype, number):
+    """Arrays, the same for the same number."""
+    rng = np.random.default_rng(number)
+    return [np.array(rng.normal(size=shape), dtype) for shape in shapes]
+
+
+def strided(array):
+    """The same numbers, not side by side, in a new array."""
+    wide = np.full((*array.shape, 2), np.nan, array.dtype)
+    wide[..., 0] = array
+    return wide[..., 0]
+
+
+def on_gpu(array):
+    """An array of the simulated GPU over the same memory."""
+    from numba import cuda
+
+    return cuda.cudadrv.devicearray.FakeCUDAArray(array)
+
+
+def state_after(make, shapes, dtype, steps, place, change=lambda k, gradients: gradients, **options):
+    """Parameters and state after so many steps, as bytes; ``place`` puts an array where the steps are done."""
+    params = drawn(shapes, dtype, 0)
+    optimizer = make()
+    optimizer.build([place(param) for param in params])
+    for k in range(1, steps + 1):
+        gradients = change(k, drawn(shapes, dtype, k))
+        optimizer.apply([None if gradient is None else place(gradient) for gradient in gradients], **options)
+    state = {name: np.asarray(getattr(value, "_ary", value)).tobytes() for name, value in _state(optimizer).items()}
+    return state | {f"param {k}": param.tobytes() for k, param in enumerate(params)}
+
+
+def _state(optimizer):
+    return {
+        name: value.copy_to_host() if hasattr(value, "copy_to_host") else value
+        for name, value in optimizer.state_dict().items()
+    }
+
+
+def assert_bits_are_the_cpus(make, shapes, dtype="float32", steps=2, **how):
+    """The same steps on the CPU and on the simulated GPU."""
+    cpu = state_after(make, shapes, dtype, steps, lambda array: array, **how)
+    gpu = state_after(make, shapes, dtype, steps, on_gpu, **how)
+    assert [name for name in cpu if cpu[name] != gpu[name]] == []
+    assert cpu.keys() == gpu.keys()
+
+
+def every_parameter_muon(**options):
+    """Muon that takes every matrix."""
+    return fastopt.Muon(exclude_layers=[], exclude_embeddings=False, **options)
+
+
+MAKERS = {"Adafactor": fastopt.Adafactor, "Muon": every_parameter_muon}
+over_makers = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+
+
+@simulated
+@over_dtypes
+@over_makers
+def test_shapes(make, dtype):
+    assert_bits_are_the_cpus(make, SHAPES, dtype)
+
+
+@simulated
+@over_makers
+@pytest.mark.parametrize("options", [EVERYTHING, WINDOWS], ids=["everything", "windows"])
+def test_options(make, options):
+    shapes = ((7, 5), (3,), (2, 3, 3))
+    assert_bits_are_the_cpus(lambda: make(**options), shapes, steps=4, zero_grads=True)
+
+
+@simulated
+@over_makers
+def test_strided_gradients(make):
+    shapes = ((7, 5), (3,), (2, 3, 3))
+    assert_bits_are_the_cpus(make, shapes, change=lambda k, gradients: [strided(g) for g in gradients])
+
+
+@simulated
+@over_makers
+def test_gradients_of_another_dtype(make):
+    shapes = ((7, 5), (3,))
+    assert_bits_are_the_cpus(make, shapes, change=lambda k, gradients: [g.astype(np.float64) for g in gradients])
+
+
+@simulated
+@pytest.mark.filterwarnings("ignore:no gradient for")
+@over_makers
+def test_parameters_without_a_gradient_are_left_alone(make):
+    def without_one(k, gradients):
+        return [None if k == 2 else gradients[0], gradients[1], None]
+
+    assert_bits_are_the_cpus(lambda: make(clipnorm=1.0), ((7, 5), (3,), (4, 4)), steps=3, change=without_one)
+
+
+@simulated
+@over_makers
+def test_a_skipped_step_changes_nothing(make):
+    def with_infinity(k, gradients):
+        if k == 2:
+            gradients[0][3, 2] = np.inf
+        return gradients
+
+    def scaled():
+        return fastopt.LossScaleOptimizer(make(global_clipnorm=1.0), initial_scale=4.0)
+
+    assert_bits_are_the_cpus(scaled, ((7, 5), (3,)), steps=3, change=with_infinity)
+
+
+@simulated
+@over_dtypes
+def test_adafactor_in_many_tiles(dtype, monkeypatch):
+    """Bands of tiles, and rows and columns that several tiles share; in tiles this small the simulator ends in time."""
+    monkeypatch.setattr(adafactor, "LEAST_ROWS", 1)
+    monkeypatch.setattr(adafactor, "MOST_COLUMNS", 4)
+    monkeypatch.setattr(adafactor, "SMALL", 0)
+    assert_bits_are_the_cpus(lambda: fastopt.Adafactor(**EVERYTHING), ((34, 5), (2, 3, 9), (9,)), dtype)
+
+
+@simulated
+def test_adafactor_leaves_all_counters_at_zero(monkeypatch):
+    monkeypatch.setattr(adafactor, "LEAST_ROWS", 1)
+    monkeypatch.setattr(adafactor, "SMALL", 0)
+    arrays = drawn([(5, 3), (2,)], "float32", 0)
+    optimizer = fastopt.Adafactor()
+    optimizer.build([on_gpu(array) for array in arrays])
+    optimizer.apply([on_gpu(array.copy()) for array in arrays])
+    (plan,) = optimizer._plans
+    for work in plan.work._derived:
+        counters = np.empty(work._counters.shape[1], np.int64)
+        work.device.download(counters, work._counters.address, 0)
+        assert not counters.any()
+
+
+# -- tiles -------------------------------------------------------------------------------------------------------------
+
+
+def tiles_of(*shapes):
+    """The `Tiles` of parameters in C order."""
+    parameters = [SimpleNamespace(array=np.empty(shape), axes=range(len(shape))) for shape in shapes]
+    return Tiles(SimpleNamespace(parameters=parameters, rows=[0] * len(shapes)))
+
+
+def covered(tile):
+    """The elements of a tile, which are numbered in the segment."""
+    if tile.rows == 0:
+        return np.arange(tile.offset, tile.offset + tile.length)
+    rows = tile.offset + np.arange(tile.matrices * tile.rows) * tile.width
+    return (rows[:, None] + np.arange(tile.columns)).ravel()
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (9000,), (7, 5), (300, 130), (130, 9000), (9000, 3), (600, 2, 3), (2, 70, 100), (1, 1), (3, 5000)]
+)
+def test_tiles_cover_each_element_once(shape):
+    tiles = [Tile(*row) for row in tiles_of((3, 3), shape).table.tolist()]
+    own = [tile for tile in tiles if tile.segment == 1]
+    assert (own[0].first_tile, own[0].end_tile) == (1, len(tiles))
+    assert all(tile.length == covered(tile).size for tile in own)
+    assert np.array_equal(np.sort(np.concatenate([covered(tile) for tile in own])), np.arange(np.prod(shape)))
+
+
+@pytest.mark.parametrize("shape", [(300, 130), (130, 9000), (600, 2, 3), (2, 70, 100)])
+def test_tiles_share_no_scratch(shape):
+    tiles = tiles_of((3, 3), shape, (70, 9000))
+    for field, size, total in (
+        ("row_sums", lambda tile: tile.matrices * tile.rows, tiles.scratch[1]),
+        ("column_sums", lambda tile: tile.matrices * tile.columns, tiles.scratch[0]),
+    ):
+        parts = sorted((getattr(tile, field), size(tile)) for tile in (Tile(*row) for row in tiles.table.tolist()))
+        ends = np.cumsum([size for _, size in parts])
+        assert [first for first, _ in parts] == [0, *ends[:-1]]
+        assert ends[-1] == total
+
+
+def test_parameters_without_elements_have_no_tiles():
+    assert tiles_of((0,), (0, 5), (3, 0, 2)).table.shape == (0, len(Tile._fields))
+
+
+# -- what the kernels compile to ---------------------------------------------------------------------------------------
+
+
+def kernels():
+    """Name → kernel, rule and slots."""
+    from fastopt.kernels.cuda import adafactor, muon
+
+    first = [(name, getattr(adafactor, name), AdafactorScalars, 3) for name in ("sums", "sizes", "update")]
+    then = [(f"muon_{name}", getattr(muon, name), MuonScalars, 2) for name in ("momentum", "divisors", "update")]
+    return {name: rest for name, *rest in (*first, *then)}
+
+
+KERNELS = ("sums", "sizes", "update", "muon_momentum", "muon_divisors", "muon_update")
+
+
+@compiled
+@over_dtypes
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(
+    "capability", [pytest.param(c, marks=[] if c == (9, 0) else pytest.mark.full, id=str(c)) for c in CAPABILITIES]
+)
+def test_kernels_load_wide_and_keep_all_in_registers(capability, name, dtype):
+    kernel, scalars, slots = kernels()[name]
+    bindings = {"DTYPE": np.dtype(dtype).type, "SCALARS": scalars, "SLOT_ROWS": tuple(range(SLOTS, SLOTS + slots))}
+    ptx = _cuda_jit.cuda_ptx(kernel, name, 2, bindings, capability)
+    wide = "v4.f32" if dtype == "float32" else "v2.f64"
+    assert f"ld.global.{wide}" in ptx
+    assert f"st.global.{wide}" in ptx or name in ("sizes", "muon_divisors")
+    assert "fma." not in ptx
+    assert set(re.findall(r"\b(?:div|sqrt)\.\w+\.f\d\d", ptx)) <= {
+        f"{operation}.rn.f{bits}" for operation in ("div", "sqrt") for bits in (32, 64)
+    }
+    resources = _cuda_jit.cuda_resources(kernel, name, 2, bindings, capability)
+    assert (resources.local, resources.spilled) == (0, 0)
+    assert resources.registers <= 255
+
+
+@compiled
+@pytest.mark.parametrize("name", ["update", "muon_momentum", "muon_update"])
+def test_elements_move_in_float32(name):
+    """No float64 but for scalars: loss scales, and one root per row."""
+    kernel, scalars, slots = kernels()[name]
+    bindings = {"DTYPE": np.float32, "SCALARS": scalars, "SLOT_ROWS": tuple(range(SLOTS, SLOTS + slots))}
+    ptx = _cuda_jit.cuda_ptx(kernel, name, 2, bindings, (9, 0))
+    assert len(re.findall(r"\b(?:add|sub|mul|div|sqrt)\.rn\.f64", ptx)) <= 6
+
+
+# -- who multiplies ----------------------------------------------------------------------------------------------------
+
+SCALARS = MuonScalars(0.1, 0.05, 1.0, 0.95, 0.2, 3.4445, -4.7750, 2.0315, 5.0)
+
+
+@over_dtypes
+@pytest.mark.parametrize("shape", [(7, 5), (5, 7), (64, 64), (1, 9)])
+def test_torch_multiplies_as_numpy_does(shape, dtype):
+    torch = pytest.importorskip("torch")
+    (direction,) = drawn([shape], dtype, 0)
+    tensor, norm = torch.from_numpy(direction.copy()), np.linalg.norm(direction)
+    divisor = torch.tensor([norm], dtype=tensor.dtype)
+    Products(np, [direction], lambda size: np.empty(size, dtype)).orthogonalise(direction, norm, SCALARS)
+    with torch.no_grad():
+        products = Products(torch, [tensor], lambda size: torch.empty(size, dtype=tensor.dtype))
+        products.orthogonalise(tensor, divisor, SCALARS)
+    tolerance = 1e-4 if dtype == "float32" else 1e-11
+    np.testing.assert_allclose(tensor.numpy(), direction, rtol=tolerance, atol=tolerance)
+
+
+@compiled
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_torch_multiplies_float32_in_full(precision):
+    torch = pytest.importorskip("torch")
+    from fastopt.kernels.cuda.muon import full_float32_in_torch
+
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        with full_float32_in_torch(torch):
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+        assert torch.get_float32_matmul_precision() == precision
+        assert torch.backends.cuda.matmul.allow_tf32 == (precision == "high")
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@compiled
+def test_older_torch_multiplies_float32_in_full():
+    from fastopt.kernels.cuda.muon import full_float32_in_torch
+
+    settings = SimpleNamespace(allow_tf32=True)
+    torch = SimpleNamespace(backends=SimpleNamespace(cuda=SimpleNamespace(matmul=settings)))
+    with pytest.raises(ZeroDivisionError), full_float32_in_torch(torch):
+        assert settings.allow_tf32 is False
+        raise ZeroDivisionError
+    assert settings.allow_tf32 is True
+
+
+class CupyStandIn:
+    """What is used of CuPy, on the host; ``events`` tells in which order."""
+
+    def __init__(self):
+        self.events, self.types = [], {np.float32: 7}
+        self.cuda = SimpleNamespace(Device=self._entering("device"), ExternalStream=self._entering("stream"))
+        self._core = SimpleNamespace(
+            get_compute_type=self.types.get,
+            set_compute_type=self.types.__setitem__,
+            _routines_linalg=SimpleNamespace(COMPUTE_TYPE_DEFAULT=1),
+        )
+
+    def _entering(self, name):
+        @contextlib.contextmanager
+        def enter(number):
+            self.events.append((name, number))
+            yield
+
+        return enter
+
+    @staticmethod
+    def asarray(region):
+        return np.asarray(SimpleNamespace(__array_interface__=region.__cuda_array_interface__))
+
+
+@compiled
+def test_cupy_multiplies_on_the_stream_in_full(monkeypatch):
+    from fastopt.kernels.cuda.muon import _Cupy
+
+    cupy = CupyStandIn()
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    library = _Cupy(SimpleNamespace(ordinal=1))
+    memory = np.arange(6, dtype=np.float32)
+    view = library.view(memory.ctypes.data, (2, 3), memory.dtype)
+    view[1, 2] = 9
+    assert memory[5] == 9
+    with library.working_on(77):
+        assert cupy.types == {np.float32: 1}
+        assert cupy.events[-2:] == [("device", 1), ("stream", 77)]
+    assert cupy.types == {np.float32: 7}
+
+
+@compiled
+@pytest.mark.parametrize("name", ["numba", "jax", "dlpack", "fastopt"])
+def test_muon_refuses_arrays_that_nobody_multiplies(name, monkeypatch):
+    from fastopt.kernels.cuda import muon
+
+    monkeypatch.setattr(muon, "is_simulated", lambda: False)
+    plan = SimpleNamespace(
+        place=SimpleNamespace(library=SimpleNamespace(name=name)), work=SimpleNamespace(device=SimpleNamespace())
+    )
+    with pytest.raises(TypeError, match=rf"arrays of {name} have none.*torch\.as_tensor, cupy\.asarray"):
+        muon.Orthogonal(plan)
+
+
+def test_a_direction_of_zeros_stays_zero():
+    divisor = muon.divisor_of(np.float64(0), np.float32)
+    assert divisor > 0
+    direction = np.zeros((3, 4), np.float32)
+    Products(np, [direction], lambda size: np.empty(size, np.float32)).orthogonalise(direction, divisor, SCALARS)
+    assert not direction.any()
