@@ -203,6 +203,15 @@ class HyperParameters:
         check_number(f"the value of learning_rate ({type(rate).__name__})", value)
         return float(value)
 
+    def _rate_of_step(self) -> float:
+        """`_rate`; a user's function is asked once per step."""
+        rate = self._learning_rate
+        if type(rate) is float or isinstance(rate, LearningRateSchedule):
+            return self._rate()
+        if "learning_rate" not in self._asked:
+            self._asked["learning_rate"] = self._rate()
+        return self._asked["learning_rate"]
+
     def scale_loss(self, loss: Any) -> Any:
         """The loss times ``loss_scale_factor``: what to take gradients of, so that the step can unscale them."""
         return loss if self.loss_scale_factor is None else loss * self.loss_scale_factor

@@ -96,8 +96,8 @@ class Optimizer(HyperParameters):
         if self._gpu is not None:
             self._gpu.confirm()
 
-    def _counters_are_set(self) -> None:
-        """Go on from counters that were set from outside."""
+    def _state_is_set(self) -> None:
+        """Go on from counters and slots that were set from outside."""
         if self._gpu is not None:
             self._gpu.rebase()
 
@@ -133,9 +133,9 @@ class Optimizer(HyperParameters):
 
     def _capturing_steps(self) -> GpuSteps:
         """The steps on a GPU, for a graph."""
-        self._require_built("capture()")
+        self._require_built("capture() and prepare()")
         if self._gpu is None:
-            raise RuntimeError("capture() is for steps on a GPU; the parameters are NumPy arrays")
+            raise RuntimeError("capture() and prepare() are for steps on a GPU; there is no parameter to update on one")
         return self._gpu
 
     def _replay(self, captured: Captured, nonfinite: str | None = None, scaling: Scaling | None = None) -> None:
@@ -427,10 +427,11 @@ class Optimizer(HyperParameters):
             aligned[k] = grad
         return aligned
 
-    def _write_rows(self, unscale: float, divisor: float, t: int) -> None:
-        """Fill the scalars tables for update ``t``, or for a micro-step (0)."""
-        self._asked.clear()
-        rate = self._rate() if t else 1.0
+    def _write_rows(self, unscale: float, divisor: float, t: int, ask: bool = True) -> None:
+        """Fill the scalars tables for update ``t``, or for a micro-step (0). ``ask`` users' functions anew, or not."""
+        if ask:
+            self._asked.clear()
+        rate = self._rate_of_step() if t else 1.0
         limit = self.clipvalue if self.clipvalue and self.clipvalue > 0 else math.inf
         keep = self.ema_momentum if t > 1 else 0.0
         for plan in self._plans:

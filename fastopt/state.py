@@ -30,6 +30,7 @@ def restore(optimizer: Optimizer, arrays: Mapping[str, Array]) -> None:
     """Write back what `snapshot` returned."""
     for name, array in _arrays(optimizer):
         optimizer._place.from_host(array, arrays[name])
+    optimizer._state_is_set()
 
 
 def export(optimizer: Optimizer) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def load(optimizer: Optimizer, given: Mapping[str, Any], strict: bool) -> None:
         optimizer._place.from_host(arrays[name], values)
     for name, number in new_counters.items():
         setattr(optimizer, optimizer._counters()[name], number)
-    optimizer._counters_are_set()
+    optimizer._state_is_set()
 
 
 def _check_names(expected: set[str], given: set[str]) -> None:

@@ -90,7 +90,7 @@ class Nadam(_BiasCorrected, modern.Nadam):
 
     def _check(self) -> None:
         super()._check()
-        self._u_product = self._next_u_product = 1.0
+        self._u_product = 1.0
 
     def _momentum_at(self, t: int, beta_1: float) -> float:
         return beta_1 * (1.0 - 0.5 * 0.96 ** (t * self._value("schedule_decay")))

@@ -205,7 +205,7 @@ class Torch(Library):
         """See `Library.times`."""
         if not self.owns(value):
             return super().times(value, number)
-        return value * sys.modules["torch"].as_tensor(number, device=value.device).to(value.dtype)
+        return (value * sys.modules["torch"].as_tensor(number, device=value.device)).to(value.dtype)
 
     def empty(self, ordinal: int, size: int, dtype: np.dtype[Any]) -> Any:
         """See `Library.empty`."""

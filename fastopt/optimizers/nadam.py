@@ -43,7 +43,7 @@ class Nadam(Optimizer):
     def _check(self) -> None:
         self._check_coefficient("beta_1", "beta_2")
         self._check_coefficient("epsilon", high=math.inf)
-        self._u_product = self._next_u_product = 1.0
+        self._u_product = 1.0
 
     def _counters(self) -> dict[str, str]:
         return {**super()._counters(), "u_product": "_u_product"}
@@ -58,7 +58,7 @@ class Nadam(Optimizer):
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         beta_1, beta_2 = self._value("beta_1"), self._value("beta_2")
         now, ahead = self._momentum_at(t, beta_1), self._momentum_at(t + 1, beta_1)
-        product = self._next_u_product = self._u_product * now
+        product = self._u_product * now
         return NadamScalars(
             learning_rate,
             1.0 - beta_1,
@@ -70,4 +70,4 @@ class Nadam(Optimizer):
         )
 
     def _advance(self, t: int) -> None:
-        self._u_product = self._next_u_product
+        self._u_product *= self._momentum_at(t, self._value("beta_1"))

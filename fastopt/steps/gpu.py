@@ -17,7 +17,6 @@ import numpy as np
 
 from ..kernels.cuda import tables
 from ..kernels.layout import ACCUMULATED, ZERO
-from ..schedules import LearningRateSchedule
 from .host import nonfinite_message
 
 if TYPE_CHECKING:
@@ -91,8 +90,8 @@ class GpuSteps:
         self._graphs_measure = True  # whether all of these measure norms
         self._scaling: Scaling | None = None
         self._own_stream: int | None = None  # for capturing
+        self._cut_short = False  # whether a step was interrupted: the GPU alone knows whether it has been done
         self._done = self._device.mark()
-        self._done.record(self._place.stream())  # the state's first contents, too, are enqueued somewhere
         self.rebase()
         if before is not None:
             self._go_on_from(before)
@@ -113,15 +112,16 @@ class GpuSteps:
             return self._capture(setting, options, stream)
         self._before_step(setting, scaling, stream)
         closing = self._write(setting, stream)
-        for plan in self._plans:
-            plan.work.found.put(stream)
-        with self._device.current():
+        self._renew(setting, stream)
+        with self._counted(closing, stream), self._device.current():
+            for plan in self._plans:
+                plan.work.found.put(stream)
             if self._measures(nonfinite, closing):
                 self._launch_norms(stream)
                 if nonfinite == "raise":
                     self._raise_if_stopped(stream)
             self._launch(stream, options)
-        self._after_step(closing, stream)
+            self._gradients.lend(stream)
 
     def _before_step(self, setting: Setting, scaling: Scaling | None, stream: int) -> None:
         """Have the host's counters, and what it told the GPU before, fit the step that comes."""
@@ -132,15 +132,26 @@ class GpuSteps:
         ahead = self._optimizer._calls - self._seen()
         # A program of old that the GPU comes to late would want norms that a step of now does not measure.
         lost = ahead > 0 and self._last.nonfinite != "propagate" and setting.nonfinite == "propagate"
-        if self._graphs or lost or ahead >= len(self._shared.rows) - 1:
+        if self._graphs or lost or self._cut_short or ahead >= len(self._shared.rows) - 1:
             self.confirm()
-        self._renew(setting, stream)
         self._last = setting
 
-    def _after_step(self, closing: bool, stream: int) -> None:
-        self._gradients.lend(stream)
-        self._done.record(stream)
-        self._count(closing)
+    @contextmanager
+    def _counted(self, closing: bool, stream: int) -> Iterator[None]:
+        """Count the call that is launched inside. If that is interrupted, the GPU is asked what has become of it."""
+        self._cut_short = True
+        try:
+            yield
+            self._done.record(stream)
+            self._count(closing)
+            self._cut_short = False
+        except BaseException:
+            self._done.record(stream)
+            present = self._counters()
+            self._count(closing)
+            self._before[self._optimizer._calls] = self._counters()
+            self._set_counters(present)
+            raise
 
     def _adopt(self, scaling: Scaling | None) -> None:
         """Have the GPU adapt the loss scale from now on, or otherwise than before."""
@@ -178,15 +189,18 @@ class GpuSteps:
         """Calls that the GPU has certainly carried out."""
         return int(self._shared.progress[0])
 
-    def _work_out(self, setting: Setting) -> bool:
-        """Write the program of the next call into the shared row; whether it moves the parameters."""
+    def _work_out(self, setting: Setting, ask: bool = True) -> bool:
+        """Write the program of the next call into the shared row; whether it moves the parameters.
+
+        Unless it is to ``ask`` them, users' functions are taken to say what they said last.
+        """
         optimizer, shared = self._optimizer, self._shared
         steps = optimizer.gradient_accumulation_steps or 1
         closing = steps == 1 or (optimizer._calls + 1) % steps == 0
         t = optimizer._iterations + 1
         if optimizer.use_ema > self._keeps_average or (steps > 1) > self._accumulates:
             raise RuntimeError("use_ema and gradient_accumulation_steps cannot be switched on after build()")
-        optimizer._write_rows(setting.unscale, float(steps), t if closing else 0)
+        optimizer._write_rows(setting.unscale, float(steps), t if closing else 0, ask)
         way, limit = optimizer._clipping() if closing else (0, 0.0)
         options = 0 if closing else tables.MICRO
         options |= ACCUMULATED if closing and steps > 1 else 0
@@ -199,45 +213,33 @@ class GpuSteps:
         shared.limit[tables.LIMIT] = limit
         return closing
 
-    def _write(self, setting: Setting, stream: int) -> bool:
+    def _write(self, setting: Setting, stream: int, ask: bool = True) -> bool:
         """Upload the program of the next call; whether it moves the parameters."""
         optimizer = self._optimizer
         self._before[optimizer._calls] = self._counters()
         if len(self._before) > 4 * len(self._shared.rows):
             seen = self._seen()
             self._before = {call: counters for call, counters in self._before.items() if call >= seen}
-        closing = self._work_out(setting)
+        closing = self._work_out(setting, ask)
         self._shared.put(optimizer._calls, stream)
         return closing
 
     def _renew(self, setting: Setting, stream: int) -> None:
-        """If a setting has changed, upload anew what calls that the GPU may have left out, and comes to yet, will use.
-
-        What a user's function says cannot be asked for again: such programs stay as they are.
-        """
-        optimizer = self._optimizer
-        last = optimizer._calls - 1
-        if setting.nonfinite == "propagate" or last < self._seen() or last not in self._before or self._asks_user():
+        """Have what the GPU comes to late, because it left steps out, done by what is set now, as on the host."""
+        last = self._optimizer._calls - 1
+        if setting.nonfinite == "propagate" or last < self._seen() or last not in self._before:
             return
         with self._at(last):
-            self._work_out(setting)
-            known = self._shared.rows[last % len(self._shared.rows)]
-            changed = not np.array_equal(self._shared.row, known)
+            self._work_out(setting, ask=False)
+            changed = not np.array_equal(self._shared.row, self._shared.rows[last % len(self._shared.rows)])
         if changed:
-            self._write_again(range(self._seen(), optimizer._calls), setting, stream)
+            self._write_again(range(self._seen(), last + 1), setting, stream)
 
     def _write_again(self, calls: range, setting: Setting, stream: int) -> None:
         for call in calls:
             if call in self._before:
                 with self._at(call):
-                    self._write(setting, stream)
-
-    def _asks_user(self) -> bool:
-        optimizer = self._optimizer
-        rate = optimizer._learning_rate
-        return (callable(rate) and not isinstance(rate, LearningRateSchedule)) or any(
-            callable(getattr(optimizer, name)) for name in optimizer._own
-        )
+                    self._write(setting, stream, ask=False)
 
     # -- counters ---------------------------------------------------------------------------------------------------
 
@@ -267,7 +269,8 @@ class GpuSteps:
         optimizer._calls += 1
 
     def rebase(self) -> None:
-        """Let the GPU go on from the optimizer's counters, after these were set."""
+        """Let the GPU go on from the optimizer's counters and slots, after these were set."""
+        self._done.record(self._place.stream())
         self._synchronise()
         self._shared.start(self._optimizer._calls)
         self._before.clear()
@@ -283,6 +286,7 @@ class GpuSteps:
         """
         optimizer = self._optimizer
         state = self._read()
+        self._cut_short = False
         if state.calls != optimizer._calls:
             self._before[optimizer._calls] = self._counters()
             self._set_counters(self._before[state.calls])
@@ -338,12 +342,15 @@ class GpuSteps:
             for plan in self._plans:
                 plan.work.refresh()
         optimizer, present = self._optimizer, self._counters()
-        for _ in range(steps):
-            self._count(self._write(setting, stream))
-        self._before[optimizer._calls] = self._counters()
-        self._prepared, self._last = optimizer._calls, setting
-        self._set_counters(present)
-        self._done.record(stream)
+        self._done.hold(stream)
+        try:
+            for _ in range(steps):
+                self._count(self._write(setting, stream))
+            self._before[optimizer._calls] = self._counters()
+            self._prepared, self._last = optimizer._calls, setting
+        finally:
+            self._set_counters(present)
+            self._done.record(stream)
 
     def renew_prepared(self) -> None:
         """Work the prepared programs out anew, after a setting has changed."""
@@ -408,6 +415,6 @@ class GpuSteps:
         self._require_norms(setting, captured.measures)
         self._before_step(setting, scaling, stream)
         closing = self._write(setting, stream)
-        captured.graph.launch(stream)
-        self._done.record(stream)
-        self._count(closing)
+        self._renew(setting, stream)
+        with self._counted(closing, stream):
+            captured.graph.launch(stream)

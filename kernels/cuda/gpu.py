@@ -334,12 +334,12 @@ class Mark:
 
     def wait(self):
         """Wait for it here."""
-        with _CapturePermitting():
+        with self._device.current(), _CapturePermitting():
             call("cuEventSynchronize", self._event)
 
     def is_done(self):
         """Whether it has been reached."""
-        with _CapturePermitting():
+        with self._device.current(), _CapturePermitting():
             return _has_happened(self._event)
 
 
