@@ -193,12 +193,12 @@ class LossScaleOptimizer(Optimizer):
         return self.inner_optimizer.built
 
     @property
-    def last_step_skipped(self) -> bool:  # type: ignore[override]
+    def last_step_skipped(self) -> bool:
         """Whether the last step met a gradient that is not finite."""
         return self.inner_optimizer.last_step_skipped
 
     @property
-    def last_grad_norm(self) -> float | None:  # type: ignore[override]
+    def last_grad_norm(self) -> float | None:
         """Of the unscaled gradients, if the inner optimizer clips by a norm."""
         return self.inner_optimizer.last_grad_norm
 

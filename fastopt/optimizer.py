@@ -254,7 +254,7 @@ class Optimizer(HyperParameters):
         memory += [origin for origin, _ in self._stand_ins]
         memory += [array for plan in plans for array in plan.memory]
         buffer = self._structure if isinstance(self._structure, FlatBuffer) else None
-        gradients = gradients_of(self._place)(self._parameters, buffer, memory)
+        gradients: Any = gradients_of(self._place)(self._parameters, buffer, memory)
         on_gpu = self._place.on_gpu and plans
         gpu = GpuSteps(self, plans, gradients, self._gpu) if on_gpu else None
         self._steps: HostSteps | GpuSteps = gpu or HostSteps(self, plans, gradients)

@@ -107,7 +107,7 @@ class Plan:
         self.branch = branch
         self.indices = np.array(indices, np.int64)
         self.parameters = parameters
-        self.place = parameters[0].place
+        self.place: Any = parameters[0].place
         self.dtype = parameters[0].array.dtype
         self.groups = list(dict.fromkeys(groups))
         self.memory: list[Array] = []

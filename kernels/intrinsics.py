@@ -5,6 +5,7 @@ Those that CUDA kernels use do the same in plain Python, on the host's memory: t
 
 import ctypes
 import math
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -29,7 +30,7 @@ def in_python(body):
 
 def _host_memory(address, shape, dtype):
     nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = (ctypes.c_char * int(nbytes)).from_address(int(address)) if nbytes else b""
+    memory: Any = (ctypes.c_char * int(nbytes)).from_address(int(address)) if nbytes else b""
     return np.ndarray(shape, dtype, memory)
 
 

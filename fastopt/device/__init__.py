@@ -115,7 +115,7 @@ def _check_alike(found: list[tuple[str, Any, Library]]) -> None:
 def engine(plan: Any) -> Any:
     """The engine that does the steps of a `Plan`."""
     if plan.place.on_gpu:
-        from ..kernels.cuda import engine as engines
+        from ..kernels.cuda.engine import engine_for
     else:
-        from ..kernels import engines
-    return engines.engine_for(plan.scalars)(plan)
+        from ..kernels.engines import engine_for
+    return engine_for(plan.scalars)(plan)

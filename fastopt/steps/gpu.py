@@ -73,7 +73,7 @@ class GpuSteps:
         from ..kernels.cuda import engine
 
         self._optimizer, self._plans, self._gradients = optimizer, plans, gradients
-        self._place: Any = plans[0].place
+        self._place = plans[0].place
         self._device = self._place.device
         self._keeps_average = bool(optimizer.use_ema)
         self._accumulates = bool(optimizer.gradient_accumulation_steps)

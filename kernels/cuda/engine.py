@@ -212,7 +212,7 @@ class Work:
         self._derived = []
         self._handle = Memory(device, self._entries(self.found))
         self.handle_address = self._handle.address
-        self._fixed = weakref.WeakSet()
+        self._fixed: weakref.WeakSet[_Fixed] = weakref.WeakSet()
 
     def derived(self, chunks, addresses, terms=0, counters=0):
         """A work over other chunks and addresses, for the same gradients and factors. What befalls this befalls it."""

@@ -4,6 +4,8 @@ A *lane* is one of these elements. How many there are is the length of a tuple: 
 or `one`.
 """
 
+from typing import Any
+
 import numpy as np
 from numba.extending import overload
 
@@ -96,7 +98,7 @@ def _rest_of(columns, counted):
     return lambda columns, counted: columns[count:]
 
 
-LANES = {}
+LANES: dict[type, Any] = {}
 """Class of a work, a NamedTuple, → function ``(work, numbers) -> numbers``, what it does in one lane."""
 
 

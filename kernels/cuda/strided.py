@@ -55,7 +55,7 @@ def copy_strided(device, target, source, stream):
 
 def _merged(shape, *strides):
     """(extent, stride, stride) of each axis, slowest first; axes of one element left out, neighbours joined."""
-    merged = []
+    merged: list[tuple[int, ...]] = []
     for extent, *steps in zip(shape, *strides, strict=True):
         if extent == 1:
             continue

@@ -5,6 +5,8 @@ team folds them. What is worked out from the sums of several chunks is worked ou
 order of additions does not depend on which one that is.
 """
 
+from typing import Any
+
 import numpy as np
 from numba.extending import overload
 
@@ -15,7 +17,7 @@ from .finish import is_last
 from .lanes import one, wide
 from .threads import TEAM, barrier
 
-TERMS = {}
+TERMS: dict[type, Any] = {}
 """Class of a work, a NamedTuple, → ``terms(work, i, like)``: for as many elements from ``i`` on as the tuple ``like``
 has, a tuple of so many float64 for each quantity that is to be summed: for each member of the work's ``sums``."""
 

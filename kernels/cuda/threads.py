@@ -1,6 +1,7 @@
 """What threads of a kernel do together. Each has a plain Python body, which the CUDA simulator runs."""
 
 import threading
+from typing import Any
 
 from numba import cuda
 from numba.extending import overload
@@ -13,9 +14,14 @@ TEAM = 32
 _lock = threading.Lock()
 
 
+def _wait_in_python():
+    thread: Any = threading.current_thread()  # one of the simulator's
+    thread.syncthreads()
+
+
 def block_barrier():
     """Wait for all threads of the block; what they have written is then seen by each."""
-    threading.current_thread().syncthreads()
+    _wait_in_python()
 
 
 @overload(block_barrier, jit_options=FLAGS)
@@ -25,7 +31,7 @@ def _block_barrier():
 
 def warp_barrier():
     """Wait for all threads of the warp. In the simulator a block is one warp."""
-    threading.current_thread().syncthreads()
+    _wait_in_python()
 
 
 @overload(warp_barrier, jit_options=FLAGS)
@@ -35,7 +41,7 @@ def _warp_barrier():
 
 def barrier(team):
     """Wait for the ``team`` threads that work together: a warp, or the whole block."""
-    threading.current_thread().syncthreads()
+    _wait_in_python()
 
 
 @overload(barrier, jit_options=FLAGS)
