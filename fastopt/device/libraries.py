@@ -114,7 +114,7 @@ class Interface(Library):
         """See `Library.view`."""
         interface = array.__cuda_array_interface__
         _check_interface(name, interface)
-        dtype = np.dtype(interface["typestr"])
+        dtype = _dtype(name, interface["typestr"])
         shape = tuple(interface["shape"])
         strides = interface.get("strides") or c_strides(shape, dtype.itemsize)
         address, read_only = interface["data"]
@@ -138,6 +138,15 @@ def _check_interface(name: str, interface: Any) -> None:
     missing = [key for key in ("shape", "typestr", "data", "version") if _entry(interface, key, None) is None]
     if missing:
         raise TypeError(f"{name}: its __cuda_array_interface__ does not say {missing[0]!r}")
+    shape, strides, data = interface["shape"], _entry(interface, "strides", None), interface["data"]
+    stream = _entry(interface, "stream", None)
+    if not (
+        _are_ints(shape)
+        and (strides is None or (_are_ints(strides) and len(strides) == len(shape)))
+        and (isinstance(data, tuple) and len(data) == 2)
+        and (stream is None or isinstance(stream, int))
+    ):
+        raise TypeError(f"{name}: its __cuda_array_interface__ does not follow the protocol: {dict(interface)}")
     if interface["version"] not in (2, 3):
         raise TypeError(f"{name}: its __cuda_array_interface__ has version {interface['version']}, expected 2 or 3")
     if interface.get("mask") is not None:
@@ -147,6 +156,10 @@ def _check_interface(name: str, interface: Any) -> None:
             f"{name}: its __cuda_array_interface__ names stream 0, which is ambiguous: 1 is the legacy default stream, "
             "2 that of the thread"
         )
+
+
+def _are_ints(numbers: Any) -> bool:
+    return isinstance(numbers, (tuple, list)) and all(isinstance(number, (int, np.integer)) for number in numbers)
 
 
 def _normal_stream(number: int) -> int:

@@ -127,7 +127,9 @@ def _conclude(handle, options, lanes, thread, team, dtype):
     if not program.ready or program.options & MEASURED == 0:
         return
     squares = row_sum(t.common.sums[0], lanes, thread, team)
-    bad = row_sum(t.common.sums[1], lanes, thread, team)
+    bad = 0.0
+    if not math.isfinite(squares):  # else every element is finite
+        bad = row_sum(t.common.sums[1], lanes, thread, team)
     if thread == 0:
         plan, plans = t.plan[0], t.plan[1]
         t.measures[PLANS + 2 * plan] = squares

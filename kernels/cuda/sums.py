@@ -145,11 +145,24 @@ def lane_sum(values, lanes, thread, team):
 def _sum_of_lane(values, lane):
     total = 0.0
     whole = values.size - values.size % (4 * LANES)
-    for i in range(lane, whole, 4 * LANES):
-        total += (values[i] + values[i + LANES]) + (values[i + 2 * LANES] + values[i + 3 * LANES])
-    for i in range(whole + lane, values.size, LANES):
+    i = lane
+    while i + 12 * LANES < whole:  # sixteen loads under way at a time
+        first, second = _four(values, i), _four(values, i + 4 * LANES)
+        third, fourth = _four(values, i + 8 * LANES), _four(values, i + 12 * LANES)
+        total = (((total + first) + second) + third) + fourth
+        i += 16 * LANES
+    while i < whole:
+        total += _four(values, i)
+        i += 4 * LANES
+    while i < values.size:
         total += values[i]
+        i += LANES
     return total
+
+
+@callee
+def _four(values, i):
+    return (values[i] + values[i + LANES]) + (values[i + 2 * LANES] + values[i + 3 * LANES])
 
 
 @callee
