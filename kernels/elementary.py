@@ -128,20 +128,33 @@ def _power_of_two_for(bits):
     return power
 
 
-def log_for(bits):
-    """Natural logarithm for a type of so many bits."""
+def _parts_for(bits):
     f = FORMATS[bits]
-    mantissa, mask, bias, one_bits, root, high, low = f.mantissa, f.mask, f.bias, f.one_bits, f.root, f.high, f.low
-    zero, half, one, inf, nan, tiny, lift = f.zero, f.half, f.one, f.inf, f.nan, f.tiny, f.lift
-    number, terms, lifted_by = type(f.one), f.logarithms, type(f.one)(f.mantissa)
+    mantissa, mask, bias, one_bits, root = f.mantissa, f.mask, f.bias, f.one_bits, f.root
+    zero, half, one, tiny, lift = f.zero, f.half, f.one, f.tiny, f.lift
+    number, lifted_by = type(f.one), type(f.one)(f.mantissa)
 
-    def log(x):
+    @inlined_callee
+    def parts(x):
+        """Exponent and mantissa of a positive number, the mantissa from √½ to √2."""
         lifted = selected(x < tiny, x * lift, x)
         pattern = bits_of(lifted)
         exponent = number((pattern >> mantissa) - bias) - selected(x < tiny, lifted_by, zero)
         m = number_of((pattern & mask) | one_bits, x)
         exponent = selected(m > root, exponent + one, exponent)
-        m = selected(m > root, m * half, m)
+        return exponent, selected(m > root, m * half, m)
+
+    return parts
+
+
+def log_for(bits):
+    """Natural logarithm for a type of so many bits."""
+    f = FORMATS[bits]
+    high, low, zero, one, inf, nan, terms = f.high, f.low, f.zero, f.one, f.inf, f.nan, f.logarithms
+    parts = _parts_for(bits)
+
+    def log(x):
+        exponent, m = parts(x)
         s = (m - one) / (m + one)
         value = exponent * high + (s * _polynomial(s * s, terms) + exponent * low)
         value = selected(x == inf, x, value)
@@ -157,18 +170,12 @@ def power_for(bits):
     For y from -16 to 16 the digits are as said; for larger ones the last few of the product are lost.
     """
     f = FORMATS[bits]
-    mantissa, mask, bias, one_bits, root, high, low = f.mantissa, f.mask, f.bias, f.one_bits, f.root, f.high, f.low
-    zero, half, one, inf, nan, tiny, lift = f.zero, f.half, f.one, f.inf, f.nan, f.tiny, f.lift
-    number, terms, lifted_by, limit = type(f.one), f.logarithms[1:], type(f.one)(f.mantissa), -f.smallest
-    exp, product = inlined_callee(exp_for(bits)), _exact_product_for(bits)
+    high, low, zero, one, inf, nan = f.high, f.low, f.zero, f.one, f.inf, f.nan
+    terms, limit = f.logarithms[1:], -f.smallest
+    exp, parts, product = inlined_callee(exp_for(bits)), _parts_for(bits), _exact_product_for(bits)
 
     def power(x, exponent):
-        lifted = selected(x < tiny, x * lift, x)
-        pattern = bits_of(lifted)
-        scale = number((pattern >> mantissa) - bias) - selected(x < tiny, lifted_by, zero)
-        m = number_of((pattern & mask) | one_bits, x)
-        scale = selected(m > root, scale + one, scale)
-        m = selected(m > root, m * half, m)
+        scale, m = parts(x)
         # log m = 2 s + 2/3 s^3 + …; s and its rounding error
         above, below = m - one, m + one
         lost = m - (below - one)
