@@ -305,7 +305,9 @@ def test_older_torch_multiplies_float32_in_full():
     from fastopt.kernels.cuda.muon import full_float32_in_torch
 
     settings = SimpleNamespace(allow_tf32=True)
-    torch = SimpleNamespace(backends=SimpleNamespace(cuda=SimpleNamespace(matmul=settings)))
+    torch = SimpleNamespace(
+        backends=SimpleNamespace(cuda=SimpleNamespace(matmul=settings)), get_float32_matmul_precision=lambda: "high"
+    )
     with pytest.raises(ZeroDivisionError), full_float32_in_torch(torch):
         assert settings.allow_tf32 is False
         raise ZeroDivisionError
@@ -317,7 +319,12 @@ class CupyStandIn:
 
     def __init__(self):
         self.events, self.types = [], {np.float32: 7}
-        self.cuda = SimpleNamespace(Device=self._entering("device"), ExternalStream=self._entering("stream"))
+        self.cuda = SimpleNamespace(
+            Device=self._entering("device"),
+            ExternalStream=self._entering("stream"),
+            Stream=SimpleNamespace(null=self._entering("null")(0)),
+            get_current_stream=lambda: SimpleNamespace(ptr=5),
+        )
         self._core = SimpleNamespace(
             get_compute_type=self.types.get,
             set_compute_type=self.types.__setitem__,
@@ -352,6 +359,34 @@ def test_cupy_multiplies_on_the_stream_in_full(monkeypatch):
         assert cupy.types == {np.float32: 1}
         assert cupy.events[-2:] == [("device", 1), ("stream", 77)]
     assert cupy.types == {np.float32: 7}
+    for stream, entered in ((5, ("device", 1)), (0, ("null", 0))):
+        with library.working_on(stream):
+            assert cupy.events[-1] == entered
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("current", "stream", "expected"),
+    [(0, 0, []), (9, 9, []), (7, 0, ["the default"]), (0, 9, [9])],
+)
+def test_torch_multiplies_on_the_stream(current, stream, expected, monkeypatch):
+    """An external stream of handle 0 is none: torch would make a new one."""
+    torch = pytest.importorskip("torch")
+    from fastopt.kernels.cuda.muon import _Torch
+
+    entered = []
+
+    @contextlib.contextmanager
+    def enter(name):
+        entered.append(name)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda ordinal: SimpleNamespace(cuda_stream=current))
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda ordinal: "the default")
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda handle, device: handle)
+    monkeypatch.setattr(torch.cuda, "stream", enter)
+    with _Torch(SimpleNamespace(ordinal=1)).working_on(stream):
+        assert entered == expected
 
 
 @compiled

@@ -100,14 +100,14 @@ class Shared:
 
     def start(self, calls):
         """Count calls from here on. Requires that no step is under way; so do the other methods that write."""
-        self._set(calls=calls, stopped=0, skipped=0, starved=0, norm_known=0)
+        self._set(calls=calls, stopped=0, starved=0)
         self.progress[0] = calls
         self.rows[:, STAMP] = -1
         self.ring.write(self.rows)
 
     def go_on(self):
         """Take back that a step was stopped, or that programs were missing."""
-        self._set(stopped=0, starved=0)
+        self._set(stopped=0, starved=0, skipped=0, norm_known=0)
 
     def _set(self, **numbers):
         for name, value in numbers.items():

@@ -244,9 +244,9 @@ class Device:
             return int(call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING))
 
     def begin_capture(self, stream):
-        """From now on what this thread enqueues on a stream goes to a graph."""
+        """From now on what is enqueued on a stream goes to a graph. Libraries may allocate meanwhile: cuBLAS does."""
         with self.current():
-            call("cuStreamBeginCapture", stream, bindings().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+            call("cuStreamBeginCapture", stream, bindings().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED)
 
     def end_capture(self, stream):
         """The `Graph` of what was enqueued since `begin_capture`."""

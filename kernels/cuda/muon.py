@@ -204,15 +204,24 @@ class _Torch:
     @contextlib.contextmanager
     def working_on(self, stream):
         """See `_Numpy.working_on`."""
-        there = self.module.cuda.ExternalStream(stream, device=self._device.ordinal)
-        with self.module.no_grad(), self.module.cuda.stream(there), full_float32_in_torch(self.module):
+        with self.module.no_grad(), self._in_stream(stream), full_float32_in_torch(self.module):
             yield
+
+    def _in_stream(self, stream):
+        cuda, ordinal = self.module.cuda, self._device.ordinal
+        if cuda.current_stream(ordinal).cuda_stream == stream:
+            return contextlib.nullcontext()
+        # An external stream of handle 0 would be a new one, not the default stream.
+        return cuda.stream(cuda.ExternalStream(stream, device=ordinal) if stream else cuda.default_stream(ordinal))
 
 
 @contextlib.contextmanager
 def full_float32_in_torch(torch):
     """Products of float32 without TensorFloat-32 inside; the setting is the whole process's."""
     settings = torch.backends.cuda.matmul
+    if _is_full_in_torch(torch, settings):
+        yield
+        return
     name, full = ("fp32_precision", "ieee") if hasattr(settings, "fp32_precision") else ("allow_tf32", False)
     before = getattr(settings, name)
     setattr(settings, name, full)
@@ -220,6 +229,13 @@ def full_float32_in_torch(torch):
         yield
     finally:
         setattr(settings, name, before)
+
+
+def _is_full_in_torch(torch, settings):
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # it was set by the newer interface
+        return settings.fp32_precision == "ieee"
 
 
 class _Cupy:
@@ -237,9 +253,15 @@ class _Cupy:
     @contextlib.contextmanager
     def working_on(self, stream):
         """See `_Numpy.working_on`."""
-        module = self.module
-        with module.cuda.Device(self._device.ordinal), module.cuda.ExternalStream(stream), full_float32_in_cupy(module):
+        with self.module.cuda.Device(self._device.ordinal), full_float32_in_cupy(self.module), self._in_stream(stream):
             yield
+
+    def _in_stream(self, stream):
+        cuda = self.module.cuda
+        if cuda.get_current_stream().ptr == stream:
+            return contextlib.nullcontext()
+        external = getattr(cuda.Stream, "from_external", None) or cuda.ExternalStream
+        return external(stream) if stream else cuda.Stream.null
 
 
 @contextlib.contextmanager
