@@ -379,23 +379,31 @@ class Optimizer(HyperParameters):
             if zero_grads:
                 self._gradients.zero()
             return
-        for origin, stand_in in self._stand_ins:
-            self._place.copy(stand_in, origin)
+        self._read_stand_ins()
         unscale = self._unscale() if unscale is None else unscale
         self._steps.step(unscale, nonfinite, options, scaling)
-        if self._stand_ins:
-            self._write_back()
-        if zero_grads:
-            if self._last_step_skipped:
-                self._gradients.zero_all(grads)
-            else:
-                self._gradients.zero()
+        if self._stand_ins or (zero_grads and (self._gradients.zeroes or self._last_step_skipped)):
+            with self._steps.in_order(gradients=True):
+                self._end_step(grads, zero_grads)
+
+    def _end_step(self, grads: Any, zero_grads: bool) -> None:
+        """What no kernel does: stand-ins are copied back, and other gradients zeroed."""
+        self._write_back()
+        if zero_grads and self._last_step_skipped:
+            self._gradients.zero_all(grads)
+        elif zero_grads:
+            self._gradients.zero()
 
     def _first_step(self, grads: Any, params: Any, *options: Any) -> None:
         """Build and step; if the step is refused, the optimizer is as it was."""
         with self._unchanged_by_failure():
             self.build(params)
             self._apply(grads, None, *options)
+
+    def _read_stand_ins(self) -> None:
+        """Copy those of the user's arrays that something stands in for."""
+        for origin, stand_in in self._stand_ins:
+            self._place.copy(stand_in, origin)
 
     def _write_back(self) -> None:
         """Copy what stands in for some of the user's arrays into them."""
@@ -480,18 +488,20 @@ class Optimizer(HyperParameters):
         self._check_averages()
         self._gradients.check_parameters()
         place = self._place
-        for origin, stand_in in self._stand_ins:
-            place.copy(stand_in, origin)
-        training = [(p.array, place.clone(p.array)) for plan in self._plans for p in plan.parameters]
+        with self._steps.in_order():
+            self._read_stand_ins()
+            training = [(p.array, place.clone(p.array)) for plan in self._plans for p in plan.parameters]
         self._evaluating = True
         try:
-            self._load_averages()
-            self._write_back()
+            with self._steps.in_order():
+                self._load_averages()
+                self._write_back()
             yield
         finally:
-            for array, values in training:
-                place.copy(array, values)
-            self._write_back()
+            with self._steps.in_order():
+                for array, values in training:
+                    place.copy(array, values)
+                self._write_back()
             self._evaluating = False
 
     def _check_averages(self) -> None:
@@ -522,8 +532,9 @@ class Optimizer(HyperParameters):
                 raise ValueError("var_list must be the parameters that the optimizer was built with")
         if self.use_ema:
             self._gradients.check_parameters()
-            self._load_averages()
-            self._write_back()
+            with self._steps.in_order():
+                self._load_averages()
+                self._write_back()
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all state, flat: ``"path/slot"`` → array, counters → int or float. Fit for `numpy.savez`.

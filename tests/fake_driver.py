@@ -5,6 +5,7 @@ which also says how many arguments each function takes and, where no driver is i
 """
 
 import ctypes
+import functools
 import re
 import time
 from collections import Counter
@@ -24,11 +25,13 @@ NO_CONTEXT_NEEDED = re.compile("cu(Init|Device|Driver|Ctx|Get|Thread|Pointer|Lib
 UNSAFE_IN_CAPTURE = re.compile("cu(Mem(Alloc|Free|HostAlloc|FreeHost)|Event(Create|Query|Synchronize))$")
 
 
+@functools.cache
 def _number_of_arguments(name):
     inside = getattr(real, name).__doc__.partition("\n")[0].removeprefix(f"{name}(").rpartition(")")[0]
     return len(re.sub(r"\[.*?\]+", "", inside).split(",")) if inside else 0
 
 
+@functools.cache
 def _returns_value(name):
     """Whether the function returns more than its status: then None where it fails."""
     lines = getattr(real, name).__doc__.partition("Returns\n-------\n")[2].partition("\n\n")[0].splitlines()
@@ -45,6 +48,12 @@ def _require_types(name, arguments):
         except pathfinder.DynamicLibNotFoundError:
             return
         raise AssertionError(f"{name} found a driver") from None
+
+
+def numbers_at(packed, count):
+    """The int64 arguments of a launch."""
+    pointers = (ctypes.c_void_p * count).from_address(packed)
+    return tuple(ctypes.c_int64.from_address(pointer).value for pointer in pointers)
 
 
 class FakeDriver:
@@ -65,19 +74,19 @@ class FakeDriver:
         if not re.match("cu[A-Z]", name):
             return getattr(real, name)
 
-        def function(*arguments):
-            assert len(arguments) == _number_of_arguments(name), (name, arguments)
-            if name not in self._checked:
-                _require_types(name, arguments)
-                self._checked.add(name)
-            self.calls.append(name)
-            error, value = self.errors.get(name, self._refusal(name)), None
-            if not error:
-                value = getattr(self, f"_{name}")(*arguments)
-                error, value = value if isinstance(value, tuple) else (CODE.CUDA_SUCCESS, value)
-            return (CODE(error), value) if _returns_value(name) else (CODE(error),)
+        return functools.partial(self._call, name)
 
-        return function
+    def _call(self, name, *arguments):
+        assert len(arguments) == _number_of_arguments(name), (name, arguments)
+        if name not in self._checked:
+            _require_types(name, arguments)
+            self._checked.add(name)
+        self.calls.append(name)
+        error, value = self.errors.get(name, self._refusal(name)), None
+        if not error:
+            value = getattr(self, f"_{name}")(*arguments)
+            error, value = value if isinstance(value, tuple) else (CODE.CUDA_SUCCESS, value)
+        return (CODE(error), value) if _returns_value(name) else (CODE(error),)
 
     def _refusal(self, name):
         if not NO_CONTEXT_NEEDED.match(name) and not self.contexts:
@@ -246,6 +255,4 @@ class FakeDriver:
     def _cuLaunchKernel(self, function, x, y, z, threads, threads_y, threads_z, shared, stream, packed, extra):
         assert (y, z, threads_y, threads_z, shared, extra) == (1, 1, 1, 1, 0, 0)
         time.sleep(0.001)  # another thread may now pack its own numbers, if nothing keeps it from that
-        pointers = (ctypes.c_void_p * 2).from_address(packed)
-        numbers = tuple(ctypes.c_int64.from_address(pointer).value for pointer in pointers)
-        self.launches.append((x, threads, stream, numbers))
+        self.launches.append((x, threads, stream, numbers_at(packed, 2)))

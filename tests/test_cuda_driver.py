@@ -369,12 +369,17 @@ def test_every_call_was_made_as_the_bindings_want_it(fake, real):
     with real.current():
         kernel = real.load(PROGRAM)
         kernel.launch(kernel.blocks(1, 32), 32, STREAM, 1, 2)
+    mark = real.mark()
+    mark.record(STREAM)
+    mark.hold(0)
+    mark.wait()
+    assert not mark.is_done()
     real.begin_capture(stream := real.new_stream())
     real.end_capture(stream).launch(STREAM)
     fake.errors["cuLibraryGetKernel"] = fake.CUresult.CUDA_ERROR_NOT_FOUND
     with pytest.raises(CudaUnavailable):
         real.load(PROGRAM._replace(name="absent"))
-    del memory, other
+    del memory, other, mark
     gc.collect()
     named = re.findall(r"\bcu[A-Z]\w+", Path(gpu.__file__).read_text())
     assert set(named) == set(fake.calls)

@@ -105,6 +105,11 @@ class BaseGradients:
         self._held = ()
         self._staged.clear()
 
+    @property
+    def zeroes(self) -> bool:
+        """Whether `zero` has something to do."""
+        return bool(self._staged)
+
     def zero(self) -> None:
         """Zero those gradients of the last `read` that the kernels leave alone."""
         for grad in self._staged:

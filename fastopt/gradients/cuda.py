@@ -75,8 +75,6 @@ class CudaGradients(BaseGradients):
 
     def lend(self, stream: int) -> None:
         """Keep what libraries would take back while the GPU still reads it, until the step on ``stream`` is done."""
-        for other in self.streams_to_wait_for:  # where their memory is handed out again
-            self._place.device.wait(other, stream)
         if self._views:
             mark = self._place.device.mark()
             mark.record(stream)

@@ -51,7 +51,8 @@ class Captured(NamedTuple):
     """A step in a graph of fastopt's own."""
 
     graph: Any
-    kept: Any  # what it reads
+    streams: list[int]  # in which the gradients that it reads are worked on
+    kept: Any  # what else it reads
     measures: bool  # whether it measures norms
 
 
@@ -110,10 +111,11 @@ class GpuSteps:
         stream = self._place.stream()
         if self._device.is_capturing(stream):
             return self._capture(setting, options, stream)
-        self._before_step(setting, scaling, stream)
+        others = self._gradients.streams_to_wait_for
+        self._before_step(setting, scaling, stream, others)
         closing = self._write(setting, stream)
         self._renew(setting, stream)
-        with self._counted(closing, stream), self._device.current():
+        with self._counted(closing, stream, others), self._device.current():
             for plan in self._plans:
                 plan.work.found.put(stream)
             if self._measures(nonfinite, closing):
@@ -123,11 +125,9 @@ class GpuSteps:
             self._launch(stream, options)
             self._gradients.lend(stream)
 
-    def _before_step(self, setting: Setting, scaling: Scaling | None, stream: int) -> None:
+    def _before_step(self, setting: Setting, scaling: Scaling | None, stream: int, others: list[int]) -> None:
         """Have the host's counters, and what it told the GPU before, fit the step that comes."""
-        self._done.hold(stream)
-        for other in self._gradients.streams_to_wait_for:
-            self._device.wait(stream, other)
+        self._follow(stream, others)
         self._adopt(scaling)
         ahead = self._optimizer._calls - self._seen()
         # A program of old that the GPU comes to late would want norms that a step of now does not measure.
@@ -137,12 +137,12 @@ class GpuSteps:
         self._last = setting
 
     @contextmanager
-    def _counted(self, closing: bool, stream: int) -> Iterator[None]:
+    def _counted(self, closing: bool, stream: int, others: list[int]) -> Iterator[None]:
         """Count the call that is launched inside. If that is interrupted, the GPU is asked what has become of it."""
         self._cut_short = True
         try:
             yield
-            self._done.record(stream)
+            self._lead(stream, others)
             self._count(closing)
             self._cut_short = False
         except BaseException:
@@ -152,6 +152,35 @@ class GpuSteps:
             self._before[self._optimizer._calls] = self._counters()
             self._set_counters(present)
             raise
+
+    def _follow(self, stream: int, others: list[int]) -> None:
+        """Let a stream wait for the last step, and for other streams: those of the gradients."""
+        self._done.hold(stream)
+        for other in others:
+            self._device.wait(stream, other)
+
+    def _lead(self, stream: int, others: list[int]) -> None:
+        """Let the next step wait for a stream, and others too: there the gradients' memory is written anew."""
+        for other in others:
+            self._device.wait(other, stream)
+        self._done.record(stream)
+
+    @contextmanager
+    def in_order(self, gradients: bool = False) -> Iterator[None]:
+        """What is enqueued inside comes after the last step and before the next, in whatever streams these are.
+
+        The same holds for what their own streams do to ``gradients``.
+        """
+        stream = self._place.stream()
+        if self._device.is_capturing(stream):
+            yield
+            return
+        others = self._gradients.streams_to_wait_for if gradients else []
+        self._follow(stream, others)
+        try:
+            yield
+        finally:
+            self._lead(stream, others)
 
     def _adopt(self, scaling: Scaling | None) -> None:
         """Have the GPU adapt the loss scale from now on, or otherwise than before."""
@@ -306,7 +335,8 @@ class GpuSteps:
 
     def times_scale(self, value: Any) -> Any:
         """A value times the loss scale."""
-        return self._place.library.times(value, self._place.scalar(self._shared.scale_address))
+        with self.in_order():
+            return self._place.library.times(value, self._place.scalar(self._shared.scale_address))
 
     def scaling(self) -> tuple[float, int]:
         """Loss scale, and steps since it last changed; waits for the GPU."""
@@ -334,6 +364,8 @@ class GpuSteps:
     def prepare(self, steps: int, unscale: float, nonfinite: str, scaling: Scaling | None) -> None:
         """Upload the programs of the next calls, so that a captured step can be replayed so often without the host."""
         setting, stream = Setting(unscale, nonfinite, scaling is not None), self._place.stream()
+        if self._device.is_capturing(stream):
+            raise RuntimeError("prepare() must come before a capture")
         self._require_norms(setting, self._graphs_measure)
         self._adopt(scaling)
         self.confirm()
@@ -356,6 +388,8 @@ class GpuSteps:
         """Work the prepared programs out anew, after a setting has changed."""
         if self._prepared > self._seen():
             stream = self._place.stream()
+            if self._device.is_capturing(stream):
+                raise RuntimeError("a setting cannot be changed while a step is being captured: change it before")
             self._done.hold(stream)
             self._write_again(range(self._seen(), self._prepared), self._last, stream)
             self._done.record(stream)
@@ -407,14 +441,15 @@ class GpuSteps:
             raise
         finally:
             self._place.capturing = None
-        return Captured(self._device.end_capture(self._own_stream), *self._captured)
+        streams = self._gradients.streams_to_wait_for
+        return Captured(self._device.end_capture(self._own_stream), streams, *self._captured)
 
     def replay(self, captured: Captured, unscale: float, nonfinite: str, scaling: Scaling | None) -> None:
         """One step by a graph."""
         setting, stream = Setting(unscale, nonfinite, scaling is not None), self._place.stream()
         self._require_norms(setting, captured.measures)
-        self._before_step(setting, scaling, stream)
+        self._before_step(setting, scaling, stream, captured.streams)
         closing = self._write(setting, stream)
         self._renew(setting, stream)
-        with self._counted(closing, stream):
+        with self._counted(closing, stream, captured.streams):
             captured.graph.launch(stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,6 +67,10 @@ class HostSteps:
             optimizer._iterations = t
             optimizer._advance(t)
         optimizer._calls += 1
+
+    def in_order(self, gradients: bool = False) -> AbstractContextManager[None]:
+        """See `GpuSteps.in_order`: here everything has happened when a call returns."""
+        return nullcontext()
 
     def _empty_unread_accumulators(self) -> None:
         """The end of a window forgets what parameters without a gradient at that step had accumulated, as in Keras."""
