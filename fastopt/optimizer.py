@@ -402,8 +402,10 @@ class Optimizer(HyperParameters):
 
     def _read_stand_ins(self) -> None:
         """Copy those of the user's arrays that something stands in for."""
-        for origin, stand_in in self._stand_ins:
-            self._place.copy(stand_in, origin)
+        if self._stand_ins:
+            with self._steps.in_order():
+                for origin, stand_in in self._stand_ins:
+                    self._place.copy(stand_in, origin)
 
     def _write_back(self) -> None:
         """Copy what stands in for some of the user's arrays into them."""

@@ -51,9 +51,9 @@ class Stream:
 class Array:
     """What fastopt uses of ``cupy.ndarray``, and arithmetic."""
 
-    def __init__(self, shape, dtype, data):
+    def __init__(self, shape, dtype, data, strides=None):
         self.shape, self.dtype, self.data = tuple(shape), np.dtype(dtype), data
-        self.strides = c_strides(self.shape, self.dtype.itemsize)
+        self.strides = strides or c_strides(self.shape, self.dtype.itemsize)
         self.cupy, self.device = data.mem.cupy, types.SimpleNamespace(id=data.mem.ordinal)
 
     def __getitem__(self, part):
@@ -88,6 +88,7 @@ class Array:
     def numbers(self):
         """What is in memory now, as NumPy's array."""
         interface = {"shape": self.shape, "typestr": self.dtype.str, "data": (self.data.ptr, False), "version": 3}
+        interface |= {"strides": self.strides}
         return np.asarray(types.SimpleNamespace(__array_interface__=interface))
 
 
@@ -128,16 +129,16 @@ class CuPy(types.ModuleType):
             MemoryPointer=Pointer,
         )
 
-    def empty(self, shape, dtype):
+    def empty(self, shape, dtype, strides=None):
         """An array on the GPU in use, not initialised."""
         shape = (shape,) if isinstance(shape, int) else shape
         nbytes = max(math.prod(shape), 1) * np.dtype(dtype).itemsize
-        return Array(shape, dtype, Pointer(Owned(self, self.local.ordinal, -(-nbytes // 512) * 512), 0))
+        return Array(shape, dtype, Pointer(Owned(self, self.local.ordinal, -(-nbytes // 512) * 512), 0), strides)
 
     def array(self, values, ordinal=0):
-        """The numbers of a NumPy array, written in the current stream."""
+        """The numbers of a dense NumPy array, in its order, written in the current stream."""
         with self._using(ordinal):
-            array = self.empty(values.shape, values.dtype)
+            array = self.empty(values.shape, values.dtype, values.strides)
         array.set(values)
         return array
 

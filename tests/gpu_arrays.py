@@ -34,6 +34,10 @@ _new_capsule.restype = ctypes.py_object
 _new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 
 
+_EXPORTED = []
+"""What was exported: it outlives whoever exported it, for whoever imported it may call its deleter at any time."""
+
+
 class DLPack:
     """An array of a library that only speaks DLPack, from before its version 1.0 or after."""
 
@@ -58,7 +62,7 @@ class DLPack:
             managed.major, managed.minor, managed.flags = 1, 0, int(self.read_only)
         for key, value in self.changes.items():
             setattr(managed if hasattr(managed, key) else managed.tensor, key, value)
-        self._kept += [managed, deleter, name]
+        _EXPORTED.append((self, managed, deleter, name))
         return _new_capsule(ctypes.addressof(managed), name, None)
 
     def _delete(self, pointer):

@@ -17,10 +17,10 @@ import numpy as np
 from cuda.bindings import driver as real
 from fake_driver import CODE, CONTEXT, PRIMARY, UNSAFE_IN_CAPTURE, FakeDriver, numbers_at
 from fastopt.kernels._cuda_jit import simulated
-from fastopt.kernels.cuda.simulator import MOST_THREADS, _Silent
 from numba.cuda.simulator import kernel
 
 MODE = real.CUstreamCaptureMode
+WARP = 32  # a launch has one block of so many threads, however many are asked for
 STATUS = real.CUstreamCaptureStatus
 LOADING = re.compile("cu(LibraryLoadData|KernelGetFunction)$")
 
@@ -37,7 +37,8 @@ class Block(kernel.BlockManager):
 
         def run():
             try:
-                self._f(*numbers)
+                with np.errstate(all="ignore"):
+                    self._f(*numbers)
             except BaseException as error:
                 errors.append(error)
                 barrier.abort()
@@ -350,8 +351,8 @@ class RunningDriver(FakeDriver):
         assert (y, z, threads_y, threads_z, shared, extra) == (1, 1, 1, 1, 0, 0)
         function, context = self._functions[int(handle)]
         assert context == self.contexts[-1], "a kernel of another GPU"
-        runs, numbers = simulated(_Silent(function)), numbers_at(packed, function.__code__.co_argcount)
-        self.enqueue(stream, lambda: runs[1, min(threads, MOST_THREADS)](*numbers))
+        runs, numbers = simulated(function), numbers_at(packed, function.__code__.co_argcount)
+        self.enqueue(stream, lambda: runs[1, WARP](*numbers))
 
     def _cuStreamBeginCapture(self, stream, mode):
         stream = self.stream_at(stream)

@@ -113,8 +113,7 @@ class GpuSteps:
             return self._capture(setting, options, stream)
         others = self._gradients.streams_to_wait_for
         self._before_step(setting, scaling, stream, others)
-        closing = self._write(setting, stream)
-        self._renew(setting, stream)
+        closing = self._tell(setting, stream)
         with self._counted(closing, stream, others), self._device.current():
             for plan in self._plans:
                 plan.work.found.put(stream)
@@ -208,7 +207,7 @@ class GpuSteps:
     def _raise_if_stopped(self, stream: int) -> None:
         self._done.record(stream)
         if self._read().stopped:
-            self._shared.go_on()
+            self._shared.forget_step()
             sums = [plan.work.read_sums() for plan in self._plans]
             raise FloatingPointError(nonfinite_message(self._plans, sums))
 
@@ -253,22 +252,41 @@ class GpuSteps:
         self._shared.put(optimizer._calls, stream)
         return closing
 
-    def _renew(self, setting: Setting, stream: int) -> None:
-        """Have what the GPU comes to late, because it left steps out, done by what is set now, as on the host."""
-        last = self._optimizer._calls - 1
-        if setting.nonfinite == "propagate" or last < self._seen() or last not in self._before:
-            return
-        with self._at(last):
-            self._work_out(setting, ask=False)
-            changed = not np.array_equal(self._shared.row, self._shared.rows[last % len(self._shared.rows)])
-        if changed:
-            self._write_again(range(self._seen(), last + 1), setting, stream)
+    def _tell(self, setting: Setting, stream: int) -> bool:
+        """Upload the program of the coming call, and those that GPU may come to late; whether it moves the parameters.
 
-    def _write_again(self, calls: range, setting: Setting, stream: int) -> None:
-        for call in calls:
-            if call in self._before:
-                with self._at(call):
-                    self._write(setting, stream, ask=False)
+        What the GPU comes to late, because it left steps out, is done by what is set now, as on the host.
+        """
+        closing = self._write(setting, stream)
+        if setting.nonfinite == "propagate" or self._renew(setting, stream):
+            return closing
+        self.confirm()  # counters hang on the setting too: how far the GPU came with the old one must be known
+        return self._write(setting, stream, ask=False)
+
+    def _renew(self, setting: Setting, stream: int) -> bool:
+        """Work earlier programs out anew if a setting has changed; whether the counters after them are as they were."""
+        present = self._optimizer._calls
+        steps = self._optimizer.gradient_accumulation_steps or 1
+        # A micro-step's program holds next to no settings: look at the last closing one too.
+        if not any(self._has_changed(call, setting) for call in {present - 1, present - 1 - present % steps}):
+            return True
+        calls = [call for call in range(self._seen(), present) if call in self._before]
+        return all(self._rewrite(call, setting, stream) for call in calls)
+
+    def _has_changed(self, call: int, setting: Setting) -> bool:
+        """Whether the program of a call that the GPU may come to yet would be another one now."""
+        if call < self._seen() or call not in self._before:
+            return False
+        with self._at(call):
+            self._work_out(setting, ask=False)
+        return not np.array_equal(self._shared.row, self._shared.rows[call % len(self._shared.rows)])
+
+    def _rewrite(self, call: int, setting: Setting, stream: int) -> bool:
+        """Upload the program of an earlier call anew; whether the counters after it are as they were."""
+        known = self._before.get(call + 1) or self._counters()
+        with self._at(call):
+            self._count(self._write(setting, stream, ask=False))
+            return self._counters() == known
 
     # -- counters ---------------------------------------------------------------------------------------------------
 
@@ -301,7 +319,8 @@ class GpuSteps:
         """Let the GPU go on from the optimizer's counters and slots, after these were set."""
         self._done.record(self._place.stream())
         self._synchronise()
-        self._shared.start(self._optimizer._calls)
+        optimizer = self._optimizer
+        self._shared.start(optimizer._calls, optimizer._last_step_skipped, optimizer._last_grad_norm)
         self._before.clear()
         self._prepared = 0
 
@@ -391,7 +410,9 @@ class GpuSteps:
             if self._device.is_capturing(stream):
                 raise RuntimeError("a setting cannot be changed while a step is being captured: change it before")
             self._done.hold(stream)
-            self._write_again(range(self._seen(), self._prepared), self._last, stream)
+            for call in range(self._seen(), self._prepared):
+                if call in self._before:
+                    self._rewrite(call, self._last, stream)
             self._done.record(stream)
 
     def _require_norms(self, setting: Setting, measured: bool) -> None:
@@ -449,7 +470,6 @@ class GpuSteps:
         setting, stream = Setting(unscale, nonfinite, scaling is not None), self._place.stream()
         self._require_norms(setting, captured.measures)
         self._before_step(setting, scaling, stream, captured.streams)
-        closing = self._write(setting, stream)
-        self._renew(setting, stream)
+        closing = self._tell(setting, stream)
         with self._counted(closing, stream, captured.streams):
             captured.graph.launch(stream)

@@ -98,16 +98,24 @@ class Shared:
         self.rows[:, STAMP] = -1
         self.ring = Memory(self.device, self.rows)
 
-    def start(self, calls):
-        """Count calls from here on. Requires that no step is under way; so do the other methods that write."""
-        self._set(calls=calls, stopped=0, starved=0)
+    def start(self, calls, skipped, norm):
+        """Count calls from here on; tell that of the last step. Requires that no step is under way.
+
+        So do the other methods that write.
+        """
+        self._set(calls=calls, stopped=0, skipped=int(skipped), starved=0, norm_known=int(norm is not None))
+        self.device.write(self.measures.address + 8 * tables.NORM, np.array([norm or 0.0]))
         self.progress[0] = calls
         self.rows[:, STAMP] = -1
         self.ring.write(self.rows)
 
     def go_on(self):
-        """Take back that a step was stopped, or that programs were missing."""
-        self._set(stopped=0, starved=0, skipped=0, norm_known=0)
+        """Take back that programs were missing."""
+        self._set(starved=0)
+
+    def forget_step(self):
+        """Take back that a step was stopped, and what is told of the last one."""
+        self._set(stopped=0, skipped=0, norm_known=0)
 
     def _set(self, **numbers):
         for name, value in numbers.items():

@@ -59,42 +59,57 @@ class Device:
         return np.zeros(nbytes, np.uint8)
 
     def upload(self, address, array, stream):
-        array = bytes_of(array)
-        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+        self._refuse_capture("upload", stream)
+        self.write(address, array)
 
     def word(self):
         return np.zeros(1, np.int64)
 
     def write(self, address, array):
-        self.upload(address, array, 0)
+        array = bytes_of(array)
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
 
     def read(self, array, address):
-        self.download(array, address, 0)
-
-    def mark(self):
-        return Mark()
-
-    def download(self, array, address, stream):
         require_fillable(array)
         ctypes.memmove(array.ctypes.data, address, array.nbytes)
 
+    def mark(self):
+        return Mark(self)
+
+    def download(self, array, address, stream):
+        self._refuse_capture("download", stream)
+        self.read(array, address)
+
+    def _refuse_capture(self, action, stream):
+        if self.is_capturing(stream):
+            raise RuntimeError(f"cannot {action} while the stream is being captured to a graph")
+
     def copy(self, target, source, nbytes, stream):
-        ctypes.memmove(target, source, nbytes)
+        self._enqueue(stream, lambda: ctypes.memmove(target, source, nbytes))
 
     def clear(self, address, nbytes, stream):
-        ctypes.memset(address, 0, nbytes)
+        self._enqueue(stream, lambda: ctypes.memset(address, 0, nbytes))
 
     def fill(self, address, number, count, dtype, stream):
-        self.upload(address, np.full(count, number, dtype), stream)
+        self._enqueue(stream, lambda: self.write(address, np.full(count, number, dtype)))
+
+    def _enqueue(self, stream, action):
+        """Do it, or keep it for the graph."""
+        if self.is_capturing(stream):
+            self._captured[stream].append(action)
+        else:
+            action()
 
     def synchronise(self, stream):
-        return None
+        self._refuse_capture("wait", stream)
 
     def synchronise_all(self):
-        return None
+        for stream in self._captured:
+            self._refuse_capture("wait", stream)
 
     def wait(self, stream, other):
-        return None
+        if self.is_capturing(stream) != self.is_capturing(other):
+            raise RuntimeError("a stream that is being captured to a graph and one that is not cannot wait for another")
 
     def new_stream(self):
         return id(self)
@@ -109,17 +124,20 @@ class Device:
         return Graph(self._captured.pop(stream))
 
     def load(self, program):
-        return Kernel(program, self._captured)
+        return Kernel(program, self)
 
 
 class Mark:
     """A point in the work of some stream: here it has always been reached."""
 
+    def __init__(self, device):
+        self._device = device
+
     def record(self, stream):
-        return None
+        self._device._refuse_capture("mark", stream)
 
     def hold(self, stream):
-        return None
+        self._device._refuse_capture("hold", stream)
 
     def wait(self):
         return None
@@ -131,32 +149,33 @@ class Mark:
 class Kernel:
     """A `Program` that can be launched."""
 
-    def __init__(self, program, captured):
+    def __init__(self, program, device):
         self._kernel = simulated(_Silent(program.function))
-        self._captured = captured
+        self._device = device
 
     def blocks(self, tasks, threads):
         return max(1, min(tasks, MOST_BLOCKS))
 
     def launch(self, blocks, threads, stream, *numbers):
         """Run it with fewer blocks and threads than asked for; an error that a thread raises comes out."""
-        if stream in self._captured:
-            self._captured[stream].append((self, blocks, threads, numbers))
-            return
+        blocks, threads = min(blocks, MOST_BLOCKS), min(threads, MOST_THREADS)
+        self._device._enqueue(stream, lambda: self._run(blocks, threads, numbers))
+
+    def _run(self, blocks, threads, numbers):
         with _launching, _quick_switches():
-            self._kernel[min(blocks, MOST_BLOCKS), min(threads, MOST_THREADS)](*numbers)
+            self._kernel[blocks, threads](*numbers)
 
 
 class Graph:
-    """Launches that were captured."""
+    """What was captured."""
 
-    def __init__(self, launches):
-        self._launches = launches
+    def __init__(self, actions):
+        self._actions = actions
 
     def launch(self, stream):
-        """Run them."""
-        for kernel, blocks, threads, numbers in self._launches:
-            kernel.launch(blocks, threads, stream, *numbers)
+        """Do it."""
+        for action in self._actions:
+            action()
 
 
 @contextlib.contextmanager
