@@ -10,7 +10,7 @@ import fastopt
 from fastopt import schedules
 from fastopt.steps import gpu
 
-pytestmark = [pytest.mark.cuda_simulator, pytest.mark.xdist_group("simulator of graphs")]
+pytestmark = [pytest.mark.cuda_simulator, pytest.mark.full, pytest.mark.xdist_group("simulator of graphs")]
 
 SHAPES = ((3, 4), (6,), ())
 

@@ -20,7 +20,7 @@ from fastopt import schedules
 from fastopt.compat import keras_1_0, keras_2_2, keras_2_3
 from fastopt.steps import gpu
 
-pytestmark = [pytest.mark.cuda_simulator, pytest.mark.xdist_group("simulator")]
+pytestmark = [pytest.mark.cuda_simulator, pytest.mark.full, pytest.mark.xdist_group("simulator")]
 
 F32, F64 = np.dtype("float32"), np.dtype("float64")
 DTYPES = (F32, F64)
