@@ -20,7 +20,7 @@ simulated = pytest.mark.cuda_simulator
 compiled = pytest.mark.skipif(
     importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda has no package for this platform"
 )
-CAPABILITIES = (pytest.param((8, 0), marks=pytest.mark.full), (9, 0), pytest.param((10, 0), marks=pytest.mark.full))
+CAPABILITIES = ((8, 0), (9, 0), (10, 0))
 over_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 EVERYTHING = {
