@@ -13,7 +13,7 @@ from fastopt.kernels.cuda import engine, gpu, strided
 
 import fastopt
 
-pytestmark = [pytest.mark.cuda_simulator, pytest.mark.xdist_group("whole")]
+pytestmark = [pytest.mark.cuda_simulator, pytest.mark.full, pytest.mark.xdist_group("whole")]
 
 F32 = np.float32
 SHAPES = ((5, 7), (80,))
