@@ -24,7 +24,7 @@ class Feature(NamedTuple):
 def _clipnorm():
     from fastopt.compat.base import LegacyOptimizer
 
-    return mock.patch.object(LegacyOptimizer, "_clip", LegacyOptimizer.__mro__[1]._clip)
+    return mock.patch.object(LegacyOptimizer, "_clipping", LegacyOptimizer.__mro__[1]._clipping)
 
 
 def _decay():

@@ -1,0 +1,324 @@
+"""What the CUDA kernels are compiled to, for GPUs that nobody here has: loads, arithmetic, registers.
+
+Kernels are those that building an optimizer asks for, on a stand-in for a GPU. A covering subset always runs; every
+rule, dtype and architecture with the mark `full`.
+"""
+
+import functools
+import importlib.util
+import re
+import sys
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from fastopt.kernels import _cuda_jit
+from fastopt.kernels.cuda import driver, muon, simulator, strided
+from fastopt.kernels.cuda.lanes import one
+from fastopt.kernels.intrinsics import numbers_at, put_numbers
+from fastopt.kernels.registry import RULES
+from gpu_arrays import Interface
+from numba import cuda
+from table import OWN, VARIANTS
+
+import fastopt
+from fastopt.compat import keras_2_3
+
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda has no package for this platform"
+    ),
+    pytest.mark.xdist_group("ptx"),
+]
+
+CAPABILITIES = ((8, 0), (9, 0), (10, 0))
+HOPPER = (9, 0)
+F32, F64 = np.dtype("float32"), np.dtype("float64")
+
+
+# -- the kernels that optimizers ask for -------------------------------------------------------------------------------
+
+
+class Wanted(NamedTuple):
+    """The arguments of `cuda_program`."""
+
+    function: Any
+    name: str
+    arguments: int
+    bindings: dict
+    capability: tuple
+    key: Any
+
+    @property
+    def id(self):
+        """Function and specialisation."""
+        return f"{self.function.__module__.rpartition('.')[2]}.{self.function.__name__} {self.name}"
+
+    def blocks(self, tasks, threads):
+        """As a kernel that is loaded."""
+        return 1
+
+    def launch(self, *arguments):
+        """It is not."""
+
+
+class Machine(simulator.Device):
+    """A GPU of some compute capability, in the host's memory, that notes what it is to load."""
+
+    def __init__(self, capability):
+        super().__init__(0)
+        self.capability = capability
+        self.wanted = []
+
+    def load(self, wanted):
+        self.wanted.append(wanted)
+        return wanted
+
+
+def kernels_of(make, dtype, capability):
+    """What building an optimizer that ``make`` makes has compiled: norms and clipping included."""
+    machine = Machine(capability)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "device", lambda ordinal: machine)
+        patch.setattr(driver, "ordinal_of", lambda address: 0)
+        patch.setattr(muon, "_library_of", lambda plan: muon._Numpy(plan.work.device))
+        for name, module in list(sys.modules.items()):
+            if name.startswith("fastopt.kernels.cuda.") and hasattr(module, "cuda_program"):
+                patch.setattr(module, "cuda_program", Wanted)
+        optimizer = make()
+        optimizer.build([Interface(np.zeros(shape, dtype)) for shape in ((7, 5), (33,))])
+        if isinstance(optimizer, fastopt.ScheduleFreeAdamW):
+            with optimizer.evaluation_weights():
+                """The averages are worked out by a rule."""
+    return {wanted.id: wanted for wanted in machine.wanted}
+
+
+OPTIMIZERS = {
+    f"{name}-{variant}": (getattr(fastopt, name), kwargs)
+    for name, own in OWN.items()
+    for variant, kwargs in {"plain": {}, "own": own[0], **VARIANTS.get(name, {})}.items()
+} | {f"{kind.__name__}-2.3": (kind, {}) for kind in (keras_2_3.Adagrad, keras_2_3.RMSprop)}
+COVERING = ("Adam-plain", "Lion-plain", "Ftrl-own", "Lamb-plain", "Adafactor-plain", "Muon-plain")
+
+
+def make(key):
+    """An optimizer of `OPTIMIZERS` that clips, so that it measures norms."""
+    kind, kwargs = OPTIMIZERS[key]
+    return kind(**kwargs, clipnorm=1.0)
+
+
+@functools.cache
+def wanted_by(key, dtype, capability):
+    return kernels_of(lambda: make(key), dtype, capability)
+
+
+def cases():
+    for key in OPTIMIZERS:
+        for dtype in (F32, F64):
+            for capability in CAPABILITIES:
+                covering = key in COVERING and capability == HOPPER and (dtype == F32 or key == "Adam-plain")
+                marks = [] if covering else [pytest.mark.full]
+                id = f"{key}-{dtype}-sm_{capability[0]}{capability[1]}"
+                yield pytest.param(key, dtype, capability, id=id, marks=marks)
+
+
+over_kernels = pytest.mark.parametrize(("key", "dtype", "capability"), list(cases()))
+
+
+_compiled = {}
+
+
+class Compiled(NamedTuple):
+    """PTX, and what ptxas made of it."""
+
+    ptx: str
+    resources: Any
+
+
+def compiled(wanted):
+    """Each kernel is compiled once, however many optimizers want it."""
+    key = wanted.id, wanted.capability
+    if key not in _compiled:
+        _compiled[key] = compile_anew(wanted)
+    return _compiled[key]
+
+
+def compile_anew(wanted):
+    arguments = wanted[:5]
+    ptx = _cuda_jit.cuda_ptx(*arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_cuda_jit, "cuda_ptx", lambda *arguments: ptx)  # once is enough
+        return Compiled(ptx, _cuda_jit.cuda_resources(*arguments))
+
+
+# -- what is looked for ------------------------------------------------------------------------------------------------
+
+ARITHMETIC = ("add", "sub", "mul", "mad", "fma", "div", "rcp", "sqrt", "rsqrt", "ex2", "lg2", "sin", "cos", "tanh")
+
+
+def operations(ptx):
+    """Operations of a kernel, with all their modifiers, and how often each stands there."""
+    return Counter(re.findall(r"^\s+(?:@!?%p\d+\s+)?([a-z]\w*(?:\.\w+)+)", ptx, re.MULTILINE))
+
+
+def arithmetic(ptx, kind):
+    """Arithmetic on floating-point numbers of a kind, as "f64", by operation without modifiers."""
+    found = Counter()
+    for operation, count in operations(ptx).items():
+        name, *modifiers = operation.split(".")
+        if name in ARITHMETIC and any(modifier.startswith(kind) for modifier in modifiers):
+            found[name] += count
+    return found
+
+
+def inexact(ptx):
+    """Operations that are not correctly rounded each for itself: fused, approximate, or without subnormal numbers."""
+    return sorted(
+        operation
+        for operation in operations(ptx)
+        if re.search(r"^(fma|rsqrt|ex2|lg2|sin|cos|tanh)\.|\.(approx|ftz|full|sat|rz|rm|rp)\b.*f(32|64)", operation)
+        and not operation.startswith(("cvt.", "ex2.approx.ftz.bf"))
+    )
+
+
+WIDE = {4: r"v4\.f32|v4\.b32|v2\.b64", 8: r"v2\.f64|v2\.b64"}
+"""Element size → what PTX calls 16 bytes; for Blackwell pairs of float32 are numbers of 64 bits."""
+
+
+def is_wide(ptx, access, dtype):
+    """Whether there is an access, "ld" or "st", of 16 bytes to global memory."""
+    return re.search(rf"\b{access}\.global(\.\w+)*?\.({WIDE[dtype.itemsize]})\b", ptx) is not None
+
+
+MOVING = ("step.step", "two_phase.phase_one", "two_phase.phase_two", "muon.momentum", "muon.update", "adafactor.update")
+"""Kernels that read and write state: wide loads and wide stores."""
+
+READING = ("norms.norms", "muon.divisors", "adafactor.sums", "adafactor.sizes")
+"""Kernels that read arrays and write sums: wide loads."""
+
+FEW = Counter(add=1, mul=1, rcp=2)
+"""float64 in a kernel that ends a step, once per launch or chunk and never per element: the loss scale doubled (an
+addition) or halved, and its reciprocal, which is the factor that unscales, in a full step and in a micro-step."""
+
+MORE = {"muon.update": Counter(mul=1, sqrt=1), "adafactor.update": Counter(mul=1, sqrt=1, rcp=2)}
+"""On top of `FEW`: Muon scales a matrix by the root of its extents, once per chunk; Adafactor takes the root of a row's
+mean, once per row, and unscales in rows and in vectors."""
+
+SUMS = ("norms.norms", "two_phase.phase_one", "muon.divisors", "adafactor.sums", "adafactor.sizes")
+"""Kernels of sums: these, roots and quotients of them, and factors of clipping are float64. What is summed is not."""
+
+REGISTERS = dict.fromkeys(SUMS, 168) | {"adafactor.update": 168, "adafactor.sums": 255}
+"""At most, where it is not 128: all that a thread adds up side by side is under way at once. With 128, four blocks of
+128 threads stand on a multiprocessor, with 168 three, with 255 two: that is Adafactor's first pass on sm_80."""
+
+
+def kernel_of(id):
+    return id.partition(" ")[0]
+
+
+@over_kernels
+def test_kernels(key, dtype, capability):
+    for id, wanted in wanted_by(key, dtype, capability).items():
+        kernel, (ptx, resources) = kernel_of(id), compiled(wanted)
+        assert f".target sm_{capability[0]}{capability[1]}" in ptx
+        assert inexact(ptx) == [], id
+        assert not re.search(r"\.local\b|\bcall\b|\.extern", ptx), id
+        assert (resources.local, resources.spilled) == (0, 0), id
+        assert resources.registers <= REGISTERS.get(kernel, 128), (id, resources.registers)
+        if kernel in MOVING + READING:
+            assert is_wide(ptx, "ld", dtype), id
+        if kernel in MOVING:
+            assert is_wide(ptx, "st", dtype), id
+        if dtype == F64:
+            assert not arithmetic(ptx, "f32"), id
+        elif kernel in SUMS:
+            assert kernel == "muon.divisors" or arithmetic(ptx, "f32"), id
+        else:
+            assert not arithmetic(ptx, "f64") - FEW - MORE.get(kernel, Counter()), id
+
+
+@pytest.mark.parametrize("width", [4, 8])
+@pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
+def test_copies(capability, width, monkeypatch):
+    """They move bits and know no numbers."""
+    monkeypatch.setattr(strided, "cuda_program", Wanted)
+    ptx, resources = compiled(strided._kernel.__wrapped__(Machine(capability), width))
+    assert not arithmetic(ptx, "f")
+    assert not re.search(r"\.local\b|\bcall\b", ptx)
+    assert resources.registers <= 64 and resources[1:] == (0, 0)
+
+
+def test_every_kernel_is_known():
+    """So that no kernel goes by without being looked at closely."""
+    found = {kernel_of(id) for key in OPTIMIZERS for id in wanted_by(key, F32, HOPPER)}
+    assert found == {*MOVING, *READING}
+
+
+def test_every_rule_is_compiled():
+    """The rules of all built-in optimizers."""
+    bound = {wanted.bindings.get("SCALARS") for key in OPTIMIZERS for wanted in wanted_by(key, F32, HOPPER).values()}
+    built_in = {scalars for scalars in RULES if scalars.__module__.startswith("fastopt.kernels.")}
+    assert built_in <= bound, built_in - bound
+
+
+# -- that the checks find what they look for ---------------------------------------------------------------------------
+
+
+def step_of(key, dtype=F32):
+    """The kernel of an elementwise rule."""
+    return next(wanted for id, wanted in wanted_by(key, dtype, HOPPER).items() if kernel_of(id) == "step.step")
+
+
+def ptx_with(options, wanted, patch):
+    """PTX of a kernel, with other options of libNVVM."""
+    patch.setattr(_cuda_jit, "NVVM_OPTIONS", options)
+    patch.setattr(_cuda_jit, "_require_no_contraction", lambda ptx, llvm: None)
+    return _cuda_jit.cuda_ptx(*wanted[:5])
+
+
+def test_contraction_is_found(monkeypatch):
+    assert set(inexact(ptx_with(("-opt=3", "-fma=1"), step_of("Adam-plain"), monkeypatch))) == {"fma.rn.f32"}
+
+
+@pytest.mark.parametrize(
+    ("option", "found"),
+    [("-prec-div=0", "div.full.f32"), ("-prec-sqrt=0", "sqrt.approx.f32"), ("-ftz=1", "mul.rn.ftz.f32")],
+)
+def test_approximation_is_found(option, found, monkeypatch):
+    assert found in inexact(ptx_with((*_cuda_jit.NVVM_OPTIONS, option), step_of("Adam-plain"), monkeypatch))
+
+
+class RateScalars(NamedTuple):
+    learning_rate: float
+
+
+def with_literal(param, grad, slots, s):
+    return param - 0.1 * s.learning_rate * grad, slots
+
+
+def test_a_literal_that_makes_float64_is_found():
+    """Once per element: of a vector and of its rest."""
+    kind = fastopt.register_rule("LiteralForPtx", with_literal, RateScalars, defaults={"learning_rate": 0.1})
+    (step,) = kernels_of(kind, F32, HOPPER).values()
+    found = arithmetic(compile_anew(step).ptx, "f64") - FEW
+    assert found["mul"] >= 5
+
+
+def with_local_memory(handle, options):
+    mine = cuda.local.array(100, np.float32)
+    for i in range(100):
+        mine[i] = i
+    put_numbers(handle, (mine[options],))
+
+
+def narrow(handle, options):
+    put_numbers(handle, numbers_at(handle + options, one(DTYPE)))  # noqa: F821
+
+
+def test_local_memory_and_narrow_loads_are_found():
+    wanted = Wanted(with_local_memory, "f", 2, {}, HOPPER, None)
+    ptx, resources = compile_anew(wanted)
+    assert re.search(r"\.local\b", ptx) and resources.local >= 400
+    ptx, _ = compile_anew(Wanted(narrow, "f", 2, {"DTYPE": np.float32}, HOPPER, None))
+    assert "ld.global" in ptx and not is_wide(ptx, "ld", F32) and not is_wide(ptx, "st", F32)
