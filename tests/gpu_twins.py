@@ -128,7 +128,7 @@ class LaggingGpu:
 
         self.queue, self.waits = [], 0
         device = simulator.Device
-        enqueue, upload, launch = device._enqueue, device.upload, simulator.Graph.launch
+        enqueue, upload, launch = device.enqueue, device.upload, simulator.Graph.launch
 
         def delayed(gpu, stream, action):
             if gpu.is_capturing(stream):
@@ -140,7 +140,7 @@ class LaggingGpu:
             array = np.array(array)
             self.queue.append(lambda: upload(gpu, address, array, stream))
 
-        patch.setattr(device, "_enqueue", delayed)
+        patch.setattr(device, "enqueue", delayed)
         patch.setattr(device, "upload", delayed_upload)
         patch.setattr(simulator.Graph, "launch", lambda *arguments: self.queue.append(lambda: launch(*arguments)))
         for kind, name in ((device, "download"), (device, "synchronise"), (device, "synchronise_all")):

@@ -7,52 +7,20 @@ or that was freed, is all ones: NaN.
 
 import contextlib
 import gc
-import math
 import random
 import re
 import threading
 from collections import deque
 
-import numpy as np
 from cuda.bindings import driver as real
 from fake_driver import CODE, CONTEXT, PRIMARY, UNSAFE_IN_CAPTURE, FakeDriver, numbers_at
 from fastopt.kernels._cuda_jit import simulated
-from numba.cuda.simulator import kernel
+from fastopt.kernels.cuda.simulated_threads import launch
 
 MODE = real.CUstreamCaptureMode
 WARP = 32  # a launch has one block of so many threads, however many are asked for
 STATUS = real.CUstreamCaptureStatus
 LOADING = re.compile("cu(LibraryLoadData|KernelGetFunction)$")
-
-
-class Block(kernel.BlockManager):
-    """A block of Numba's simulator whose threads sleep at a barrier: it would ask them in turn whether they are there.
-
-    Requires that all threads come to as many barriers.
-    """
-
-    def run(self, position, *numbers):
-        """Run all threads to their end; what one of them raises comes out."""
-        barrier, errors = threading.Barrier(math.prod(self._block_dim)), []
-
-        def run():
-            try:
-                with np.errstate(all="ignore"):
-                    self._f(*numbers)
-            except BaseException as error:
-                errors.append(error)
-                barrier.abort()
-
-        threads = [
-            kernel.BlockThread(run, self, position, number, debug=False) for number in np.ndindex(*self._block_dim)
-        ]
-        for thread in threads:
-            thread.syncthreads = barrier.wait
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise errors[0]
 
 
 class Stream:
@@ -352,7 +320,7 @@ class RunningDriver(FakeDriver):
         function, context = self._functions[int(handle)]
         assert context == self.contexts[-1], "a kernel of another GPU"
         runs, numbers = simulated(function), numbers_at(packed, function.__code__.co_argcount)
-        self.enqueue(stream, lambda: runs[1, WARP](*numbers))
+        self.enqueue(stream, lambda: launch(runs, 1, WARP, *numbers))
 
     def _cuStreamBeginCapture(self, stream, mode):
         stream = self.stream_at(stream)

@@ -14,6 +14,7 @@ SIZES = (0, 1, 127, 128, 129, 511, 512, 513, 2048, 2049, 2560, 4500, 6000)
 def test_sum_of_a_row(size, team):
     from fastopt.kernels._cuda_jit import simulated
     from fastopt.kernels.cuda import sums
+    from fastopt.kernels.cuda.simulated_threads import launch
 
     values = np.random.default_rng(size).normal(size=size) * 1e8
     found = np.zeros(team)
@@ -23,6 +24,6 @@ def test_sum_of_a_row(size, team):
         thread = cuda.threadIdx.x
         found[thread] = sums.row_sum(values[:number], lanes, thread, team)
 
-    simulated(kernel)[1, team](size)
+    launch(simulated(kernel), 1, team, size)
     expected = reduction.row_sum(values, np.empty(reduction.LANES))
     assert np.array_equal(found, np.full(team, expected))

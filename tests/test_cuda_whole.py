@@ -42,11 +42,10 @@ in_many_orders = pytest.mark.parametrize(
 def cupy(monkeypatch, eagerness):
     """The library whose arrays are on the GPUs."""
     from cupy_stand_in import CuPy
-    from running_driver import Block, RunningDriver
+    from running_driver import RunningDriver
 
     driver = RunningDriver(eagerness, seed=1)
     cupy = CuPy(driver)
-    monkeypatch.setattr("numba.cuda.simulator.kernel.BlockManager", Block)
     monkeypatch.setattr("cuda.bindings.driver", driver)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setattr(devices, "is_simulated", lambda: False)

@@ -5,6 +5,7 @@ Their coefficients and their number are the host's, fixed in a captured graph; a
 """
 
 import contextlib
+import functools
 import importlib
 import math
 from typing import Any
@@ -156,15 +157,21 @@ class Orthogonal(Elementwise):
         self.launch(momentum, stream, options & ~LAST, work=self._matrices)
         if not self._only_accumulates(stream):
             self.launch(divisors, stream, 0, per_block=PER_BLOCK, work=self._matrices)
-            with self._library.working_on(stream):
-                self._orthogonalise()
+            self._library.enqueue(stream, functools.partial(self._orthogonalise, self._moved_directions()))
         self.launch(update, stream, options & ~ZERO, work=self._matrices)
 
-    def _orthogonalise(self):
+    def _moved_directions(self):
+        """Direction, divisor and scalars of each matrix that this step moves."""
         scalars = scalars_of(self.work.table)
-        for k, direction in enumerate(self._directions):
-            if self.work.gradients[0, k] != 0 and 0 not in direction.shape:
-                self._products.orthogonalise(direction, self._divisors[k], scalars[self._rows[k]])
+        return [
+            (direction, self._divisors[k], scalars[self._rows[k]])
+            for k, direction in enumerate(self._directions)
+            if self.work.gradients[0, k] != 0 and 0 not in direction.shape
+        ]
+
+    def _orthogonalise(self, directions):
+        for direction in directions:
+            self._products.orthogonalise(*direction)
 
     def _only_accumulates(self, stream):
         """Whether this is a micro-step for certain: where steps can be stopped, the GPU may be behind the host."""
@@ -185,9 +192,9 @@ class _Numpy:
         """An array of the library over memory of the GPU."""
         return table_at(address, 1, math.prod(shape), dtype.type).reshape(shape)
 
-    def working_on(self, stream):
-        """A context in which products are enqueued on ``stream``, and of float32 in full."""
-        return contextlib.nullcontext()
+    def enqueue(self, stream, multiply):
+        """Call ``multiply`` so that its products are enqueued on ``stream``, those of float32 in full."""
+        self._device.enqueue(stream, multiply)
 
 
 class _Torch:
@@ -201,11 +208,10 @@ class _Torch:
         """See `_Numpy.view`."""
         return self.module.as_tensor(Region(address, shape, dtype), device=f"cuda:{self._device.ordinal}")
 
-    @contextlib.contextmanager
-    def working_on(self, stream):
-        """See `_Numpy.working_on`."""
+    def enqueue(self, stream, multiply):
+        """See `_Numpy.enqueue`."""
         with self.module.no_grad(), self._in_stream(stream), full_float32_in_torch(self.module):
-            yield
+            multiply()
 
     def _in_stream(self, stream):
         cuda, ordinal = self.module.cuda, self._device.ordinal
@@ -250,11 +256,10 @@ class _Cupy:
         with self.module.cuda.Device(self._device.ordinal):
             return self.module.asarray(Region(address, shape, dtype))
 
-    @contextlib.contextmanager
-    def working_on(self, stream):
-        """See `_Numpy.working_on`."""
+    def enqueue(self, stream, multiply):
+        """See `_Numpy.enqueue`."""
         with self.module.cuda.Device(self._device.ordinal), full_float32_in_cupy(self.module), self._in_stream(stream):
-            yield
+            multiply()
 
     def _in_stream(self, stream):
         cuda = self.module.cuda

@@ -5,20 +5,17 @@ Everything has happened when a call returns, so streams mean nothing here.
 
 import contextlib
 import ctypes
-import sys
-import threading
 
 import numpy as np
 
 from .._cuda_jit import simulated
 from .errors import CudaUnavailable
+from .simulated_threads import launch
 from .staging import bytes_of, require_fillable
 
 MOST_BLOCKS = 3
 MOST_THREADS = 32  # of a block: each is a thread of Python
 ALIGNMENT = 256
-
-_launching = threading.Lock()  # the simulator runs one kernel at a time
 
 
 def ordinal_of(address):
@@ -85,15 +82,15 @@ class Device:
             raise RuntimeError(f"cannot {action} while the stream is being captured to a graph")
 
     def copy(self, target, source, nbytes, stream):
-        self._enqueue(stream, lambda: ctypes.memmove(target, source, nbytes))
+        self.enqueue(stream, lambda: ctypes.memmove(target, source, nbytes))
 
     def clear(self, address, nbytes, stream):
-        self._enqueue(stream, lambda: ctypes.memset(address, 0, nbytes))
+        self.enqueue(stream, lambda: ctypes.memset(address, 0, nbytes))
 
     def fill(self, address, number, count, dtype, stream):
-        self._enqueue(stream, lambda: self.write(address, np.full(count, number, dtype)))
+        self.enqueue(stream, lambda: self.write(address, np.full(count, number, dtype)))
 
-    def _enqueue(self, stream, action):
+    def enqueue(self, stream, action):
         """Do it, or keep it for the graph."""
         if self.is_capturing(stream):
             self._captured[stream].append(action)
@@ -150,7 +147,7 @@ class Kernel:
     """A `Program` that can be launched."""
 
     def __init__(self, program, device):
-        self._kernel = simulated(_Silent(program.function))
+        self._kernel = simulated(program.function)
         self._device = device
 
     def blocks(self, tasks, threads):
@@ -159,11 +156,7 @@ class Kernel:
     def launch(self, blocks, threads, stream, *numbers):
         """Run it with fewer blocks and threads than asked for; an error that a thread raises comes out."""
         blocks, threads = min(blocks, MOST_BLOCKS), min(threads, MOST_THREADS)
-        self._device._enqueue(stream, lambda: self._run(blocks, threads, numbers))
-
-    def _run(self, blocks, threads, numbers):
-        with _launching, _quick_switches():
-            self._kernel[blocks, threads](*numbers)
+        self._device.enqueue(stream, lambda: launch(self._kernel, blocks, threads, *numbers))
 
 
 class Graph:
@@ -176,27 +169,3 @@ class Graph:
         """Do it."""
         for action in self._actions:
             action()
-
-
-@contextlib.contextmanager
-def _quick_switches():
-    """While threads run: the simulator waits for them in a loop that each has to wrest the interpreter from."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval)
-
-
-class _Silent:
-    """A kernel whose arithmetic, like a GPU's, warns of nothing. NumPy's setting is one per thread."""
-
-    def __init__(self, function):
-        self._function = function
-        self.__globals__ = function.__globals__  # where the simulator looks for numba.cuda
-        self.__name__ = function.__name__
-
-    def __call__(self, *numbers):
-        with np.errstate(all="ignore"):
-            self._function(*numbers)
