@@ -13,7 +13,7 @@ from fastopt.kernels.cuda import engine, gpu, strided
 
 import fastopt
 
-pytestmark = [pytest.mark.cuda_simulator, pytest.mark.full, pytest.mark.xdist_group("whole")]
+pytestmark = [pytest.mark.cuda_simulator, pytest.mark.xdist_group("whole")]
 
 F32 = np.float32
 SHAPES = ((5, 7), (80,))
@@ -241,6 +241,7 @@ def test_changing_streams(cupy, name):
         both.check()
 
 
+@pytest.mark.full
 @in_many_orders
 def test_copies_that_stand_in_for_parameters(cupy):
     """Also in a graph: what the user has is read before each step, and written after it."""
