@@ -103,7 +103,7 @@ def _measure_vector(t, tile, k, c, s, options, scratch, updates, lanes, dtype):
     velocity = array_at(t.addresses[VELOCITY, tile.segment], tile.offset, tile.length, dtype)
     param = array_at(t.addresses[PARAM, tile.segment], tile.offset, tile.length, dtype)
     _follow_velocity(grad, velocity, updates, scale, t.factors[CLIP, tile.segment], c.limit, s)
-    t.sums[SIZES, k] = sum_of_squares(param, dtype(1) - c.decay, lanes)
+    t.sums[SIZES, k] = sum_of_squares(param, size_factor(c, s), lanes)
     t.sums[UPDATES, k] = sum_of_squares(updates[: tile.length], dtype(1), lanes)
 
 
@@ -113,7 +113,7 @@ def _follow_velocity(grad, velocity, updates, scale, factor, limit, s):
         g = clip(grad[i] * scale * factor, -limit, limit)
         v = followed(velocity[i], square(g, s), s)
         velocity[i] = v
-        updates[i] = update_of(g, constant(1, g), v)
+        updates[i] = update_of(g, constant(1, g), v, s)
 
 
 @inlined_callee
@@ -127,7 +127,7 @@ def _measure_matrix(t, tile, parts, m, c, s, options, scratch, squares, lanes, d
         _add_squares(grad, squares, column_sums, scale, t.factors[CLIP, tile.segment], c.limit, s)
         parts.row_sums[r] = sum_of(squares, lanes)
         param = array_at(t.addresses[PARAM, tile.segment], first, tile.columns, dtype)
-        parts.row_sizes[r] = sum_of_squares(param, dtype(1) - c.decay, lanes)
+        parts.row_sizes[r] = sum_of_squares(param, size_factor(c, s), lanes)
 
 
 @callee
@@ -147,7 +147,7 @@ def _finish_rows(t, tile, k, s, lanes, dtype):
     for m in range(tile.matrices):
         total = sum_of(parts.rows[m * tile.rows : (m + 1) * tile.rows], lanes)
         if tile.blocks == 1:
-            parts.roots[m] = root_of(total, tile)
+            parts.roots[m] = root_of(total, tile, s)
         else:
             t.sums[MEANS, k] = total
 
@@ -181,7 +181,7 @@ def _finish_matrix(t, tile, k, lanes, dtype, scalars):
         for i in range(k, k + tile.blocks):
             _finish_rows(t, scalars_at(Tile, t.chunks, i, 0), i, s, lanes, dtype)
     if tile.blocks > 1:
-        parts_of(t, tile, dtype).roots[0] = root_of(row_sum(t.sums[MEANS, k : k + tile.blocks], lanes), tile)
+        parts_of(t, tile, dtype).roots[0] = root_of(row_sum(t.sums[MEANS, k : k + tile.blocks], lanes), tile, s)
     for first in range(k, k + tile.blocks * tile.strips, tile.blocks):
         strip = scalars_at(Tile, t.chunks, first, 0)
         sums = parts_of(t, strip, dtype).strip
@@ -265,9 +265,15 @@ def column_mean(total, tile, dtype):
 
 
 @callee
-def root_of(total, tile):
+def root_of(total, tile, s):
     """1 / √mean(row), from the sum of the row slot of a matrix."""
-    return 1.0 / sqrt(total / np.float64(tile.height))
+    return 1.0 / sqrt(maximum(total / np.float64(tile.height), np.float64(s.least_mean)))
+
+
+@callee
+def size_factor(c, s):
+    """Factor of the parameter whose size counts."""
+    return constant(1, c.decay) - c.decay * s.decayed
 
 
 @inlined_callee
@@ -277,9 +283,9 @@ def row_root(row, root, dtype):
 
 
 @callee
-def update_of(g, root, column):
+def update_of(g, root, column, s):
     """The update before it is clipped; for a vector ``root`` is 1 and ``column`` its velocity."""
-    return g / (root * sqrt(column))
+    return g / maximum(root * sqrt(column), s.least_root)
 
 
 def size_pass(first, last, handle, options):
@@ -293,29 +299,30 @@ def size_pass(first, last, handle, options):
         if t.gradients[ADDRESS, tile.segment] == 0 or tile.rows == 0:
             continue
         c = scalars_at(Control, t.table, tile.group, 0)
+        s = scalars_at(SCALARS, t.table, tile.group, CONTROLS)
         parts, row = parts_of(t, tile, DTYPE), updates[: tile.columns]
         for m in range(tile.matrices):
             for r in range(m * tile.rows, (m + 1) * tile.rows):
-                _update_row(t, tile, parts, m, r, c, options, scratch, row, DTYPE)
+                _update_row(t, tile, parts, m, r, c, s, options, scratch, row, DTYPE)
                 parts.row_sizes[r] = sum_of_squares(row, DTYPE(1), lanes)
         t.sums[UPDATES, k] = sum_of(parts.row_sizes, lanes)
 
 
 @inlined_callee
-def _update_row(t, tile, parts, m, r, c, options, scratch, updates, dtype):
+def _update_row(t, tile, parts, m, r, c, s, options, scratch, updates, dtype):
     """The update of row ``r`` of a tile, one of its matrix ``m``, before it is clipped."""
     first = tile.offset + r * tile.width
     grad, scale = chunk_gradient(t, tile.segment, first, tile.columns, c, options, scratch, dtype)
     column = parts.columns[m * tile.columns : (m + 1) * tile.columns]
     root = row_root(parts.rows[r], parts.roots[m], dtype)
-    _update(grad, column, updates, root, scale, t.factors[CLIP, tile.segment], c.limit)
+    _update(grad, column, updates, root, scale, t.factors[CLIP, tile.segment], c.limit, s)
 
 
 @callee
-def _update(grad, column, updates, root, scale, factor, limit):
+def _update(grad, column, updates, root, scale, factor, limit, s):
     for i in range(grad.size):
         g = clip(grad[i] * scale * factor, -limit, limit)
-        updates[i] = update_of(g, root, column[i])
+        updates[i] = update_of(g, root, column[i], s)
 
 
 def lengths_pass(handle):
@@ -350,11 +357,12 @@ def update_pass(first, last, handle, options):
         if t.gradients[ADDRESS, tile.segment] == 0:
             continue
         c = scalars_at(Control, t.table, tile.group, 0)
+        s = scalars_at(SCALARS, t.table, tile.group, CONTROLS)
         extra = t.factors[EXTRA, tile.segment]
         if tile.rows == 0:
             grad, scale = chunk_gradient(t, tile.segment, tile.offset, tile.length, c, options, scratch, DTYPE)
             velocity = array_at(t.addresses[VELOCITY, tile.segment], tile.offset, tile.length, DTYPE)
-            _update(grad, velocity, updates, DTYPE(1), scale, t.factors[CLIP, tile.segment], c.limit)
+            _update(grad, velocity, updates, DTYPE(1), scale, t.factors[CLIP, tile.segment], c.limit, s)
             param = array_at(t.addresses[PARAM, tile.segment], tile.offset, tile.length, DTYPE)
             _move(param, updates, extra, c.decay)
             finish_chunk(t, tile.segment, tile.offset, param, c, options, DTYPE)
@@ -362,7 +370,7 @@ def update_pass(first, last, handle, options):
         parts = parts_of(t, tile, DTYPE)
         for m in range(tile.matrices):
             for r in range(m * tile.rows, (m + 1) * tile.rows):
-                _update_row(t, tile, parts, m, r, c, options, scratch, updates, DTYPE)
+                _update_row(t, tile, parts, m, r, c, s, options, scratch, updates, DTYPE)
                 where = tile.offset + r * tile.width
                 param = array_at(t.addresses[PARAM, tile.segment], where, tile.columns, DTYPE)
                 _move(param, updates, extra, c.decay)

@@ -11,6 +11,7 @@ import numpy as np
 from . import cpu, launch
 from ._jit import callee
 from .engines import Elementwise
+from .intrinsics import scalars_at
 from .layout import (
     ACCUMULATED,
     ADDRESS,
@@ -18,6 +19,7 @@ from .layout import (
     CLIP,
     DIRECT,
     EXTRA,
+    GROUP,
     LAYOUT,
     OVERWRITE,
     SEGMENT,
@@ -25,7 +27,7 @@ from .layout import (
     ZERO,
     Control,
 )
-from .maths import sqrt
+from .maths import maximum, sqrt
 from .reduction import LANES, row_sum
 from .registry import RULES, rule
 from .rules.sgd import SgdScalars
@@ -33,35 +35,39 @@ from .tables import end_of_segment, tables_at
 
 # Replaced in each specialisation.
 DTYPE = np.float32
+SCALARS = Control
 
 
 class MuonScalars(NamedTuple):
     """What `muon` receives, and the engine after it."""
 
     learning_rate: float
+    take: float  # share of the gradient that enters the momentum: 1, in torch 1 − μ
     one_minus_momentum: float
-    grad_weight: float  # 1 with Nesterov's momentum, else 0
+    grad_weight: float  # with Nesterov's momentum as `take`, else 0
     momentum_weight: float  # the momentum with Nesterov's, else 1
     rms_rate: float  # negative: none
     a: float
     b: float
     c: float
     steps: float
+    least_norm: float  # a direction is divided by max(‖d‖, least_norm) + epsilon
+    epsilon: float
 
 
 @rule(MuonScalars)
 def muon(param, grad, slots, s):
     """Muon before its matrix products: the direction to be made orthogonal.
 
-    m ← μ m + g;  d = g + μ m (Nesterov) or m;  O = NS(d);  p ← p − η √max(rows, columns) · rms_rate · O
+    m ← μ m + w g;  d = w g + μ m (Nesterov) or m;  O = NS(d);  p ← p − η √max(rows, columns) · rms_rate · O
 
-    NS: X = d / (‖d‖ + 1e-7), then some times A = X Xᵀ, X ← a X + (b A + c A²) X, the smaller side first.
+    NS: X = d / (max(‖d‖, l) + ε), then some times A = X Xᵀ, X ← a X + (b A + c A²) X, the smaller side first.
 
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; the scale is that of Liu et al. 2025,
-    https://arxiv.org/abs/2502.16982, as in Keras.
+    https://arxiv.org/abs/2502.16982, as in Keras, where w = 1, l = 0 and ε = 1e-7. In torch w = 1 − μ and ε = 0.
     """
     momentum, _ = slots
-    momentum = momentum + (grad - momentum * s.one_minus_momentum)
+    momentum = momentum + (s.take * grad - momentum * s.one_minus_momentum)
     return param, (momentum, s.grad_weight * grad + s.momentum_weight * momentum)
 
 
@@ -72,14 +78,15 @@ def norms_pass(handle):
     k = 0
     while k < t.chunks.shape[0]:
         end = end_of_segment(t.chunks, k)
-        t.factors[EXTRA, t.chunks[k, SEGMENT]] = divisor_of(row_sum(t.sums[0, k:end], lanes), DTYPE)
+        s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], cpu.CONTROLS)
+        t.factors[EXTRA, t.chunks[k, SEGMENT]] = divisor_of(row_sum(t.sums[0, k:end], lanes), s, DTYPE)
         k = end
 
 
 @callee
-def divisor_of(squares, dtype):
-    """The norm of a direction, never zero, from the sum of its squares."""
-    return dtype(sqrt(squares)) + dtype(1e-7)
+def divisor_of(squares, s, dtype):
+    """What a direction is divided by, from the sum of its squares."""
+    return maximum(dtype(sqrt(squares)), s.least_norm) + s.epsilon
 
 
 @callee
@@ -103,7 +110,7 @@ class Orthogonal(Elementwise):
             common.chunks, addresses, common.gradients, common.layouts, common.table, factors=common.factors
         )
         self._where = np.array(where, np.int64)
-        table = np.zeros((len(common.table), cpu.CONTROLS + 1), self.dtype)
+        table = np.zeros_like(common.table)  # SgdScalars are the first of MuonScalars
         control = Control(unscale=1.0, divisor=1.0, limit=np.inf, decay=0.0, keep=0.0)
         table[:, : cpu.CONTROLS] = control
         self._update_work = launch.Work(
@@ -113,7 +120,7 @@ class Orthogonal(Elementwise):
     def _compile(self, scalars, slots):
         self._momentum = launch.kernel(cpu.step, scalars, slots + 1, self.dtype)
         self._norms = launch.kernel(cpu.norms, None, 0, self.dtype)
-        self._divisors = launch.serial_function(norms_pass, 0, None, 0, self.dtype)
+        self._divisors = launch.serial_function(norms_pass, 0, scalars, slots, self.dtype)
         self._update = launch.kernel(cpu.step, SgdScalars, 0, self.dtype)
 
     def __call__(self, options):
@@ -121,6 +128,7 @@ class Orthogonal(Elementwise):
         launch.launch(self._momentum, self._momentum_work, options & (ACCUMULATED | ZERO | STAGED))
         update, present = self._update_work, self.work.gradients[ADDRESS] != 0
         scalars = scalars_of(self.work.table)
+        update.table[:, cpu.CONTROLS :] = self.work.table[:, cpu.CONTROLS :]
         update.gradients[ADDRESS] = np.where(present, self._where, 0)
         update.gradients[LAYOUT] = DIRECT
         launch.launch(self._norms, update, 0)
@@ -131,7 +139,6 @@ class Orthogonal(Elementwise):
                 self._products.orthogonalise(direction, update.factors[EXTRA, k], s)
                 update.factors[CLIP, k] = factor_of(max(direction.shape), s.rms_rate)
         update.table[:, Control._fields.index("keep")] = self.work.table[:, Control._fields.index("keep")]
-        update.table[:, cpu.CONTROLS] = [s.learning_rate for s in scalars]
         launch.launch(self._update, update, options & (AVERAGED | OVERWRITE))
 
 

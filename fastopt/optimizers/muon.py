@@ -111,5 +111,12 @@ class Muon(Optimizer):
         lookahead = (1.0, momentum) if self.nesterov else (0.0, 1.0)
         steps = self.muon_a, self.muon_b, self.muon_c, self.ns_steps
         return MuonScalars(
-            learning_rate, 1.0 - momentum, *lookahead, -1.0 if self.rms_rate is None else self.rms_rate, *steps
+            learning_rate,
+            1.0,
+            1.0 - momentum,
+            *lookahead,
+            -1.0 if self.rms_rate is None else self.rms_rate,
+            *steps,
+            0.0,
+            1e-7,
         )

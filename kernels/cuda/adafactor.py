@@ -31,6 +31,7 @@ from ..adafactor import (
     root_of,
     row_mean,
     row_root,
+    size_factor,
     slots_in_memory_order,
     square,
     update_of,
@@ -116,7 +117,7 @@ def _row_squares(work, i, like):
 def _row_square(work, numbers):
     param, grad, accumulated = numbers
     q = square(_clipped(work.source, grad, accumulated), work.scalars)
-    p = np.float64(param * (constant(1, param) - work.source.control.decay))
+    p = np.float64(param * size_factor(work.source.control, work.scalars))
     return p * p, np.float64(q)
 
 
@@ -174,8 +175,8 @@ def _velocity(work, numbers):
     param, grad, accumulated, velocity = numbers
     g = _clipped(work.source, grad, accumulated)
     v = followed(velocity, square(g, work.scalars), work.scalars)
-    u = np.float64(update_of(g, constant(1, g), v))
-    p = np.float64(param * (constant(1, param) - work.source.control.decay))
+    u = np.float64(update_of(g, constant(1, g), v, work.scalars))
+    p = np.float64(param * size_factor(work.source.control, work.scalars))
     return p * p, u * u, np.float64(v)
 
 
@@ -186,6 +187,7 @@ class UpdateSquares(NamedTuple):
     """Squares of the update of a row."""
 
     source: Any
+    scalars: Any
     column: Any  # address of the column slot, at the row's first element
     root: Any
     first: Any
@@ -204,7 +206,7 @@ def _update_squares(work, i, like):
 @callee
 def _update_square(work, numbers):
     grad, accumulated, column = numbers
-    u = np.float64(update_of(_clipped(work.source, grad, accumulated), work.root, column))
+    u = np.float64(update_of(_clipped(work.source, grad, accumulated), work.root, column, work.scalars))
     return (u * u,)
 
 
@@ -345,7 +347,7 @@ def _finish_tile(t, tile, k, s, lanes, flags, member, members, dtype):
     if _is_last(t, tile.tickets + block, tile.strips, flags, member):
         _finish_rows(t, tile, k - strip * blocks, s, lanes, member, members, dtype)
         if blocks > 1 and _is_last(t, tile.tickets + blocks, blocks, flags, member):
-            _finish_root(t, tile, k - tile.position, lanes, member, dtype)
+            _finish_root(t, tile, k - tile.position, s, lanes, member, dtype)
     band, tickets = block // BAND * BAND, tile.tickets + blocks + 1 + strip * (bands + 1)
     end = min(band + BAND, blocks)
     parts = parts_of(t.common, tile, dtype)
@@ -371,17 +373,17 @@ def _finish_rows(t, tile, k, s, lanes, member, members, dtype):
     for m in range(member // TEAM, tile.matrices, members // TEAM):
         total = lane_sum(parts.row_sums[m * tile.rows : (m + 1) * tile.rows], lanes, thread, TEAM)
         if thread == 0 and tile.blocks == 1:
-            parts.roots[m] = root_of(total, tile)
+            parts.roots[m] = root_of(total, tile, s)
         elif thread == 0:
             t.common.sums[MEANS, k] = total
 
 
 @callee
-def _finish_root(t, tile, first, lanes, member, dtype):
+def _finish_root(t, tile, first, s, lanes, member, dtype):
     if member < TEAM:
         total = row_sum(t.common.sums[MEANS, first : first + tile.blocks], lanes, member, TEAM)
         if member == 0:
-            parts_of(t.common, tile, dtype).roots[0] = root_of(total, tile)
+            parts_of(t.common, tile, dtype).roots[0] = root_of(total, tile, s)
 
 
 @callee
@@ -431,21 +433,22 @@ def _size_tile(handle, options, k, lanes, totals, flags, member, members, scalar
     tile = scalars_at(Tile, t.common.chunks, k, 0)
     if tile.rows == 0 or _is_idle(t, program, tile):
         return
-    _sum_updates(t, tile, _source_of(t, program, k, tile, dtype), lanes, totals, member, members, dtype)
+    s, source = rule_scalars_of(t, program, k, scalars), _source_of(t, program, k, tile, dtype)
+    _sum_updates(t, tile, s, source, lanes, totals, member, members, dtype)
     _sum_sizes(t, tile, k, UPDATES, lanes, member, dtype)
     if _is_last(t, tile.segment, tile.end_tile - tile.first_tile, flags, member):
-        _set_length(t, tile, rule_scalars_of(t, program, k, scalars), lanes, member)
+        _set_length(t, tile, s, lanes, member)
 
 
 @callee
-def _sum_updates(t, tile, source, lanes, totals, member, members, dtype):
+def _sum_updates(t, tile, s, source, lanes, totals, member, members, dtype):
     """A warp a row: sums of u² of each."""
     parts, warp, thread = parts_of(t.common, tile, dtype), member // TEAM, member % TEAM
     r = warp
     while r < parts.rows.size:
         first, column = tile.offset + r * tile.width, _column_at(t, tile, r, dtype)
         aligned = _is_aligned(source, column, first, one(dtype))
-        work = UpdateSquares(source, column, _root_of_row(parts, tile, r, dtype), first, aligned, (0,))
+        work = UpdateSquares(source, s, column, _root_of_row(parts, tile, r, dtype), first, aligned, (0,))
         sum_terms(work, tile.columns, lanes, thread, totals, warp, dtype)
         if thread == 0:
             parts.row_sizes[r] = totals[0, warp]
@@ -468,6 +471,7 @@ class Move(NamedTuple):
     """The step of neighbouring elements."""
 
     source: Any
+    scalars: Any
     param: Any  # addresses of the segment's arrays
     average: Any
     first: Any  # element of the segment
@@ -481,7 +485,7 @@ class Move(NamedTuple):
 def _moved(work, numbers):
     """From param, grad, average, accumulated, column: param, average."""
     source, (param, grad, average, accumulated, column) = work.source, numbers
-    u = update_of(_clipped(source, grad, accumulated), work.root, column)
+    u = update_of(_clipped(source, grad, accumulated), work.root, column, work.scalars)
     return averaged(moved(param, u, work.length, source.control.decay), average, source.options, source.control)
 
 
@@ -492,29 +496,29 @@ def update(handle, options):
     """Move the parameters; micro-steps and stopped ones are as in `fastopt.kernels.cuda.step.step`."""
     k = cuda.blockIdx.x
     while k < chunks_of(handle, DTYPE):
-        _update_tile(handle, options, k, cuda.threadIdx.x, cuda.blockDim.x, DTYPE)
+        _update_tile(handle, options, k, cuda.threadIdx.x, cuda.blockDim.x, SCALARS, DTYPE)
         k += cuda.gridDim.x
     finish(handle, options, cuda.threadIdx.x, cuda.gridDim.x, DTYPE)
 
 
 @callee
-def _update_tile(handle, options, k, thread, threads, dtype):
+def _update_tile(handle, options, k, thread, threads, scalars, dtype):
     t = device_tables_at(handle, dtype)
     program = program_of(t, options, dtype)
     tile = scalars_at(Tile, t.common.chunks, k, 0)
     if not program.ready:
         return
     if tile.rows == 0:
-        _update_row(t, program, k, tile, 0, tile.length, thread, threads, dtype)
+        _update_row(t, program, k, tile, 0, tile.length, thread, threads, scalars, dtype)
         return
     r = thread // TEAM
     while r < tile.matrices * tile.rows:
-        _update_row(t, program, k, tile, r, tile.columns, thread % TEAM, TEAM, dtype)
+        _update_row(t, program, k, tile, r, tile.columns, thread % TEAM, TEAM, scalars, dtype)
         r += threads // TEAM
 
 
 @callee
-def _update_row(t, program, k, tile, r, size, thread, threads, dtype):
+def _update_row(t, program, k, tile, r, size, thread, threads, scalars, dtype):
     """The step of one row of a tile, or of the chunk of a vector."""
     first, source = tile.offset + r * tile.width, _source_of(t, program, k, tile, dtype)
     if _is_idle(t, program, tile):
@@ -528,8 +532,8 @@ def _update_row(t, program, k, tile, r, size, thread, threads, dtype):
     else:
         column = _column_at(t, tile, r, dtype)
         root = _root_of_row(parts_of(t.common, tile, dtype), tile, r, dtype)
-    length = t.common.factors[EXTRA, tile.segment]
-    _move(Move(source, param, average, first, size, column, root, length), thread, threads, dtype)
+    length, s = t.common.factors[EXTRA, tile.segment], rule_scalars_of(t, program, k, scalars)
+    _move(Move(source, s, param, average, first, size, column, root, length), thread, threads, dtype)
 
 
 @callee

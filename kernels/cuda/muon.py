@@ -76,12 +76,12 @@ def divisors(handle, options):
     warps = cuda.blockDim.x // TEAM
     k = cuda.blockIdx.x * warps + warp
     while k < chunks_of(handle, DTYPE):
-        _divide(handle, k, lanes, flags, warp, thread, SLOT_ROWS, DTYPE)
+        _divide(handle, options, k, lanes, flags, warp, thread, SCALARS, SLOT_ROWS, DTYPE)
         k += cuda.gridDim.x * warps
 
 
 @callee
-def _divide(handle, k, lanes, flags, warp, thread, slot_rows, dtype):
+def _divide(handle, options, k, lanes, flags, warp, thread, scalars, slot_rows, dtype):
     t = device_tables_at(handle, dtype)
     chunk = _direction_of(t, chunk_of(t, k), slot_rows)
     squares = Squares(chunk, 0, is_plain(chunk.gradient), 0, _plain_control(dtype(0), dtype), False, (0,))
@@ -89,7 +89,8 @@ def _divide(handle, k, lanes, flags, warp, thread, slot_rows, dtype):
     if segment_is_done(t, chunk.segment, flags, warp, thread):
         total = row_sum(t.common.sums[0, start_of(t, chunk.segment) : t.ends[chunk.segment]], lanes, thread, TEAM)
         if thread == 0:
-            t.common.factors[EXTRA, chunk.segment] = divisor_of(total, dtype)
+            s = rule_scalars_of(t, program_of(t, options, dtype), k, scalars)
+            t.common.factors[EXTRA, chunk.segment] = divisor_of(total, s, dtype)
 
 
 @callee

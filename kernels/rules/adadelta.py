@@ -28,3 +28,27 @@ def adadelta(param, grad, slots, s):
     delta = sqrt(accumulated_delta_var + s.epsilon) * grad / sqrt(accumulated_grad + s.epsilon)
     accumulated_delta_var = s.rho * accumulated_delta_var + s.one_minus_rho * (delta * delta)
     return param - s.learning_rate * delta, (accumulated_grad, accumulated_delta_var)
+
+
+class CoupledAdadeltaScalars(NamedTuple):
+    """What `coupled_adadelta` receives."""
+
+    learning_rate: float
+    rho: float
+    one_minus_rho: float
+    epsilon: float
+    weight_decay: float
+
+
+@rule(CoupledAdadeltaScalars)
+def coupled_adadelta(param, grad, slots, s):
+    """`adadelta` with weight decay in the gradient, as in torch: g ← g + λ p.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.Adadelta.html.
+    """
+    accumulated_grad, accumulated_delta_var = slots
+    grad = grad + s.weight_decay * param
+    accumulated_grad = s.rho * accumulated_grad + s.one_minus_rho * (grad * grad)
+    delta = sqrt(accumulated_delta_var + s.epsilon) * grad / sqrt(accumulated_grad + s.epsilon)
+    accumulated_delta_var = s.rho * accumulated_delta_var + s.one_minus_rho * (delta * delta)
+    return param - s.learning_rate * delta, (accumulated_grad, accumulated_delta_var)

@@ -24,3 +24,6 @@ class AdafactorScalars(NamedTuple):
     epsilon_1: float
     epsilon_2: float
     clip_threshold: float  # d
+    least_root: float  # least √v that counts: 0; in torch ε₁, which is not added to g² there
+    least_mean: float  # least mean(r) that counts: 0; in torch ε₁
+    decayed: float  # 1: rms(p) is that of the decayed parameter; 0, as in torch: of the one before

@@ -34,3 +34,23 @@ def outside_adagrad(param, grad, slots, s):
     (accumulator,) = slots
     accumulator = accumulator + grad * grad
     return param - s.learning_rate * grad / (sqrt(accumulator) + s.epsilon), (accumulator,)
+
+
+class CoupledAdagradScalars(NamedTuple):
+    """What `coupled_adagrad` receives."""
+
+    learning_rate: float  # decayed: lr / (1 + (t - 1) lr_decay)
+    epsilon: float
+    weight_decay: float
+
+
+@rule(CoupledAdagradScalars)
+def coupled_adagrad(param, grad, slots, s):
+    """`outside_adagrad` with weight decay in the gradient, as in torch: g ← g + λ p.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.Adagrad.html.
+    """
+    (accumulator,) = slots
+    grad = grad + s.weight_decay * param
+    accumulator = accumulator + grad * grad
+    return param - s.learning_rate * grad / (sqrt(accumulator) + s.epsilon), (accumulator,)

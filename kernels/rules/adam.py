@@ -52,3 +52,43 @@ def amsgrad(param, grad, slots, s):
     velocity_hat = maximum(velocity_hat, velocity)
     param = param - s.alpha * momentum / (sqrt(velocity_hat) + s.epsilon)
     return param, (momentum, velocity, velocity_hat)
+
+
+class CoupledAdamScalars(NamedTuple):
+    """What `coupled_adam` receives."""
+
+    alpha: float  # learning_rate * sqrt(1 - beta_2**t) / (1 - beta_1**t)
+    one_minus_beta_1: float
+    one_minus_beta_2: float
+    epsilon: float  # times sqrt(1 - beta_2**t) where it is to be torch's
+    weight_decay: float
+
+
+@rule(CoupledAdamScalars)
+def coupled_adam(param, grad, slots, s):
+    """`adam` with weight decay in the gradient, as in torch: g ← g + λ p.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.Adam.html. torch's √(v / (1 − β₂ᵗ)) + ε is this
+    rule's √v + ε √(1 − β₂ᵗ), over √(1 − β₂ᵗ).
+    """
+    momentum, velocity = slots
+    grad = grad + s.weight_decay * param
+    momentum = momentum + (grad - momentum) * s.one_minus_beta_1
+    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
+    return param - s.alpha * momentum / (sqrt(velocity) + s.epsilon), (momentum, velocity)
+
+
+class CoupledAmsgradScalars(CoupledAdamScalars):
+    """What `coupled_amsgrad` receives."""
+
+
+@rule(CoupledAmsgradScalars)
+def coupled_amsgrad(param, grad, slots, s):
+    """`amsgrad` with weight decay in the gradient, as in torch."""
+    momentum, velocity, velocity_hat = slots
+    grad = grad + s.weight_decay * param
+    momentum = momentum + (grad - momentum) * s.one_minus_beta_1
+    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
+    velocity_hat = maximum(velocity_hat, velocity)
+    param = param - s.alpha * momentum / (sqrt(velocity_hat) + s.epsilon)
+    return param, (momentum, velocity, velocity_hat)

@@ -27,3 +27,26 @@ def adamax(param, grad, slots, s):
     momentum = momentum + (grad - momentum) * s.one_minus_beta_1
     norm = maximum(s.beta_2 * norm, abs(grad))
     return param - s.alpha * momentum / (norm + s.epsilon), (momentum, norm)
+
+
+class CoupledAdamaxScalars(NamedTuple):
+    """What `coupled_adamax` receives."""
+
+    alpha: float
+    one_minus_beta_1: float
+    beta_2: float
+    epsilon: float
+    weight_decay: float
+
+
+@rule(CoupledAdamaxScalars)
+def coupled_adamax(param, grad, slots, s):
+    """Adamax as in torch, ε inside the norm: g ← g + λ p;  m as `adamax`;  u ← max(β₂ u, |g| + ε);  p ← p − α m / u.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.Adamax.html.
+    """
+    momentum, norm = slots
+    grad = grad + s.weight_decay * param
+    momentum = momentum + (grad - momentum) * s.one_minus_beta_1
+    norm = maximum(s.beta_2 * norm, abs(grad) + s.epsilon)
+    return param - s.alpha * momentum / norm, (momentum, norm)

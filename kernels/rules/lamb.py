@@ -52,3 +52,33 @@ def lamb_second(param, grad, slots, extra, s):
 
 
 two_phase_rule(LambScalars, lamb, trust_ratio, lamb_second, terms=2)
+
+
+class CoupledLambScalars(NamedTuple):
+    """What the phases of `coupled_lamb` receive."""
+
+    learning_rate: float
+    one_minus_beta_1: float
+    one_minus_beta_2: float
+    momentum_weight: float
+    velocity_weight: float
+    epsilon: float
+    weight_decay: float
+
+
+def coupled_lamb(param, grad, slots, s):
+    """`lamb` with weight decay inside the update, as in the paper and in PyTorch's packages: u ← u + λ p."""
+    momentum, velocity = slots
+    momentum = momentum + (grad - momentum) * s.one_minus_beta_1
+    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
+    direction = _direction(momentum, velocity, s) + s.weight_decay * param
+    return (param * param, direction * direction), (momentum, velocity)
+
+
+def coupled_lamb_second(param, grad, slots, extra, s):
+    """`coupled_lamb`, second phase."""
+    momentum, velocity = slots
+    return param - extra * s.learning_rate * (_direction(momentum, velocity, s) + s.weight_decay * param)
+
+
+two_phase_rule(CoupledLambScalars, coupled_lamb, trust_ratio, coupled_lamb_second, terms=2)

@@ -31,3 +31,30 @@ def nadam(param, grad, slots, s):
     velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
     ahead = s.momentum_weight * momentum + s.grad_weight * grad
     return param - s.learning_rate * ahead / (sqrt(s.velocity_weight * velocity) + s.epsilon), (momentum, velocity)
+
+
+class CoupledNadamScalars(NamedTuple):
+    """What `coupled_nadam` receives. μₜ = β₁ (1 − 0.96^(t ψ) / 2), ψ the momentum decay, and Πₜ = μ₁ … μₜ."""
+
+    learning_rate: float
+    one_minus_beta_1: float
+    one_minus_beta_2: float
+    momentum_weight: float  # μₜ₊₁ / (1 − Πₜ₊₁)
+    grad_weight: float  # (1 − μₜ) / (1 − Πₜ)
+    velocity_weight: float  # 1 / (1 − β₂ᵗ)
+    epsilon: float
+    weight_decay: float
+
+
+@rule(CoupledNadamScalars)
+def coupled_nadam(param, grad, slots, s):
+    """`nadam` with weight decay in the gradient, as in torch: g ← g + λ p.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.NAdam.html.
+    """
+    momentum, velocity = slots
+    grad = grad + s.weight_decay * param
+    momentum = momentum + (grad - momentum) * s.one_minus_beta_1
+    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
+    ahead = s.momentum_weight * momentum + s.grad_weight * grad
+    return param - s.learning_rate * ahead / (sqrt(s.velocity_weight * velocity) + s.epsilon), (momentum, velocity)

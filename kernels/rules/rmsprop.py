@@ -82,3 +82,69 @@ def centered_momentum_rmsprop(param, grad, slots, s):
     step = s.learning_rate * grad / sqrt(velocity - average * average + s.epsilon)
     momentum = s.momentum * momentum + step
     return param - momentum, (velocity, momentum, average)
+
+
+class CoupledRMSpropScalars(NamedTuple):
+    """What the RMSprop rules of torch receive; those without momentum ignore it."""
+
+    learning_rate: float
+    rho: float
+    one_minus_rho: float
+    momentum: float
+    epsilon: float
+    weight_decay: float
+
+
+@rule(CoupledRMSpropScalars)
+def coupled_rmsprop(param, grad, slots, s):
+    """`outside_rmsprop` with weight decay in the gradient, as in torch: g ← g + λ p.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.RMSprop.html.
+    """
+    (velocity,) = slots
+    grad = grad + s.weight_decay * param
+    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    return param - s.learning_rate * grad / (sqrt(velocity) + s.epsilon), (velocity,)
+
+
+class CoupledMomentumRMSpropScalars(CoupledRMSpropScalars):
+    """What `coupled_momentum_rmsprop` receives."""
+
+
+@rule(CoupledMomentumRMSpropScalars)
+def coupled_momentum_rmsprop(param, grad, slots, s):
+    """With momentum, the rate outside of it: b ← μ b + g / (√v + ε);  p ← p − η b."""
+    velocity, momentum = slots
+    grad = grad + s.weight_decay * param
+    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    momentum = s.momentum * momentum + grad / (sqrt(velocity) + s.epsilon)
+    return param - s.learning_rate * momentum, (velocity, momentum)
+
+
+class CoupledCenteredRMSpropScalars(CoupledRMSpropScalars):
+    """What `coupled_centered_rmsprop` receives."""
+
+
+@rule(CoupledCenteredRMSpropScalars)
+def coupled_centered_rmsprop(param, grad, slots, s):
+    """By the estimated variance: a ← a + (g − a)(1 − ρ);  p ← p − η g / (√(v − a²) + ε)."""
+    velocity, average = slots
+    grad = grad + s.weight_decay * param
+    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    average = average + (grad - average) * s.one_minus_rho
+    return param - s.learning_rate * grad / (sqrt(velocity - average * average) + s.epsilon), (velocity, average)
+
+
+class CoupledCenteredMomentumRMSpropScalars(CoupledRMSpropScalars):
+    """What `coupled_centered_momentum_rmsprop` receives."""
+
+
+@rule(CoupledCenteredMomentumRMSpropScalars)
+def coupled_centered_momentum_rmsprop(param, grad, slots, s):
+    """`coupled_centered_rmsprop` with momentum, the rate outside of it."""
+    velocity, momentum, average = slots
+    grad = grad + s.weight_decay * param
+    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    average = average + (grad - average) * s.one_minus_rho
+    momentum = s.momentum * momentum + grad / (sqrt(velocity - average * average) + s.epsilon)
+    return param - s.learning_rate * momentum, (velocity, momentum, average)

@@ -51,3 +51,30 @@ def schedule_free_average(param, grad, slots, s):
     """The average x = (y − (1 − β₁) z) / β₁ from the parameter y and slot z: the weights to evaluate with."""
     momentum, velocity = slots
     return (param - s.one_minus_beta_1 * momentum) * s.one_over_beta_1, (momentum, velocity)
+
+
+class AuthorsScheduleFreeScalars(NamedTuple):
+    """What `authors_schedule_free_adamw` receives."""
+
+    learning_rate: float  # η, warmed up
+    one_minus_beta_2: float
+    velocity_weight: float  # 1 / (1 − β₂ᵗ)
+    average_weight: float  # c, the share of this step in the average
+    descent: float  # η (1 − β₁ (1 − c))
+    epsilon: float
+    weight_decay: float
+
+
+@rule(AuthorsScheduleFreeScalars)
+def authors_schedule_free_adamw(param, grad, slots, s):
+    """`schedule_free_adamw` as its authors publish it for PyTorch: x is never formed.
+
+    v as Adam;  u = g / (√(v / (1 − β₂ᵗ)) + ε) + λ y;  y ← y + (z − y) c − η (1 − β₁ (1 − c)) u;  z ← z − η u
+
+    Source: https://github.com/facebookresearch/schedule_free, AdamWScheduleFreeReference and AdamWScheduleFree.
+    """
+    momentum, velocity = slots
+    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
+    direction = grad / (sqrt(velocity * s.velocity_weight) + s.epsilon) + s.weight_decay * param
+    param = param + (momentum - param) * s.average_weight - s.descent * direction
+    return param, (momentum - s.learning_rate * direction, velocity)

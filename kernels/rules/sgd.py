@@ -54,3 +54,49 @@ def nesterov_sgd(param, grad, slots, s):
     descent = s.learning_rate * grad
     momentum = s.momentum * momentum - descent
     return param + s.momentum * momentum - descent, (momentum,)
+
+
+class CoupledSgdScalars(NamedTuple):
+    """What the SGD rules of torch receive; `coupled_sgd` ignores what is about momentum."""
+
+    learning_rate: float
+    momentum: float
+    grad_weight: float  # 1 - dampening; 1 at the first update
+    weight_decay: float
+
+
+@rule(CoupledSgdScalars)
+def coupled_sgd(param, grad, slots, s):
+    """Gradient descent with weight decay in the gradient, as in torch: g ← g + λ p;  p ← p − η g."""
+    grad = grad + s.weight_decay * param
+    return param - s.learning_rate * grad, slots
+
+
+class CoupledMomentumScalars(CoupledSgdScalars):
+    """What `coupled_momentum_sgd` receives."""
+
+
+@rule(CoupledMomentumScalars)
+def coupled_momentum_sgd(param, grad, slots, s):
+    """Momentum as in torch, over raw gradients: g ← g + λ p;  b ← μ b + (1 − d) g;  p ← p − η b.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html. The dampening d begins at the second
+    update. Keras has the learning rate inside the slot.
+    """
+    (momentum,) = slots
+    grad = grad + s.weight_decay * param
+    momentum = s.momentum * momentum + s.grad_weight * grad
+    return param - s.learning_rate * momentum, (momentum,)
+
+
+class CoupledNesterovScalars(CoupledSgdScalars):
+    """What `coupled_nesterov_sgd` receives."""
+
+
+@rule(CoupledNesterovScalars)
+def coupled_nesterov_sgd(param, grad, slots, s):
+    """`coupled_momentum_sgd` that looks ahead: p ← p − η (g + μ b), with the new b."""
+    (momentum,) = slots
+    grad = grad + s.weight_decay * param
+    momentum = s.momentum * momentum + s.grad_weight * grad
+    return param - s.learning_rate * (grad + s.momentum * momentum), (momentum,)
