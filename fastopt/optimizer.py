@@ -14,7 +14,7 @@ import numpy as np
 from . import state
 from .device import HOST, Place, is_array
 from .flat import FlatBuffer, flatten, rebuild
-from .gradients import ABSENT, gradients_of
+from .gradients import ABSENT, BaseGradients, gradients_of
 from .hyper_parameters import HyperParameters
 from .kernels.clipping import ALL, EACH
 from .kernels.layout import AVERAGED, OVERWRITE
@@ -254,7 +254,7 @@ class Optimizer(HyperParameters):
         memory += [origin for origin, _ in self._stand_ins]
         memory += [array for plan in plans for array in plan.memory]
         buffer = self._structure if isinstance(self._structure, FlatBuffer) else None
-        gradients: Any = gradients_of(self._place)(self._parameters, buffer, memory)
+        gradients: Any = self._gradients_class()(self._parameters, buffer, memory)
         on_gpu = self._place.on_gpu and plans
         gpu = GpuSteps(self, plans, gradients, self._gpu) if on_gpu else None
         self._steps: HostSteps | GpuSteps = gpu or HostSteps(self, plans, gradients)
@@ -267,6 +267,10 @@ class Optimizer(HyperParameters):
         self._plans, self._gradients, self._gpu = plans, gradients, gpu
         if keep is not None:
             state.restore(self, keep)
+
+    def _gradients_class(self) -> type[BaseGradients]:
+        """What reads the gradients."""
+        return gradients_of(self._place)
 
     def _make_plans(self) -> list[Plan]:
         members: dict[tuple[str, Any], list[int]] = {}

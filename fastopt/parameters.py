@@ -93,7 +93,7 @@ def check_parameters(paths: list[str], given: list[Any], place: Place = HOST) ->
     for path, known in zip(paths, given, strict=True):
         arrays.append(place.view(f"parameter {path}", known))
         _check_parameter(path, arrays[-1])
-    _check_disjoint(paths, arrays, place)
+    check_disjoint(paths, arrays, place)
     return arrays
 
 
@@ -115,7 +115,8 @@ def _check_parameter(path: str, array: AnyArray) -> None:
         )
 
 
-def _check_disjoint(paths: list[str], arrays: list[AnyArray], place: Place) -> None:
+def check_disjoint(paths: list[str], arrays: list[AnyArray], place: Place) -> None:
+    """Refuse arrays without gaps that share memory."""
     starts = [place.address(array) for array in arrays]
     ranges = sorted(
         (start, start + array.nbytes, path) for start, array, path in zip(starts, arrays, paths, strict=True)

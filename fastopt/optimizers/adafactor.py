@@ -75,4 +75,6 @@ class Adafactor(Optimizer):
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         keep = 1.0 - t**self.beta_2_decay
         rho = min(learning_rate, 1.0 / math.sqrt(t))
-        return AdafactorScalars(keep, 1.0 - keep, rho, self.epsilon_1, self.epsilon_2, self.clip_threshold, 0.0, 0.0, 1.0)
+        return AdafactorScalars(
+            keep, 1.0 - keep, rho, self.epsilon_1, self.epsilon_2, self.clip_threshold, 0.0, 0.0, 1.0
+        )

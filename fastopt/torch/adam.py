@@ -1,0 +1,107 @@
+"""torch.optim's family of Adam."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+
+from ..kernels.rules.adam import CoupledAdamScalars, CoupledAmsgradScalars
+from ..kernels.rules.adamax import CoupledAdamaxScalars
+from ..kernels.rules.nadam import CoupledNadamScalars
+from ..plan import Slot
+from .base import Fused, Slots
+from .engine import Cohort
+from .numbers import betas_of, decays_of, number
+
+_MOMENTS: Slots = (("exp_avg", Slot()), ("exp_avg_sq", Slot()))
+
+
+class Adam(Fused, torch.optim.Adam):
+    """`torch.optim.Adam` in one pass. See `fastopt.kernels.rules.adam`, the rules called coupled.
+
+    State: ``step``, ``exp_avg``, ``exp_avg_sq``, with amsgrad ``max_exp_avg_sq``.
+    """
+
+    _reads: tuple[str, ...] = (
+        "lr", "betas", "eps", "weight_decay", "amsgrad", "decoupled_weight_decay", "maximize",
+    )  # fmt: skip
+
+    def _slots(self, group: Mapping[str, Any]) -> Slots:
+        return (*_MOMENTS, ("max_exp_avg_sq", Slot())) if group["amsgrad"] else _MOMENTS
+
+    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        kind = CoupledAmsgradScalars if group["amsgrad"] else CoupledAdamScalars
+        beta_1, beta_2 = betas_of(group)
+        decay, share = decays_of(group)
+        root = math.sqrt(1.0 - beta_2**t)
+        alpha = number(group["lr"]) * root / (1.0 - beta_1**t)
+        return kind(alpha, 1.0 - beta_1, 1.0 - beta_2, number(group["eps"]) * root, decay), share
+
+
+class AdamW(Adam, torch.optim.AdamW):
+    """`torch.optim.AdamW` in one pass: `Adam` with decoupled weight decay."""
+
+
+class Adamax(Fused, torch.optim.Adamax):
+    """`torch.optim.Adamax` in one pass. See `fastopt.kernels.rules.adamax.coupled_adamax`.
+
+    State: ``step``, ``exp_avg``, ``exp_inf``.
+    """
+
+    _reads = ("lr", "betas", "eps", "weight_decay", "maximize")
+
+    def _slots(self, group: Mapping[str, Any]) -> Slots:
+        return ("exp_avg", Slot()), ("exp_inf", Slot())
+
+    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        beta_1, beta_2 = betas_of(group)
+        alpha = number(group["lr"]) / (1.0 - beta_1**t)
+        return CoupledAdamaxScalars(
+            alpha, 1.0 - beta_1, beta_2, number(group["eps"]), number(group["weight_decay"])
+        ), 0.0
+
+
+class NAdam(Fused, torch.optim.NAdam):
+    """`torch.optim.NAdam` in one pass. See `fastopt.kernels.rules.nadam.coupled_nadam`.
+
+    State: ``step``, ``mu_product``, ``exp_avg``, ``exp_avg_sq``.
+    """
+
+    _reads = (
+        "lr", "betas", "eps", "weight_decay", "momentum_decay", "decoupled_weight_decay", "maximize",
+    )  # fmt: skip
+    _counters = ("step", "mu_product")
+
+    def _slots(self, group: Mapping[str, Any]) -> Slots:
+        return _MOMENTS
+
+    def _start(self, name: str, group: Mapping[str, Any]) -> float:
+        return 1.0 if name == "mu_product" else 0.0
+
+    def _counted_apart(self, group: int) -> Hashable:
+        return group  # whose hyper-parameters the product depends on
+
+    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        beta_1, beta_2 = betas_of(group)
+        decay, share = decays_of(group)
+        mu, ahead = (beta_1 * (1.0 - 0.5 * 0.96 ** (u * number(group["momentum_decay"]))) for u in (t, t + 1))
+        product = cohort.tensors["mu_product"].item() * mu
+        cohort.next_product = product
+        scalars = CoupledNadamScalars(
+            number(group["lr"]),
+            1.0 - beta_1,
+            1.0 - beta_2,
+            ahead / (1.0 - product * ahead),
+            (1.0 - mu) / (1.0 - product),
+            1.0 / (1.0 - beta_2**t),
+            number(group["eps"]),
+            decay,
+        )
+        return scalars, share
+
+    def _count(self, cohort: Cohort) -> None:
+        super()._count(cohort)
+        cohort.tensors["mu_product"].fill_(cohort.next_product)

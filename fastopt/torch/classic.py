@@ -1,0 +1,105 @@
+"""torch.optim's gradient descent, and what scales it by sums or means of squares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..kernels.rules.adadelta import CoupledAdadeltaScalars
+from ..kernels.rules.adagrad import CoupledAdagradScalars
+from ..kernels.rules.rmsprop import (
+    CoupledCenteredMomentumRMSpropScalars,
+    CoupledCenteredRMSpropScalars,
+    CoupledMomentumRMSpropScalars,
+    CoupledRMSpropScalars,
+)
+from ..kernels.rules.sgd import CoupledMomentumScalars, CoupledNesterovScalars, CoupledSgdScalars
+from ..plan import Slot
+from .base import Fused, Slots
+from .engine import Cohort
+from .numbers import number
+
+
+class SGD(Fused, torch.optim.SGD):
+    """`torch.optim.SGD` in one pass. See `fastopt.kernels.rules.sgd`, the rules called coupled.
+
+    State: with momentum ``momentum_buffer``.
+    """
+
+    _reads = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+    _counters = ()
+
+    def _slots(self, group: Mapping[str, Any]) -> Slots:
+        return (("momentum_buffer", Slot()),) if group["momentum"] else ()
+
+    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        kind: Any = CoupledSgdScalars
+        if group["momentum"]:
+            kind = CoupledNesterovScalars if group["nesterov"] else CoupledMomentumScalars
+        grad_weight = 1.0 if t == 1 else 1.0 - number(group["dampening"])
+        return kind(number(group["lr"]), number(group["momentum"]), grad_weight, number(group["weight_decay"])), 0.0
+
+    def _count_of(self, state: Mapping[str, Any]) -> int:
+        return int(state.get("momentum_buffer") is not None)
+
+    def _count(self, cohort: Cohort) -> None:
+        cohort.count = 1  # the second update is like all later ones
+
+
+class RMSprop(Fused, torch.optim.RMSprop):
+    """`torch.optim.RMSprop` in one pass. See `fastopt.kernels.rules.rmsprop`, the rules called coupled.
+
+    State: ``square_avg``, with momentum ``momentum_buffer``, centered ``grad_avg``.
+    """
+
+    _reads = ("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize")
+    _KINDS = {
+        (False, False): CoupledRMSpropScalars,
+        (True, False): CoupledMomentumRMSpropScalars,
+        (False, True): CoupledCenteredRMSpropScalars,
+        (True, True): CoupledCenteredMomentumRMSpropScalars,
+    }
+
+    def _slots(self, group: Mapping[str, Any]) -> Slots:
+        momentum = (("momentum_buffer", Slot()),) if group["momentum"] > 0 else ()
+        return ("square_avg", Slot()), *momentum, *((("grad_avg", Slot()),) if group["centered"] else ())
+
+    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        kind: Any = self._KINDS[group["momentum"] > 0, bool(group["centered"])]
+        alpha, momentum = number(group["alpha"]), number(group["momentum"])
+        eps, decay = number(group["eps"]), number(group["weight_decay"])
+        return kind(number(group["lr"]), alpha, 1.0 - alpha, momentum, eps, decay), 0.0
+
+
+class Adagrad(Fused, torch.optim.Adagrad):
+    """`torch.optim.Adagrad` in one pass. See `fastopt.kernels.rules.adagrad.coupled_adagrad`.
+
+    State: ``sum``, there from the start as in torch.
+    """
+
+    _reads = ("lr", "lr_decay", "eps", "weight_decay", "maximize")
+
+    def _slots(self, group: Mapping[str, Any]) -> Slots:
+        return (("sum", Slot(start=float(group["initial_accumulator_value"]))),)
+
+    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        rate = number(group["lr"]) / (1.0 + (t - 1) * number(group["lr_decay"]))
+        return CoupledAdagradScalars(rate, number(group["eps"]), number(group["weight_decay"])), 0.0
+
+
+class Adadelta(Fused, torch.optim.Adadelta):
+    """`torch.optim.Adadelta` in one pass. See `fastopt.kernels.rules.adadelta.coupled_adadelta`.
+
+    State: ``square_avg``, ``acc_delta``.
+    """
+
+    _reads = ("lr", "rho", "eps", "weight_decay", "maximize")
+
+    def _slots(self, group: Mapping[str, Any]) -> Slots:
+        return ("square_avg", Slot()), ("acc_delta", Slot())
+
+    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        rho, eps, decay = number(group["rho"]), number(group["eps"]), number(group["weight_decay"])
+        return CoupledAdadeltaScalars(number(group["lr"]), rho, 1.0 - rho, eps, decay), 0.0

@@ -1,0 +1,124 @@
+"""Gradients that are CPU tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..device import AnyArray
+from ..gradients import BaseGradients
+from ..gradients.base import check_gradient
+from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
+from ..parameters import Parameter
+
+
+class TensorGradients(BaseGradients):
+    """Reads tensors: those that differ in nothing but their address from the last step's are not looked at again.
+
+    torch's fused CPU kernel takes elements in memory order, whatever the strides; here strides are followed.
+
+    Attributes
+    ----------
+    present : list of int or None
+        Numbers of the parameters with a gradient in the step that is to be read; None: all.
+    """
+
+    def __init__(self, parameters: list[Parameter], buffer: None, state: list[AnyArray]) -> None:
+        super().__init__(parameters, buffer, state)
+        self.present: list[int] | None = None
+        self._known: tuple[Any, ...] = ()
+        self._options = 0
+        self._sizes = np.array([parameter.array.nbytes for parameter in parameters], np.int64)
+        self._ends, self._starts_occupied = self._occupied[:, 1].copy(), self._occupied[:, 0].copy()
+
+    def read(self, grads: Sequence[torch.Tensor | None], zero: bool) -> int:
+        """See `BaseGradients.read`: here a list with a tensor or None for each parameter."""
+        self._staged.clear()
+        self._held = grads
+        present = self.present
+        found: Any = grads if present is None else [grads[k] for k in present]
+        signature = _signature(found)
+        if signature is None or (present, zero, *signature) != self._known:
+            self._examine_all(found, range(self._count) if present is None else present, zero)
+            self._known = () if signature is None else (present, zero, *signature)
+        addresses = self.table[ADDRESS]
+        if present is None:
+            addresses[:] = [grad.data_ptr() for grad in found]
+        else:
+            addresses[:] = 0
+            addresses[present] = [grad.data_ptr() for grad in found]
+        self._check_overlaps(grads, zero)
+        return self._options | (self._zero_option(grads) if zero else 0)
+
+    def zero_all(self, grads: Any) -> None:
+        """See `BaseGradients.zero_all`."""
+        for grad in grads:
+            if grad is not None:
+                grad.zero_()
+
+    def zero(self) -> None:
+        """See `BaseGradients.zero`."""
+        for grad in self._staged:
+            grad.zero_()
+
+    def _examine_all(self, found: Any, numbers: Any, zero: bool) -> None:
+        self._known = ()
+        self.table[LAYOUT] = DIRECT
+        for k, grad in zip(numbers, found, strict=True):
+            self._examine(k, grad, zero)
+        self._options = STAGED if np.any(self.table[LAYOUT] != DIRECT) else 0
+
+    def _examine(self, k: int, grad: torch.Tensor, zero: bool) -> None:
+        """Check one gradient, and note its layout."""
+        parameter = self.parameters[k]
+        if grad.layout is not torch.strided:
+            raise TypeError(
+                f"the gradient of {parameter.path} is {grad.layout}: fastopt.torch takes dense gradients; build the "
+                "embedding with sparse=False, or leave it to torch.optim.SparseAdam"
+            )
+        if grad.dtype not in (torch.float32, torch.float64) or grad.is_neg():
+            raise TypeError(
+                f"the gradient of {parameter.path} is {grad.dtype}{', negated lazily' * grad.is_neg()}: expected "
+                "float32 or float64 in memory"
+            )
+        view = grad.detach().numpy()
+        check_gradient(parameter, view, zero)
+        self._find_layout(k, view)
+
+    def _check_overlaps(self, grads: Any, zero: bool) -> None:
+        """A gradient's memory may be none that the step writes to."""
+        low = self.table[ADDRESS]
+        after = np.minimum(np.searchsorted(self._ends, low, side="right"), len(self._ends) - 1)
+        met = (self._starts_occupied[after] < low + self._sizes) & (self._ends[after] > low) & (low != 0)
+        for k in np.flatnonzero(met).tolist():
+            self._check_overlap(self.parameters[k], grads[k].detach().numpy(), zero)
+
+    def _zero_option(self, grads: Any) -> int:
+        """Gradients that lie otherwise than their parameters, or share memory, are zeroed last, by torch."""
+        low = self.table[ADDRESS]
+        order = np.argsort(low)
+        low, high = low[order], (low + self._sizes * (low != 0))[order]
+        if np.any(high[:-1] > low[1:]):
+            self._staged = [grad for grad in grads if grad is not None]
+            return 0
+        self._staged = [grads[k] for k in np.flatnonzero((self.table[LAYOUT] != DIRECT) & (self.table[ADDRESS] != 0))]
+        return ZERO
+
+
+def present_of(grads: Sequence[torch.Tensor | None]) -> list[int] | None:
+    """Numbers of the parameters that have a gradient; None if all have."""
+    if type(None) not in set(map(type, grads)):
+        return None
+    return [k for k, grad in enumerate(grads) if grad is not None]
+
+
+def _signature(found: Any) -> tuple[list[Any], list[int]] | None:
+    """Strides and bytes, which tell gradients of one parameter apart; None if some gradient has no strides."""
+    try:
+        strides = list(map(torch.Tensor.stride, found))
+    except RuntimeError:
+        return None
+    return strides, [grad.nbytes for grad in found]

@@ -1,0 +1,99 @@
+"""Tensors as the arrays that kernels work on, in the tensors' own memory; and which tensors that is refused to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..device import AnyArray, Place
+from ..device.strides import is_dense, same_strides
+from ..plan import Slot
+
+DTYPES = (torch.float32, torch.float64)
+DEVICES = ("cpu", "cuda")
+
+
+def is_distributed(tensor: Any) -> bool:
+    """Whether a tensor is spread over a mesh (DTensor, FSDP2): it has its own part in `_local_tensor`."""
+    return hasattr(tensor, "_local_tensor")
+
+
+def local(tensor: Any) -> torch.Tensor:
+    """The part of a tensor that lies in this process."""
+    return tensor._local_tensor if is_distributed(tensor) else tensor
+
+
+def check_parameter(name: str, tensor: torch.Tensor) -> None:
+    """Refuse a parameter that no kernel could update.
+
+    Raises
+    ------
+    TypeError
+        If it is sparse, neither float32 nor float64, or on a device without kernels.
+    """
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name} is {tensor.layout}: fastopt.torch updates dense parameters only")
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(
+            f"{name} is {tensor.dtype}: fastopt.torch keeps parameters in float32 or float64; leave the model in "
+            "float32 and run it under torch.autocast"
+        )
+    if tensor.dtype not in DTYPES:
+        raise TypeError(f"{name} is {tensor.dtype}: fastopt.torch updates float32 and float64 parameters")
+    if tensor.device.type not in (*DEVICES, "meta"):
+        raise TypeError(f"{name} is on {tensor.device}: fastopt.torch works on CPUs and CUDA GPUs")
+
+
+def as_array(name: str, tensor: torch.Tensor, place: Place) -> AnyArray:
+    """The tensor's memory as an array of a place."""
+    return place.view(name, tensor.detach() if place.on_gpu else tensor.detach().numpy())
+
+
+def kept(tensor: Any, array: AnyArray, place: Place, without: int | None) -> tuple[torch.Tensor, AnyArray]:
+    """A state tensor that lies as ``array``, the parameter, does; and its array. A copy where it lies otherwise."""
+    shape = _shape_without(array.shape, without)
+    found = local(tensor)
+    if tuple(found.shape) != shape:
+        raise ValueError(f"a state tensor of shape {tuple(found.shape)} for a parameter that needs {shape}")
+    view = as_array("state", found, place)
+    if without is None and (view.dtype != array.dtype or not same_strides(view, array)):
+        tensor = empty_like(array, found).copy_(found)
+        view = as_array("state", tensor, place)
+    elif without is not None:
+        tensor = found.to(getattr(torch, array.dtype.name)).contiguous()
+        view = as_array("state", tensor.squeeze(without), place)
+    return tensor, view
+
+
+def new_state(parameter: Any, array: AnyArray, slot: Slot) -> torch.Tensor:
+    """A state tensor as a slot begins; for a distributed parameter as torch.optim makes it, distributed too."""
+    own = local(parameter)
+    if slot.without is not None:
+        return torch.zeros(_shape_without(array.shape, slot.without), dtype=own.dtype, device=own.device)
+    tensor = empty_like(array, own)
+    tensor = tensor.copy_(own) if slot.copies_parameter else tensor.fill_(slot.start)
+    return as_distributed(tensor, parameter) if is_distributed(parameter) else tensor
+
+
+def as_distributed(tensor: torch.Tensor, like: Any) -> Any:
+    """A tensor as this process's part of one that is spread as another."""
+    return type(like).from_local(
+        tensor, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+
+
+def empty_like(array: AnyArray, like: torch.Tensor) -> torch.Tensor:
+    """A new tensor that lies in memory as an array does; C-ordered if that has gaps."""
+    dtype = getattr(torch, array.dtype.name)
+    strides = tuple(stride // array.itemsize for stride in array.strides)
+    if not is_dense(array):
+        return torch.empty(array.shape, dtype=dtype, device=like.device)
+    return torch.empty_strided(array.shape, strides, dtype=dtype, device=like.device)
+
+
+def _shape_without(shape: tuple[int, ...], without: int | None) -> tuple[int, ...]:
+    if without is None:
+        return shape
+    axis = len(shape) + without
+    return (*shape[:axis], 1, *shape[axis + 1 :])

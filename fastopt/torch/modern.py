@@ -1,0 +1,276 @@
+"""Optimizers that torch.optim lacks, and its youngest: Lion, Lamb, Adafactor, Muon, schedule-free AdamW."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import torch
+
+from ..kernels import adafactor  # noqa: F401  (registers the rule)
+from ..kernels.muon import MuonScalars
+from ..kernels.rules.adafactor import AdafactorScalars
+from ..kernels.rules.lamb import CoupledLambScalars
+from ..kernels.rules.lion import LionScalars
+from ..kernels.rules.schedule_free_adamw import AuthorsScheduleFreeScalars
+from ..plan import Slot
+from .base import Fused, Slots
+from .engine import Cohort
+from .memory import local
+from .numbers import betas_of, number
+
+
+def _check(lr: Any, betas: tuple[Any, Any], weight_decay: float, eps: float = 0.0) -> None:
+    """Refuse hyper-parameters in torch's words."""
+    if isinstance(lr, torch.Tensor) and lr.numel() != 1:
+        raise ValueError("Tensor lr must be 1-element")
+    if not lr >= 0.0:
+        raise ValueError(f"Invalid learning rate: {lr}")
+    if not eps >= 0.0:
+        raise ValueError(f"Invalid epsilon value: {eps}")
+    for index, beta in enumerate(betas):
+        if not 0.0 <= beta < 1.0:
+            raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
+    if not weight_decay >= 0.0:
+        raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+
+
+class Lion(Fused, torch.optim.Optimizer):
+    """Lion, with the arguments of lion-pytorch. See `fastopt.kernels.rules.lion`.
+
+    Parameters
+    ----------
+    lr : float
+    betas : tuple of two floats in [0, 1)
+    weight_decay : float >= 0
+        Decoupled: the parameter first loses ``lr * weight_decay`` of itself.
+    maximize : bool
+
+    State: ``exp_avg``.
+    """
+
+    _reads = ("lr", "betas", "weight_decay", "maximize")
+    _counters = ()
+
+    def __init__(
+        self, params: Any, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0,
+        *, maximize: bool = False, **options: Any,
+    ) -> None:  # fmt: skip
+        _check(lr, betas, weight_decay)
+        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
+        super().__init__(params, defaults, **options)
+
+    def _slots(self, group: Mapping[str, Any]) -> Slots:
+        return (("exp_avg", Slot()),)
+
+    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        beta_1, beta_2 = betas_of(group)
+        lr = number(group["lr"])
+        return LionScalars(lr, beta_1, 1.0 - beta_1, beta_2, 1.0 - beta_2), lr * number(group["weight_decay"])
+
+
+class Lamb(Fused, torch.optim.Optimizer):
+    """Lamb, as in the paper: decay inside the update, every parameter scaled by its trust ratio.
+
+    See `fastopt.kernels.rules.lamb.coupled_lamb`. The packages around PyTorch agree on the arguments, and differ: timm
+    and apex clip the global norm to 1 by default (``clip_norm=1.0``) and scale no parameter without decay.
+
+    Parameters
+    ----------
+    lr : float
+    betas : tuple of two floats in [0, 1)
+    eps : float >= 0
+    weight_decay : float >= 0
+    bias_correction : bool
+    maximize : bool
+
+    State: ``step``, ``exp_avg``, ``exp_avg_sq``.
+    """
+
+    _reads = ("lr", "betas", "eps", "weight_decay", "bias_correction", "maximize")
+    _needs_whole = True
+
+    def __init__(
+        self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
+        weight_decay: float = 0.0, bias_correction: bool = True, *, maximize: bool = False, **options: Any,
+    ) -> None:  # fmt: skip
+        _check(lr, betas, weight_decay, eps)
+        defaults = {
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "bias_correction": bias_correction,
+            "maximize": maximize,
+        }  # fmt: skip
+        super().__init__(params, defaults, **options)
+
+    def _slots(self, group: Mapping[str, Any]) -> Slots:
+        return ("exp_avg", Slot()), ("exp_avg_sq", Slot())
+
+    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        beta_1, beta_2 = betas_of(group)
+        corrections = (1.0 / (1.0 - beta_1**t), 1.0 / (1.0 - beta_2**t)) if group["bias_correction"] else (1.0, 1.0)
+        eps, decay = number(group["eps"]), number(group["weight_decay"])
+        return CoupledLambScalars(number(group["lr"]), 1.0 - beta_1, 1.0 - beta_2, *corrections, eps, decay), 0.0
+
+
+class Adafactor(Fused, torch.optim.Adafactor):
+    """`torch.optim.Adafactor` in three passes. See `fastopt.kernels.rules.adafactor`.
+
+    State: ``step``, ``row_var`` and ``col_var``, or ``variance`` for parameters of fewer than two axes.
+    """
+
+    _reads = ("lr", "beta2_decay", "eps", "d", "weight_decay", "maximize")
+    _needs_whole = True
+
+    def _slots(self, group: Mapping[str, Any]) -> Slots:
+        return (
+            ("row_var", Slot(without=-1, axes=range(2, 65))),
+            ("col_var", Slot(without=-2, axes=range(2, 65))),
+            ("variance", Slot(axes=range(2))),
+        )
+
+    def _needs_c_order(self, axes: tuple[int, ...]) -> bool:
+        return axes[:-2] != tuple(range(len(axes)))[:-2]
+
+    def _extra(self, tensor: torch.Tensor) -> Hashable:
+        return torch.finfo(tensor.dtype).eps
+
+    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        take, lr = float(t) ** number(group["beta2_decay"]), number(group["lr"])
+        eps_1, eps_2 = group["eps"]
+        least = extra if eps_1 is None else number(eps_1)
+        rho = min(lr, 1.0 / math.sqrt(t))
+        floors = (least, least, 0.0)
+        scalars = AdafactorScalars(1.0 - take, take, rho, 0.0, number(eps_2), number(group["d"]), *floors)
+        return scalars, lr * number(group["weight_decay"])
+
+
+class Muon(Fused, torch.optim.Muon):
+    """`torch.optim.Muon`, a pass before and after the matrix products. See `fastopt.kernels.muon`.
+
+    torch multiplies in bfloat16; here the products are in the parameter's own dtype.
+
+    State: ``momentum_buffer``.
+    """
+
+    _reads = ("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn")
+    _counters = ()
+    _needs_whole = True
+
+    def _slots(self, group: Mapping[str, Any]) -> Slots:
+        return (("momentum_buffer", Slot()),)
+
+    def _extra(self, tensor: torch.Tensor) -> Hashable:
+        return tuple(tensor.shape)
+
+    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        lr, momentum, rows, columns = number(group["lr"]), number(group["momentum"]), *extra
+        take = 1.0 - momentum
+        ratio = math.sqrt(max(1.0, rows / columns)) if columns else 1.0
+        if group["adjust_lr_fn"] == "match_rms_adamw":
+            ratio = 0.2 * math.sqrt(max(rows, columns))
+        ahead = (take, momentum) if group["nesterov"] else (0.0, 1.0)
+        steps = *map(number, group["ns_coefficients"]), number(group["ns_steps"])
+        scalars = MuonScalars(lr * ratio, take, take, *ahead, -1.0, *steps, number(group["eps"]), 0.0)
+        return scalars, lr * number(group["weight_decay"])
+
+
+class ScheduleFreeAdamW(Fused, torch.optim.Optimizer):
+    """``schedulefree.AdamWScheduleFree``: its arguments, state, ``train()`` and ``eval()``.
+
+    See `fastopt.kernels.rules.schedule_free_adamw.authors_schedule_free_adamw`. Call ``train()`` before training and
+    ``eval()`` before evaluating or saving the model, as the package asks for.
+
+    Parameters
+    ----------
+    lr : float
+    betas : tuple of two floats in [0, 1), the first not 0
+    eps : float >= 0
+    weight_decay : float >= 0
+    warmup_steps : int >= 0
+        Steps over which the rate grows linearly.
+    r : float
+        Step number t weighs as t ** r in the average,
+    weight_lr_power : float
+        and by the greatest rate so far to this power.
+    foreach : bool, optional
+        Without effect.
+
+    State: ``z``, ``exp_avg_sq``; in the parameter groups ``k`` and what the averages weigh.
+    """
+
+    _reads = ("lr", "betas", "eps", "weight_decay", "warmup_steps", "r", "weight_lr_power", "k", "weight_sum", "lr_max")
+    _counters = ()
+
+    def __init__(
+        self, params: Any, lr: float = 0.0025, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        weight_decay: float = 0, warmup_steps: int = 0, r: float = 0.0, weight_lr_power: float = 2.0,
+        foreach: bool | None = None, **options: Any,
+    ) -> None:  # fmt: skip
+        _check(lr, betas, weight_decay, eps)
+        if not betas[0] > 0.0:
+            raise ValueError(f"Invalid beta parameter at index 0: {betas[0]}; the average is divided by it")
+        if not warmup_steps >= 0:
+            raise ValueError(f"Invalid warmup_steps value: {warmup_steps}")
+        defaults = {
+            "lr": lr, "betas": betas, "eps": eps, "r": r, "k": 0, "warmup_steps": warmup_steps, "train_mode": False,
+            "weight_sum": 0.0, "lr_max": -1.0, "scheduled_lr": 0.0, "weight_lr_power": weight_lr_power,
+            "weight_decay": weight_decay, "foreach": foreach,
+        }  # fmt: skip
+        super().__init__(params, defaults, **options)
+
+    def _slots(self, group: Mapping[str, Any]) -> Slots:
+        return ("z", Slot(copies_parameter=True)), ("exp_avg_sq", Slot())
+
+    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        beta_1, beta_2 = betas_of(group)
+        lr, _, weight, weight_sum = self._weights(group)
+        share = weight / weight_sum if weight_sum else 0.0
+        scalars = AuthorsScheduleFreeScalars(
+            lr,
+            1.0 - beta_2,
+            1.0 / (1.0 - beta_2 ** (group["k"] + 1)),
+            share,
+            lr * (1.0 - beta_1 * (1.0 - share)),
+            number(group["eps"]),
+            number(group["weight_decay"]),
+        )
+        return scalars, 0.0
+
+    @staticmethod
+    def _weights(group: Mapping[str, Any]) -> tuple[float, float, float, float]:
+        """Rate of the coming step, greatest rate, weight of the step in the average, and of all steps."""
+        t = group["k"] + 1
+        warmup = group["warmup_steps"]
+        lr = number(group["lr"]) * (t / warmup if t <= warmup else 1.0)
+        greatest = max(lr, group["lr_max"])
+        weight = t ** group["r"] * greatest ** group["weight_lr_power"]
+        return lr, greatest, weight, group["weight_sum"] + weight
+
+    def _end_step(self) -> None:
+        for group in self.param_groups:
+            lr, greatest, _, weight_sum = self._weights(group)
+            group.update(scheduled_lr=lr, lr_max=greatest, weight_sum=weight_sum, k=group["k"] + 1)
+
+    def _check_ready(self) -> None:
+        if not self.param_groups[0]["train_mode"]:
+            raise RuntimeError(
+                "Optimizer was not in train mode when step is called. Please insert .train() and .eval() calls on the "
+                "optimizer. See the documentation of ScheduleFreeAdamW for details."
+            )
+
+    def train(self) -> None:
+        """Have the parameters hold the points where gradients are taken."""
+        self._set_mode(True, lambda beta_1: 1.0 - beta_1)
+
+    def eval(self) -> None:
+        """Have the parameters hold the average."""
+        self._set_mode(False, lambda beta_1: 1.0 - 1.0 / beta_1)
+
+    @torch.no_grad()
+    def _set_mode(self, train: bool, weight: Callable[[float], float]) -> None:
+        for group in self.param_groups:
+            if group["train_mode"] != train:
+                for p in group["params"]:
+                    if "z" in self.state[p]:
+                        local(p).lerp_(local(self.state[p]["z"]), weight(betas_of(group)[0]))
+                group["train_mode"] = train

@@ -1,0 +1,87 @@
+"""The scalars table of a plan, written anew for every step."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..plan import Plan
+
+if TYPE_CHECKING:
+    from .base import Fused
+
+
+class Restructured(Exception):
+    """Parameters have to be sorted anew: a hyper-parameter selects another rule now, or a cohort is divided."""
+
+
+class Rows:
+    """A row per parameter group and cohort; of those with the same hyper-parameters one is worked out.
+
+    Parameters
+    ----------
+    owner : Fused
+    plan : Plan
+        Connected; its groups are `engine.Row`.
+    """
+
+    def __init__(self, owner: Fused, plan: Plan) -> None:
+        self._owner, self._plan = owner, plan
+        self._rows: list[Any] = list(plan.groups)
+        self._groups = [owner.param_groups[row.group] for row in self._rows]
+        self._values: list[Any] = []
+        self._leaders: list[int] = []  # rows that are worked out
+        self._followed = np.zeros(0, np.int64)  # for each row its leader's place
+        self._worked_out = np.zeros(0)
+
+    def write(self, unscale: float, limit: float, keep: float) -> None:
+        """Fill the table. ``keep`` is the share of itself that an average keeps, once it has begun.
+
+        Raises
+        ------
+        Restructured
+            If the hyper-parameters select another rule.
+        ValueError
+            If a number does not fit the parameters' dtype.
+        """
+        values = list(map(self._owner._hyper_parameters, self._groups))
+        if values != self._values:
+            self._find_leaders(values)
+        for place, k in enumerate(self._leaders):
+            self._write_row(place, k, unscale, limit, keep)
+        np.take(self._worked_out, self._followed, axis=0, out=self._plan.work.table)
+
+    def _find_leaders(self, values: list[Any]) -> None:
+        places: dict[Hashable, int] = {}
+        keys = [
+            (_hashable(own, k), row.cohort, row.extra)
+            for k, (own, row) in enumerate(zip(values, self._rows, strict=True))
+        ]
+        self._followed = np.array([places.setdefault(key, len(places)) for key in keys], np.int64)
+        self._leaders = np.unique(self._followed, return_index=True)[1].tolist()
+        table = self._plan.work.table
+        self._worked_out = np.zeros((len(self._leaders), table.shape[1]), table.dtype)
+        self._values = values
+
+    def _write_row(self, place: int, k: int, unscale: float, limit: float, keep: float) -> None:
+        row, group, plan = self._rows[k], self._groups[k], self._plan
+        count = row.cohort.count
+        scalars, decay = self._owner._row(group, count + 1, row.cohort, row.extra)
+        if type(scalars) is not plan.scalars:
+            raise Restructured
+        control = -unscale if group.get("maximize") else unscale, 1.0, limit, decay, keep if count else 0.0
+        try:
+            plan.pack(self._worked_out, place * self._worked_out.strides[0], *control, *scalars)
+        except OverflowError:
+            raise ValueError(f"one of {scalars}, or of the options, does not fit {plan.dtype}") from None
+
+
+def _hashable(values: Any, otherwise: int) -> Hashable:
+    """What rows with the same hyper-parameters have in common."""
+    try:
+        hash(values)
+    except TypeError:  # a list among them
+        return otherwise
+    return values
