@@ -25,7 +25,7 @@ class Adam(Fused, torch.optim.Adam):
     State: ``step``, ``exp_avg``, ``exp_avg_sq``, with amsgrad ``max_exp_avg_sq``.
     """
 
-    _reads: tuple[str, ...] = (
+    _reads = (
         "lr", "betas", "eps", "weight_decay", "amsgrad", "decoupled_weight_decay", "maximize",
     )  # fmt: skip
 
@@ -59,9 +59,8 @@ class Adamax(Fused, torch.optim.Adamax):
     def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
         beta_1, beta_2 = betas_of(group)
         alpha = number(group["lr"]) / (1.0 - beta_1**t)
-        return CoupledAdamaxScalars(
-            alpha, 1.0 - beta_1, beta_2, number(group["eps"]), number(group["weight_decay"])
-        ), 0.0
+        eps, decay = number(group["eps"]), number(group["weight_decay"])
+        return CoupledAdamaxScalars(alpha, 1.0 - beta_1, beta_2, eps, decay), 0.0
 
 
 class NAdam(Fused, torch.optim.NAdam):

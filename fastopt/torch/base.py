@@ -103,7 +103,7 @@ class Fused:
         self.fused_zero_grad, self.flat, self.fused_backward = fused_zero_grad, flat, fused_backward
         self._check_options()
         self._begin()
-        super().__init__(params, *args, **kwargs)
+        super().__init__(params, *args, **kwargs)  # type: ignore[call-arg]
         if self.defaults.get("differentiable"):  # type: ignore[attr-defined]
             raise ValueError(
                 f"differentiable=True: fastopt.torch.{type(self).__name__} updates in place, where autograd cannot "
@@ -205,9 +205,7 @@ class Fused:
         engine, indices = self._engines[number]
         own = grads if indices is None else [grads[k] for k in indices]
         if self._distributed:
-            own = [
-                None if grad is None else _local_gradient(m, grad) for m, grad in zip(engine._members, own, strict=True)
-            ]
+            own = list(map(_local_gradient, engine._members, own))
         done = engine.run(own, unscale, self.fused_zero_grad)
         # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
         torch.autograd.graph.increment_version(engine._tensors)
@@ -234,7 +232,8 @@ class Fused:
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in _OPTIONS}}  # type: ignore[misc]
+        kept: Any = super().__getstate__()
+        return {**kept, **{name: getattr(self, name) for name in _OPTIONS}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._begin()
@@ -425,8 +424,10 @@ def _path(group: Mapping[str, Any], number: int, k: int) -> str:
     return f"parameter {k} of group {number}{name}"
 
 
-def _local_gradient(member: Member, grad: Any) -> torch.Tensor:
+def _local_gradient(member: Member, grad: Any) -> torch.Tensor | None:
     """This process's part of a gradient."""
+    if grad is None:
+        return None
     parameter = member.tensor
     if is_distributed(parameter) != is_distributed(grad) or (
         is_distributed(grad) and tuple(grad.placements) != tuple(parameter.placements)

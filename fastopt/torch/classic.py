@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -55,7 +55,7 @@ class RMSprop(Fused, torch.optim.RMSprop):
     """
 
     _reads = ("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize")
-    _KINDS = {
+    _KINDS: ClassVar = {
         (False, False): CoupledRMSpropScalars,
         (True, False): CoupledMomentumRMSpropScalars,
         (False, True): CoupledCenteredRMSpropScalars,

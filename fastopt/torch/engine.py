@@ -1,4 +1,4 @@
-"""A fastopt optimizer at work on the memory of tensors: those parameters of a torch optimizer that are on one device."""
+"""A fastopt optimizer at work on the memory of tensors: a torch optimizer's parameters on one device."""
 
 from __future__ import annotations
 

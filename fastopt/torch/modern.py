@@ -163,14 +163,16 @@ class Muon(Fused, torch.optim.Muon):
         return tuple(tensor.shape)
 
     def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
-        lr, momentum, rows, columns = number(group["lr"]), number(group["momentum"]), *extra
+        lr, momentum = number(group["lr"]), number(group["momentum"])
+        rows, columns = extra
         take = 1.0 - momentum
         ratio = math.sqrt(max(1.0, rows / columns)) if columns else 1.0
         if group["adjust_lr_fn"] == "match_rms_adamw":
             ratio = 0.2 * math.sqrt(max(rows, columns))
         ahead = (take, momentum) if group["nesterov"] else (0.0, 1.0)
-        steps = *map(number, group["ns_coefficients"]), number(group["ns_steps"])
-        scalars = MuonScalars(lr * ratio, take, take, *ahead, -1.0, *steps, number(group["eps"]), 0.0)
+        a, b, c = map(number, group["ns_coefficients"])
+        steps = number(group["ns_steps"])
+        scalars = MuonScalars(lr * ratio, take, take, *ahead, -1.0, a, b, c, steps, number(group["eps"]), 0.0)
         return scalars, lr * number(group["weight_decay"])
 
 

@@ -18,6 +18,6 @@ def betas_of(group: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def decays_of(group: Mapping[str, Any]) -> tuple[float, float]:
-    """Weight decay that goes into the gradient, and the share that the parameter loses instead where it is decoupled."""
+    """Weight decay in the gradient, and the share that the parameter loses instead where decay is decoupled."""
     decay = number(group["weight_decay"])
     return (0.0, decay * number(group["lr"])) if group["decoupled_weight_decay"] else (decay, 0.0)

@@ -34,7 +34,7 @@ class Rows:
         self._values: list[Any] = []
         self._leaders: list[int] = []  # rows that are worked out
         self._followed = np.zeros(0, np.int64)  # for each row its leader's place
-        self._worked_out = np.zeros(0)
+        self._worked_out: Any = None
 
     def write(self, unscale: float, limit: float, keep: float) -> None:
         """Fill the table. ``keep`` is the share of itself that an average keeps, once it has begun.
