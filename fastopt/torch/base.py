@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -92,6 +93,14 @@ class Fused:
     def _check_ready(self) -> None:
         """Refuse to step where the optimizer is not in the state for it."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Show the signature that the class has: torch's, then the keywords of `Fused`."""
+        super().__init_subclass__(**kwargs)
+        init = next(vars(kind)["__init__"] for kind in cls.__mro__ if kind is not Fused and "__init__" in vars(kind))
+        own = [p for p in inspect.signature(init).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        common = [p for p in inspect.signature(Fused.__init__).parameters.values() if p.name in _OPTIONS]
+        cls.__signature__ = inspect.Signature([*own[1:], *common])  # type: ignore[attr-defined]
+
     # -- options ----------------------------------------------------------------------------------------------------
 
     def __init__(
@@ -139,6 +148,7 @@ class Fused:
         self._waiting: list[int] = []
         self._known: list[Any] = []
         self._known_groups: list[Any] = []
+        self._known_states: list[Any] = []
         self._distributed = False
         self._zeroed: list[tuple[torch.Tensor, int]] = []
         self._buffers: dict[Any, torch.Tensor] = {}
@@ -294,6 +304,8 @@ class Fused:
             and len(self.param_groups) == len(self._known_groups)
             and all(map(is_, self.param_groups, self._known_groups))
             and all(grads[k] is None for k in self._waiting)
+            and len(self.state) == len(self._known_states)
+            and all(map(is_, self.state.values(), self._known_states))
             and all(engine.is_current() for engine, _ in self._engines)
         )
 
@@ -318,6 +330,7 @@ class Fused:
             own = [k for k, member in members.items() if local(member.tensor).device == device]
             engine = Engine(self, [members[k] for k in own])
             self._engines.append((engine, None if len(own) == len(params) else own))
+        self._known_states = list(self.state.values())
 
     def _members(self, params: list[Any], grads: list[Any], joined: list[bool]) -> dict[int, Member]:
         """The parameters that are to be stepped, by their number, in cohorts."""

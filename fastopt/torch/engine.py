@@ -208,6 +208,8 @@ class Engine(Optimizer):
         TypeError, ValueError, FloatingPointError
             If a gradient does not fit, or is not finite and ``nonfinite="raise"``. Nothing has changed then.
         """
+        if self._evaluating:
+            raise RuntimeError("a step inside evaluation_weights(): leave the context first")
         owner = self._owner
         self.global_clipnorm, self.clipvalue, self.nonfinite = owner.clip_norm, owner.clip_value, owner.nonfinite
         self.ema_momentum = owner.ema if owner.ema is not None else 0.0

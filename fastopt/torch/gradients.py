@@ -118,7 +118,6 @@ def present_of(grads: Sequence[torch.Tensor | None]) -> list[int] | None:
 def _signature(found: Any) -> tuple[list[Any], list[int]] | None:
     """Strides and bytes, which tell gradients of one parameter apart; None if some gradient has no strides."""
     try:
-        strides = list(map(torch.Tensor.stride, found))
+        return list(map(torch.Tensor.stride, found)), [grad.nbytes for grad in found]
     except RuntimeError:
         return None
-    return strides, [grad.nbytes for grad in found]
