@@ -17,9 +17,9 @@ from .intrinsics import array_at, table_at
 from .layout import ADDRESS, DIRECT, LAYOUT
 
 _HEAD = object.__basicsize__
-_TYPE = _HEAD - 8
+TYPE = _HEAD - 8
 _DATA, _AXES, _EXTENTS, _STRIDES, _DESCR, _FLAGS = (_HEAD + 8 * k for k in (0, 1, 2, 3, 5, 6))
-_ITEMS = _HEAD + 8
+ITEMS = _HEAD + 8
 _ALIGNED, _WRITEABLE = 0x0100, 0x0400
 
 
@@ -34,13 +34,13 @@ def read_addresses(sequence, is_list, start, flags, handle):
     """
     kind, descrs, expected, starts, occupied, gradients = _unpack(handle)
     count = gradients.shape[1]
-    items = sequence + _ITEMS
+    items = sequence + ITEMS
     if is_list:
         items = array_at(items, 0, 1, np.int64)[0]
     pointers = array_at(items, 0, count, np.int64)
     for i in range(start, count):
         head = array_at(pointers[i], 0, 9, np.int64)
-        if head[_TYPE // 8] != kind:
+        if head[TYPE // 8] != kind:
             return i
         axes = head[_AXES // 8] & 0xFFFFFFFF
         record = starts[i]
@@ -54,7 +54,7 @@ def read_addresses(sequence, is_list, start, flags, handle):
             if extents[axis] != extent or (extent > 1 and strides[axis] != expected[record + 2 + axes + axis]):
                 return i
         address = head[_DATA // 8]
-        if _touches(occupied, address, address + size):
+        if touches(occupied, address, address + size):
             return i
         gradients[ADDRESS, i] = address
         gradients[LAYOUT, i] = DIRECT
@@ -96,7 +96,7 @@ def handle_of(descrs, expected, starts, occupied, gradients):
 
 
 @callee
-def _touches(occupied, start, end):
+def touches(occupied, start, end):
     """Whether any of the sorted disjoint ranges meets ``[start, end)``."""
     low, high = 0, occupied.shape[0]
     while low < high:
@@ -133,10 +133,10 @@ def _layout_is_known():
     extents = (ctypes.c_int64 * 3).from_address(words[_EXTENTS // 8])
     strides = (ctypes.c_int64 * 3).from_address(words[_STRIDES // 8])
     as_list, as_tuple = [probe], (probe,)
-    in_list = ctypes.c_int64.from_address(ctypes.c_int64.from_address(id(as_list) + _ITEMS).value).value
-    in_tuple = ctypes.c_int64.from_address(id(as_tuple) + _ITEMS).value
+    in_list = ctypes.c_int64.from_address(ctypes.c_int64.from_address(id(as_list) + ITEMS).value).value
+    in_tuple = ctypes.c_int64.from_address(id(as_tuple) + ITEMS).value
     return (
-        words[_TYPE // 8] == id(np.ndarray)
+        words[TYPE // 8] == id(np.ndarray)
         and words[_DATA // 8] == probe.ctypes.data
         and words[_AXES // 8] & 0xFFFFFFFF == probe.ndim
         and words[_DESCR // 8] == id(np.dtype(np.float32))

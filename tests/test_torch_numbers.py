@@ -74,7 +74,9 @@ def test_as_near_to_float64_as_torch(name, kwargs):
     gradients = recorded_gradients(make, STEPS, name)
     expected = run(make, gradients, torch.float64, name)
     torchs = run(make, gradients, torch.float32, name)
-    found = run(lambda params: getattr(fastopt.torch, name)(params, **copy.deepcopy(kwargs)), gradients, torch.float32, name)
+    found = run(
+        lambda params: getattr(fastopt.torch, name)(params, **copy.deepcopy(kwargs)), gradients, torch.float32, name
+    )
     assert_as_near_as_torch(found, torchs, expected)
 
 
@@ -122,9 +124,7 @@ def test_what_torch_lacks(kind, kwargs):
     gradients = recorded_gradients(reference, STEPS)
     expected = run(reference, gradients, torch.float64)
     assert distance(run(make, gradients, torch.float64), expected) < 1e-11
-    assert_as_near_as_torch(
-        run(make, gradients, torch.float32), run(reference, gradients, torch.float32), expected
-    )
+    assert_as_near_as_torch(run(make, gradients, torch.float32), run(reference, gradients, torch.float32), expected)
 
 
 def test_schedule_free_evaluates_the_average():

@@ -67,9 +67,7 @@ def test_clipping_can_be_switched_while_training():
 def test_moving_average():
     ours, theirs = net(), net()
     optimizer = adamw(ours, ema=0.8)
-    average = torch.optim.swa_utils.AveragedModel(
-        theirs, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.8)
-    )
+    average = torch.optim.swa_utils.AveragedModel(theirs, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.8))
     train(ours, optimizer)
     train(theirs, torch.optim.AdamW(theirs.parameters(), **KWARGS), after_step=average.update_parameters)
     training = [p.detach().clone() for p in ours.parameters()]
@@ -93,7 +91,7 @@ def test_average_is_kept_by_state_dict_and_switched_on_late():
     with optimizer.evaluation_weights(), other.evaluation_weights():
         assert_alike(model, other_model, 1e-12)
     optimizer = adamw(late)
-    with pytest.raises(RuntimeError, match="ema=0.99"), optimizer.evaluation_weights():
+    with pytest.raises(RuntimeError, match=r"ema=0\.99"), optimizer.evaluation_weights():
         pass
     train(late, optimizer)
     before = copy.deepcopy(late)

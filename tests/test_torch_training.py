@@ -89,9 +89,7 @@ def test_changing_numbers_keeps_the_plan_and_changing_the_rule_keeps_the_state()
         optimizer.param_groups[0]["lr"] = 0.5
     step_both(optimizers, 1)
     assert optimizers[1]._engines[0][0] is engine
-    optimizers = [
-        kind(leaves(), lr=0.1, momentum=0.9) for kind in (torch.optim.SGD, fastopt.torch.SGD)
-    ]
+    optimizers = [kind(leaves(), lr=0.1, momentum=0.9) for kind in (torch.optim.SGD, fastopt.torch.SGD)]
     for seed in range(6):
         for optimizer in optimizers:
             optimizer.param_groups[0]["nesterov"] = seed > 2
@@ -235,7 +233,7 @@ def test_sparse_gradients_are_refused():
     optimizer = fastopt.torch.AdamW(table.parameters())
     before = table.weight.detach().clone()
     table(torch.tensor([1, 2])).sum().backward()
-    with pytest.raises(TypeError, match="dense gradients.*sparse=False"):
+    with pytest.raises(TypeError, match=r"dense gradients.*sparse=False"):
         optimizer.step()
     assert torch.equal(table.weight, before)
 
@@ -296,7 +294,10 @@ def train(model, optimizer, count=4, seed=1):
 
 def models(**kwargs):
     found = [net(), net()]
-    return found, [kind.AdamW(m.parameters(), **KWARGS, **kwargs) for kind, m in zip((torch.optim, fastopt.torch), found, strict=True)]
+    return found, [
+        kind.AdamW(m.parameters(), **KWARGS, **kwargs)
+        for kind, m in zip((torch.optim, fastopt.torch), found, strict=True)
+    ]
 
 
 def test_dtype_changes_after_construction():
@@ -463,7 +464,10 @@ def test_tensor_betas():
     plain = fastopt.torch.Adam(leaves(), lr=0.01, betas=(betas[0].item(), betas[1].item()))
     for seed in range(2):
         step_both([ours, plain], seed)
-    assert distance(list(map(torch.Tensor.detach, params_of(ours))), list(map(torch.Tensor.detach, params_of(plain)))) < 1e-7
+    assert (
+        distance(list(map(torch.Tensor.detach, params_of(ours))), list(map(torch.Tensor.detach, params_of(plain))))
+        < 1e-7
+    )
 
 
 def test_grad_scaler():

@@ -213,7 +213,7 @@ class Fused:
 
     def _run(self, number: int, grads: list[Any], unscale: float) -> bool:
         engine, indices = self._engines[number]
-        own = grads if indices is None else [grads[k] for k in indices]
+        own = _own(grads, indices)
         if self._distributed:
             own = list(map(_local_gradient, engine._members, own))
         done = engine.run(own, unscale, self.fused_zero_grad)
@@ -306,7 +306,7 @@ class Fused:
             and all(grads[k] is None for k in self._waiting)
             and len(self.state) == len(self._known_states)
             and all(map(is_, self.state.values(), self._known_states))
-            and all(engine.is_current() for engine, _ in self._engines)
+            and all(engine.is_current(_own(grads, indices)) for engine, indices in self._engines)
         )
 
     def _build(self, params: list[Any], grads: list[Any]) -> None:
@@ -394,7 +394,7 @@ class Fused:
     def _step_one(self, parameter: torch.Tensor) -> None:
         """Step a parameter whose gradient is complete, and free the gradient."""
         engine = self._singles.get(id(parameter))
-        if engine is None or not engine.is_current():
+        if engine is None or not engine.is_current([parameter.grad]):
             engine = self._single_engine(parameter)
         try:
             engine.run([parameter.grad], 1.0, False)
@@ -422,6 +422,11 @@ class Fused:
                 loss = closure()
         self._end_step()
         return loss
+
+
+def _own(grads: list[Any], indices: list[int] | None) -> list[Any]:
+    """An engine's gradients out of all."""
+    return grads if indices is None else [grads[k] for k in indices]
 
 
 def _with_counters(state: dict[str, Any], counters: dict[str, torch.Tensor]) -> dict[str, Any]:

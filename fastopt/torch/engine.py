@@ -187,9 +187,12 @@ class Engine(Optimizer):
                 states = [member.state for member in self._members if name in member.state]
                 self._state.append((itemgetter(name), states, [state[name] for state in states]))
 
-    def is_current(self) -> bool:
-        """Whether parameters and state still are the memory that they were."""
-        if self._find_addresses() != self._addresses or self.use_ema != (self._owner.ema is not None):
+    def is_current(self, grads: list[Any]) -> bool:
+        """Whether parameters and state still are the memory that they were. Reads the gradients, if that is quick."""
+        if self.use_ema != (self._owner.ema is not None):
+            return False
+        quick = not (self._place.on_gpu or self._owner._distributed) and self._gradients.read_quickly
+        if not (quick and quick(self._tensors, grads)) and self._find_addresses() != self._addresses:
             return False
         try:
             return all(all(map(is_, map(get, states), tensors)) for get, states, tensors in self._state)
@@ -213,7 +216,8 @@ class Engine(Optimizer):
         owner = self._owner
         self.global_clipnorm, self.clipvalue, self.nonfinite = owner.clip_norm, owner.clip_value, owner.nonfinite
         self.ema_momentum = owner.ema if owner.ema is not None else 0.0
-        present = present_of(grads)
+        is_read = not self._place.on_gpu and self._gradients.is_read
+        present = None if is_read else present_of(grads)
         self._find_active(present)
         given: Any = grads
         if self._place.on_gpu:

@@ -13,6 +13,7 @@ from ..gradients import BaseGradients
 from ..gradients.base import check_gradient
 from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
 from ..parameters import Parameter
+from .layout import QuickReader, layout
 
 
 class TensorGradients(BaseGradients):
@@ -24,6 +25,8 @@ class TensorGradients(BaseGradients):
     ----------
     present : list of int or None
         Numbers of the parameters with a gradient in the step that is to be read; None: all.
+    is_read : bool
+        Whether `read_quickly` has read them.
     """
 
     def __init__(self, parameters: list[Parameter], buffer: None, state: list[AnyArray]) -> None:
@@ -33,11 +36,23 @@ class TensorGradients(BaseGradients):
         self._options = 0
         self._sizes = np.array([parameter.array.nbytes for parameter in parameters], np.int64)
         self._ends, self._starts_occupied = self._occupied[:, 1].copy(), self._occupied[:, 0].copy()
+        known = layout()
+        self._quick = QuickReader(known, parameters, self._occupied, self.table) if known is not None else None
+        self.is_read = False
+
+    def read_quickly(self, tensors: list[torch.Tensor], grads: list[Any]) -> bool:
+        """Do the coming `read`, if all is as usual: tensors where they were, gradients laid out as they are."""
+        self.is_read = self._quick is not None and self._quick.read(tensors, grads)
+        return self.is_read
 
     def read(self, grads: Sequence[torch.Tensor | None], zero: bool) -> int:
         """See `BaseGradients.read`: here a list with a tensor or None for each parameter."""
         self._staged.clear()
         self._held = grads
+        if self.is_read:
+            self.is_read, self._known = False, ()
+            self.table[LAYOUT] = DIRECT
+            return self._zero_option(grads) if zero else 0
         present = self.present
         found: Any = grads if present is None else [grads[k] for k in present]
         signature = _signature(found)
