@@ -70,7 +70,7 @@ def new_state(parameter: Any, array: AnyArray, slot: Slot) -> torch.Tensor:
     """A state tensor as a slot begins; for a distributed parameter as torch.optim makes it, distributed too."""
     own = local(parameter)
     if slot.without is not None:
-        return torch.zeros(_shape_without(array.shape, slot.without), dtype=own.dtype, device=own.device)
+        return own.new_zeros(_shape_without(array.shape, slot.without))
     tensor = empty_like(array, own)
     tensor = tensor.copy_(own) if slot.copies_parameter else tensor.fill_(slot.start)
     return as_distributed(tensor, parameter) if is_distributed(parameter) else tensor
@@ -88,8 +88,8 @@ def empty_like(array: AnyArray, like: torch.Tensor) -> torch.Tensor:
     dtype = getattr(torch, array.dtype.name)
     strides = tuple(stride // array.itemsize for stride in array.strides)
     if not is_dense(array):
-        return torch.empty(array.shape, dtype=dtype, device=like.device)
-    return torch.empty_strided(array.shape, strides, dtype=dtype, device=like.device)
+        return like.new_empty(array.shape, dtype=dtype)
+    return like.new_empty_strided(array.shape, strides, dtype=dtype)
 
 
 def _shape_without(shape: tuple[int, ...], without: int | None) -> tuple[int, ...]:

@@ -1,0 +1,111 @@
+"""fastopt.torch on CUDA tensors, in the CUDA simulator: the bits of the CPU. On a real GPU: tests/gpu/test_torch.py."""
+
+import pytest
+
+pytestmark = [pytest.mark.cuda_simulator, pytest.mark.xdist_group("torch_cuda")]
+SHAPES = ((5, 3), (2, 3, 2, 2), (7,), ())
+NAMES = (
+    "SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "Lion", "Lamb", "Adafactor", "Muon",
+    "ScheduleFreeAdamW",
+)  # fmt: skip
+KWARGS = {"SGD": {"momentum": 0.9, "nesterov": True}, "RMSprop": {"momentum": 0.9, "centered": True}}
+
+
+@pytest.fixture(autouse=True)
+def stream(monkeypatch):
+    import torch
+
+    class Stream:
+        cuda_stream = 0
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda ordinal=None: Stream())
+
+
+def tensor(shape, seed, on_gpu):
+    import torch
+    from gpu_arrays import tensor_class
+
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return values.as_subclass(tensor_class()) if on_gpu else values
+
+
+class Twin:
+    """An optimizer whose tensors are in CPU memory, or say that they are on a GPU."""
+
+    def __init__(self, name, on_gpu, **options):
+        import fastopt.torch
+
+        self.on_gpu, self.steps = on_gpu, 0
+        shapes = [shape for shape in SHAPES if name != "Muon" or len(shape) == 2]
+        self.params = [tensor(shape, k, on_gpu).requires_grad_() for k, shape in enumerate(shapes)]
+        groups = [{"params": self.params[:1]}, {"params": self.params[1:], "lr": 0.02}]
+        groups = [group for group in groups if group["params"]]
+        own = KWARGS.get(name, {})
+        self.optimizer = getattr(fastopt.torch, name)(groups, lr=0.05, weight_decay=0.1, **own, **options)
+        if name == "ScheduleFreeAdamW":
+            self.optimizer.train()
+
+    def step(self, skip=(), bad=()):
+        self.steps += 1
+        for k, p in enumerate(self.params):
+            p.grad = None if k in skip else tensor(p.shape, 100 * self.steps + k, self.on_gpu)
+            if k in bad:
+                p.grad.view(-1)[0] = float("nan")
+        self.optimizer.step()
+
+    def found(self):
+        """Parameters, state, and what is told of the last step."""
+        states = [self.optimizer.state[p] for p in self.params if p in self.optimizer.state]
+        values = [*self.params, *(state[key] for state in states for key in sorted(state))]
+        told = self.optimizer.last_step_skipped, self.optimizer.last_grad_norm
+        return [value.detach().numpy().tobytes() for value in values], told
+
+
+def both(name, **options):
+    return Twin(name, False, **options), Twin(name, True, **options)
+
+
+def assert_same(one, other):
+    assert one.found() == other.found()
+    assert len(one.found()[0]) >= len(one.params)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_rule(name):
+    twins = both(name, clip_norm=1.0, ema=0.9)
+    for _ in range(3):
+        for twin in twins:
+            twin.step()
+    assert_same(*twins)
+
+
+def test_gradients_that_come_and_go_skipped_steps_and_zeroing():
+    twins = both("AdamW", nonfinite="skip", fused_zero_grad=True)
+    for options in ({}, {"skip": (1,)}, {"bad": (0,)}, {"skip": (0, 2)}, {}):
+        for twin in twins:
+            twin.step(**options)
+            assert twin.optimizer.last_step_skipped == ("bad" in options)
+            assert not any(p.grad is not None and p.grad.any() for p in twin.params)
+        assert_same(*twins)
+
+
+def test_changed_groups_and_moved_parameters():
+    twins = both("Adam")
+    for twin in twins:
+        twin.step()
+        twin.optimizer.param_groups[0]["lr"] = 0.5
+        twin.step()
+        for p in twin.params:
+            p.data = p.data.clone()
+        twin.step()
+    assert_same(*twins)
+
+
+def test_fused_backward_frees_gradients():
+    results = []
+    for twin in both("SGD", fused_backward=True):
+        for _ in range(2):
+            sum((p * p).sum() for p in twin.params).backward()
+            assert all(p.grad is None for p in twin.params)
+        results.append(twin.found())
+    assert results[0] == results[1]
