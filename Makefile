@@ -54,7 +54,7 @@ bench: $(DEV)
 
 # With the Python of a machine that has a GPU, and what is installed there: no .venv, no network.
 gpu:
-	$(PYTHON) bench/gpu.py --out '$(OUT)' $(ARGS)
+	$(PYTHON) bench/gpu/gpu.py --out '$(OUT)' $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -18,12 +18,12 @@ import tempfile
 import numpy as np
 import torch
 from ceiling import plain_kernel
-from measure import interleaved
 from rich.console import Console
 from rich.table import Table
-from shapes import gpt2_shapes
 
 import fastopt
+from fastopt.bench.measure import interleaved
+from fastopt.bench.shapes import gpt2_shapes
 
 THREADS = 2
 GOALS = {1_000: 8.0, 10_000: 5.0, 100_000: 2.5, 1_000_000: 1.2, 32_000_000: 1.0}

@@ -20,12 +20,12 @@ os.environ["KERAS_BACKEND"] = "torch"
 import keras
 import numpy as np
 import torch
-from measure import interleaved
 from rich.console import Console
 from rich.table import Table
 
 import fastopt
 import fastopt.keras
+from fastopt.bench.measure import interleaved
 
 THREADS = 2
 GOAL = 8.0

@@ -11,13 +11,13 @@ import argparse
 
 import numpy as np
 import torch
-from measure import interleaved
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
 
 import fastopt
 from fastopt import activations, losses
+from fastopt.bench.measure import interleaved
 
 THREADS = 2
 GOALS = {"NumPy": 3.0, "torch": 1.0}

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-BENCH = Path(__file__).parent.parent / "bench"
+BENCH = Path(__file__).parent.parent / "bench" / "gpu"
 CASES = "1e4|^Adam, |^Lamb, GPT-2|EMA, GPT-2.*flat"
 
 pytestmark = pytest.mark.xdist_group("bench gpu")
 
 
 def run(*arguments, **environment):
-    """bench/gpu.py in a process of its own."""
+    """bench/gpu/gpu.py in a process of its own."""
     command = [sys.executable, BENCH / "gpu.py", *map(str, arguments)]
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
 
@@ -38,7 +38,7 @@ def test_says_what_it_ran_on(result):
     assert result["format"] == 1
     assert result["environment"]["gpu"] is None
     assert {"python", "numpy", "numba", "torch", "fastopt"} <= result["environment"]["versions"].keys()
-    for program in ("-m pytest tests/gpu", "bench/gpu_benchmark.py --result"):
+    for program in ("-m pytest tests/gpu", "bench/gpu/gpu_benchmark.py --result"):
         assert sum(program in command for command in result["commands"]) == 1
 
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import gpu_peers
 import torch
-from shapes import gpt2_shapes
 
 import fastopt
+from fastopt.bench.shapes import gpt2_shapes
 
 RATE = 1e-3
 BETAS = (0.9, 0.999)

@@ -1,7 +1,7 @@
 """fastopt against torch on one GPU: every case is first checked to compute the same on all sides, then timed.
 
-    python bench/gpu_benchmark.py --result FILE                  # a step of `make gpu`
-    python bench/gpu_benchmark.py --result FILE --device cpu     # tries the program out; its figures mean nothing
+    python bench/gpu/gpu_benchmark.py --result FILE                  # a step of `make gpu`
+    python bench/gpu/gpu_benchmark.py --result FILE --device cpu     # tries the program out; its figures mean nothing
 
 Sides take turns, round by round; medians count. "kernel" is the time between two CUDA events around many steps, "wall"
 that of the wall clock with one synchronisation at the end.
@@ -15,7 +15,8 @@ import torch
 from gpu_cases import FLOAT32, RECIPES, TAIL, bytes_needed, models, sides
 from gpu_machine import MACHINES
 from gpu_result import Result
-from measure import interleaved
+
+from fastopt.bench.measure import interleaved
 
 TOLERANCE = 1e-5
 CHECKED_STEPS = 3

@@ -1,6 +1,6 @@
 """A few steps of every kind of kernel at awkward sizes, held against the CPU: what compute-sanitizer runs.
 
-compute-sanitizer --tool memcheck python bench/gpu_small.py
+compute-sanitizer --tool memcheck python bench/gpu/gpu_small.py
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Everything that needs a GPU, in one go: environment, tests, compute-sanitizer, benchmark. One JSON file comes out.
 
     make gpu                                  # within 8 minutes, with this machine's own Python, without a network
-    python bench/gpu.py --device cpu --out /tmp    # tries the program out where there is no GPU
+    python bench/gpu/gpu.py --device cpu --out /tmp    # tries the program out where there is no GPU
 
 Nothing is installed: the package is laid out in build/gpu as an installation would. A run that is cut short leaves what
 it has. Exit status: 0 if every test and every comparison of the benchmark held.
@@ -23,7 +23,7 @@ import gpu_sanitizer
 from gpu_result import Result, shown
 
 BENCH = Path(__file__).resolve().parent
-ROOT = BENCH.parent
+ROOT = BENCH.parents[1]
 BENCHMARK_SECONDS = 150
 """Kept for the benchmark, whatever the tests take."""
 
@@ -170,7 +170,7 @@ def new_file(folder, gpu, date):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=BENCH / "results", help="folder of the JSON file")
+    parser.add_argument("--out", type=Path, default=BENCH.parent / "results", help="folder of the JSON file")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--seconds", type=float, default=460, help="for everything")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), metavar="STEP")

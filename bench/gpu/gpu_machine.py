@@ -5,9 +5,9 @@ import time
 from typing import NamedTuple
 
 import torch
-from measure import wall_seconds
 
 import fastopt
+from fastopt.bench.measure import wall_seconds
 
 
 class Clocks(NamedTuple):

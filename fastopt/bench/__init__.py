@@ -1,0 +1,1 @@
+"""Benchmarks: fastopt against the memory's speed and against other libraries, as ratios."""
