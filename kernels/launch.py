@@ -21,7 +21,7 @@ from .tables import Tables, handle_of
 PARALLEL_FROM = 32_768
 """Fewer elements than this run serially: waking threads costs more than they save."""
 
-_lock = threading.Lock()  # Numba's workqueue layer aborts the process when two Python threads launch at once.
+exclusively = threading.Lock()  # Numba's workqueue layer aborts the process when two Python threads launch at once.
 _state: dict[str, Any] = {"threads": None, "forked": False}
 
 
@@ -144,7 +144,7 @@ def launch(kernel, work, options):
     if work.elements < PARALLEL_FROM or (threads := _useful_threads(work)) == 1:
         kernel.serial(0, work.count, work.handle, options)
     else:
-        with _lock:
+        with exclusively:
             kernel.parallel(work.bins(threads), work.handle, options)
 
 

@@ -284,7 +284,7 @@ def test_fork_where_only_torch_ran_in_parallel(layer, imported):
 
 
 LOCKS = {
-    "launches": "from fastopt.kernels.launch import _lock as lock",
+    "launches": "from fastopt.kernels.launch import exclusively as lock",
     "compiles": "from numba.core.compiler_lock import global_compiler_lock as lock",
 }
 

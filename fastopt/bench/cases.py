@@ -1,0 +1,189 @@
+"""The table of what is measured."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from .shapes import Shape, shapes_of
+
+RATE = 1e-3
+EPSILON = 1e-18
+"""Libraries add theirs in different places: where it counts for nothing, they agree."""
+
+
+class Recipe(NamedTuple):
+    """An optimizer with all hyper-parameters that count, in fastopt's words."""
+
+    optimizer: str
+    hyper: dict[str, Any]
+    elementwise: bool = True
+    """Whether no element's step depends on another's."""
+    reads: int = 0
+    """How many times an array as large as the parameters is read again, beyond one pass."""
+    degenerates: bool = False
+    """Whether the rule comes to divide by zero if it gets the same gradient for ever."""
+    by_sign: bool = False
+    """Whether a sign decides, so that a rounding may move an element by a whole step."""
+    memory_bound: bool = True
+
+
+def _adam(**rest: Any) -> dict[str, Any]:
+    return {"learning_rate": RATE, "beta_1": 0.9, "beta_2": 0.999, "epsilon": EPSILON} | rest
+
+
+def _rmsprop(**rest: Any) -> dict[str, Any]:
+    return {"learning_rate": RATE, "rho": 0.9, "momentum": 0.0, "epsilon": EPSILON, "centered": False} | rest
+
+
+def _sgd(**rest: Any) -> dict[str, Any]:
+    return {"learning_rate": RATE, "momentum": 0.0, "nesterov": False} | rest
+
+
+RECIPES = {
+    "sgd": Recipe("SGD", _sgd()),
+    "sgd-momentum": Recipe("SGD", _sgd(momentum=0.9)),
+    "sgd-nesterov": Recipe("SGD", _sgd(momentum=0.9, nesterov=True)),
+    "rmsprop": Recipe("RMSprop", _rmsprop()),
+    "rmsprop-centered-momentum": Recipe("RMSprop", _rmsprop(momentum=0.9, centered=True), degenerates=True),
+    "adagrad": Recipe(
+        "Adagrad", {"learning_rate": RATE, "initial_accumulator_value": 0.1, "epsilon": EPSILON}
+    ),
+    "adadelta": Recipe("Adadelta", {"learning_rate": 1.0, "rho": 0.95, "epsilon": 1e-7}),
+    "adam": Recipe("Adam", _adam(amsgrad=False)),
+    "adam-amsgrad": Recipe("Adam", _adam(amsgrad=True)),
+    "adamw": Recipe("AdamW", _adam(amsgrad=False, weight_decay=1e-2)),
+    "adamax": Recipe("Adamax", _adam()),
+    "nadam": Recipe("Nadam", _adam()),
+    "lion": Recipe("Lion", {"learning_rate": RATE, "beta_1": 0.9, "beta_2": 0.99}, by_sign=True),
+    "ftrl": Recipe("Ftrl", {"learning_rate": RATE, "initial_accumulator_value": 0.1}),
+    "schedulefreeadamw": Recipe("ScheduleFreeAdamW", _adam(epsilon=1e-8)),
+    "lamb": Recipe("Lamb", _adam(), elementwise=False, reads=3),
+    "adafactor": Recipe("Adafactor", {"learning_rate": RATE}, elementwise=False, reads=2),
+    "muon": Recipe("Muon", {"learning_rate": RATE}, elementwise=False, memory_bound=False),
+}
+"""All optimizers, in all variants that are kernels of their own."""
+
+CLIP, EMA, SCALE = 1.0, 0.99, 128.0
+
+
+class Stack(NamedTuple):
+    """What is done to gradients and parameters beside the rule."""
+
+    clip: float | None = None
+    """Global norm that gradients are clipped to."""
+    ema: float | None = None
+    """Share of itself that the parameters' moving average keeps."""
+    scale: float | None = None
+    """What the gradients were multiplied with and have to be divided by."""
+    zero_grads: bool = False
+
+
+STACKS = {
+    "plain": Stack(),
+    "clip": Stack(clip=CLIP),
+    "clip-ema": Stack(clip=CLIP, ema=EMA),
+    "all": Stack(clip=CLIP, ema=EMA, scale=SCALE, zero_grads=True),
+}
+"""Name → stack. With ``adamw``, ``all`` is unscaling, clipping, decay, average and emptied gradients."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: a recipe on a model, in a dtype, with a stack of options, on a device."""
+
+    recipe: str
+    model: str
+    dtype: str = "float32"
+    stack: str = "plain"
+    device: str = "cpu"
+
+    @property
+    def id(self) -> str:
+        """A name, unique in the table."""
+        return "/".join((self.recipe, self.dtype, self.model, self.stack, self.device))
+
+    @property
+    def rule(self) -> Recipe:
+        """What `recipe` names."""
+        return RECIPES[self.recipe]
+
+    @property
+    def options(self) -> Stack:
+        """What `stack` names."""
+        return STACKS[self.stack]
+
+    @cached_property
+    def shapes(self) -> list[Shape]:
+        """Of the parameters."""
+        return shapes_of(self.model)
+
+    @property
+    def parameters(self) -> int:
+        """Number of elements."""
+        return sum(map(math.prod, self.shapes))
+
+    @property
+    def groups(self) -> bool:
+        """Whether every parameter has hyper-parameters of its own."""
+        return self.model == "465-groups"
+
+    @property
+    def renews(self) -> bool:
+        """Whether gradients are drawn anew before each step: some side changes them, or the rule needs others."""
+        return self.options.zero_grads or self.options.scale is not None or self.rule.degenerates
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return {"float32": 4, "float64": 8}[self.dtype]
+
+
+LARGE = "3.2e7"
+SIZES = ("1e3", "1e4", "1e5", "1e6", LARGE)
+ELEMENTWISE = [name for name, recipe in RECIPES.items() if recipe.elementwise]
+
+
+def _table() -> Iterator[Case]:
+    yield from (Case(recipe, LARGE) for recipe in ELEMENTWISE)
+    yield from (Case(recipe, "1e4") for recipe in ELEMENTWISE)
+    yield from (Case(recipe, size) for recipe in ("adamw", "sgd-momentum") for size in ("1e3", "1e5", "1e6"))
+    yield from (Case(recipe, "1e6", dtype="float64") for recipe in ("adamw", "sgd-momentum", "lion"))
+    yield Case("adamw", "1.6e7", dtype="float64")
+    for model in ("400-tensors", "465-groups", "resnet50", "vit-b", "gpt2"):
+        yield from (Case("adamw", model, stack=stack) for stack in ("plain", "clip", "all"))
+    yield Case("adamw", "gpt2", stack="clip-ema")
+    yield from (Case(recipe, "resnet50", stack="clip-ema") for recipe in ("sgd-momentum", "lion"))
+    yield from (Case(recipe, "400-tensors") for recipe in ("adam", "sgd-momentum", "lamb", "adafactor", "muon"))
+    yield from (Case(recipe, "resnet50") for recipe in ("lamb", "adafactor"))
+
+
+TABLE = {case.id: case for case in _table()}
+"""All cases of ``make bench``, by id."""
+
+QUICK = [
+    Case("sgd-momentum", "1e5"),
+    Case("adam", "1e5"),
+    Case("adam", "1e6"),
+    Case("adamw", "1e4"),
+    Case("adamw", "400-tensors", stack="clip"),
+    Case("lion", "1e6"),
+    Case("lamb", "1e6"),
+]
+"""Few, and small: for every change."""
+
+
+def user_cases(recipes: Iterable[str], models: Iterable[str], dtype: str, stack: str) -> list[Case]:
+    """Every one of the recipes on every one of the models."""
+    recipes = list(recipes)
+    return [Case(recipe, model, dtype, stack) for model in models for recipe in recipes]
+
+
+def matching(cases: Iterable[Case], pattern: str) -> list[Case]:
+    """Those in whose id a regular expression is found."""
+    found = re.compile(pattern)
+    return [case for case in cases if found.search(case.id)]

@@ -1,0 +1,65 @@
+"""All sides compute the same, or nothing is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .peers.numpy import Judge
+from .problem import Array, Problem
+from .sides import Side
+
+STEPS = 3
+TOLERANCES = {"float32": 3e-5, "float64": 1e-11}
+"""Of an array: relative to its largest number."""
+
+MAY_DIFFER = 1e-3
+"""Share of the elements that may be further off where a sign decides."""
+
+LOOSER = {"Muon": 100.0}
+"""Factor on the tolerance of rules that amplify rounding: iterated products of matrices do."""
+
+
+class DisagreementError(Exception):
+    """A side computes something else than the others."""
+
+
+def check(problem: Problem, sides: Sequence[Side]) -> None:
+    """Let the judge and all sides take the same steps from the same gradients; leave fresh gradients behind.
+
+    Raises
+    ------
+    DisagreementError
+        If parameters, or slots that a side and the judge both have, are further apart than rounding takes them.
+    """
+    judge = Judge(problem)
+    for side in (judge, *sides):
+        for k in range(STEPS):
+            side.renew(k)
+            side.step()
+    for side in sides:
+        _compare(problem, side, judge)
+        side.renew(0)
+
+
+def _compare(problem: Problem, side: Side, judge: Judge) -> None:
+    expected = {"parameters": judge.params()} | judge.slots()
+    found = {"parameters": side.params()} | side.slots()
+    for what in expected.keys() & found.keys():
+        for k, (one, two) in enumerate(zip(found[what], expected[what], strict=True)):
+            if reason := _difference(problem, problem.sample(one), two):
+                raise DisagreementError(f"{side.name} and {judge.name} disagree in {what} of array {k}: {reason}")
+
+
+def _difference(problem: Problem, one: Array, two: Array) -> str | None:
+    rule, dtype = problem.case.rule, problem.case.dtype
+    if one.shape != two.shape:
+        return f"shapes {one.shape} and {two.shape}"
+    if not two.size:
+        return None
+    tolerance = TOLERANCES[dtype] * LOOSER.get(rule.optimizer, 1.0) * float(np.max(np.abs(two)))
+    beyond = ~(np.abs(one - two) <= tolerance)  # NaN is beyond
+    if np.count_nonzero(beyond) <= (MAY_DIFFER * two.size if rule.by_sign else 0):
+        return None
+    return f"{np.count_nonzero(beyond)} of {two.size} compared elements, by up to {np.max(np.abs(one - two)):.3g}"

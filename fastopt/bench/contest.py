@@ -1,0 +1,131 @@
+"""Rounds in which all sides of a case take turns."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from .sides import Side
+
+TURN_SECONDS = 0.02
+"""A turn repeats its step until it lasts about this long."""
+
+ROUNDS = (5, 41)
+"""At least, at most."""
+
+FEW_ROUNDS = 3
+SLOW = 4.0
+"""A side that takes so many times as long as the fastest other one is in for `FEW_ROUNDS` only: it decides nothing."""
+
+Clock = Callable[[], float]
+
+
+class Turn:
+    """How one side takes its turns."""
+
+    def __init__(self, side: Side, clock: Clock) -> None:
+        self.side = side
+        self.rounds = ROUNDS[1]
+        self.times: list[float] = []
+        self._clock = clock
+        for _ in range(2):
+            self._once()
+        self.seconds = min(self._once() for _ in range(3))
+        self.repeats = max(1, round(TURN_SECONDS / max(self.seconds, 1e-7)))
+
+    def take(self) -> None:
+        """Measure one turn, unless this side has had all its rounds."""
+        if len(self.times) >= self.rounds:
+            return
+        self._once()  # whoever was on before has left the caches and the threads in another state
+        self.times.append(self._separately() if self.side.case.renews else self._together())
+
+    def _together(self) -> float:
+        start = self._clock()
+        for _ in range(self.repeats):
+            self.side.step()
+        return (self._clock() - start) / self.repeats
+
+    def _separately(self) -> float:
+        return sum(self._once() for _ in range(self.repeats)) / self.repeats
+
+    def _once(self) -> float:
+        """Seconds of one step."""
+        if self.side.case.renews:
+            self.side.renew(len(self.times))
+        start = self._clock()
+        self.side.step()
+        return self._clock() - start
+
+
+class Contest:
+    """Our side against others, round by round.
+
+    Parameters
+    ----------
+    ours, others : Side
+        Checked: they may be stepped as often as it takes.
+    seconds : float
+        What all rounds together should take.
+    clock : function, optional
+        Tells seconds.
+    """
+
+    def __init__(self, ours: Side, others: Sequence[Side], seconds: float, clock: Clock = time.perf_counter) -> None:
+        self._ours, self._others = Turn(ours, clock), [Turn(side, clock) for side in others]
+        fastest = min((turn.seconds for turn in self._others if turn.side.name != "ceiling"), default=0.0)
+        everyone = [self._ours, *self._others]
+        slow = [turn for turn in self._others if turn.side.name != "ceiling" and turn.seconds > SLOW * fastest]
+        for turn in slow:
+            turn.rounds = FEW_ROUNDS
+        spent = sum(FEW_ROUNDS * _length(turn) for turn in slow)
+        each = sum(_length(turn) for turn in everyone if turn not in slow)
+        least, most = ROUNDS
+        self.rounds = int(min(most, max(least, (seconds - spent) / each)))
+        for turn in everyone:
+            turn.rounds = min(turn.rounds, self.rounds)
+        self._turn = 0
+
+    @property
+    def repeats(self) -> int:
+        """Steps of our turn."""
+        return self._ours.repeats
+
+    def play(self) -> dict[str, list[float]]:
+        """All rounds; seconds of a step in each of them, by side."""
+        with undisturbed():
+            for _ in range(self.rounds):
+                self._ours.take()
+                self.others()
+        return self.times()
+
+    def others(self) -> None:
+        """Everyone else's turns of a round, in an order that rotates; then warm our side up."""
+        count = len(self._others)
+        for k in range(count):
+            self._others[(k + self._turn) % count].take()
+        self._turn += 1
+        self._ours.side.step()
+
+    def times(self, ours: Sequence[float] = ()) -> dict[str, list[float]]:
+        """Seconds of a step in each round, by side. Our own times may come from somebody else who has taken them."""
+        found = {turn.side.name: turn.times for turn in self._others}
+        return {self._ours.side.name: list(ours) or self._ours.times, **found}
+
+
+def _length(turn: Turn) -> float:
+    return turn.seconds * (turn.repeats + 1) * (1.5 if turn.side.case.renews else 1.0)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Without garbage collection."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

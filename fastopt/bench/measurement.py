@@ -1,0 +1,104 @@
+"""One case, from its arrays to its outcome."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+from .cases import Case
+from .check import check
+from .contest import Contest
+from .outcome import Outcome, outcome_of
+from .peers import PEERS
+from .problem import Problem
+from .sides import Ceiling, Fastopt, Side, Traffic
+
+SHARE_OF_MEMORY = 0.7
+"""Of what is free: more is not filled with arrays."""
+
+
+class Measurement:
+    """A case with all its sides, built and checked.
+
+    Parameters
+    ----------
+    case : Case
+    peers : iterable of str, optional
+        Names out of `PEERS`; None means all.
+
+    Raises
+    ------
+    DisagreementError
+        If the sides do not compute the same.
+    """
+
+    def __init__(self, case: Case, peers: Iterable[str] | None = None) -> None:
+        gc.collect()  # sides of the last case may be parts of cycles
+        self.case = case
+        problem = Problem(case)
+        self._ours = Fastopt(problem)
+        self._traffic = Traffic(self._ours)
+        names, self.missing = chosen_peers(case, self._traffic.updated, peers)
+        rivals: list[Side] = [PEERS[name](problem) for name in names]
+        fast = [self._ours, *rivals] if not self._ours.slow else rivals
+        check(problem, fast)
+        ceiling = [Ceiling(problem, self._traffic)] if case.rule.memory_bound else []
+        self._others: list[Side] = [*ceiling, *rivals]
+
+    def contest(self, seconds: float) -> Contest:
+        """New rounds, taking about so many seconds."""
+        return Contest(self._ours, self._others, seconds)
+
+    def outcome(self, contest: Contest, ours: Sequence[float] = ()) -> Outcome:
+        """Of rounds that were played; our own times may come from somebody else who has taken them."""
+        return outcome_of(self.case, contest.times(ours), self._traffic.bytes_per_parameter, self.missing)
+
+    def step(self) -> None:
+        """A step of fastopt."""
+        self._ours.step()
+
+    def renew(self) -> None:
+        """Draw fastopt's gradients anew."""
+        self._ours.renew(0)
+
+
+def measure(case: Case, seconds: float, peers: Iterable[str] | None = None) -> Outcome:
+    """Build, check, and play one contest."""
+    measurement = Measurement(case, peers)
+    contest = measurement.contest(seconds)
+    contest.play()
+    return measurement.outcome(contest)
+
+
+def chosen_peers(
+    case: Case, updated: int, peers: Iterable[str] | None = None, free: Callable[[], float | None] | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """Who takes part, and why the others do not.
+
+    ``updated`` is the number of arrays, as large as the parameters, that a step changes.
+    """
+    array = case.parameters * case.itemsize
+    budget = (free or free_bytes)()
+    # The problem, the ceiling and fastopt, which has its own already.
+    left = None if budget is None else SHARE_OF_MEMORY * budget - array * (2 + updated)
+    taken, missing = [], {}
+    for name in PEERS if peers is None else peers:
+        kind = PEERS[name]
+        needed = array * (1 + updated + kind.arrays_beside)
+        if reason := kind.missing() or kind.lacks(case):
+            missing[name] = reason
+        elif left is not None and needed > left:
+            missing[name] = "no memory is left for it beside the others"
+        else:
+            taken.append(name)
+            left = None if left is None else left - needed
+    return taken, missing
+
+
+def free_bytes() -> float | None:
+    """Memory that can be had; None where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -1,0 +1,78 @@
+"""Keras's own optimizers, on its torch backend."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..cases import Case
+from ..problem import Array, Problem
+from ..sides import common_options
+from .base import Peer
+
+
+class Keras(Peer):
+    """``keras.optimizers`` with the hyper-parameters of the case, which are Keras's."""
+
+    name = "Keras"
+    package = "keras"
+    arrays_beside = 2.0
+
+    def __init__(self, problem: Problem) -> None:
+        import keras
+        import torch
+
+        super().__init__(problem)
+        self._torch = torch
+        params, self._grads = problem.copies()
+        self._variables = [keras.Variable(array, dtype=self.case.dtype) for array in params]
+        self._tensors = [torch.from_numpy(grad) for grad in self._grads]
+        kind = getattr(keras.optimizers, self.case.rule.optimizer)
+        self._optimizer = kind(**self.case.rule.hyper, **common_options(self.case))
+        self._optimizer.build(self._variables)
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """See `Peer`."""
+        os.environ.setdefault("KERAS_BACKEND", "torch")
+        if reason := super().missing():
+            return reason
+        import keras
+
+        backend = keras.backend.backend()
+        return None if backend == "torch" else f"Keras is on its {backend} backend: set KERAS_BACKEND=torch"
+
+    @classmethod
+    def lacks(cls, case: Case) -> str | None:
+        """See `Peer`."""
+        return "Keras has no groups of parameters" if case.groups else None
+
+    def step(self) -> None:
+        """One step."""
+        with self._torch.no_grad():
+            self._optimizer.apply(self._tensors)
+            if self.case.options.zero_grads:
+                self._torch._foreach_zero_(self._tensors)
+
+    def renew(self, k: int) -> None:
+        """See `Side`."""
+        self.problem.renew(self._grads, k)
+
+    def params(self) -> list[Array]:
+        """See `Side`."""
+        return [_array(variable) for variable in self._variables]
+
+    def slots(self) -> dict[str, list[Array]]:
+        """Those whose variables are called as fastopt's slots are, as most of them are."""
+        found: dict[str, list[Array]] = {}
+        count = len(self._variables)
+        for name in ("momentum", "velocity", "velocity_hat", "accumulator", "linear", "average"):
+            named = [variable for variable in self._optimizer.variables if variable.name.endswith(f"_{name}")]
+            if len(named) == count:
+                found[name] = [_array(variable) for variable in named]
+        return found
+
+
+def _array(variable: Any) -> Array:
+    array: Array = variable.value.detach().numpy()
+    return array
