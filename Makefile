@@ -10,13 +10,16 @@ BIN := $(VENV)/bin
 MADE := $(VENV)/.made
 DEMO := $(VENV)/.demo
 DEV := $(VENV)/.dev
+PEERS := $(VENV)/.peers
 STAGE := $(VENV)/stage
+CPU_RESULTS := $(OUT)/cpu.json
 
 # Two workers on however many cores: most of a run is compiling, which is serial in each worker. How many threads the
 # kernels use is set in tests/conftest.py. Tests of one xdist_group share what their fixtures build.
+BENCH := $(BIN)/python -m pytest -q -p no:xdist -W default -p no:cacheprovider
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help train test test-all lint bench gpu clean
+.PHONY: help train test test-all lint bench bench-quick bench-baseline bench-results performance gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,7 +27,9 @@ help:
 	@echo 'make test       the test suite, less the slow and networked tests  (ARGS="-k adam", WORKERS=4)'
 	@echo 'make test-all   every test'
 	@echo 'make lint       ruff, mypy and import-linter'
-	@echo 'make bench      fastopt against torch, as ratios  (ARGS=...)'
+	@echo 'make bench      every optimizer against the memory and other libraries, as ratios that must hold'
+	@echo '                (ARGS="--cases gpt2"); bench-quick: a few; bench-baseline: keep the ratios;'
+	@echo '                bench-results: all figures, into $(OUT); performance: docs/performance.md from them'
 	@echo 'make gpu        on a machine with a CUDA GPU: its tests, then fastopt against torch  (OUT=folder, ARGS=...)'
 	@echo 'make clean      remove .venv and everything built'
 	@echo 'PYTHON=python3.12 chooses the interpreter that .venv is made with (3.11 or newer).'
@@ -49,8 +54,27 @@ lint: $(DEV)
 	cd $(STAGE) && ../bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p fastopt
 	cd $(STAGE) && ../bin/lint-imports --no-logo --config $(CURDIR)/pyproject.toml
 
-bench: $(DEV)
-	$(BIN)/python bench/compare_torch.py $(ARGS)
+# Peers are used in the newest versions that there are: optional, and not for the tests.
+bench: $(PEERS)
+	$(BENCH) bench/test_cases.py --benchmark-json=build/bench/pytest-benchmark.json $(ARGS)
+
+# Threads that wait without spinning: whatever else runs on the machine then costs least.
+bench-quick: $(DEV)
+	OMP_WAIT_POLICY=passive $(BENCH) bench/test_cases.py --quick --seconds=1 $(ARGS)
+
+bench-baseline: $(PEERS)
+	$(BENCH) bench/test_cases.py --write-baseline $(ARGS)
+
+# Everything that docs/performance.md shows: some twenty minutes, on a machine that does nothing else.
+bench-results: $(PEERS)
+	$(BENCH) bench/test_cases.py --results=$(CPU_RESULTS) $(ARGS)
+	$(BIN)/python bench/scaling.py --results=$(CPU_RESULTS)
+	$(BIN)/python bench/start.py --results=$(CPU_RESULTS)
+	$(BIN)/python bench/keras_step.py --results=$(CPU_RESULTS)
+	$(BIN)/python bench/losses.py --results=$(CPU_RESULTS)
+
+performance: $(DEV)
+	$(BIN)/python bench/performance.py $(ARGS)
 
 # With the Python of a machine that has a GPU, and what is installed there: no .venv, no network.
 gpu:
@@ -80,4 +104,8 @@ $(DEMO): pyproject.toml $(MADE)
 # On top of the demo stamp, not beside it: two pips must not write to one venv at a time.
 $(DEV): pyproject.toml $(DEMO)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(PEERS): pyproject.toml $(DEV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@

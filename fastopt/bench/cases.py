@@ -50,9 +50,7 @@ RECIPES = {
     "sgd-nesterov": Recipe("SGD", _sgd(momentum=0.9, nesterov=True)),
     "rmsprop": Recipe("RMSprop", _rmsprop()),
     "rmsprop-centered-momentum": Recipe("RMSprop", _rmsprop(momentum=0.9, centered=True), degenerates=True),
-    "adagrad": Recipe(
-        "Adagrad", {"learning_rate": RATE, "initial_accumulator_value": 0.1, "epsilon": EPSILON}
-    ),
+    "adagrad": Recipe("Adagrad", {"learning_rate": RATE, "initial_accumulator_value": 0.1, "epsilon": EPSILON}),
     "adadelta": Recipe("Adadelta", {"learning_rate": 1.0, "rho": 0.95, "epsilon": 1e-7}),
     "adam": Recipe("Adam", _adam(amsgrad=False)),
     "adam-amsgrad": Recipe("Adam", _adam(amsgrad=True)),

@@ -30,9 +30,10 @@ class Turn:
         self.rounds = ROUNDS[1]
         self.times: list[float] = []
         self._clock = clock
-        for _ in range(2):
-            self._once()
-        self.seconds = min(self._once() for _ in range(3))
+        self._once()
+        self.seconds = self._once()
+        if self.seconds < TURN_SECONDS:
+            self.seconds = min(self._once() for _ in range(5))
         self.repeats = max(1, round(TURN_SECONDS / max(self.seconds, 1e-7)))
 
     def take(self) -> None:

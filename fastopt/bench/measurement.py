@@ -18,6 +18,10 @@ SHARE_OF_MEMORY = 0.7
 """Of what is free: more is not filled with arrays."""
 
 
+class TooLargeError(Exception):
+    """A case that this machine has no memory for."""
+
+
 class Measurement:
     """A case with all its sides, built and checked.
 
@@ -31,10 +35,13 @@ class Measurement:
     ------
     DisagreementError
         If the sides do not compute the same.
+    TooLargeError
+        If there is no memory for it.
     """
 
     def __init__(self, case: Case, peers: Iterable[str] | None = None) -> None:
         gc.collect()  # sides of the last case may be parts of cycles
+        _check_size(case)
         self.case = case
         problem = Problem(case)
         self._ours = Fastopt(problem)
@@ -61,6 +68,13 @@ class Measurement:
     def renew(self) -> None:
         """Draw fastopt's gradients anew."""
         self._ours.renew(0)
+
+
+def _check_size(case: Case) -> None:
+    """Refuse what does not fit: parameters, gradients and two slots, of the problem, of fastopt and of the ceiling."""
+    needed, free = 10 * case.parameters * case.itemsize, free_bytes()
+    if free is not None and needed > free:
+        raise TooLargeError(f"needs some {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free")
 
 
 def measure(case: Case, seconds: float, peers: Iterable[str] | None = None) -> Outcome:

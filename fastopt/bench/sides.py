@@ -15,7 +15,7 @@ from .problem import Array, Problem
 SLOW = "FASTOPT_BENCH_SLOW"
 """Environment variable: an optimizer whose steps are to be slow, to see whether anything notices."""
 
-SLOWED = 3
+SLOWED = 10
 """Steps that a step of such an optimizer takes."""
 
 

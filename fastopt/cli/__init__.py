@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .bench import bench
 from .info import info
 from .schedule import schedule
 from .train import train
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.command(context_settings={"ignore_unknown_options": True})(schedule)
 app.command()(warmup)
+app.command()(bench)
 app.command()(info)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -59,18 +58,9 @@ def _versions() -> dict[str, str]:
 
 
 def _processor() -> str:
-    from llvmlite import binding
+    from fastopt.bench.surroundings import processor
 
-    return f"{_processor_name()} ({binding.get_host_cpu_name()})"
-
-
-def _processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return processor()
 
 
 def _simd_bits() -> int | None:

@@ -9,7 +9,5 @@ from .numpy import Numpy
 from .optax import Optax
 from .torch import Foreach, Fused, Loop
 
-PEERS: dict[str, type[Peer]] = {
-    kind.name: kind for kind in (Fused, DeepSpeed, Optax, Foreach, Loop, Numpy, Keras)
-}
+PEERS: dict[str, type[Peer]] = {kind.name: kind for kind in (Fused, DeepSpeed, Optax, Foreach, Loop, Numpy, Keras)}
 """By name; where memory is short the first ones come first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ...kernels.launch import get_num_threads
 from ..cases import Case
 from ..problem import Array, Problem
 from ..sides import common_options
@@ -24,6 +25,7 @@ class Keras(Peer):
 
         super().__init__(problem)
         self._torch = torch
+        torch.set_num_threads(get_num_threads())
         params, self._grads = problem.copies()
         self._variables = [keras.Variable(array, dtype=self.case.dtype) for array in params]
         self._tensors = [torch.from_numpy(grad) for grad in self._grads]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from ...kernels.launch import get_num_threads
 from ..cases import Case
 from ..problem import Array, Problem
 from .base import Peer
@@ -80,6 +82,8 @@ class Optax(Peer):
         """See `Peer`."""
         if case.rule.optimizer not in MAKERS or case.rule.hyper.get("amsgrad"):
             return f"optax has no {case.recipe} of the same formula"
+        if get_num_threads() != os.cpu_count():
+            return "JAX takes all cores"
         if case.dtype != "float32":
             return "JAX needs a setting of the whole process for float64"
         return "a compiled function for each of many groups" if case.groups else None

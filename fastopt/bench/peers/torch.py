@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ...kernels.launch import get_num_threads
 from ..cases import Case
 from ..problem import Array, Problem
 from ..sides import decay_of, multiplier_of
@@ -92,11 +93,12 @@ class OnTensors(Peer):
 
         super().__init__(problem)
         self.torch = torch
+        torch.set_num_threads(get_num_threads())
         self._params, self._grads = problem.copies()
         self.tensors = [torch.from_numpy(param).requires_grad_() for param in self._params]
         for tensor, grad in zip(self.tensors, self._grads, strict=True):
             tensor.grad = torch.from_numpy(grad)
-        self.grads = [tensor.grad for tensor in self.tensors]
+        self.grads: list[Any] = [tensor.grad for tensor in self.tensors]
         self._averages: list[Any] | None = None
         self.optimizer = self.make()
 

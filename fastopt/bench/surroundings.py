@@ -1,0 +1,65 @@
+"""What a run ran on: no names of machines, users or folders."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from ..kernels.launch import get_num_threads
+
+PACKAGES = ("numpy", "numba", "llvmlite", "torch", "optax", "jax", "keras", "deepspeed", "tbb")
+
+
+def surroundings() -> dict[str, Any]:
+    """Processor, threads, versions, settings."""
+    import fastopt
+
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": get_num_threads(),
+        "threading_layer": threading_layer(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "not set"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {"fastopt": fastopt.__version__, "python": platform.python_version(), **versions()},
+    }
+
+
+def processor() -> str:
+    """Model and LLVM's name for it."""
+    from llvmlite import binding
+
+    return f"{_model_name()} ({binding.get_host_cpu_name()})"
+
+
+def _model_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def threading_layer() -> str:
+    """Numba's, if a step has been run on threads."""
+    import numba
+
+    try:
+        return str(numba.threading_layer())
+    except ValueError:
+        return "not started"
+
+
+def versions() -> dict[str, str]:
+    """Of those packages that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

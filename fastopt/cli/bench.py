@@ -1,0 +1,211 @@
+"""`fastopt bench`: how fast it is here."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fastopt.bench.cases import Case
+    from fastopt.bench.outcome import Outcome
+
+
+class Dtype(StrEnum):
+    """Of parameters and gradients."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+class StackName(StrEnum):
+    """What a step does beside the rule."""
+
+    plain = "plain"
+    clip = "clip"
+    clip_ema = "clip-ema"
+    all = "all"
+
+
+def bench(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="As adam, sgd-momentum; none means all.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME|N", show_default="1e7", help="gpt2, resnet50, vit-b, 400-tensors, or elements."),
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of parameters and gradients.")] = Dtype.float32,
+    stack: Annotated[StackName, typer.Option(help="What a step does beside the rule.")] = StackName.plain,
+    peers: Annotated[
+        str | None, typer.Option(metavar="NAME,...|none", show_default="all", help="Whom to compare with.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="For the rounds of each case, about.")] = 2.0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, show_default="all", help="Threads that a step may use, on all sides.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the figures.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write a page that needs nothing else.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure steps against the memory's speed and other libraries.
+
+    The ceiling are plain loops over as many arrays as a step has to read and
+    write. Peers are torch, optax, Keras, DeepSpeed, as far as they are
+    installed, and NumPy. All are first shown to compute the same, then they
+    take turns, round by round; figures are ratios.
+
+      fastopt bench
+      fastopt bench adamw lion --model gpt2 --stack clip-ema --plot bench.png
+
+    Ctrl-C ends with what was measured, and exit status 130.
+    """
+    if plot is not None and importlib.util.find_spec("matplotlib") is None:
+        typer.echo('This needs matplotlib: pip install "fastopt[demo]"', err=True)
+        raise typer.Exit(1)
+    from . import report
+    from .runs import UsageError
+    from .training import INTERRUPTED, interruptible
+
+    try:
+        report.check_picture(plot)
+        cases = planned(names or [], model or ["1e7"], dtype.value, stack.value)
+        chosen = planned_peers(peers)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    _cap_threads(threads)
+    with interruptible() as stopped:
+        outcomes, finished = _measure(cases, chosen, seconds, stopped)
+    if outcomes:
+        _print(outcomes, as_json)
+        _save(outcomes, plot, html)
+    if stopped():
+        raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(int(not finished))
+
+
+def planned(names: Sequence[str], models: Sequence[str], dtype: str, stack: str) -> list[Case]:
+    """The cases that the words of a command mean.
+
+    Raises
+    ------
+    UsageError
+        If a word means nothing.
+    """
+    from fastopt.bench.cases import RECIPES, user_cases
+    from fastopt.bench.shapes import MODELS
+
+    from .runs import UsageError
+
+    recipes = [name.lower() for name in names] or list(RECIPES)
+    for name in recipes:
+        if name not in RECIPES:
+            raise UsageError(f"no case is called {name!r}; there are {', '.join(RECIPES)}")
+    for name in models:
+        if name not in MODELS and not _is_size(name):
+            raise UsageError(f"--model takes a number of elements, or {', '.join(MODELS)}; got {name!r}")
+    return user_cases(recipes, models, dtype, stack)
+
+
+def _is_size(text: str) -> bool:
+    try:
+        return 1 <= float(text) < 1e12
+    except ValueError:
+        return False
+
+
+def planned_peers(text: str | None) -> list[str] | None:
+    """Names of peers, None for all.
+
+    Raises
+    ------
+    UsageError
+        If there is no such peer.
+    """
+    from fastopt.bench.peers import PEERS
+
+    from .runs import UsageError
+
+    if text is None or text == "none":
+        return None if text is None else []
+    by_lower_case = {name.lower(): name for name in PEERS}
+    names = [name.strip().lower() for name in text.split(",")]
+    for name in names:
+        if name not in by_lower_case:
+            raise UsageError(f"no peer is called {name!r}; there are {', '.join(PEERS)}, or none")
+    return [by_lower_case[name] for name in names]
+
+
+def _cap_threads(threads: int | None) -> None:
+    from fastopt import set_num_threads
+
+    if threads is not None:
+        set_num_threads(threads)
+
+
+def _measure(
+    cases: Sequence[Case], peers: Sequence[str] | None, seconds: float, stopped: Callable[[], bool]
+) -> tuple[list[Outcome], bool]:
+    """Outcomes, and whether there is one for every case."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from fastopt.bench.check import DisagreementError
+    from fastopt.bench.measurement import TooLargeError, measure
+
+    console = Console(stderr=True)  # where results go to a file or a pipe, the progress is seen still
+    columns = TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    outcomes: list[Outcome] = []
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+        task = bars.add_task("", total=len(cases))
+        for case in cases:
+            if stopped():
+                break
+            bars.update(task, description=case.id)
+            try:
+                outcomes.append(measure(case, seconds, peers))
+            except (DisagreementError, TooLargeError) as error:
+                console.print(f"{case.id}: {error}", markup=False, highlight=False)
+            bars.advance(task)
+    return outcomes, len(outcomes) == len(cases)
+
+
+def _print(outcomes: Sequence[Outcome], as_json: bool) -> None:
+    import json
+
+    from fastopt.bench.surroundings import surroundings
+
+    if as_json:
+        cases = [outcome.to_json() for outcome in outcomes]
+        typer.echo(json.dumps({"surroundings": surroundings(), "cases": cases}, indent=1))
+        return
+    from .bench_report import outcome_table, show
+    from .report import make_console
+
+    show(make_console(), outcome_table(outcomes), outcomes)
+
+
+def _save(outcomes: Sequence[Outcome], plot: Path | None, html: Path | None) -> None:
+    """Write what was asked for; what could not be written ends the command."""
+    from fastopt.bench.surroundings import surroundings
+
+    facts = surroundings()
+    title = f"fastopt {facts['versions']['fastopt']}, {facts['threads']} threads of {facts['processor']}"
+    try:
+        if plot is not None:
+            from fastopt.bench.picture import save_picture
+
+            save_picture(outcomes, plot, title)
+        if html is not None:
+            from fastopt.bench.page import page
+
+            html.write_text(page(outcomes, facts, title), encoding="utf-8")
+    except OSError as error:
+        typer.echo(f"not written: {error}", err=True)
+        raise typer.Exit(1) from error
