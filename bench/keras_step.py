@@ -26,6 +26,7 @@ from rich.table import Table
 import fastopt
 import fastopt.keras
 from fastopt.bench.measure import interleaved
+from fastopt.bench.result import Result
 
 THREADS = 2
 GOAL = 8.0
@@ -89,6 +90,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--processes", type=int, default=5)
+    parser.add_argument("--results", metavar="FILE", help="Add the figures to this JSON file.")
     parser.add_argument("--case", type=int, help="Measure one line here, and print it as JSON.")
     arguments = parser.parse_args()
     if arguments.case is not None:
@@ -98,14 +100,19 @@ def main():
         print(json.dumps(measure(name, options, globals()[model](), arguments.rounds)))
         return
     table = Table("optimizer", "options", "variables", "fastopt ms", "keras / fastopt", "least", "most", "goal")
+    rows = []
     for case, (name, options, model, goal) in enumerate(CASES):
         found = [in_a_process(case, arguments.rounds) for _ in range(arguments.processes)]
         ratios = sorted(seconds["keras"] / seconds["fastopt"] for seconds in found)
         ours = statistics.median(seconds["fastopt"] for seconds in found) * 1e3
         shown = ", ".join(f"{key}={value}" for key, value in options.items())
-        numbers = [f"{number:.1f}" for number in (statistics.median(ratios), ratios[0], ratios[-1])]
+        median, least, most = statistics.median(ratios), ratios[0], ratios[-1]
+        numbers = [f"{number:.1f}" for number in (median, least, most)]
+        rows.append({"optimizer": name, "options": shown, "model": model, "speedup": median, "interval": [least, most]})
         table.add_row(name, shown, model, f"{ours:.2f}", *numbers, str(goal or ""))
     Console(width=120).print(table)
+    if arguments.results:
+        Result(arguments.results).update(keras=rows)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch.nn import functional
 import fastopt
 from fastopt import activations, losses
 from fastopt.bench.measure import interleaved
+from fastopt.bench.result import Result
 
 THREADS = 2
 GOALS = {"NumPy": 3.0, "torch": 1.0}
@@ -179,21 +180,26 @@ def check(sides):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--results", metavar="FILE", help="add the figures to this JSON file")
+    arguments = parser.parse_args()
     fastopt.set_num_threads(THREADS)
     torch.set_num_threads(THREADS)
     table = Table("case", "shape", "fastopt ms", "peer", "peer ms", "ratio", "goal")
+    rows = []
     for name, shape, sides, goals in cases():
         check(sides)
-        seconds = interleaved(sides, rounds)
+        seconds = interleaved(sides, arguments.rounds)
         for ours in (label for label in seconds if label.startswith("fastopt")):
             for peer, goal in goals.items():
                 best = min((label for label in seconds if label.startswith(peer)), key=seconds.get)
                 ratio = seconds[best] / seconds[ours]
                 figures = f"{1e3 * seconds[ours]:.2f}", best, f"{1e3 * seconds[best]:.2f}", f"{ratio:.2f}"
                 label = name + ours.removeprefix("fastopt")
+                rows.append({"case": label, "shape": list(shape), "peer": best, "speedup": ratio})
                 table.add_row(label, str(shape), *figures, str(goal) if goal and ours.endswith("out=") else "")
     Console().print(table)
+    if arguments.results:
+        Result(arguments.results).update(losses=rows)
 
 
 if __name__ == "__main__":

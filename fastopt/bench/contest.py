@@ -30,7 +30,6 @@ class Turn:
         self.rounds = ROUNDS[1]
         self.times: list[float] = []
         self._clock = clock
-        self._once()
         self.seconds = self._once()
         if self.seconds < TURN_SECONDS:
             self.seconds = min(self._once() for _ in range(5))
@@ -40,8 +39,13 @@ class Turn:
         """Measure one turn, unless this side has had all its rounds."""
         if len(self.times) >= self.rounds:
             return
-        self._once()  # whoever was on before has left the caches and the threads in another state
+        self.warm_up()
         self.times.append(self._separately() if self.side.case.renews else self._together())
+
+    def warm_up(self) -> None:
+        """Whoever was on before has left caches and threads in another state; long steps do not notice."""
+        if self.repeats > 1:
+            self._once()
 
     def _together(self) -> float:
         start = self._clock()
@@ -108,7 +112,7 @@ class Contest:
         for k in range(count):
             self._others[(k + self._turn) % count].take()
         self._turn += 1
-        self._ours.side.step()
+        self._ours.warm_up()
 
     def times(self, ours: Sequence[float] = ()) -> dict[str, list[float]]:
         """Seconds of a step in each round, by side. Our own times may come from somebody else who has taken them."""

@@ -74,6 +74,16 @@ class Outcome:
         }
 
 
+def read_outcome(content: Mapping[str, Any]) -> Outcome:
+    """What `Outcome.to_json` wrote."""
+    case = Case(content["id"].split("/")[0], content["model"], content["dtype"], content["stack"], content["device"])
+    interval = content["ceiling_interval"]
+    ceiling = None if interval is None else Ratio(content["ceiling_fraction"], *interval)
+    speedups = {name: Ratio(*ratio) for name, ratio in content["speedups"].items()}
+    seconds = content["microseconds"] / 1e6
+    return Outcome(case, seconds, content["bytes_per_parameter"], ceiling, speedups, dict(content["missing"]))
+
+
 def outcome_of(
     case: Case, times: Mapping[str, Sequence[float]], bytes_per_parameter: int, missing: dict[str, str]
 ) -> Outcome:

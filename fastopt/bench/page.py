@@ -30,8 +30,8 @@ def page(outcomes: Sequence[Outcome], surroundings: Mapping[str, Any], title: st
             "<!doctype html>",
             f'<html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>',
             f"<h1>{escape(title)}</h1>",
-            "<p>Bars: fraction of the speed of plain loops over as many arrays, in the same run. Peers: their time over "
-            "fastopt's; the fastest is bold, and red where it is faster than fastopt.</p>",
+            "<p>Bars: fraction of the speed of plain loops over as many arrays, in the same run. Peers: their time "
+            "over fastopt's; the fastest is bold, and red where it is faster than fastopt.</p>",
             "<table>",
             _header(["case", "of the ceiling", "GB/s", *peers]),
             *(_row(outcome, peers) for outcome in outcomes),

@@ -30,6 +30,7 @@ def save_picture(outcomes: Sequence[Outcome], path: Path, title: str) -> None:
     _draw_fractions(fractions, outcomes, places)
     _draw_speedups(speedups, outcomes, places)
     fractions.set_yticks(list(places), labels_of(outcomes))
+    fractions.set_ylim(0.4, len(outcomes) + 0.6)
     for panel in (fractions, speedups):
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(axis="y", length=0)
@@ -60,9 +61,8 @@ def _draw_speedups(panel: Any, outcomes: Sequence[Outcome], places: Sequence[int
     from matplotlib import colormaps
 
     for number, name in enumerate(PEERS):
-        found = [
-            (o.speedups[name].value, place) for o, place in zip(outcomes, places, strict=True) if name in o.speedups
-        ]
+        pairs = zip(outcomes, places, strict=True)
+        found = [(outcome.speedups[name].value, place) for outcome, place in pairs if name in outcome.speedups]
         if found:
             values, rows = zip(*found, strict=True)
             panel.scatter(values, rows, s=36, color=colormaps["tab10"](number), label=name, zorder=3)

@@ -49,9 +49,7 @@ def bench(
         int | None, typer.Option(min=1, show_default="all", help="Threads that a step may use, on all sides.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the figures.")] = None,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a page that needs nothing else.")
-    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with them.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure steps against the memory's speed and other libraries.

@@ -1,0 +1,462 @@
+"""The benchmark engine: what it compares agrees, what it judges is judged right, and the gates bite."""
+
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from keras_reference import import_keras
+
+from fastopt.bench import check as checking
+from fastopt.bench.cases import QUICK, RECIPES, STACKS, TABLE, Case, matching
+from fastopt.bench.check import DisagreementError, check
+from fastopt.bench.contest import FEW_ROUNDS, Contest
+from fastopt.bench.gates import Gate, Gates, baseline_of, read_gates
+from fastopt.bench.measurement import TooLargeError, chosen_peers, measure
+from fastopt.bench.outcome import Outcome, mean_speedup, outcome_of
+from fastopt.bench.page import page
+from fastopt.bench.peers import PEERS
+from fastopt.bench.picture import labels_of, save_picture
+from fastopt.bench.problem import Problem
+from fastopt.bench.ratios import Ratio, geometric_mean, ratio_of
+from fastopt.bench.shapes import MODELS
+from fastopt.bench.sides import SLOW, SLOWED, Ceiling, Fastopt, Side, Traffic
+from fastopt.bench.surroundings import surroundings
+
+ROOT = Path(__file__).parents[1]
+BENCH = ROOT / "bench"
+
+pytestmark = pytest.mark.xdist_group("bench")
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_is_what_was_asked_for():
+    assert len(TABLE) >= 55
+    assert sum(case.rule.memory_bound for case in TABLE.values()) >= 40
+    assert {case.rule.optimizer for case in TABLE.values()} == {recipe.optimizer for recipe in RECIPES.values()}
+    assert {case.stack for case in TABLE.values()} == set(STACKS)
+    assert {case.model for case in TABLE.values()} >= {"1e3", "1e4", "1e5", "1e6", "3.2e7", *MODELS}
+
+
+@pytest.mark.parametrize(
+    "model, arrays, elements",
+    [
+        ("gpt2", 148, 124_439_808),
+        ("resnet50", 161, 25_557_032),
+        ("vit-b", 152, 86_567_656),
+        ("400-tensors", 400, 832_000),
+        ("465-groups", 465, 969_216),
+        ("3.2e7", 1, 32_000_000),
+    ],
+)
+def test_models_have_their_parameters(model, arrays, elements):
+    case = Case("adam", model)
+    assert (len(case.shapes), case.parameters) == (arrays, elements)
+
+
+@pytest.mark.parametrize(
+    "recipe, stack, dtype, expected",
+    [
+        ("sgd", "plain", "float32", 12),
+        ("adamw", "plain", "float32", 28),
+        ("adamw", "plain", "float64", 56),
+        ("adamw", "clip", "float32", 32),
+        ("adamw", "clip-ema", "float32", 40),
+        ("adamw", "all", "float32", 44),
+        ("lamb", "plain", "float32", 40),
+    ],
+)
+def test_traffic_is_counted(recipe, stack, dtype, expected):
+    side = Fastopt(Problem(Case(recipe, "1e3", dtype, stack)))
+    assert Traffic(side).bytes_per_parameter == expected
+
+
+# -- the ceiling -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [0, 1, 1000, 100_001])
+def test_the_ceiling_adds_to_all_arrays(size, dtype):
+    from fastopt.kernels.ceiling import Loop, add_to_all, read
+
+    arrays = [np.arange(size, dtype=dtype) * k for k in (1, 2, 3)]
+    Loop(add_to_all, arrays[0], arrays[1:])()
+    Loop(read, arrays[0].view({4: np.int32, 8: np.int64}[arrays[0].itemsize]))()
+    for k, array in zip((1, 3, 4), arrays, strict=True):
+        np.testing.assert_array_equal(array, np.arange(size, dtype=dtype) * k)
+
+
+# -- all sides compute the same ----------------------------------------------------------------------------------------
+
+
+def sides_of(case, names):
+    problem = Problem(case)
+    return problem, [Fastopt(problem), *(PEERS[name](problem) for name in names)]
+
+
+def here(case):
+    """Peers that are installed for tests and can do a case."""
+    import_keras()
+    with_compiler = {"DeepSpeed"}
+    torch_backend = {"Keras"}
+    taken, _ = chosen_peers(case, 3, PEERS.keys() - with_compiler - torch_backend, free=lambda: None)
+    return taken
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_agrees_on_all_sides(recipe):
+    case = Case(recipe, "1e3")
+    problem, sides = sides_of(case, here(case))
+    assert "NumPy" in [side.name for side in sides]
+    check(problem, sides)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("recipe", ["adamw", "sgd-momentum", "lion"])
+def test_every_stack_agrees_on_all_sides(recipe, stack):
+    case = Case(recipe, "1e4", stack=stack)
+    check(*sides_of(case, here(case)))
+
+
+@pytest.mark.parametrize("case", [Case("adamw", "465-groups", stack="clip"), Case("lion", "1e3", "float64")])
+def test_groups_and_float64_agree(case):
+    check(*sides_of(case, here(case)))
+
+
+class Wrong(Fastopt):
+    """fastopt, with one number of what it says changed."""
+
+    name = "wrong"
+
+    def __init__(self, problem, what):
+        super().__init__(problem)
+        self._what = what
+
+    def params(self):
+        return self._spoilt("parameters", super().params())
+
+    def slots(self):
+        return {name: self._spoilt(name, arrays) for name, arrays in super().slots().items()}
+
+    def _spoilt(self, what, arrays):
+        if what != self._what:
+            return arrays
+        last = arrays[-1].copy()
+        last.reshape(-1)[-1] *= 1.001
+        return [*arrays[:-1], last]
+
+
+@pytest.mark.parametrize("what", ["parameters", "momentum", "velocity", "average"])
+def test_a_side_that_is_wrong_anywhere_is_found(what):
+    problem = Problem(Case("adam", "1e6", stack="clip-ema"))
+    with pytest.raises(DisagreementError, match=f"wrong and NumPy in float64 disagree in {what}"):
+        check(problem, [Wrong(problem, what)])
+
+
+def test_nan_is_a_disagreement():
+    problem = Problem(Case("sgd", "1e3"))
+    problem.params[0][:] = np.nan
+    side = Fastopt(problem)
+    problem.params[0][:] = 1.0
+    with pytest.raises(DisagreementError):
+        check(problem, [side])
+
+
+def test_gradients_stay_what_they_are():
+    """After any number of steps, no side has numbers that are slower, or wrong: no denormals, no NaN."""
+    for recipe, stack in (("rmsprop-centered-momentum", "plain"), ("adamw", "all")):
+        side = Fastopt(Problem(Case(recipe, "1e3", stack=stack)))
+        for k in range(2000):
+            side.renew(k)
+            side.step()
+        for array in [*side.params(), *itertools.chain.from_iterable(side.slots().values())]:
+            assert np.isfinite(array).all()
+            assert np.abs(array[array != 0]).min() > np.finfo(np.float32).tiny
+
+
+# -- who takes part ----------------------------------------------------------------------------------------------------
+
+
+def test_who_cannot_take_part_is_told_why():
+    taken, missing = chosen_peers(Case("ftrl", "1e3"), 3, ["torch fused", "optax", "DeepSpeed", "NumPy"])
+    assert taken == ["NumPy"]
+    assert all(reason for reason in missing.values()) and len(missing) == 3
+
+
+def test_a_library_that_is_not_there_is_missing(monkeypatch):
+    monkeypatch.setattr(PEERS["torch fused"], "package", "no_such_package")
+    _, missing = chosen_peers(Case("adam", "1e3"), 3, ["torch fused"])
+    assert missing == {"torch fused": "no_such_package is not installed"}
+
+
+def test_where_memory_is_short_the_first_ones_come_first():
+    case = Case("adam", "1e6")
+    taken, missing = chosen_peers(case, 3, ["torch fused", "torch foreach"], free=lambda: 4e6 * 10 / 0.7)
+    assert taken == ["torch fused"]
+    assert "memory" in missing["torch foreach"]
+
+
+def test_a_case_without_memory_for_it_is_refused():
+    with pytest.raises(TooLargeError, match="GB"):
+        measure(Case("adam", "1e12"), 0.1, [])
+
+
+# -- rounds ------------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Time that passes only in steps."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class Timed(Side):
+    """A side whose steps take given times."""
+
+    def __init__(self, name, clock, seconds, log):
+        self.name, self.case = name, Case("adam", "1e3")
+        self._clock, self._seconds, self._log = clock, itertools.cycle(seconds), log
+
+    def step(self):
+        self._clock.now += next(self._seconds)
+        self._log.append(self.name)
+
+
+def contest(seconds=3.0, **sides):
+    clock, log = Clock(), []
+    timed = [Timed(name, clock, times, log) for name, times in sides.items()]
+    return Contest(timed[0], timed[1:], seconds, clock), log
+
+
+def test_all_sides_take_turns_in_rotating_order():
+    rounds, log = contest(fastopt=[0.02], ceiling=[0.02], one=[0.02], two=[0.02])
+    del log[:]
+    times = rounds.play()
+    assert {name: len(found) for name, found in times.items()} == dict.fromkeys(times, rounds.rounds)
+    order = [name for name, _ in itertools.groupby(log)]
+    assert order[:8] == ["fastopt", "ceiling", "one", "two", "fastopt", "one", "two", "ceiling"]
+
+
+def test_rounds_fill_the_time_they_may_take():
+    few, many = (contest(seconds, fastopt=[0.02], ceiling=[0.02])[0].rounds for seconds in (1.0, 2.0))
+    assert 5 < few < many
+    assert contest(1e-3, fastopt=[0.02], ceiling=[0.02])[0].rounds == 5
+
+
+def test_a_peer_that_is_far_behind_is_in_for_a_few_rounds():
+    rounds, _ = contest(fastopt=[0.02], ceiling=[0.02], fast=[0.03], slow=[0.5])
+    times = rounds.play()
+    assert len(times["slow"]) == FEW_ROUNDS < len(times["fast"]) == len(times["ceiling"])
+    assert ratio_of(times["slow"], times["fastopt"]).value == pytest.approx(25)
+
+
+def test_our_times_may_come_from_somebody_else():
+    rounds, _ = contest(fastopt=[0.02], ceiling=[0.01])
+    rounds.others()
+    assert rounds.times([0.5]) == {"fastopt": [0.5], "ceiling": [pytest.approx(0.01)]}
+
+
+# -- ratios ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_ratio_is_the_median_of_rounds_and_holds_while_the_machine_drifts():
+    drift = [1.0, 1.5, 3.0, 2.0, 0.7, 9.0, 1.1]
+    ratio = ratio_of([2 * factor for factor in drift], drift)
+    assert ratio == Ratio(2.0, 2.0, 2.0)
+
+
+def test_the_interval_holds_the_median_of_what_rounds_come_from():
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(100):
+        ratio = ratio_of(rng.lognormal(0.5, 0.2, 25), np.ones(25))
+        held += ratio.low <= np.exp(0.5) <= ratio.high
+        assert ratio.low <= ratio.value <= ratio.high
+    assert held >= 85
+
+
+def test_rounds_that_only_one_side_had_do_not_count():
+    assert ratio_of([2.0], [1.0, 5.0]).value == 2.0
+    with pytest.raises(ValueError, match="round"):
+        ratio_of([], [1.0])
+
+
+def test_geometric_mean():
+    assert geometric_mean([0.5, 2.0, 8.0]) == pytest.approx(2.0)
+
+
+# -- outcomes and gates ------------------------------------------------------------------------------------------------
+
+
+def outcome(case_id="adam/float32/1e6/plain/cpu", ceiling=0.9, missing=None, **peers):
+    recipe, dtype, model, stack, _ = case_id.split("/")
+    case = Case(recipe, model, dtype, stack)
+    times = {"fastopt": [1e-3] * 9, "ceiling": [ceiling * 1e-3] * 9}
+    times |= {name: [ratio * 1e-3] * 9 for name, ratio in peers.items()}
+    return outcome_of(case, times, 28, missing or {})
+
+
+def test_an_outcome_names_the_fastest_peer():
+    found = outcome(torch=1.5, optax=1.2, keras=30.0)
+    assert (found.peer, found.speedup.value) == ("optax", pytest.approx(1.2))
+    assert found.gb_per_s == pytest.approx(28.0)
+    summary = found.summary()
+    assert {"bytes_per_parameter", "gb_per_s", "ceiling_fraction", "peer", "speedup"} <= summary.keys()
+    assert json.loads(json.dumps(found.to_json()))["speedups"]["keras"][0] == pytest.approx(30.0)
+
+
+def test_without_peers_there_is_no_speedup():
+    assert outcome().peer is outcome().speedup is mean_speedup([outcome()]) is None
+
+
+def gates(*rules, baseline=None, mean=1.0):
+    return Gates(rules, {"ceiling": 0.1, "peer": 0.2}, mean, baseline or {})
+
+
+def test_a_ratio_below_its_gate_fails():
+    held = gates(Gate("/1e6/", "ceiling", 0.88), Gate("", "peer", 1.0))
+    assert held.failures(outcome(ceiling=0.89, torch=1.0)) == []
+    (failure,) = held.failures(outcome(ceiling=0.87, torch=1.0))
+    assert "against the ceiling: 0.87" in str(failure) and "at least 0.88" in str(failure)
+    (failure,) = held.failures(outcome(ceiling=0.89, torch=3.0, optax=0.99))
+    assert "against the peer: 0.99" in str(failure)
+
+
+def test_what_may_be_noise_does_not_fail():
+    noisy = outcome(ceiling=0.9)
+    noisy = Outcome(noisy.case, noisy.seconds, 28, Ratio(0.85, 0.8, 0.9))
+    assert gates(Gate("", "ceiling", 0.88)).failures(noisy) == []
+
+
+def test_nan_fails():
+    broken = Outcome(Case("adam", "1e6"), 1e-3, 28, Ratio(*[float("nan")] * 3))
+    assert gates(Gate("", "ceiling", 0.1)).failures(broken)
+
+
+def test_the_last_gate_that_matches_counts():
+    rules = Gate("", "peer", 1.0), Gate("^adam/", "peer", 5.0, "known"), Gate("float64", "peer", 9.0)
+    assert gates(*rules).threshold("adam/float32/1e6/plain/cpu", "peer") == 5.0
+    assert gates(*rules).threshold("adam/float32/1e6/plain/cpu", "ceiling") is None
+
+
+def test_a_ratio_that_regresses_fails():
+    earlier = baseline_of([outcome(ceiling=0.9, torch=2.0)])
+    held = gates(baseline=earlier)
+    assert held.failures(outcome(ceiling=0.82, torch=1.61)) == []
+    assert ["baseline" in str(failure) for failure in held.failures(outcome(ceiling=0.80, torch=1.59))] == [True, True]
+
+
+def test_the_mean_of_a_run():
+    outcomes = [outcome(torch=2.0), outcome(torch=8.0)]
+    assert gates(mean=3.9).mean_failure(outcomes) is None
+    assert "4" in gates(mean=4.1).mean_failure(outcomes)
+
+
+@pytest.mark.parametrize("name", ["gates.toml", "gates-quick.toml"])
+def test_the_gates_of_the_repository_are_sound(name):
+    held = read_gates(BENCH / name, BENCH / "baseline.json")
+    cases = QUICK if "quick" in name else TABLE.values()
+    for gate in held.gates:
+        assert matching(cases, gate.cases), f"{gate.cases} matches no case"
+    weaker = [gate for gate in held.gates if gate.against == "peer" and gate.at_least < 1 and "quick" not in name]
+    assert all(gate.cause for gate in weaker), "an exception without a cause"
+
+
+@pytest.mark.parametrize("text", ["against = 'clock'", "at_leat = 1.0", "exempt = true\nat_least = 1.0"])
+def test_gates_that_mean_nothing_are_refused(tmp_path, text):
+    against = "" if "against" in text else "against = 'peer'\n"
+    content = f"[[gate]]\ncases = ''\n{against}{text}\n[mean]\nat_least = 1\n[baseline]\nceiling = 0.1\npeer = 0.1\n"
+    (tmp_path / "gates.toml").write_text(content)
+    with pytest.raises(ValueError, match="gate"):
+        read_gates(tmp_path / "gates.toml", tmp_path / "none")
+
+
+# -- the gates bite ----------------------------------------------------------------------------------------------------
+
+
+def test_a_slowed_optimizer_takes_more_steps_and_no_other_does(monkeypatch):
+    monkeypatch.setenv(SLOW, "adam")
+    for recipe, steps in (("adam", SLOWED), ("adamw", 1)):
+        side = Fastopt(Problem(Case(recipe, "1e3")))
+        side.step()
+        assert side.optimizer.iterations == steps
+
+
+def quick_bench(tmp_path, *arguments, **environment):
+    """Two quick cases without peers, in a process of their own; exit status, output, and what it measured."""
+    file = tmp_path / "benchmark.json"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        BENCH / "test_cases.py",
+    ]
+    command += ["--quick", "--seconds=0.3", "--peers=none", f"--benchmark-json={file}", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr, json.loads(file.read_text())
+
+
+def test_slow_steps_fail_the_benchmark_and_others_do_not(tmp_path):
+    status, output, recorded = quick_bench(
+        tmp_path, "--cases=^(adam|sgd-momentum)/float32/1e5", FASTOPT_BENCH_SLOW="adam"
+    )
+    assert status == 1, output
+    assert "1 failed, 1 passed" in output
+    assert "adam/float32/1e5/plain/cpu against the ceiling" in output
+    assert "slow on purpose" in output
+    slow, other = (
+        next(each for each in recorded["benchmarks"] if f"[{name}/" in each["name"])
+        for name in ("adam", "sgd-momentum")
+    )
+    assert slow["extra_info"]["ceiling_fraction"] < other["extra_info"]["ceiling_fraction"]
+    assert "node" not in recorded["machine_info"]
+
+
+def test_without_the_slowing_the_benchmark_passes(tmp_path):
+    results = tmp_path / "results.json"
+    status, output, recorded = quick_bench(tmp_path, "--cases=^adam/float32/1e5", f"--results={results}")
+    assert status == 0, output
+    (kept,) = json.loads(results.read_text())["cases"]
+    (benchmark,) = recorded["benchmarks"]
+    assert benchmark["extra_info"]["bytes_per_parameter"] == kept["bytes_per_parameter"] == 28
+    assert kept["microseconds"] == pytest.approx(1e6 * statistics.median(benchmark["stats"]["data"]), rel=0.5)
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_the_machine_but_what_matters():
+    facts = surroundings()
+    assert set(facts) == {
+        "processor", "cores", "threads", "threading_layer", "omp_wait_policy", "system", "versions",
+    }  # fmt: skip
+    assert os.sep not in facts["processor"] + facts["system"]
+
+
+def test_picture_and_page(tmp_path):
+    outcomes = [outcome(**{"torch fused": 1.5, "NumPy": 3.0}), outcome("lion/float32/1e6/plain/cpu", NumPy=0.5)]
+    assert labels_of(outcomes) == ["adam", "lion"]
+    save_picture(outcomes, tmp_path / "out.png", "title")
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    text = page(outcomes, {"threads": 2, "versions": {"numpy": "<2>"}}, "a & b")
+    assert "a &amp; b" in text and "&lt;2&gt;" in text
+    assert 'class="best slower"' in text and "lion/float32/1e6" in text
+
+
+def test_tolerances_are_those_of_rounding():
+    assert checking.TOLERANCES["float64"] < 1e-10 < checking.TOLERANCES["float32"] < 1e-4
+    assert Ceiling.name == "ceiling"
