@@ -23,15 +23,15 @@ INTRODUCTION = """# Performance
 
 Made by `make performance` from the files in [bench/results](../bench/results): change nothing here by hand.
 
-- All sides of a case are first shown to compute the same, state and averages included, as NumPy does in float64. Then they
-  take turns in every round, in rotating order, on copies of the same arrays and with as many threads. A figure is the median
-  of the rounds' ratios.
-- **The ceiling** is a plain loop over as many arrays as the step has to read and write, with one addition for each, started
-  like a step; a pass over the gradients for their norm is a pass there too. Where all arrays fit into a cache it says what
-  a launch costs, not what the memory does.
+- All sides of a case are first shown to compute the same, state and averages included, as NumPy does in float64. Then
+  they take turns in every round, in rotating order, on copies of the same arrays and with as many threads. A figure is
+  the median of the rounds' ratios.
+- **The ceiling** is a plain loop over as many arrays as the step has to read and write, with one addition for each,
+  started like a step; a pass over the gradients for their norm is a pass there too. Where all arrays fit into a cache
+  it says what a launch costs, not what the memory does.
 - **Peers** are used in the fastest way that they have: torch fused, foreach and in a loop; optax compiled by XLA, with
-  donated buffers; Keras on torch; DeepSpeed's CPU kernels; NumPy in blocks that fit a cache. A speed-up is a peer's time
-  over fastopt's: below 1, the peer is faster.
+  donated buffers; Keras on torch; DeepSpeed's CPU kernels; NumPy in blocks that fit a cache. A speed-up is a peer's
+  time over fastopt's: below 1, the peer is faster.
 - Threads wait as their libraries have them wait by default, unless `omp_wait_policy` below says otherwise.
 """
 
@@ -202,8 +202,8 @@ def cpu_page(content, docs):
         "## Elementwise rules, 32 million elements\n", "![fractions and speed-ups](performance/large.png)\n",
         cases_table(large),
         "## Other sizes, models, stacks of options\n", "![fractions and speed-ups](performance/others.png)\n",
-        "`clip`: by the global norm; `clip-ema`: and a moving average of the parameters; `all`: and unscaled gradients, "
-        "which are zeroed at last. `465-groups`: learning rate and decay of its own for each array.\n",
+        "`clip`: by the global norm; `clip-ema`: and a moving average of the parameters; `all`: and unscaled "
+        "gradients, which are zeroed at last. `465-groups`: learning rate and decay of its own for each array.\n",
         cases_table(others),
         f"Geometric mean of the speed-ups over the fastest peer of each case: **{mean_speedup(outcomes):.2f}**.\n",
         missing(outcomes),
