@@ -10,19 +10,23 @@ MORE_TIME = 2.0
 
 
 def test_case(case, benchmark, run):
-    measurement = Measurement(case, run.peers)
-    benchmark.group = f"{case.dtype} {case.model} {case.stack}"
-    outcome = first_outcome(measurement, benchmark, run.seconds)
-    failures = run.gates.failures(outcome)
-    if failures:
-        contest = measurement.contest(MORE_TIME * run.seconds)
-        contest.play()
-        outcome = measurement.outcome(contest)
-        failures = run.gates.failures(outcome)
+    outcome, failures = judged(case, benchmark, run)
     benchmark.extra_info.update(outcome.summary(), missing=outcome.missing)
     run.outcomes.append(outcome)
     if failures:
         pytest.fail("\n".join(map(str, failures)), pytrace=False)
+
+
+def judged(case, benchmark, run):
+    """The outcome, and what is too low in it. Arrays are gone afterwards, whatever a failure keeps alive."""
+    measurement = Measurement(case, run.peers)
+    benchmark.group = f"{case.dtype} {case.model} {case.stack}"
+    outcome = first_outcome(measurement, benchmark, run.seconds)
+    if run.gates.failures(outcome):
+        contest = measurement.contest(MORE_TIME * run.seconds)
+        contest.play()
+        outcome = measurement.outcome(contest)
+    return outcome, run.gates.failures(outcome)
 
 
 def first_outcome(measurement, benchmark, seconds):

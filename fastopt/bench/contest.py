@@ -29,7 +29,7 @@ class Turn:
         self.side = side
         self.rounds = ROUNDS[1]
         self.times: list[float] = []
-        self._clock = clock
+        self._clock, self._steps = clock, 0
         self.seconds = self._once()
         if self.seconds < TURN_SECONDS:
             self.seconds = min(self._once() for _ in range(5))
@@ -59,7 +59,8 @@ class Turn:
     def _once(self) -> float:
         """Seconds of one step."""
         if self.side.case.renews:
-            self.side.renew(len(self.times))
+            self.side.renew(self._steps)
+            self._steps += 1
         start = self._clock()
         self.side.step()
         return self._clock() - start

@@ -42,7 +42,7 @@ class Measurement:
     def __init__(self, case: Case, peers: Iterable[str] | None = None) -> None:
         gc.collect()  # sides of the last case may be parts of cycles
         _check_size(case)
-        self.case = case
+        self.case, self._renewals = case, 0
         problem = Problem(case)
         self._ours = Fastopt(problem)
         self._traffic = Traffic(self._ours)
@@ -67,7 +67,8 @@ class Measurement:
 
     def renew(self) -> None:
         """Draw fastopt's gradients anew."""
-        self._ours.renew(0)
+        self._renewals += 1
+        self._ours.renew(self._renewals)
 
 
 def _check_size(case: Case) -> None:
