@@ -9,6 +9,7 @@ import importlib.util
 import re
 import sys
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from fastopt.kernels.cuda import driver, muon, simulator, strided
 from fastopt.kernels.cuda.lanes import one
 from fastopt.kernels.intrinsics import numbers_at, put_numbers
 from fastopt.kernels.registry import RULES
-from gpu_arrays import Interface
+from gpu_arrays import Interface, tensor_class
 from numba import cuda
 from table import OWN, VARIANTS
 
@@ -76,8 +77,8 @@ class Machine(simulator.Device):
         return wanted
 
 
-def kernels_of(make, dtype, capability):
-    """What building an optimizer that ``make`` makes has compiled: norms and clipping included."""
+def kernels_of(build, dtype, capability):
+    """What ``build(dtype)``, which builds an optimizer on a GPU, has compiled."""
     machine = Machine(capability)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(driver, "device", lambda ordinal: machine)
@@ -86,31 +87,69 @@ def kernels_of(make, dtype, capability):
         for name, module in list(sys.modules.items()):
             if name.startswith("fastopt.kernels.cuda.") and hasattr(module, "cuda_program"):
                 patch.setattr(module, "cuda_program", Wanted)
-        optimizer = make()
-        optimizer.build([Interface(np.zeros(shape, dtype)) for shape in ((7, 5), (33,))])
-        if isinstance(optimizer, fastopt.ScheduleFreeAdamW):
-            with optimizer.evaluation_weights():
-                """The averages are worked out by a rule."""
+        build(dtype)
     return {wanted.id: wanted for wanted in machine.wanted}
 
 
-OPTIMIZERS = {
-    f"{name}-{variant}": (getattr(fastopt, name), kwargs)
-    for name, own in OWN.items()
-    for variant, kwargs in {"plain": {}, "own": own[0], **VARIANTS.get(name, {})}.items()
-} | {f"{kind.__name__}-2.3": (kind, {}) for kind in (keras_2_3.Adagrad, keras_2_3.RMSprop)}
-COVERING = ("Adam-plain", "Lion-plain", "Ftrl-own", "Lamb-plain", "Adafactor-plain", "Muon-plain")
+SHAPES = ((7, 5), (33,))
 
 
-def make(key):
-    """An optimizer of `OPTIMIZERS` that clips, so that it measures norms."""
-    kind, kwargs = OPTIMIZERS[key]
-    return kind(**kwargs, clipnorm=1.0)
+def built(kind, kwargs, dtype):
+    """Build an optimizer that clips, so that norms are measured too."""
+    optimizer = kind(**kwargs, clipnorm=1.0)
+    optimizer.build([Interface(np.zeros(shape, dtype)) for shape in SHAPES])
+    if isinstance(optimizer, fastopt.ScheduleFreeAdamW):
+        with optimizer.evaluation_weights():
+            """The averages are worked out by a rule."""
+
+
+def stepped(name, kwargs, dtype):
+    """Have an optimizer of `fastopt.torch` build, which it does when it has gradients."""
+    import torch
+
+    import fastopt.torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "current_stream", lambda ordinal=None: SimpleNamespace(cuda_stream=0))
+        params = [
+            torch.ones(shape, dtype=getattr(torch, dtype.name)).as_subclass(tensor_class()).requires_grad_()
+            for shape in SHAPES
+            if name != "Muon" or len(shape) == 2
+        ]
+        for param in params:
+            param.grad = torch.ones_like(param)
+        optimizer = getattr(fastopt.torch, name)(params, **kwargs, clip_norm=1.0)
+        if name == "ScheduleFreeAdamW":
+            optimizer.train()
+        optimizer.step()
+
+
+TORCH = {
+    "SGD": ({}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}),
+    "RMSprop": ({}, {"momentum": 0.9}, {"centered": True}, {"momentum": 0.9, "centered": True}),
+    "Adam": ({}, {"amsgrad": True}),
+} | {name: ({},) for name in ("Adagrad", "Adadelta", "Adamax", "NAdam", "Lion", "Lamb", "ScheduleFreeAdamW")}
+"""Arguments with which classes of `fastopt.torch` have rules of their own. Its Adafactor and Muon are Keras's."""
+OPTIMIZERS = (
+    {
+        f"{name}-{variant}": functools.partial(built, getattr(fastopt, name), kwargs)
+        for name, own in OWN.items()
+        for variant, kwargs in {"plain": {}, "own": own[0], **VARIANTS.get(name, {})}.items()
+    }
+    | {f"{kind.__name__}-2.3": functools.partial(built, kind, {}) for kind in (keras_2_3.Adagrad, keras_2_3.RMSprop)}
+    | {
+        "-".join(("torch", name, *kwargs)): functools.partial(stepped, name, kwargs)
+        for name, variants in TORCH.items()
+        for kwargs in variants
+    }
+)
+"""What builds them for a dtype."""
+COVERING = ("Adam-plain", "Lion-plain", "Ftrl-own", "Lamb-plain", "Adafactor-plain", "Muon-plain", "torch-NAdam")
 
 
 @functools.cache
 def wanted_by(key, dtype, capability):
-    return kernels_of(lambda: make(key), dtype, capability)
+    return kernels_of(OPTIMIZERS[key], dtype, capability)
 
 
 def cases():
@@ -208,9 +247,9 @@ mean, once per row, and unscales in rows and in vectors."""
 SUMS = ("norms.norms", "two_phase.phase_one", "muon.divisors", "adafactor.sums", "adafactor.sizes")
 """Kernels of sums: these, roots and quotients of them, and factors of clipping are float64. What is summed is not."""
 
-REGISTERS = dict.fromkeys(SUMS, 168) | {"adafactor.update": 168, "adafactor.sums": 255}
+REGISTERS = dict.fromkeys(SUMS, 168) | {"adafactor.update": 168, "adafactor.sums": 255, "adafactor.sizes": 255}
 """At most, where it is not 128: all that a thread adds up side by side is under way at once. With 128, four blocks of
-128 threads stand on a multiprocessor, with 168 three, with 255 two: that is Adafactor's first pass on sm_80."""
+128 threads stand on a multiprocessor, with 168 three, with 255 two: those are Adafactor's sums on sm_80."""
 
 
 def kernel_of(id):
@@ -265,9 +304,14 @@ def test_every_rule_is_compiled():
 # -- that the checks find what they look for ---------------------------------------------------------------------------
 
 
-def step_of(key, dtype=F32):
+def step_among(kernels):
     """The kernel of an elementwise rule."""
-    return next(wanted for id, wanted in wanted_by(key, dtype, HOPPER).items() if kernel_of(id) == "step.step")
+    return next(wanted for id, wanted in kernels.items() if kernel_of(id) == "step.step")
+
+
+def step_of(key, dtype=F32):
+    """That of one of `OPTIMIZERS`."""
+    return step_among(wanted_by(key, dtype, HOPPER))
 
 
 def ptx_with(options, wanted, patch):
@@ -300,7 +344,7 @@ def with_literal(param, grad, slots, s):
 def test_a_literal_that_makes_float64_is_found():
     """Once per element: of a vector and of its rest."""
     kind = fastopt.register_rule("LiteralForPtx", with_literal, RateScalars, defaults={"learning_rate": 0.1})
-    (step,) = kernels_of(kind, F32, HOPPER).values()
+    step = step_among(kernels_of(functools.partial(built, kind, {}), F32, HOPPER))
     found = arithmetic(compile_anew(step).ptx, "f64") - FEW
     assert found["mul"] >= 5
 
