@@ -109,7 +109,12 @@ def here(case):
     return taken
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+SLOW_TO_COMPILE = {"adafactor", "muon"}
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=[pytest.mark.full] * (name in SLOW_TO_COMPILE)) for name in RECIPES]
+)
 def test_every_recipe_agrees_on_all_sides(recipe):
     case = Case(recipe, "1e3")
     problem, sides = sides_of(case, here(case))

@@ -19,6 +19,10 @@ TOLERANCES = {"float32": 3e-5, "float64": 1e-11}
 MAY_DIFFER = 1e-3
 """Share of the elements that may be further off where a sign decides."""
 
+ROUNDED_NORM = 200.0
+"""Factor on the tolerance where gradients are clipped to a norm that was added up in float32: torch's is off by 4e-4 for
+a hundred million elements."""
+
 LOOSER = {"Muon": 100.0}
 """Factor on the tolerance of rules that amplify rounding: iterated products of matrices do."""
 
@@ -47,21 +51,23 @@ def check(problem: Problem, sides: Sequence[Side]) -> None:
 
 
 def _compare(problem: Problem, side: Side, judge: Judge) -> None:
+    rounded = side.norm_in_float32 and problem.case.options.clip is not None
     expected = {"parameters": judge.params()} | judge.slots()
     found = {"parameters": side.params()} | side.slots()
     for what in expected.keys() & found.keys():
         for k, (one, two) in enumerate(zip(found[what], expected[what], strict=True)):
-            if reason := _difference(problem, problem.sample(one), two):
+            if reason := _difference(problem, problem.sample(one), two, rounded):
                 raise DisagreementError(f"{side.name} and {judge.name} disagree in {what} of array {k}: {reason}")
 
 
-def _difference(problem: Problem, one: Array, two: Array) -> str | None:
+def _difference(problem: Problem, one: Array, two: Array, rounded_norm: bool) -> str | None:
     rule, dtype = problem.case.rule, problem.case.dtype
     if one.shape != two.shape:
         return f"shapes {one.shape} and {two.shape}"
     if not two.size:
         return None
-    tolerance = TOLERANCES[dtype] * LOOSER.get(rule.optimizer, 1.0) * float(np.max(np.abs(two)))
+    factor = LOOSER.get(rule.optimizer, 1.0) * (ROUNDED_NORM if rounded_norm else 1.0)
+    tolerance = factor * TOLERANCES[dtype] * float(np.max(np.abs(two)))
     beyond = ~(np.abs(one - two) <= tolerance)  # NaN is beyond
     if np.count_nonzero(beyond) <= (MAY_DIFFER * two.size if rule.by_sign else 0):
         return None

@@ -6,6 +6,7 @@ recipe. Slots are zero at first, but for those in `INITIAL`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -95,10 +96,19 @@ def adamax(param: Array, grad: Array, slots: Slots, h: Hyper, t: int) -> None:
 def nadam(param: Array, grad: Array, slots: Slots, h: Hyper, t: int) -> None:
     """Dozat 2016."""
     velocity = _moments(grad, slots, h)
-    shares = [h["beta_1"] * (1 - 0.5 * 0.96**k) for k in range(1, t + 2)]
-    product = math.prod(shares[:-1])
-    ahead = shares[-1] / (1 - product * shares[-1]) * slots["momentum"] + (1 - shares[-2]) / (1 - product) * grad
+    now, then, product = _share(h["beta_1"], t), _share(h["beta_1"], t + 1), _shares(h["beta_1"], t)
+    ahead = then / (1 - product * then) * slots["momentum"] + (1 - now) / (1 - product) * grad
     param -= h["learning_rate"] * ahead / (np.sqrt(velocity / (1 - h["beta_2"] ** t)) + h["epsilon"])
+
+
+def _share(beta_1: float, t: int) -> float:
+    return float(beta_1 * (1 - 0.5 * 0.96**t))
+
+
+@functools.lru_cache(maxsize=8)
+def _shares(beta_1: float, t: int) -> float:
+    """Their product up to ``t``, from the last one asked for."""
+    return 1.0 if t == 0 else _shares(beta_1, t - 1) * _share(beta_1, t)
 
 
 def lion(param: Array, grad: Array, slots: Slots, h: Hyper, t: int) -> None:

@@ -23,6 +23,8 @@ class Side:
     """One way to do the step of a case, on arrays of its own."""
 
     name = ""
+    norm_in_float32 = False
+    """Whether the norm that gradients are clipped to is summed up in float32."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem

@@ -16,7 +16,7 @@ from fastopt.bench.ratios import Ratio
 GOOD, FAIR = 0.88, 0.6
 """Fractions of the ceiling from which on a figure is green, or yellow."""
 
-COLUMNS = ("bytes per\nparameter", "GB/s", "of the\nceiling")
+COLUMNS = ("bytes/\nparam.", "GB/s", "of the\nceiling")
 
 
 def outcome_table(outcomes: Sequence[Outcome]) -> Table:
@@ -53,8 +53,14 @@ def _speedup(outcome: Outcome, name: str) -> Text:
     return Text(f"{ratio.value:.3g}", f"{fastest} {'red' if ratio.high < 1 else ''}".strip())
 
 
+WIDTH = 140
+"""Of a table with all peers, where no terminal says how much room there is."""
+
+
 def show(console: Console, table: Table, outcomes: Sequence[Outcome]) -> None:
     """Print the table, the mean, and why which peer did not take part."""
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)
     console.print(table)
     if (mean := mean_speedup(outcomes)) is not None:
         console.print(f"geometric mean of the speed-ups over the fastest peer of each case: {mean:.2f}")

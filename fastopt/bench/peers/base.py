@@ -14,6 +14,7 @@ class Peer(Side):
     A class says with `missing` whether it can run at all, and with `lacks` why it cannot do a case.
     """
 
+    norm_in_float32 = True
     package = ""
     """What has to be installed."""
 

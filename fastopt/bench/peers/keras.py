@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
 
@@ -36,9 +37,11 @@ class Keras(Peer):
     @classmethod
     def missing(cls) -> str | None:
         """See `Peer`."""
-        os.environ.setdefault("KERAS_BACKEND", "torch")
         if reason := super().missing():
             return reason
+        if importlib.util.find_spec("torch") is None:
+            return "torch, its backend here, is not installed"
+        os.environ.setdefault("KERAS_BACKEND", "torch")
         import keras
 
         backend = keras.backend.backend()
@@ -47,6 +50,8 @@ class Keras(Peer):
     @classmethod
     def lacks(cls, case: Case) -> str | None:
         """See `Peer`."""
+        if case.dtype != "float32":
+            return "Keras rounds hyper-parameters to float32"
         return "Keras has no groups of parameters" if case.groups else None
 
     def step(self) -> None:
