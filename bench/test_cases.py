@@ -2,6 +2,7 @@
 
 import pytest
 
+from fastopt.bench.check import DisagreementError
 from fastopt.bench.contest import undisturbed
 from fastopt.bench.measurement import Measurement
 
@@ -10,7 +11,10 @@ MORE_TIME = 2.0
 
 
 def test_case(case, benchmark, run):
-    outcome, failures = judged(case, benchmark, run)
+    try:
+        outcome, failures = judged(case, benchmark, run)
+    except DisagreementError as error:
+        pytest.fail(str(error), pytrace=False)
     benchmark.extra_info.update(outcome.summary(), missing=outcome.missing)
     run.outcomes.append(outcome)
     if failures:

@@ -20,8 +20,8 @@ MAY_DIFFER = 1e-3
 """Share of the elements that may be further off where a sign decides."""
 
 ROUNDED_NORM = 200.0
-"""Factor on the tolerance where gradients are clipped to a norm that was added up in float32: torch's is off by 4e-4 for
-a hundred million elements."""
+"""Factor on the tolerance where gradients are clipped to a norm that was added up in float32: torch's is off by 4e-4
+for a hundred million elements."""
 
 LOOSER = {"Muon": 100.0}
 """Factor on the tolerance of rules that amplify rounding: iterated products of matrices do."""
