@@ -399,6 +399,7 @@ def test_a_slowed_optimizer_takes_more_steps_and_no_other_does(monkeypatch):
 def quick_bench(tmp_path, *arguments, **environment):
     """Two quick cases without peers, in a process of their own; exit status, output, and what it measured."""
     file = tmp_path / "benchmark.json"
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     command = [
         sys.executable,
         "-m",
@@ -411,7 +412,7 @@ def quick_bench(tmp_path, *arguments, **environment):
         BENCH / "test_cases.py",
     ]
     command += ["--quick", "--seconds=0.3", "--peers=none", f"--benchmark-json={file}", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr, json.loads(file.read_text())
 
 

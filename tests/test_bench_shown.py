@@ -56,6 +56,7 @@ def test_json_and_nothing_else():
         (["--model", "gpt3"], "--model takes a number of elements, or gpt2"),
         (["--model", "nan"], "--model takes"),
         (["--peers", "pytorch"], "no peer is called 'pytorch'; there are torch fused"),
+        (["--html", "no/such/folder/out.html"], "--html no/such/folder/out.html: cannot be written"),
         (["--plot", "out.doc"], "--plot takes a file that ends in"),
     ],
 )

@@ -73,6 +73,7 @@ def bench(
 
     try:
         report.check_picture(plot)
+        _check_page(html)
         cases = planned(names or [], model or ["1e7"], dtype.value, stack.value)
         chosen = planned_peers(peers)
     except UsageError as error:
@@ -86,6 +87,16 @@ def bench(
     if stopped():
         raise typer.Exit(INTERRUPTED)
     raise typer.Exit(int(not finished))
+
+
+def _check_page(path: Path | None) -> None:
+    """Find out before the work is done whether the page, if any, can be written."""
+    import os
+
+    from .runs import UsageError
+
+    if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+        raise UsageError(f"--html {path}: cannot be written")
 
 
 def planned(names: Sequence[str], models: Sequence[str], dtype: str, stack: str) -> list[Case]:
