@@ -16,7 +16,7 @@ from .engines import Elementwise, contiguous_chunks
 from .intrinsics import array_at, scalars_at
 from .layout import ACCUMULATED, ADDRESS, CHUNK, CLIP, EXTRA, PARAM, SLOTS, STAGED, Control
 from .maths import clip, constant, maximum, sqrt
-from .reduction import LANES, row_sum, sum_of, sum_of_squares
+from .reduction import LANES, row_sum, sum_of, sum_of_squares, sums_of_rows, sums_of_squared_rows
 from .registry import RULES, Rule
 from .rules.adafactor import AdafactorScalars
 from .staging import chunk_gradient, scratch_for
@@ -71,6 +71,9 @@ BAND = 32
 SMALL = CHUNK // 8
 """Elements of the largest matrix that shares a tile with others."""
 
+BATCH = 1024
+"""Elements of rows that are taken together where they are short."""
+
 
 def sums_pass(first, last, handle, options):
     """Velocities and sums of vectors; sums of p², row and column sums of matrices, and slots from those complete."""
@@ -87,9 +90,11 @@ def sums_pass(first, last, handle, options):
         if tile.rows == 0:
             _measure_vector(t, tile, k, c, s, options, scratch, squares, lanes, DTYPE)
             continue
-        parts = parts_of(t, tile, DTYPE)
-        for m in range(tile.matrices):
-            _measure_matrix(t, tile, parts, m, c, s, options, scratch, squares[: tile.columns], lanes, DTYPE)
+        parts, rows = parts_of(t, tile, DTYPE), tile.matrices * tile.rows
+        parts.column_sums[:] = 0.0
+        step = _rows_of_batch(tile)
+        for r in range(0, rows, step):
+            _measure_rows(t, tile, parts, r, min(step, rows - r), c, s, options, scratch, squares, lanes, DTYPE)
         t.sums[SIZES, k] = sum_of(parts.row_sizes, lanes)
         if tile.strips == 1:
             _finish_rows(t, tile, k, s, lanes, DTYPE)
@@ -117,25 +122,48 @@ def _follow_velocity(grad, velocity, updates, scale, factor, limit, s):
 
 
 @inlined_callee
-def _measure_matrix(t, tile, parts, m, c, s, options, scratch, squares, lanes, dtype):
-    """Row sums, column sums and the rows' sums of p² of matrix ``m`` of a tile."""
-    column_sums = parts.column_sums[m * tile.columns : (m + 1) * tile.columns]
-    column_sums[:] = 0.0
-    for r in range(m * tile.rows, (m + 1) * tile.rows):
-        first = tile.offset + r * tile.width
-        grad, scale = chunk_gradient(t, tile.segment, first, tile.columns, c, options, scratch, dtype)
-        _add_squares(grad, squares, column_sums, scale, t.factors[CLIP, tile.segment], c.limit, s)
-        parts.row_sums[r] = sum_of(squares, lanes)
-        param = array_at(t.addresses[PARAM, tile.segment], first, tile.columns, dtype)
-        parts.row_sizes[r] = sum_of_squares(param, size_factor(c, s), lanes)
+def _rows_of_batch(tile):
+    """How many rows are taken together: one, where they do not lie side by side."""
+    return max(1, BATCH // tile.columns) if tile.columns == tile.width else 1
+
+
+@inlined_callee
+def _measure_rows(t, tile, parts, r, count, c, s, options, scratch, squares, lanes, dtype):
+    """Row sums, what they add to column sums, and sums of p² of ``count`` rows from row ``r`` of a tile."""
+    first, length = tile.offset + r * tile.width, count * tile.columns
+    grad, scale = chunk_gradient(t, tile.segment, first, length, c, options, scratch, dtype)
+    if count == 1:
+        sums = parts.column_sums[r // tile.rows * tile.columns :]
+        _add_squares(grad, squares, sums, scale, t.factors[CLIP, tile.segment], c.limit, s)
+    else:
+        _square(grad, squares, scale, t.factors[CLIP, tile.segment], c.limit, s)
+        _add_rows(squares, parts.column_sums, r, count, tile)
+    param, factor = array_at(t.addresses[PARAM, tile.segment], first, length, dtype), size_factor(c, s)
+    sums_of_rows(squares, tile.columns, parts.row_sums[r : r + count], lanes)
+    sums_of_squared_rows(param, tile.columns, factor, parts.row_sizes[r : r + count], lanes)
 
 
 @callee
-def _add_squares(grad, squares, column_sums, scale, factor, limit, s):
+def _square(grad, squares, scale, factor, limit, s):
+    for i in range(grad.size):
+        squares[i] = square(clip(grad[i] * scale * factor, -limit, limit), s)
+
+
+@inlined_callee
+def _add_rows(squares, sums, r, count, tile):
+    """Add rows, from row ``r`` of the tile on, to the column sums of their matrices."""
+    for i in range(count):
+        total, row = (r + i) // tile.rows * tile.columns, i * tile.columns
+        for j in range(tile.columns):  # by indices, since slices cost as much as short rows
+            sums[total + j] += np.float64(squares[row + j])
+
+
+@callee
+def _add_squares(grad, squares, sums, scale, factor, limit, s):
     for i in range(grad.size):
         q = square(clip(grad[i] * scale * factor, -limit, limit), s)
         squares[i] = q
-        column_sums[i] += np.float64(q)
+        sums[i] += np.float64(q)
 
 
 @callee
@@ -144,12 +172,12 @@ def _finish_rows(t, tile, k, s, lanes, dtype):
     parts = parts_of(t, tile, dtype)
     for r in range(parts.rows.size):
         parts.rows[r] = followed(parts.rows[r], row_mean(t, tile, r, dtype), s)
+    if tile.blocks > 1:
+        t.sums[MEANS, k] = sum_of(parts.rows, lanes)
+        return
+    sums_of_rows(parts.rows, tile.rows, parts.roots, lanes)
     for m in range(tile.matrices):
-        total = sum_of(parts.rows[m * tile.rows : (m + 1) * tile.rows], lanes)
-        if tile.blocks == 1:
-            parts.roots[m] = root_of(total, tile, s)
-        else:
-            t.sums[MEANS, k] = total
+        parts.roots[m] = root_of(parts.roots[m], tile, s)
 
 
 @callee
@@ -236,19 +264,19 @@ def bands_of(blocks):
     return -(-blocks // BAND)
 
 
-@callee
+@inlined_callee
 def square(g, s):
     """What rows and columns have the means of."""
     return g * g + s.epsilon_1
 
 
-@callee
+@inlined_callee
 def followed(slot, value, s):
     """A slot that follows a value."""
     return s.keep * slot + s.take * value
 
 
-@callee
+@inlined_callee
 def row_mean(t, tile, r, dtype):
     """Mean of row ``r`` of a tile, from the sums of all tiles that have the row."""
     first = tile.row_sums - tile.position // tile.blocks * tile.height + r
@@ -258,13 +286,13 @@ def row_mean(t, tile, r, dtype):
     return dtype(total / np.float64(tile.width))
 
 
-@callee
+@inlined_callee
 def column_mean(total, tile, dtype):
     """Mean of a column from its sum."""
     return dtype(total / np.float64(tile.height))
 
 
-@callee
+@inlined_callee
 def root_of(total, tile, s):
     """1 / √mean(row), from the sum of the row slot of a matrix."""
     return 1.0 / sqrt(maximum(total / np.float64(tile.height), np.float64(s.least_mean)))
@@ -282,7 +310,7 @@ def row_root(row, root, dtype):
     return dtype(sqrt(np.float64(row)) * root)
 
 
-@callee
+@inlined_callee
 def update_of(g, root, column, s):
     """The update before it is clipped; for a vector ``root`` is 1 and ``column`` its velocity."""
     return g / maximum(root * sqrt(column), s.least_root)
@@ -300,22 +328,26 @@ def size_pass(first, last, handle, options):
             continue
         c = scalars_at(Control, t.table, tile.group, 0)
         s = scalars_at(SCALARS, t.table, tile.group, CONTROLS)
-        parts, row = parts_of(t, tile, DTYPE), updates[: tile.columns]
-        for m in range(tile.matrices):
-            for r in range(m * tile.rows, (m + 1) * tile.rows):
-                _update_row(t, tile, parts, m, r, c, s, options, scratch, row, DTYPE)
-                parts.row_sizes[r] = sum_of_squares(row, DTYPE(1), lanes)
+        parts, rows = parts_of(t, tile, DTYPE), tile.matrices * tile.rows
+        step = _rows_of_batch(tile)
+        for r in range(0, rows, step):
+            count = min(step, rows - r)
+            _update_rows(t, tile, parts, r, count, c, s, options, scratch, updates, DTYPE)
+            sums_of_squared_rows(updates, tile.columns, DTYPE(1), parts.row_sizes[r : r + count], lanes)
         t.sums[UPDATES, k] = sum_of(parts.row_sizes, lanes)
 
 
 @inlined_callee
-def _update_row(t, tile, parts, m, r, c, s, options, scratch, updates, dtype):
-    """The update of row ``r`` of a tile, one of its matrix ``m``, before it is clipped."""
-    first = tile.offset + r * tile.width
-    grad, scale = chunk_gradient(t, tile.segment, first, tile.columns, c, options, scratch, dtype)
-    column = parts.columns[m * tile.columns : (m + 1) * tile.columns]
-    root = row_root(parts.rows[r], parts.roots[m], dtype)
-    _update(grad, column, updates, root, scale, t.factors[CLIP, tile.segment], c.limit, s)
+def _update_rows(t, tile, parts, r, count, c, s, options, scratch, updates, dtype):
+    """The updates of ``count`` rows from row ``r`` of a tile, before they are clipped."""
+    first, length = tile.offset + r * tile.width, count * tile.columns
+    grad, scale = chunk_gradient(t, tile.segment, first, length, c, options, scratch, dtype)
+    factor = t.factors[CLIP, tile.segment]
+    for i in range(count):
+        m, own = (r + i) // tile.rows, slice(i * tile.columns, (i + 1) * tile.columns)
+        column = parts.columns[m * tile.columns : (m + 1) * tile.columns]
+        root = row_root(parts.rows[r + i], parts.roots[m], dtype)
+        _update(grad[own], column, updates[own], root, scale, factor, c.limit, s)
 
 
 @callee
@@ -367,14 +399,14 @@ def update_pass(first, last, handle, options):
             _move(param, updates, extra, c.decay)
             finish_chunk(t, tile.segment, tile.offset, param, c, options, DTYPE)
             continue
-        parts = parts_of(t, tile, DTYPE)
-        for m in range(tile.matrices):
-            for r in range(m * tile.rows, (m + 1) * tile.rows):
-                _update_row(t, tile, parts, m, r, c, s, options, scratch, updates, DTYPE)
-                where = tile.offset + r * tile.width
-                param = array_at(t.addresses[PARAM, tile.segment], where, tile.columns, DTYPE)
-                _move(param, updates, extra, c.decay)
-                finish_chunk(t, tile.segment, where, param, c, options, DTYPE)
+        parts, rows = parts_of(t, tile, DTYPE), tile.matrices * tile.rows
+        step = _rows_of_batch(tile)
+        for r in range(0, rows, step):
+            count, where = min(step, rows - r), tile.offset + r * tile.width
+            _update_rows(t, tile, parts, r, count, c, s, options, scratch, updates, DTYPE)
+            param = array_at(t.addresses[PARAM, tile.segment], where, count * tile.columns, DTYPE)
+            _move(param, updates, extra, c.decay)
+            finish_chunk(t, tile.segment, where, param, c, options, DTYPE)
 
 
 @callee
@@ -383,7 +415,7 @@ def _move(param, updates, length, decay):
         param[i] = moved(param[i], updates[i], length, decay)
 
 
-@callee
+@inlined_callee
 def moved(param, update, length, decay):
     """A parameter after its step."""
     return (param - param * decay) - length * update

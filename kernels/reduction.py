@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._jit import callee
+from ._jit import callee, inlined_callee
 from .maths import maximum
 
 LANES = 128
@@ -67,16 +67,52 @@ def _sum(term, values, scale, lanes):
 @callee
 def _sum_of_few(term, values, scale, lanes):
     """The same bits, without the lanes that would stay at zero."""
+    return _sum_of_span(term, values, 0, values.size, scale, lanes, _lanes_for(values.size))
+
+
+@callee
+def _lanes_for(size):
+    """The power of two that is not less."""
     used = 1
-    while used < values.size:
+    while used < size:
         used *= 2
-    lanes[:used] = 0.0
-    for j in range(values.size):
-        lanes[j] += term(np.float64(values[j] * scale))
+    return used
+
+
+@inlined_callee
+def _sum_of_span(term, values, first, size, scale, lanes, used):
+    """Sum of a few values from ``first`` on; by indices, since a slice costs as much as the sum."""
+    for j in range(size):
+        lanes[j] = 0.0 + term(np.float64(values[first + j] * scale))
+    for j in range(size, used):
+        lanes[j] = 0.0
     return _folded(lanes, used)
 
 
 @callee
+def sums_of_rows(values, columns, sums, lanes):
+    """`sum_of` each row of so many columns, into ``sums``."""
+    _sums_of_rows(_itself, values, columns, values.dtype.type(1), sums, lanes)
+
+
+@callee
+def sums_of_squared_rows(values, columns, scale, sums, lanes):
+    """`sum_of_squares` of each row of so many columns, into ``sums``."""
+    _sums_of_rows(_square, values, columns, scale, sums, lanes)
+
+
+@callee
+def _sums_of_rows(term, values, columns, scale, sums, lanes):
+    if columns > LANES // 2:
+        for i in range(sums.size):
+            sums[i] = _sum(term, values[i * columns : (i + 1) * columns], scale, lanes)
+        return
+    used = _lanes_for(columns)
+    for i in range(sums.size):
+        sums[i] = _sum_of_span(term, values, i * columns, columns, scale, lanes, used)
+
+
+@inlined_callee
 def _folded(lanes, used):
     """The sum of the lanes, halves added to halves: seven vector additions instead of a chain of 128."""
     width = used // 2
