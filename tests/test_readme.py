@@ -12,7 +12,7 @@ def test_the_readme_runs(tmp_path, monkeypatch):
     import_keras()
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     namespace = {"__name__": "readme"}
     exec("\n".join(blocks), namespace)
     assert namespace["opt"].get_config()["global_clipnorm"] == 1.0

@@ -1,7 +1,11 @@
 """fastopt.torch in what is built on torch.optim: Accelerate, distributed tensors, torch.compile's callers."""
 
 import copy
+import re
+import runpy
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,3 +105,12 @@ def test_what_distributed_tensors_are_refused_for(mesh, name, options, message):
     (p * p).sum().backward()
     with pytest.raises(TypeError, match=message):
         optimizer.step()
+
+
+def test_the_example_trains_alike(monkeypatch, capsys):
+    arguments = ["torch_gpt.py", "--steps=4", "--width=16", "--layers=1", "--batch=2"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(Path(__file__).parents[1] / "examples" / "torch_gpt.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert float(re.search(r"greatest difference: (\S+)", printed)[1]) < 1e-5
+    assert printed.count("the optimizer takes") == 2
