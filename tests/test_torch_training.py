@@ -514,3 +514,32 @@ def test_threads_of_torch_and_numpy_memory():
     p.grad = torch.ones(3, 4)
     optimizer.step()
     assert np.array_equal(memory, np.full((3, 4), 0.5, np.float32))
+
+
+@pytest.mark.filterwarnings("ignore")  # what the compiler warns of
+def test_a_compiled_training_step():
+    """torch.compile leaves the step alone."""
+    both, (_, ours) = models()
+
+    @torch.compile(backend="eager")
+    def whole(batch):
+        loss_of(both[0], batch).backward()
+        other.step()
+
+    other = fastopt.torch.AdamW(both[0].parameters(), **KWARGS)
+    for batch in batches(3):
+        other.zero_grad()
+        whole(batch)
+    train(both[1], ours, 3)
+    assert_alike([other, ours])
+
+
+def test_state_follows_another_dtype():
+    both, optimizers = models()
+    for model, optimizer in zip(both, optimizers, strict=True):
+        train(model, optimizer)
+    both[1].double()
+    train(both[1], optimizers[1])
+    train(both[0], optimizers[0])
+    theirs, ours = ([p.detach().double() for p in params_of(optimizer)] for optimizer in optimizers)
+    assert distance(ours, theirs) < 1e-4

@@ -193,6 +193,7 @@ class Fused:
             self._step(1.0 if scale is None else 1.0 / scale.item())
         return loss
 
+    @torch._disable_dynamo
     def _step(self, unscale: float) -> None:
         params = [p for group in self.param_groups for p in group["params"]]
         grads = [p.grad for p in params]
@@ -341,7 +342,7 @@ class Fused:
             if joined[number]:
                 group, state = self.param_groups[g], self.state[tensor]
                 counts = tuple(float(state.get(name, self._start(name, group))) for name in self._counters)
-                key = counts, self._count_of(state), grad is None, self._counted_apart(g)
+                key = counts, self._count_of(state), grad is None, local(tensor).device, self._counted_apart(g)
                 cohort = cohorts.get(key) or cohorts.setdefault(key, self._new_cohort(counts, self._count_of(state)))
                 self.state[tensor] = state = _with_counters(state, cohort.tensors)
                 members[number] = Member(_path(group, g, k), tensor, g, state, cohort)
@@ -388,8 +389,9 @@ class Fused:
         for group in self.param_groups:
             for p in group["params"]:
                 if id(p) not in self._arrivals and p.requires_grad:
-                    self._arrivals[id(p)] = p.register_post_accumulate_grad_hook(arrived)
+                    self._arrivals[id(p)] = p, p.register_post_accumulate_grad_hook(arrived)
 
+    @torch._disable_dynamo
     @torch.no_grad()
     def _step_one(self, parameter: torch.Tensor) -> None:
         """Step a parameter whose gradient is complete, and free the gradient."""

@@ -51,9 +51,20 @@ def as_array(name: str, tensor: torch.Tensor, place: Place) -> AnyArray:
 
 
 def kept(tensor: Any, array: AnyArray, place: Place, without: int | None) -> tuple[torch.Tensor, AnyArray]:
-    """A state tensor that lies as ``array``, the parameter, does; and its array. A copy where it lies otherwise."""
+    """A state tensor that lies as ``array``, the parameter, does; and its array. A copy where it lies otherwise.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        If it has not the parameter's shape, or is not where the parameter is.
+    """
     shape = _shape_without(array.shape, without)
     found = local(tensor)
+    if (found.device.type == "cuda") != place.on_gpu:
+        raise RuntimeError(
+            f"a state tensor is on {found.device}, and its parameter is not: load the state anew after moving the "
+            "model, optimizer.load_state_dict(optimizer.state_dict())"
+        )
     if tuple(found.shape) != shape:
         raise ValueError(f"a state tensor of shape {tuple(found.shape)} for a parameter that needs {shape}")
     view = as_array("state", found, place)
