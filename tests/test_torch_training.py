@@ -139,6 +139,16 @@ def test_parameters_without_gradients_keep_their_own_count():
     assert len({state["step"].item() for state in optimizers[1].state.values()}) > 1
 
 
+def test_gradients_in_turns_divide_cohorts_once():
+    optimizers = pair(lambda: leaves(((2,),) * 6))
+    built = []
+    for seed in range(12):
+        step_both(optimizers, seed, skip=[k for k in range(6) if k % 3 == seed % 3])
+        built.append(optimizers[1]._engines[0][0])
+    assert len(set(map(id, built[4:]))) == 1
+    assert_alike(optimizers)
+
+
 @pytest.mark.parametrize("name", ["SGD", "NAdam", "Adafactor"])
 def test_missing_gradients_in_other_rules(name):
     kwargs = {"momentum": 0.9, "dampening": 0.5} if name == "SGD" else {}

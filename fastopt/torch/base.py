@@ -10,6 +10,7 @@ from operator import is_, itemgetter
 from typing import Any, ClassVar
 
 import torch
+from torch._compile import _disable_dynamo
 
 from ..parameters import check_flag, check_number
 from ..plan import Slot
@@ -146,12 +147,13 @@ class Fused:
         self._engines: list[tuple[Engine, list[int] | None]] = []
         self._singles: dict[int, Engine] = {}
         self._waiting: list[int] = []
+        self._cohorts: dict[int, Cohort] = {}  # of each parameter, by its id
         self._known: list[Any] = []
         self._known_groups: list[Any] = []
         self._known_states: list[Any] = []
         self._distributed = False
         self._zeroed: list[tuple[torch.Tensor, int]] = []
-        self._buffers: dict[Any, torch.Tensor] = {}
+        self._buffers: dict[Any, torch.Tensor] = getattr(self, "_buffers", {})
         self._last_step_skipped = False
         self._arrivals: dict[int, Any] = getattr(self, "_arrivals", {})
         self._hyper_parameters: Callable[[Any], Any] = itemgetter(*self._reads)
@@ -193,7 +195,7 @@ class Fused:
             self._step(1.0 if scale is None else 1.0 / scale.item())
         return loss
 
-    @torch._disable_dynamo
+    @_disable_dynamo
     def _step(self, unscale: float) -> None:
         params = [p for group in self.param_groups for p in group["params"]]
         grads = [p.grad for p in params]
@@ -342,10 +344,13 @@ class Fused:
             if joined[number]:
                 group, state = self.param_groups[g], self.state[tensor]
                 counts = tuple(float(state.get(name, self._start(name, group))) for name in self._counters)
-                key = counts, self._count_of(state), grad is None, local(tensor).device, self._counted_apart(g)
+                # Who has been apart stays apart: gradients that come and go in turns would else divide them again.
+                before = self._cohorts.get(id(tensor))
+                key = counts, before, self._count_of(state), grad is None, local(tensor).device, self._counted_apart(g)
                 cohort = cohorts.get(key) or cohorts.setdefault(key, self._new_cohort(counts, self._count_of(state)))
                 self.state[tensor] = state = _with_counters(state, cohort.tensors)
                 members[number] = Member(_path(group, g, k), tensor, g, state, cohort)
+        self._cohorts |= {id(member.tensor): member.cohort for member in members.values()}
         return members
 
     def _new_cohort(self, counts: tuple[float, ...], count: int) -> Cohort:
@@ -391,7 +396,7 @@ class Fused:
                 if id(p) not in self._arrivals and p.requires_grad:
                     self._arrivals[id(p)] = p, p.register_post_accumulate_grad_hook(arrived)
 
-    @torch._disable_dynamo
+    @_disable_dynamo
     @torch.no_grad()
     def _step_one(self, parameter: torch.Tensor) -> None:
         """Step a parameter whose gradient is complete, and free the gradient."""

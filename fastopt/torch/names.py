@@ -17,11 +17,3 @@ SLOTS = {
     "ema": "average",
 }
 """torch's name of a state tensor → name of fastopt's slot."""
-
-TORCH_NAMES = {
-    "learning_rate": "lr",
-    "global_clipnorm": "clip_norm",
-    "clipvalue": "clip_value",
-    "ema_momentum": "ema",
-}
-"""fastopt's name of a hyper-parameter → torch's, or the keyword's."""
