@@ -357,7 +357,7 @@ def test_muon_refuses_arrays_that_nobody_multiplies(name, monkeypatch):
 
 
 def test_a_direction_of_zeros_stays_zero():
-    divisor = muon.divisor_of(np.float64(0), np.float32)
+    divisor = muon.divisor_of(np.float64(0), SCALARS, np.float32)
     assert divisor > 0
     direction = np.zeros((3, 4), np.float32)
     Products(np, [direction], lambda size: np.empty(size, np.float32)).orthogonalise(direction, divisor, SCALARS)

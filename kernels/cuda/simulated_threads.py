@@ -53,7 +53,7 @@ class Block:
     """What runs the threads of one block, in the place of ``BlockManager``."""
 
     def __init__(self, function, grid, block, debug):
-        self._function, self._block_dim = function, block
+        self._function, self._grid_dim, self._block_dim = function, grid, block
 
     def run(self, position, *arguments):
         """Run all threads to their end; what one of them raises comes out."""
@@ -67,6 +67,7 @@ class Block:
                 with np.errstate(all="ignore"):  # a GPU warns of nothing; NumPy's setting is one per thread
                     self._function(*arguments)
             except BaseException as error:
+                error.add_note(f"in thread {threading.current_thread().thread_id} of block {position}")
                 errors.append(error)
                 barrier.abort()
             finally:
