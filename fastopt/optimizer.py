@@ -256,8 +256,9 @@ class Optimizer(HyperParameters):
         buffer = self._structure if isinstance(self._structure, FlatBuffer) else None
         gradients: Any = self._gradients_class()(self._parameters, buffer, memory)
         on_gpu = self._place.on_gpu and plans
-        gpu = GpuSteps(self, plans, gradients, self._gpu) if on_gpu else None
-        self._steps: HostSteps | GpuSteps = gpu or HostSteps(self, plans, gradients)
+        this: Any = weakref.proxy(self)  # no cycle: memory is let go with the last reference
+        gpu = GpuSteps(this, plans, gradients, self._gpu) if on_gpu else None
+        self._steps: HostSteps | GpuSteps = gpu or HostSteps(this, plans, gradients)
         for plan in plans:
             plan.engine.prepare(
                 norms=bool(self.global_clipnorm) or self.nonfinite != "propagate",

@@ -94,8 +94,9 @@ def test_average_is_kept_by_state_dict_and_switched_on_late():
     with pytest.raises(RuntimeError, match=r"ema=0\.99"), optimizer.evaluation_weights():
         pass
     train(late, optimizer)
-    before = copy.deepcopy(late)
     optimizer.ema = 0.5
+    train(late, optimizer, 1)
+    before = copy.deepcopy(late)
     train(late, optimizer, 1)
     expected = copy.deepcopy(late)
     with torch.no_grad():

@@ -76,7 +76,7 @@ def test_groups_are_read_anew_at_every_step():
 def test_all_groups_are_one_launch():
     optimizer = fastopt.torch.AdamW(groups())
     step_both([optimizer], 0)
-    ((engine, _),) = optimizer._engines
+    ((engine, _),) = optimizer._built.engines
     assert len(engine._plans) == 1
     assert len(engine._plans[0].work.table) == 3
 
@@ -84,11 +84,11 @@ def test_all_groups_are_one_launch():
 def test_changing_numbers_keeps_the_plan_and_changing_the_rule_keeps_the_state():
     optimizers = pair(leaves)
     step_both(optimizers, 0)
-    ((engine, _),) = optimizers[1]._engines
+    ((engine, _),) = optimizers[1]._built.engines
     for optimizer in optimizers:
         optimizer.param_groups[0]["lr"] = 0.5
     step_both(optimizers, 1)
-    assert optimizers[1]._engines[0][0] is engine
+    assert optimizers[1]._built.engines[0][0] is engine
     optimizers = [kind(leaves(), lr=0.1, momentum=0.9) for kind in (torch.optim.SGD, fastopt.torch.SGD)]
     for seed in range(6):
         for optimizer in optimizers:

@@ -13,7 +13,7 @@ from ..kernels.rules.adamax import CoupledAdamaxScalars
 from ..kernels.rules.nadam import CoupledNadamScalars
 from ..plan import Slot
 from .base import Fused, Slots
-from .engine import Cohort
+from .cohorts import Cohort
 from .numbers import betas_of, decays_of, number
 
 _MOMENTS: Slots = (("exp_avg", Slot()), ("exp_avg_sq", Slot()))
@@ -86,9 +86,8 @@ class NAdam(Fused, torch.optim.NAdam):
     def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
         beta_1, beta_2 = betas_of(group)
         decay, share = decays_of(group)
-        mu, ahead = (beta_1 * (1.0 - 0.5 * 0.96 ** (u * number(group["momentum_decay"]))) for u in (t, t + 1))
-        product = cohort.tensors["mu_product"].item() * mu
-        cohort.next_product = product
+        mu, ahead = self._momentum(group, t), self._momentum(group, t + 1)
+        product = cohort.counters["mu_product"] * mu
         scalars = CoupledNadamScalars(
             number(group["lr"]),
             1.0 - beta_1,
@@ -103,4 +102,8 @@ class NAdam(Fused, torch.optim.NAdam):
 
     def _count(self, cohort: Cohort) -> None:
         super()._count(cohort)
-        cohort.tensors["mu_product"].fill_(cohort.next_product)
+        cohort.counters["mu_product"] *= self._momentum(cohort.group, cohort.count)
+
+    @staticmethod
+    def _momentum(group: Mapping[str, Any], t: int) -> float:
+        return betas_of(group)[0] * (1.0 - 0.5 * 0.96 ** (t * number(group["momentum_decay"])))

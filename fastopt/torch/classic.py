@@ -18,7 +18,7 @@ from ..kernels.rules.rmsprop import (
 from ..kernels.rules.sgd import CoupledMomentumScalars, CoupledNesterovScalars, CoupledSgdScalars
 from ..plan import Slot
 from .base import Fused, Slots
-from .engine import Cohort
+from .cohorts import Cohort
 from .numbers import number
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+import weakref
+from collections.abc import Sequence
 from operator import is_, itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,69 +16,26 @@ from ..gradients import ABSENT, BaseGradients
 from ..optimizer import Optimizer
 from ..parameters import Parameter, check_disjoint
 from ..plan import AVERAGE_SLOT, Plan, Slot
+from .cohorts import Cohort, Counters, Member
 from .gradients import TensorGradients, present_of
-from .memory import as_array, check_parameter, kept, local, new_state
+from .memory import as_array, check_parameter, is_distributed, kept, local, new_state
 from .names import SLOTS
-from .rows import Restructured, Rows
+from .rows import Row, Rows
 
 if TYPE_CHECKING:
     from .base import Fused
 
 
-class Cohort:
-    """Parameters that have been updated equally often: what counts their updates is one tensor of theirs together.
-
-    Attributes
-    ----------
-    tensors : dict
-        ``state[p]["step"]`` and the like, for every ``p`` of them.
-    next_product : float
-        What NAdam's ``mu_product`` becomes when the update that is under way is done.
-    """
-
-    def __init__(self, tensors: dict[str, torch.Tensor], count: int) -> None:
-        self.tensors = tensors
-        self.next_product = 1.0
-        self._count = count
-
-    @property
-    def count(self) -> int:
-        """Updates so far. The tensor is asked: users may set it."""
-        return int(self.tensors["step"].item()) if "step" in self.tensors else self._count
-
-    @count.setter
-    def count(self, value: int) -> None:
-        self._count = value
-        if "step" in self.tensors:
-            self.tensors["step"].fill_(value)
-
-
-class Member(NamedTuple):
-    """A parameter of the torch optimizer."""
-
-    path: str
-    tensor: Any
-    group: int  # number of its parameter group
-    state: dict[str, Any]
-    cohort: Cohort
-
-
-class Row(NamedTuple):
-    """What parameters have in common that share a row of the scalars table."""
-
-    group: int
-    cohort: Cohort
-    extra: Hashable
-
-
 class Engine(Optimizer):
     """One launch per rule and dtype for the parameters of one device, in all groups.
 
-    Hyper-parameters, numbers and state are the torch optimizer's, its ``owner``: nothing of them is kept here.
+    Hyper-parameters, numbers and state are the torch optimizer's, its ``owner``: nothing of them is kept here. New
+    state becomes the owner's when `commit` is called.
 
     Parameters
     ----------
     owner : Fused
+        Referred to weakly: state must not live until the next garbage collection.
     members : list of Member
         On one device.
 
@@ -88,7 +46,7 @@ class Engine(Optimizer):
     """
 
     def __init__(self, owner: Fused, members: list[Member]) -> None:
-        self._owner = owner
+        self._owner: Any = weakref.proxy(owner)
         self._members = members
         self._by_path = {member.path: member for member in members}
         self._configure(
@@ -100,12 +58,17 @@ class Engine(Optimizer):
                 "nonfinite": owner.nonfinite,
             }
         )  # fmt: skip
-        self._note_addresses()
+        self._tensors = [member.tensor for member in members]
+        self._distributed = any(map(is_distributed, self._tensors))
+        self._whereabouts = self._find_whereabouts()
+        self._counters = Counters(owner._counters, [member.cohort for member in members])
         self._present: list[int] | None = []
-        self._tables: list[Rows] = []
         self._active: list[Cohort] = []
         self._take_charge(self._collect(), self._state_arrays)
-        self._note_state()
+        self._tables = [Rows(self._owner, plan) for plan in self._plans]
+        self._uncommitted = list(enumerate(members))
+        self._state: list[tuple[Any, list[dict[str, Any]], list[Any], list[int]]] = []
+        self._live: list[dict[str, Any] | None] = []
 
     def _check_clips(self, clips: list[str]) -> None:
         """Both kinds may be on: first the norm, then the value."""
@@ -121,7 +84,8 @@ class Engine(Optimizer):
         place = place_of([member.path for member in members], tensors) if on_gpu else HOST
         arrays = [as_array(m.path, tensor, place) for m, tensor in zip(members, tensors, strict=True)]
         dense = [k for k, array in enumerate(arrays) if is_dense(array)]
-        check_disjoint([members[k].path for k in dense], [arrays[k] for k in dense], place)
+        names = [members[k].path.removeprefix("parameter ") for k in dense]
+        check_disjoint(names, [arrays[k] for k in dense], place)
         return [
             Parameter(m.path, array, memory_order(array), True, 1.0, {}, None, place, tensor if on_gpu else None)
             for m, array, tensor in zip(members, arrays, tensors, strict=True)
@@ -135,7 +99,8 @@ class Engine(Optimizer):
 
     def _make_plans(self) -> list[Plan]:
         owner = self._owner
-        structures = [owner._structure_of(group) for group in owner.param_groups]
+        numbers = {member.group for member in self._members}
+        structures = {number: owner._structure_of(owner.param_groups[number]) for number in numbers}
         members: dict[tuple[Any, ...], list[int]] = {}
         for k, (member, parameter) in enumerate(zip(self._members, self._parameters, strict=True)):
             members.setdefault((structures[member.group], parameter.array.dtype), []).append(k)
@@ -155,7 +120,7 @@ class Engine(Optimizer):
     def _state_arrays(
         self, name: str, slot: Slot, parameters: list[Parameter]
     ) -> tuple[list[AnyArray | None], list[AnyArray]]:
-        """The arrays of ``owner.state``, made where they are missing (see `plan.Storage`)."""
+        """The arrays of the members' state, made where they are missing (see `plan.Storage`)."""
         arrays = [
             self._state_array(self._names[name], slot, p) if p.array.ndim in slot.axes else None for p in parameters
         ]
@@ -165,65 +130,102 @@ class Engine(Optimizer):
         member = self._by_path[parameter.path]
         if member.state.get(name) is None:
             member.state[name] = new_state(member.tensor, parameter.array, slot)
-        member.state[name], array = kept(member.state[name], parameter.array, self._place, slot.without)
+        called = f"state {name!r} of {member.path}"
+        member.state[name], array = kept(
+            called, member.state[name], member.tensor, parameter.array, self._place, slot.without
+        )
         return array
+
+    # -- the owner's state ------------------------------------------------------------------------------------------
+
+    def commit(self) -> bool:
+        """After a step: make new state the owner's; whether there was some.
+
+        Where a parameter had no gradient, what it did not have before stays unsaid: torch has no such state either.
+        """
+        if not self._uncommitted:
+            return False
+        for k, member in self._uncommitted:
+            self._commit(member, self._counters.of(k), member.cohort in self._active)
+        self._uncommitted = [(k, member) for k, member in self._uncommitted if member.cohort not in self._active]
+        self._note_state()
+        return True
+
+    def _commit(self, member: Member, counters: dict[str, torch.Tensor], stepped: bool) -> None:
+        found = {**counters, **member.state}  # counters first, as torch.optim has them
+        if not found:
+            return
+        live = self._owner.state[member.tensor]
+        known = set(live)
+        live.clear()
+        live.update({name: value for name, value in found.items() if stepped or name in known})
+
+    def _note_state(self) -> None:
+        """For each name the dicts that have it, and what they hold, where."""
+        self._live = [self._owner.state.get(member.tensor) for member in self._members]
+        states = [state for state in self._live if state]
+        self._state = []
+        for name in dict.fromkeys(name for state in states for name in state):
+            having = [state for state in states if name in state]
+            held = [state[name] for state in having]
+            self._state.append((itemgetter(name), having, held, _addresses(held)))
 
     # -- what may have changed --------------------------------------------------------------------------------------
 
-    def _note_addresses(self) -> None:
-        self._tensors = [member.tensor for member in self._members]
-        self._addresses = self._find_addresses()
+    def _find_whereabouts(self) -> list[Any]:
+        tensors = list(map(local, self._tensors)) if self._distributed else self._tensors
+        return [
+            _addresses(tensors),
+            list(map(torch.Tensor.stride, tensors)),
+            [tensor.shape for tensor in tensors],
+            [tensor.dtype for tensor in tensors],
+        ]
 
-    def _find_addresses(self) -> list[int]:
-        tensors = map(local, self._tensors) if self._owner._distributed else self._tensors
-        return [tensor.data_ptr() for tensor in tensors]
-
-    def _note_state(self) -> None:
-        """For each name the dicts that have it, and what they hold."""
-        names = dict.fromkeys(name for member in self._members for name in member.state)
-        self._state: list[tuple[Any, list[dict[str, Any]], list[Any]]] = []
-        for name in names:
-            if name not in self._owner._counters:
-                states = [member.state for member in self._members if name in member.state]
-                self._state.append((itemgetter(name), states, [state[name] for state in states]))
+    def has_state_of(self, owner: Fused) -> bool:
+        """Whether the dicts of the members' state are still the owner's."""
+        return all(map(is_, (owner.state.get(member.tensor) for member in self._members), self._live))
 
     def is_current(self, grads: list[Any]) -> bool:
         """Whether parameters and state still are the memory that they were. Reads the gradients, if that is quick."""
-        if self.use_ema != (self._owner.ema is not None):
+        if self.use_ema != (self._owner.ema is not None) or not self._counters.unchanged:
             return False
-        quick = not (self._place.on_gpu or self._owner._distributed) and self._gradients.read_quickly
-        if not (quick and quick(self._tensors, grads)) and self._find_addresses() != self._addresses:
+        quick = not (self._place.on_gpu or self._distributed) and self._gradients.read_quickly
+        if not (quick and quick(self._tensors, grads)) and self._find_whereabouts() != self._whereabouts:
             return False
         try:
-            return all(all(map(is_, map(get, states), tensors)) for get, states, tensors in self._state)
+            return all(self._is_held(*noted) for noted in self._state)
         except KeyError:
             return False
 
+    def _is_held(self, get: Any, states: list[dict[str, Any]], held: list[Any], addresses: list[int]) -> bool:
+        return all(map(is_, map(get, states), held)) and _addresses(held) == addresses
+
     # -- stepping ---------------------------------------------------------------------------------------------------
 
-    def run(self, grads: Sequence[torch.Tensor | None], unscale: float, zero: bool) -> bool:
-        """One step; whether it was done, not skipped.
-
-        Raises
-        ------
-        Restructured
-            If a new engine must do it. Nothing has changed then.
-        TypeError, ValueError, FloatingPointError
-            If a gradient does not fit, or is not finite and ``nonfinite="raise"``. Nothing has changed then.
-        """
-        if self._evaluating:
-            raise RuntimeError("a step inside evaluation_weights(): leave the context first")
+    def prepare_step(self, grads: Sequence[torch.Tensor | None], unscale: float) -> bool:
+        """Work out the scalars for a step; False if a new engine must do it. Nothing is written before `run`."""
         owner = self._owner
         self.global_clipnorm, self.clipvalue, self.nonfinite = owner.clip_norm, owner.clip_value, owner.nonfinite
         self.ema_momentum = owner.ema if owner.ema is not None else 0.0
         is_read = not self._place.on_gpu and self._gradients.is_read
-        present = None if is_read else present_of(grads)
-        self._find_active(present)
+        limit = math.inf if self.clipvalue is None else self.clipvalue
+        return self._find_active(None if is_read else present_of(grads)) and all(
+            [table.work_out(unscale, limit, self.ema_momentum) for table in self._tables]
+        )
+
+    def run(self, grads: Sequence[torch.Tensor | None], unscale: float, zero: bool) -> bool:
+        """One step, after `prepare_step`; whether it was done, not skipped.
+
+        Raises
+        ------
+        TypeError, ValueError, FloatingPointError
+            If a gradient does not fit, or is not finite and ``nonfinite="raise"``. Nothing has changed then.
+        """
         given: Any = grads
         if self._place.on_gpu:
             given = [ABSENT if grad is None else grad for grad in grads]
         else:
-            self._gradients.present = present
+            self._gradients.present = self._present
         try:
             self._read_and_step(given, zero, unscale, self.nonfinite, None)
         finally:
@@ -232,23 +234,34 @@ class Engine(Optimizer):
         if self.nonfinite != "propagate" and self.last_step_skipped:
             return False
         for cohort in self._active:
-            owner._count(cohort)
+            self._owner._count(cohort)
+            cohort.averages = self.use_ema
+        self._counters.write()
         return True
 
-    def _find_active(self, present: list[int] | None) -> None:
-        """The cohorts that have gradients: all of a cohort or none."""
+    def _find_active(self, present: list[int] | None) -> bool:
+        """Find the cohorts that have gradients; False if that is some of a cohort."""
         if self._active and present == self._present:
-            return
+            return True
         wanted = set(range(len(self._members)) if present is None else present)
         having = dict.fromkeys(self._members[k].cohort for k in sorted(wanted))
         if any(m.cohort in having and k not in wanted for k, m in enumerate(self._members)):
-            raise Restructured
+            return False
         self._present, self._active = present, list(having)
+        return True
+
+    @property
+    def stepped(self) -> list[torch.Tensor]:
+        """The parameters that had a gradient."""
+        return self._tensors if self._present is None else [self._tensors[k] for k in self._present]
 
     def _write_rows(self, unscale: float, divisor: float, t: int, ask: bool = True) -> None:
-        if not self._tables:
-            self._tables = [Rows(self._owner, plan) for plan in self._plans]
         for plan, table in zip(self._plans, self._tables, strict=True):
             if not plan.shares_gradients:
                 plan.take_gradients()
-            table.write(unscale, self.clipvalue or math.inf, self.ema_momentum)
+            table.write()
+
+
+def _addresses(values: list[Any]) -> list[int]:
+    """Of what is a tensor."""
+    return [value.data_ptr() for value in values if isinstance(value, torch.Tensor)]

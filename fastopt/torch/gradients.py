@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ..device import AnyArray
+from ..device.strides import byte_range
 from ..gradients import BaseGradients
-from ..gradients.base import check_gradient
 from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
 from ..parameters import Parameter
 from .layout import QuickReader, layout
+
+
+class _Lying(NamedTuple):
+    """How a tensor lies in memory. `torch.Tensor.numpy` would say so too, and forbid to resize its storage."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype[Any]
+    itemsize: int
+    size: int
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> _Lying:
+        """That of a float tensor."""
+        itemsize = tensor.element_size()
+        strides = tuple(stride * itemsize for stride in tensor.stride())
+        dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))
+        return cls(tuple(tensor.shape), strides, dtype, itemsize, tensor.numel())
 
 
 class TensorGradients(BaseGradients):
@@ -32,9 +50,10 @@ class TensorGradients(BaseGradients):
     def __init__(self, parameters: list[Parameter], buffer: None, state: list[AnyArray]) -> None:
         super().__init__(parameters, buffer, state)
         self.present: list[int] | None = None
-        self._known: tuple[Any, ...] = ()
-        self._options = 0
-        self._sizes = np.array([parameter.array.nbytes for parameter in parameters], np.int64)
+        self._known: list[Any] = [None] * self._count  # signatures of what was examined last
+        self._zeroes = False  # whether it was examined for zeroing
+        self._dense_sizes = np.array([parameter.array.nbytes for parameter in parameters], np.int64)
+        self._sizes = self._dense_sizes.copy()  # bytes that each gradient reaches over
         self._ends, self._starts_occupied = self._occupied[:, 1].copy(), self._occupied[:, 0].copy()
         known = layout()
         self._quick = QuickReader(known, parameters, self._occupied, self.table) if known is not None else None
@@ -50,23 +69,18 @@ class TensorGradients(BaseGradients):
         self._staged.clear()
         self._held = grads
         if self.is_read:
-            self.is_read, self._known = False, ()
-            self.table[LAYOUT] = DIRECT
+            self.is_read, self._known = False, [None] * self._count
+            self.table[LAYOUT], self._sizes[:] = DIRECT, self._dense_sizes
             return self._zero_option(grads) if zero else 0
-        present = self.present
-        found: Any = grads if present is None else [grads[k] for k in present]
-        signature = _signature(found)
-        if signature is None or (present, zero, *signature) != self._known:
-            self._examine_all(found, range(self._count) if present is None else present, zero)
-            self._known = () if signature is None else (present, zero, *signature)
+        present = list(range(self._count)) if self.present is None else self.present
+        found = [grads[k] for k in present]
+        self._examine_all(found, present, zero)
         addresses = self.table[ADDRESS]
-        if present is None:
-            addresses[:] = [grad.data_ptr() for grad in found]
-        else:
-            addresses[:] = 0
-            addresses[present] = [grad.data_ptr() for grad in found]
+        addresses[:] = 0
+        addresses[present] = [grad.data_ptr() for grad in found]
         self._check_overlaps(grads, zero)
-        return self._options | (self._zero_option(grads) if zero else 0)
+        staged = STAGED if np.any(self.table[LAYOUT, present] != DIRECT) else 0
+        return staged | (self._zero_option(grads) if zero else 0)
 
     def zero_all(self, grads: Any) -> None:
         """See `BaseGradients.zero_all`."""
@@ -79,12 +93,16 @@ class TensorGradients(BaseGradients):
         for grad in self._staged:
             grad.zero_()
 
-    def _examine_all(self, found: Any, numbers: Any, zero: bool) -> None:
-        self._known = ()
-        self.table[LAYOUT] = DIRECT
-        for k, grad in zip(numbers, found, strict=True):
-            self._examine(k, grad, zero)
-        self._options = STAGED if np.any(self.table[LAYOUT] != DIRECT) else 0
+    def _examine_all(self, found: list[torch.Tensor], numbers: list[int], zero: bool) -> None:
+        """Look at those gradients that differ from the last ones."""
+        if zero != self._zeroes:
+            self._zeroes, self._known = zero, [None] * self._count
+        signatures = [_signature(grad) for grad in found]
+        for k, grad, signature in zip(numbers, found, signatures, strict=True):
+            if signature is None or signature != self._known[k]:
+                self._known[k] = None
+                self._examine(k, grad, zero)
+                self._known[k] = signature
 
     def _examine(self, k: int, grad: torch.Tensor, zero: bool) -> None:
         """Check one gradient, and note its layout."""
@@ -99,12 +117,20 @@ class TensorGradients(BaseGradients):
                 f"the gradient of {parameter.path} is {grad.dtype}{', negated lazily' * grad.is_neg()}: expected "
                 "float32 or float64 in memory"
             )
-        view = grad.detach().numpy()
-        check_gradient(parameter, view, zero)
+        view = _Lying.of(grad)
+        if view.shape != parameter.array.shape:
+            raise ValueError(
+                f"the gradient of {parameter.path} has the shape {view.shape}, and the parameter {parameter.array.shape}"
+            )
+        if grad.data_ptr() % view.itemsize:
+            raise ValueError(f"the gradient of {parameter.path} is not aligned to its dtype: pass a copy")
         self._find_layout(k, view)
+        self._sizes[k] = np.subtract(*byte_range(0, view)[::-1])
 
     def _check_overlaps(self, grads: Any, zero: bool) -> None:
         """A gradient's memory may be none that the step writes to."""
+        if not len(self._ends):
+            return
         low = self.table[ADDRESS]
         after = np.minimum(np.searchsorted(self._ends, low, side="right"), len(self._ends) - 1)
         met = (self._starts_occupied[after] < low + self._sizes) & (self._ends[after] > low) & (low != 0)
@@ -130,9 +156,8 @@ def present_of(grads: Sequence[torch.Tensor | None]) -> list[int] | None:
     return [k for k, grad in enumerate(grads) if grad is not None]
 
 
-def _signature(found: Any) -> tuple[list[Any], list[int]] | None:
-    """Strides and bytes, which tell gradients of one parameter apart; None if some gradient has no strides."""
-    try:
-        return list(map(torch.Tensor.stride, found)), [grad.nbytes for grad in found]
-    except RuntimeError:
+def _signature(grad: torch.Tensor) -> Any:
+    """What gradients of one parameter that are read alike have in common; None if that is not to be said."""
+    if grad.layout is not torch.strided:
         return None
+    return grad.shape, grad.stride(), grad.dtype, grad.is_neg(), grad.data_ptr() % 8

@@ -24,6 +24,11 @@ def local(tensor: Any) -> torch.Tensor:
     return tensor._local_tensor if is_distributed(tensor) else tensor
 
 
+def is_updatable(tensor: torch.Tensor) -> bool:
+    """Whether `check_parameter` lets a tensor pass."""
+    return tensor.layout is torch.strided and tensor.dtype in DTYPES and tensor.device.type in (*DEVICES, "meta")
+
+
 def check_parameter(name: str, tensor: torch.Tensor) -> None:
     """Refuse a parameter that no kernel could update.
 
@@ -50,15 +55,11 @@ def as_array(name: str, tensor: torch.Tensor, place: Place) -> AnyArray:
     return place.view(name, tensor.detach() if place.on_gpu else tensor.detach().numpy())
 
 
-def kept(tensor: Any, array: AnyArray, place: Place, without: int | None) -> tuple[torch.Tensor, AnyArray]:
-    """A state tensor that lies as ``array``, the parameter, does; and its array. A copy where it lies otherwise.
-
-    Raises
-    ------
-    ValueError, RuntimeError
-        If it has not the parameter's shape, or is not where the parameter is.
-    """
-    shape = _shape_without(array.shape, without)
+def kept(
+    name: str, tensor: Any, parameter: Any, array: AnyArray, place: Place, without: int | None
+) -> tuple[torch.Tensor, AnyArray]:
+    """A state tensor that lies as ``array``, the parameter's, does; and its array. A copy where it lies otherwise."""
+    shape, own = _shape_without(array.shape, without), local(parameter)
     found = local(tensor)
     if (found.device.type == "cuda") != place.on_gpu:
         raise RuntimeError(
@@ -66,14 +67,18 @@ def kept(tensor: Any, array: AnyArray, place: Place, without: int | None) -> tup
             "model, optimizer.load_state_dict(optimizer.state_dict())"
         )
     if tuple(found.shape) != shape:
-        raise ValueError(f"a state tensor of shape {tuple(found.shape)} for a parameter that needs {shape}")
-    view = as_array("state", found, place)
-    if without is None and (view.dtype != array.dtype or not same_strides(view, array)):
-        tensor = empty_like(array, found).copy_(found)
-        view = as_array("state", tensor, place)
-    elif without is not None:
-        tensor = found.to(getattr(torch, array.dtype.name)).contiguous()
-        view = as_array("state", tensor.squeeze(without), place)
+        raise ValueError(f"{name} has the shape {tuple(found.shape)}, and the parameter needs {shape}")
+    if found.device != own.device or found.dtype != own.dtype:
+        tensor = found = found.to(own)
+    if without is not None:
+        tensor = found.contiguous()
+        return tensor, as_array(name, tensor.squeeze(without), place)
+    view = as_array(name, found, place)
+    if not same_strides(view, array):
+        tensor = found = empty_like(array, found).copy_(found)
+        view = as_array(name, found, place)
+    if is_distributed(parameter) and not is_distributed(tensor):
+        tensor = as_distributed(found, parameter)
     return tensor, view
 
 

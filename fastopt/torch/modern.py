@@ -16,7 +16,7 @@ from ..kernels.rules.lion import LionScalars
 from ..kernels.rules.schedule_free_adamw import AuthorsScheduleFreeScalars
 from ..plan import Slot
 from .base import Fused, Slots
-from .engine import Cohort
+from .cohorts import Cohort
 from .memory import local
 from .numbers import betas_of, number
 
@@ -254,6 +254,7 @@ class ScheduleFreeAdamW(Fused, torch.optim.Optimizer):
             group.update(scheduled_lr=lr, lr_max=greatest, weight_sum=weight_sum, k=group["k"] + 1)
 
     def _check_ready(self) -> None:
+        super()._check_ready()
         if not self.param_groups[0]["train_mode"]:
             raise RuntimeError(
                 "Optimizer was not in train mode when step is called. Please insert .train() and .eval() calls on the "
@@ -270,9 +271,12 @@ class ScheduleFreeAdamW(Fused, torch.optim.Optimizer):
 
     @torch.no_grad()
     def _set_mode(self, train: bool, weight: Callable[[float], float]) -> None:
-        for group in self.param_groups:
-            if group["train_mode"] != train:
-                for p in group["params"]:
-                    if "z" in self.state[p]:
-                        local(p).lerp_(local(self.state[p]["z"]), weight(betas_of(group)[0]))
-                group["train_mode"] = train
+        changing = [group for group in self.param_groups if group["train_mode"] != train]
+        for group in changing:
+            for p in group["params"]:
+                z = self.state.get(p, {}).get("z")
+                if z is not None:
+                    own = local(p)
+                    own.lerp_(local(z).to(own), weight(betas_of(group)[0]))
+        for group in changing:
+            group["train_mode"] = train

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..plan import Plan
-
-if TYPE_CHECKING:
-    from .base import Fused
+from .cohorts import Cohort
 
 
-class Restructured(Exception):
-    """Parameters have to be sorted anew: a hyper-parameter selects another rule now, or a cohort is divided."""
+class Row(NamedTuple):
+    """What parameters have in common that share a row of the scalars table."""
+
+    group: int
+    cohort: Cohort
+    extra: Hashable
 
 
 class Rows:
@@ -23,11 +25,12 @@ class Rows:
     Parameters
     ----------
     owner : Fused
+        Or a weak reference to it.
     plan : Plan
-        Connected; its groups are `engine.Row`.
+        Connected; its groups are `Row`.
     """
 
-    def __init__(self, owner: Fused, plan: Plan) -> None:
+    def __init__(self, owner: Any, plan: Plan) -> None:
         self._owner, self._plan = owner, plan
         self._rows: list[Any] = list(plan.groups)
         self._groups = [owner.param_groups[row.group] for row in self._rows]
@@ -36,21 +39,23 @@ class Rows:
         self._followed = np.zeros(0, np.int64)  # for each row its leader's place
         self._worked_out: Any = None
 
-    def write(self, unscale: float, limit: float, keep: float) -> None:
-        """Fill the table. ``keep`` is the share of itself that an average keeps, once it has begun.
+    def work_out(self, unscale: float, limit: float, keep: float) -> bool:
+        """Find what `write` will write; whether the hyper-parameters select the plan's rule.
+
+        ``keep`` is the share of itself that an average keeps, once it has begun.
 
         Raises
         ------
-        Restructured
-            If the hyper-parameters select another rule.
         ValueError
             If a number does not fit the parameters' dtype.
         """
         values = list(map(self._owner._hyper_parameters, self._groups))
         if values != self._values:
             self._find_leaders(values)
-        for place, k in enumerate(self._leaders):
-            self._write_row(place, k, unscale, limit, keep)
+        return all(self._write_row(place, k, unscale, limit, keep) for place, k in enumerate(self._leaders))
+
+    def write(self) -> None:
+        """Fill the table."""
         np.take(self._worked_out, self._followed, axis=0, out=self._plan.work.table)
 
     def _find_leaders(self, values: list[Any]) -> None:
@@ -65,17 +70,18 @@ class Rows:
         self._worked_out = np.zeros((len(self._leaders), table.shape[1]), table.dtype)
         self._values = values
 
-    def _write_row(self, place: int, k: int, unscale: float, limit: float, keep: float) -> None:
+    def _write_row(self, place: int, k: int, unscale: float, limit: float, keep: float) -> bool:
         row, group, plan = self._rows[k], self._groups[k], self._plan
-        count = row.cohort.count
-        scalars, decay = self._owner._row(group, count + 1, row.cohort, row.extra)
+        cohort = row.cohort
+        scalars, decay = self._owner._row(group, cohort.count + 1, cohort, row.extra)
         if type(scalars) is not plan.scalars:
-            raise Restructured
-        control = -unscale if group.get("maximize") else unscale, 1.0, limit, decay, keep if count else 0.0
+            return False
+        control = -unscale if group.get("maximize") else unscale, 1.0, limit, decay, keep if cohort.averages else 0.0
         try:
             plan.pack(self._worked_out, place * self._worked_out.strides[0], *control, *scalars)
         except OverflowError:
             raise ValueError(f"one of {scalars}, or of the options, does not fit {plan.dtype}") from None
+        return True
 
 
 def _hashable(values: Any, otherwise: int) -> Hashable:

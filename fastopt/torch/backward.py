@@ -1,0 +1,129 @@
+"""Steps during ``backward``: each parameter is updated when its gradient is complete, and the gradient freed."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from .building import check_distribution, local_gradient, pack
+from .cohorts import Cohort, member_of
+from .engine import Engine
+
+if TYPE_CHECKING:
+    from .base import Fused
+
+
+class _Single(NamedTuple):
+    """The engine of one parameter, and what it was made for."""
+
+    engine: Engine
+    group: dict[str, Any]
+    cohort: Cohort
+    place: tuple[int, int]
+
+
+class BackwardSteps:
+    """What ``fused_backward=True`` adds to an optimizer.
+
+    Parameters
+    ----------
+    owner : Fused
+        Referred to weakly: hooks on parameters outlive it.
+    """
+
+    def __init__(self, owner: Fused) -> None:
+        self._owner: Any = weakref.proxy(owner)
+        self._reference = weakref.ref(owner)
+        self._hooked: set[int] = set()
+        self._singles: dict[Any, _Single] = {}
+        self._places: dict[Any, tuple[int, int]] = {}
+
+    def forget(self) -> None:
+        """Let go of engines: state was exchanged."""
+        self._singles, self._places = {}, {}
+
+    def await_gradients(self) -> None:
+        """Have each parameter that is trained call back when its gradient is complete."""
+        reference = self._reference
+
+        def arrived(parameter: torch.Tensor) -> None:
+            owner = reference()
+            if owner is not None and owner.fused_backward:
+                owner._backward.step(parameter)
+
+        for group in self._owner.param_groups:
+            for p in group["params"]:
+                if p.requires_grad and id(p) not in self._hooked:
+                    self._hooked.add(id(p))
+                    p.register_post_accumulate_grad_hook(arrived)
+
+    @torch.no_grad()
+    def step(self, parameter: torch.Tensor) -> None:
+        """Step a parameter whose gradient is complete, and free the gradient; one that is in no group stays."""
+        owner = self._owner
+        place = self._place_of(parameter)
+        if place is None:
+            return
+        owner._check_ready()
+        single = self._singles.get(parameter)
+        if single is None or not self._prepare(single, parameter, place):
+            single = self._build(parameter, *place)
+            self._prepare(single, parameter, place)
+        engine = single.engine
+        engine.run(_own_gradient(single, parameter), 1.0, False)
+        engine.commit()
+        torch.autograd.graph.increment_version(parameter)
+        parameter.grad = None
+        self._singles[parameter] = single
+
+    def finish(self) -> None:
+        """Step what still has a gradient: parameters that were frozen when hooks were last placed."""
+        owner = self._owner
+        if getattr(owner, "found_inf", None) is not None or getattr(owner, "grad_scale", None) is not None:
+            raise RuntimeError(
+                "fused_backward=True has updated the parameters during backward, with scaled gradients: use it without "
+                "a GradScaler, or the scaler without fused_backward"
+            )
+        self.await_gradients()
+        for group in owner.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.step(p)
+
+    def _prepare(self, single: _Single, parameter: Any, place: tuple[int, int]) -> bool:
+        """Whether the engine fits what there is now, and is ready to run."""
+        owner, engine = self._owner, single.engine
+        return (
+            single.place == place
+            and owner.param_groups[place[0]] is single.group
+            and engine.has_state_of(owner)
+            and engine.is_current([parameter.grad])
+            and engine.prepare_step(_own_gradient(single, parameter), 1.0)
+        )
+
+    def _build(self, parameter: Any, g: int, k: int) -> _Single:
+        owner = self._owner
+        present = [p for group in owner.param_groups for p in group["params"]]
+        check_distribution(owner, [parameter])
+        pack(owner, present)
+        member = member_of(owner, parameter, parameter.grad, g, k, {}, {})
+        return _Single(Engine(self._reference(), [member]), owner.param_groups[g], member.cohort, (g, k))
+
+    def _place_of(self, parameter: Any) -> tuple[int, int] | None:
+        """Number of the group, and number in it."""
+        groups = self._owner.param_groups
+        place = self._places.get(parameter)
+        if place is not None and place[0] < len(groups):
+            params = groups[place[0]]["params"]
+            if place[1] < len(params) and params[place[1]] is parameter:
+                return place
+        self._places = {p: (g, k) for g, group in enumerate(groups) for k, p in enumerate(group["params"])}
+        return self._places.get(parameter)
+
+
+def _own_gradient(single: _Single, parameter: Any) -> list[Any]:
+    (member,) = single.engine._members
+    return [local_gradient(member, parameter.grad)]

@@ -1,0 +1,107 @@
+"""From a torch optimizer's parameters to the engines that step them."""
+
+from __future__ import annotations
+
+from operator import is_
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from . import flat
+from .cohorts import Cohort, Known, Member, members_of
+from .engine import Engine
+from .memory import is_distributed, is_updatable, local
+
+if TYPE_CHECKING:
+    from .base import Fused
+
+
+class Built(NamedTuple):
+    """Engines, and what they were made for."""
+
+    params: list[Any]
+    groups: list[Any]
+    waiting: list[int]  # parameters without an engine: they never had a gradient
+    engines: list[tuple[Engine, list[int] | None]]  # with the numbers of their parameters; None: all of them
+    cohorts: dict[Any, Cohort]  # of each parameter
+    states: list[Any]  # the dicts of the optimizer's state
+
+    def is_current(self, owner: Fused, params: list[Any], grads: list[Any]) -> bool:
+        """Whether these are the engines for what the optimizer consists of now."""
+        return (
+            _are_same(params, self.params)
+            and _are_same(owner.param_groups, self.groups)
+            and all(grads[k] is None for k in self.waiting)
+            and _are_same(owner.state.values(), self.states)
+            and all(engine.is_current(own(grads, numbers)) for engine, numbers in self.engines)
+        )
+
+    def prepare_step(self, grads: list[Any], unscale: float) -> bool:
+        """See `Engine.prepare_step`."""
+        return all([engine.prepare_step(own(grads, numbers), unscale) for engine, numbers in self.engines])
+
+
+def _are_same(found: Any, known: list[Any]) -> bool:
+    return len(found) == len(known) and all(map(is_, found, known))
+
+
+def own(grads: list[Any], numbers: list[int] | None) -> list[Any]:
+    """An engine's gradients out of all."""
+    return grads if numbers is None else [grads[k] for k in numbers]
+
+
+def build(owner: Fused, params: list[Any], grads: list[Any], known: Known) -> Built:
+    """Make engines, one per device, for all parameters that have state or a gradient.
+
+    ``known`` are the cohorts of the last build. The optimizer itself stays as it is.
+    """
+    check_distribution(owner, params)
+    pack(owner, params)
+    members = members_of(owner, params, grads, known)
+    devices: dict[Any, list[int]] = {}
+    for number, member in members.items():
+        devices.setdefault(local(member.tensor).device, []).append(number)
+    if len(devices) > 1 and (owner.clip_norm is not None or owner.nonfinite != "propagate"):
+        raise ValueError(
+            f"clip_norm and nonfinite look at all gradients together, and the parameters are on {list(devices)}: "
+            "use an optimizer per device"
+        )
+    engines = [
+        (Engine(owner, [members[k] for k in numbers]), None if len(numbers) == len(params) else numbers)
+        for numbers in devices.values()
+    ]
+    waiting = [k for k in range(len(params)) if k not in members]
+    cohorts = {member.tensor: member.cohort for member in members.values()}
+    return Built(params, list(owner.param_groups), waiting, engines, cohorts, list(owner.state.values()))
+
+
+def pack(owner: Fused, params: list[Any]) -> None:
+    """With ``flat``, move what is trained into flat tensors, if it is not there."""
+    if owner.flat:
+        flat.pack([p for p in params if p.requires_grad and is_updatable(p)], owner._buffers)
+
+
+def check_distribution(owner: Fused, params: list[Any]) -> None:
+    """Refuse distributed tensors where whole ones are needed."""
+    if not any(map(is_distributed, params)):
+        return
+    if owner.flat:
+        raise TypeError("flat=True cannot move distributed tensors (FSDP2, tensor parallel): leave it out")
+    if owner._needs_whole or owner.clip_norm is not None:
+        what = type(owner).__name__ if owner._needs_whole else "clip_norm"
+        raise TypeError(
+            f"{what} needs whole parameters, and these are distributed tensors (FSDP2, tensor parallel), of which "
+            "this process has a part: use an elementwise rule, and torch.nn.utils.clip_grad_norm_"
+        )
+
+
+def local_gradient(member: Member, grad: Any) -> torch.Tensor | None:
+    """This process's part of a gradient."""
+    if grad is None:
+        return None
+    parameter = member.tensor
+    if is_distributed(parameter) != is_distributed(grad) or (
+        is_distributed(grad) and tuple(grad.placements) != tuple(parameter.placements)
+    ):
+        raise ValueError(f"the gradient of {member.path} is not distributed as the parameter is: redistribute it")
+    return local(grad)

@@ -1,0 +1,77 @@
+"""The keywords that `fastopt.torch` adds to torch's: checked whenever they are set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..parameters import check_flag, check_number
+
+
+class Option:
+    """An attribute that refuses, when it is set, what makes no sense alone or beside the other options."""
+
+    def __init__(self, default: Any, check: Callable[[str, Any], None]) -> None:
+        self._default, self._check = default, check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, optimizer: Any, kind: type | None = None) -> Any:
+        return self if optimizer is None else optimizer.__dict__.get(self._name, self._default)
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        self._check(self._name, value)
+        _check_together({**options_of(optimizer), self._name: value})
+        optimizer.__dict__[self._name] = value
+
+
+def _check_limit(name: str, value: Any) -> None:
+    if value is None or value == math.inf:
+        return
+    check_number(name, value, low=0.0)
+    if value == 0:
+        raise ValueError(f"{name} must be positive, got 0")
+
+
+def _check_momentum(name: str, value: Any) -> None:
+    if value is not None:
+        check_number(name, value, 0.0, 1.0, below=True)
+
+
+def _check_nonfinite(name: str, value: Any) -> None:
+    if value not in ("propagate", "skip", "raise"):
+        raise ValueError(f'{name} must be "propagate", "skip" or "raise", got {value!r}')
+
+
+def _check_together(options: Mapping[str, Any]) -> None:
+    if not options["fused_backward"]:
+        return
+    if options["fused_zero_grad"]:
+        raise ValueError("fused_backward=True frees gradients: there are none for fused_zero_grad to zero")
+    if options["clip_norm"] is not None or options["nonfinite"] != "propagate":
+        raise ValueError(
+            "fused_backward=True updates each parameter before the other gradients are known: clip_norm and nonfinite "
+            "need all of them; clip_value does not"
+        )
+
+
+class Options:
+    """Has the options as attributes, which can be set between steps. They are described in `base.Fused`."""
+
+    clip_norm = Option(None, _check_limit)
+    clip_value = Option(None, _check_limit)
+    ema = Option(None, _check_momentum)
+    nonfinite = Option("propagate", _check_nonfinite)
+    fused_zero_grad = Option(False, check_flag)
+    flat = Option(False, check_flag)
+    fused_backward = Option(False, check_flag)
+
+
+NAMES = tuple(name for name, value in vars(Options).items() if isinstance(value, Option))
+
+
+def options_of(optimizer: Any) -> dict[str, Any]:
+    """Every option's value."""
+    return {name: getattr(optimizer, name) for name in NAMES}
