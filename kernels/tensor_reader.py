@@ -59,20 +59,46 @@ def read_tensors(parameters, gradients, handle):
     parameters = array_at(_word(parameters + ITEMS), 0, count, np.int64)
     gradients = array_at(_word(gradients + ITEMS), 0, count, np.int64)
     for i in range(count):
-        itemsize = expected[i, 2]
-        own, grad = _word(parameters[i] + tensor), gradients[i]
-        if _address(own, storage, start, data, itemsize) != expected[i, 0] or _word(grad + TYPE) != kind:
+        if _word(gradients[i] + TYPE) != kind:
             return i
-        grad = _word(grad + tensor)
-        if _word(grad + keys) != plain or array_at(grad + dtype, 0, 1, np.uint16)[0] != expected[i, 1]:
+        own, grad, itemsize = _word(parameters[i] + tensor), _word(gradients[i] + tensor), expected[i, 2]
+        if not (
+            _is_like(own, keys, dtype, axes, plain, expected[i])
+            and _is_like(grad, keys, dtype, axes, plain, expected[i])
+        ):
             return i
-        if not _is_laid_out(array_at(grad + axes, 0, 1 + 2 * AXES, np.int64), expected[i, 4:]):
+        if _address(own, storage, start, data, itemsize) != expected[i, 0]:
             return i
         address = _address(grad, storage, start, data, itemsize)
         if touches(occupied, address, address + expected[i, 3]):
             return i
         table[ADDRESS, i] = address
     return count
+
+
+def find_exchanged(tensors, handle):
+    """The number of the first of a list of tensors that is not the object it was, or has its data elsewhere.
+
+    Requires the address of a list of as many tensors as there were, and a ``handle`` from `handle_of_held`; the GIL is
+    held. Returns the number of tensors if there is none.
+    """
+    count, tensor, storage, start, data = handle[0], handle[1], handle[2], handle[3], handle[4]
+    held = table_at(handle[5], count, 3, np.int64)
+    tensors = array_at(_word(tensors + ITEMS), 0, count, np.int64)
+    for i in range(count):
+        if tensors[i] != held[i, 0]:
+            return i
+        if _address(_word(tensors[i] + tensor), storage, start, data, held[i, 2]) != held[i, 1]:
+            return i
+    return count
+
+
+@callee
+def _is_like(tensor, keys, dtype, axes, plain, expected):
+    """Whether a C++ object is a dense tensor in CPU memory, of the dtype, extents and strides expected."""
+    if _word(tensor + keys) != plain or array_at(tensor + dtype, 0, 1, np.uint16)[0] != expected[1]:
+        return False
+    return _is_laid_out(array_at(tensor + axes, 0, 1 + 2 * AXES, np.int64), expected[4:])
 
 
 @callee
@@ -135,9 +161,31 @@ def handle_of(layout, expected, occupied, gradients):
     return np.array([*layout, len(expected), *tables], np.int64)
 
 
+def handle_of_held(layout, held):
+    """What `find_exchanged` needs to know, in one array; it does not keep ``held`` alive.
+
+    Parameters
+    ----------
+    layout : Layout
+    held : int64 array [tensors, 3]
+        Address of the Python object, address of the data, bytes of an element.
+    """
+    offsets = (layout.tensor, layout.storage, layout.start, layout.data)
+    return np.array([len(held), *offsets, held.ctypes.data], np.int64)
+
+
 @functools.cache
 def compiled():
     """`read_tensors`, compiled."""
     number = types.int64
     signature = number(number, number, types.Array(number, 1, "C"))
     return specialise(read_tensors, "torch", signature, {}, nogil=False, key="tensors")
+
+
+@functools.cache
+def compiled_find_exchanged():
+    """`find_exchanged`, compiled."""
+    number = types.int64
+    return specialise(
+        find_exchanged, "torch", number(number, types.Array(number, 1, "C")), {}, nogil=False, key="exchanged"
+    )

@@ -38,7 +38,7 @@ class Built(NamedTuple):
 
     def prepare_step(self, grads: list[Any], unscale: float) -> bool:
         """See `Engine.prepare_step`."""
-        return all([engine.prepare_step(own(grads, numbers), unscale) for engine, numbers in self.engines])
+        return all(engine.prepare_step(own(grads, numbers), unscale) for engine, numbers in self.engines)
 
 
 def _are_same(found: Any, known: list[Any]) -> bool:

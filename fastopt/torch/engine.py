@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import weakref
 from collections.abc import Sequence
 from operator import is_, itemgetter
@@ -15,9 +16,10 @@ from ..device.strides import is_dense, memory_order
 from ..gradients import ABSENT, BaseGradients
 from ..optimizer import Optimizer
 from ..parameters import Parameter, check_disjoint
-from ..plan import AVERAGE_SLOT, Plan, Slot
+from ..plan import AVERAGE_SLOT, Plan, Slot, allocate
 from .cohorts import Cohort, Counters, Member
 from .gradients import TensorGradients, present_of
+from .layout import Held
 from .memory import as_array, check_parameter, is_distributed, kept, local, new_state
 from .names import SLOTS
 from .rows import Row, Rows
@@ -51,8 +53,8 @@ class Engine(Optimizer):
         self._by_path = {member.path: member for member in members}
         self._configure(
             {
-                "learning_rate": 0.0, "weight_decay": None, "clipnorm": None, "clipvalue": owner.clip_value,
-                "global_clipnorm": owner.clip_norm, "use_ema": owner.ema is not None,
+                "learning_rate": 0.0, "weight_decay": None, "clipnorm": None, "clipvalue": _finite(owner.clip_value),
+                "global_clipnorm": _finite(owner.clip_norm), "use_ema": owner.ema is not None,
                 "ema_momentum": owner.ema if owner.ema is not None else 0.0, "ema_overwrite_frequency": None,
                 "loss_scale_factor": None, "gradient_accumulation_steps": None, "name": None,
                 "nonfinite": owner.nonfinite,
@@ -64,10 +66,10 @@ class Engine(Optimizer):
         self._counters = Counters(owner._counters, [member.cohort for member in members])
         self._present: list[int] | None = []
         self._active: list[Cohort] = []
-        self._take_charge(self._collect(), self._state_arrays)
+        self._take_charge(self._collect(), allocate)
         self._tables = [Rows(self._owner, plan) for plan in self._plans]
         self._uncommitted = list(enumerate(members))
-        self._state: list[tuple[Any, list[dict[str, Any]], list[Any], list[int]]] = []
+        self._state: list[tuple[Any, list[dict[str, Any]], Held]] = []
         self._live: list[dict[str, Any] | None] = []
 
     def _check_clips(self, clips: list[str]) -> None:
@@ -111,7 +113,7 @@ class Engine(Optimizer):
             rows: list[Any] = [self._row_of(self._members[k]) for k in indices]
             slots = {SLOTS[name]: slot for name, slot in names}
             self._names = {SLOTS[name]: name for name, _ in names} | {AVERAGE_SLOT: "ema"}
-            plans.append(Plan("", indices, chosen, rows, scalars, slots, extra, self._storage))
+            plans.append(Plan("", indices, chosen, rows, scalars, slots, extra, self._state_arrays))
         return plans
 
     def _row_of(self, member: Member) -> Row:
@@ -167,16 +169,15 @@ class Engine(Optimizer):
         self._state = []
         for name in dict.fromkeys(name for state in states for name in state):
             having = [state for state in states if name in state]
-            held = [state[name] for state in having]
-            self._state.append((itemgetter(name), having, held, _addresses(held)))
+            self._state.append((itemgetter(name), having, Held([state[name] for state in having])))
 
     # -- what may have changed --------------------------------------------------------------------------------------
 
     def _find_whereabouts(self) -> list[Any]:
         tensors = list(map(local, self._tensors)) if self._distributed else self._tensors
         return [
-            _addresses(tensors),
-            list(map(torch.Tensor.stride, tensors)),
+            [tensor.data_ptr() for tensor in tensors],
+            [tensor.stride() for tensor in tensors],
             [tensor.shape for tensor in tensors],
             [tensor.dtype for tensor in tensors],
         ]
@@ -193,24 +194,22 @@ class Engine(Optimizer):
         if not (quick and quick(self._tensors, grads)) and self._find_whereabouts() != self._whereabouts:
             return False
         try:
-            return all(self._is_held(*noted) for noted in self._state)
+            return all(held.are(list(map(get, states))) for get, states, held in self._state)
         except KeyError:
             return False
-
-    def _is_held(self, get: Any, states: list[dict[str, Any]], held: list[Any], addresses: list[int]) -> bool:
-        return all(map(is_, map(get, states), held)) and _addresses(held) == addresses
 
     # -- stepping ---------------------------------------------------------------------------------------------------
 
     def prepare_step(self, grads: Sequence[torch.Tensor | None], unscale: float) -> bool:
         """Work out the scalars for a step; False if a new engine must do it. Nothing is written before `run`."""
         owner = self._owner
-        self.global_clipnorm, self.clipvalue, self.nonfinite = owner.clip_norm, owner.clip_value, owner.nonfinite
+        self.global_clipnorm, self.clipvalue = _finite(owner.clip_norm), _finite(owner.clip_value)
+        self.nonfinite = owner.nonfinite
         self.ema_momentum = owner.ema if owner.ema is not None else 0.0
         is_read = not self._place.on_gpu and self._gradients.is_read
-        limit = math.inf if self.clipvalue is None else self.clipvalue
+        limit = math.inf if owner.clip_value is None else owner.clip_value
         return self._find_active(None if is_read else present_of(grads)) and all(
-            [table.work_out(unscale, limit, self.ema_momentum) for table in self._tables]
+            table.work_out(unscale, limit, self.ema_momentum) for table in self._tables
         )
 
     def run(self, grads: Sequence[torch.Tensor | None], unscale: float, zero: bool) -> bool:
@@ -262,6 +261,6 @@ class Engine(Optimizer):
             table.write()
 
 
-def _addresses(values: list[Any]) -> list[int]:
-    """Of what is a tensor."""
-    return [value.data_ptr() for value in values if isinstance(value, torch.Tensor)]
+def _finite(limit: float | None) -> float | None:
+    """A limit as the base class takes it: the greatest number for infinity."""
+    return None if limit is None else min(limit, sys.float_info.max)

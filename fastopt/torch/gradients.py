@@ -120,7 +120,7 @@ class TensorGradients(BaseGradients):
         view = _Lying.of(grad)
         if view.shape != parameter.array.shape:
             raise ValueError(
-                f"the gradient of {parameter.path} has the shape {view.shape}, and the parameter {parameter.array.shape}"
+                f"the gradient of {parameter.path} has the shape {view.shape}, the parameter {parameter.array.shape}"
             )
         if grad.data_ptr() % view.itemsize:
             raise ValueError(f"the gradient of {parameter.path} is not aligned to its dtype: pass a copy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,17 @@ import torch
 
 from ..device import HOST
 from ..kernels import reader
-from ..kernels.tensor_reader import AXES, Expected, Layout, compiled, handle_of
+from ..kernels.tensor_reader import (
+    AXES,
+    Expected,
+    Layout,
+    compiled,
+    compiled_find_exchanged,
+    handle_of,
+    handle_of_held,
+)
 from ..parameters import Array, Parameter
+from .memory import local
 
 _WORDS = 24
 """Of 8 bytes, at the start of a tensor's C++ object; it has more."""
@@ -123,6 +133,36 @@ def _only(found: list[int]) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
+class Held:
+    """Tensors that are held somewhere, to be recognised by.
+
+    Parameters
+    ----------
+    values : list
+        Tensors; anything else counts as what it is.
+    """
+
+    def __init__(self, values: list[Any]) -> None:
+        self._values, self._addresses = values, addresses_of(values)
+        known = layout() if all(type(value) is torch.Tensor for value in values) else None
+        self._find_exchanged = None
+        if known is not None:
+            rows = zip(map(id, values), self._addresses, (value.element_size() for value in values), strict=True)
+            self._table = np.array(list(rows), np.int64).reshape(-1, 3)
+            self._handle, self._find_exchanged = handle_of_held(known, self._table), compiled_find_exchanged()
+
+    def are(self, values: list[Any]) -> bool:
+        """Whether these, as many, are the same objects with their memory where it was."""
+        if self._find_exchanged is not None:
+            return self._find_exchanged(id(values), self._handle) == len(values)
+        return all(map(is_, values, self._values)) and addresses_of(values) == self._addresses
+
+
+def addresses_of(values: list[Any]) -> list[int]:
+    """Of what is a tensor, the part that lies in this process."""
+    return [local(value).data_ptr() for value in values if isinstance(value, torch.Tensor)]
+
+
 class QuickReader:
     """Reads the gradients' addresses, as long as all is as usual.
 
@@ -154,7 +194,7 @@ def _expected(known: Layout, parameter: Parameter) -> list[int]:
     sample = torch.zeros((), dtype=getattr(torch, array.dtype.name))
     number = ctypes.c_uint16.from_address(sample._cdata + known.dtype).value
     head = Expected(HOST.address(parameter.in_place), number, array.itemsize, array.nbytes, array.ndim)
-    if array.ndim > AXES:
+    if array.ndim > AXES or parameter.origin is not None:
         return [*head._replace(axes=-1), *[0] * (2 * AXES)]
     padding = [0] * (AXES - array.ndim)
     return [*head, *array.shape, *padding, *(stride // array.itemsize for stride in array.strides), *padding]
