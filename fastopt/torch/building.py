@@ -10,7 +10,7 @@ import torch
 from . import flat
 from .cohorts import Cohort, Known, Member, members_of
 from .engine import Engine
-from .memory import is_distributed, is_updatable, local
+from .memory import device_of, is_distributed, is_updatable, local
 
 if TYPE_CHECKING:
     from .base import Fused
@@ -60,7 +60,7 @@ def build(owner: Fused, params: list[Any], grads: list[Any], known: Known) -> Bu
     members = members_of(owner, params, grads, known)
     devices: dict[Any, list[int]] = {}
     for number, member in members.items():
-        devices.setdefault(local(member.tensor).device, []).append(number)
+        devices.setdefault(device_of(member.tensor), []).append(number)
     if len(devices) > 1 and (owner.clip_norm is not None or owner.nonfinite != "propagate"):
         raise ValueError(
             f"clip_norm and nonfinite look at all gradients together, and the parameters are on {list(devices)}: "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from .memory import is_updatable
+from .memory import device_of, is_updatable
 
 if TYPE_CHECKING:
     from .base import Fused
@@ -108,8 +108,15 @@ def member_of(owner: Fused, tensor: Any, grad: Any, g: int, k: int, cohorts: dic
     counters = {name: float(state.pop(name, owner._start(name, group))) for name in owner._counters}
     count = owner._count_of({**counters, **state})
     averages = "ema" in state
-    device = tensor.device
-    key = known.get(tensor), device, *counters.values(), count, averages, grad is None, owner._counted_apart(g)
+    key = (
+        known.get(tensor),
+        device_of(tensor),
+        *counters.values(),
+        count,
+        averages,
+        grad is None,
+        owner._counted_apart(g),
+    )
     cohort = cohorts.get(key) or cohorts.setdefault(key, Cohort(group, counters, count, averages))
     return Member(path_of(group, g, k), tensor, g, state, cohort)
 

@@ -24,6 +24,11 @@ def local(tensor: Any) -> torch.Tensor:
     return tensor._local_tensor if is_distributed(tensor) else tensor
 
 
+def device_of(tensor: Any) -> torch.device:
+    """Where a tensor's part in this process lies."""
+    return local(tensor).device
+
+
 def is_updatable(tensor: torch.Tensor) -> bool:
     """Whether `check_parameter` lets a tensor pass."""
     return tensor.layout is torch.strided and tensor.dtype in DTYPES and tensor.device.type in (*DEVICES, "meta")
