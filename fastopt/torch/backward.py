@@ -105,11 +105,10 @@ class BackwardSteps:
 
     def _build(self, parameter: Any, g: int, k: int) -> _Single:
         owner = self._owner
-        present = [p for group in owner.param_groups for p in group["params"]]
         check_distribution(owner, [parameter])
-        pack(owner, present)
+        pack(owner, [p for group in owner.param_groups for p in group["params"]] if owner.flat else [])
         member = member_of(owner, parameter, parameter.grad, g, k, {}, {})
-        return _Single(Engine(self._reference(), [member]), owner.param_groups[g], member.cohort, (g, k))
+        return _Single(Engine(owner, [member]), owner.param_groups[g], member.cohort, (g, k))
 
     def _place_of(self, parameter: Any) -> tuple[int, int] | None:
         """Number of the group, and number in it."""
@@ -124,5 +123,7 @@ class BackwardSteps:
 
 
 def _own_gradient(single: _Single, parameter: Any) -> list[Any]:
-    (member,) = single.engine._members
+    if not single.engine.distributed:
+        return [parameter.grad]
+    (member,) = single.engine.members
     return [local_gradient(member, parameter.grad)]

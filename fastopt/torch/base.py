@@ -6,7 +6,7 @@ import inspect
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
-from operator import itemgetter
+from operator import is_, itemgetter
 from typing import Any, ClassVar
 
 import torch
@@ -139,9 +139,10 @@ class Fused(Options, Averages):
     def _begin(self) -> None:
         """Set what follows from parameters and state to nothing."""
         self._built: Built | None = None
-        self._zeroed: list[tuple[Any, int]] = []
+        self._zeroed: tuple[list[Any], list[int]] = [], []  # gradients, and their versions then
         self._buffers: dict[Any, torch.Tensor] = {}
         self._last_step_skipped = False
+        self._backward: BackwardSteps
         self._hyper_parameters: Callable[[Any], Any] = itemgetter(*self._reads)
         if "_backward" in self.__dict__:
             self._backward.forget()
@@ -203,13 +204,13 @@ class Fused(Options, Averages):
             self._built = built._replace(states=list(self.state.values()))
             self._end_step()
         if self.fused_zero_grad:
-            self._zeroed = [
-                (weakref.ref(grad), grad._version) for grad in grads if grad is not None and not grad.is_inference()
-            ]
+            zeroed = [grad for grad in grads if grad is not None]
+            versions = _versions(zeroed)
+            self._zeroed = (list(map(weakref.ref, zeroed)), versions) if versions is not None else ([], [])
 
     def _run(self, engine: Any, grads: list[Any], unscale: float) -> bool:
-        if engine._distributed:
-            grads = list(map(local_gradient, engine._members, grads))
+        if engine.distributed:
+            grads = list(map(local_gradient, engine.members, grads))
         if not engine.run(grads, unscale, self.fused_zero_grad):
             return False
         engine.commit()
@@ -226,11 +227,13 @@ class Fused(Options, Averages):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """See `torch.optim.Optimizer.zero_grad`; gradients that ``fused_zero_grad`` left at zero stay as they are."""
-        zeroed = {id(grad): version for reference, version in self._zeroed if (grad := reference()) is not None}
-        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if zeroed and all(id(grad) in zeroed and grad._version == zeroed[id(grad)] for grad in grads):
-            return
-        self._zeroed = []
+        references, versions = self._zeroed
+        if references:
+            grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+            known = [reference() for reference in references]
+            if len(grads) == len(known) and all(map(is_, grads, known)) and _versions(grads) == versions:
+                return
+        self._zeroed = [], []
         super().zero_grad(set_to_none)  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
@@ -277,3 +280,11 @@ class Fused(Options, Averages):
         Those of the last step: where parameters come in or move, the next step makes new ones.
         """
         return list(self._buffers.values())
+
+
+def _versions(tensors: list[Any]) -> list[int] | None:
+    """How often each has been written to; None if one does not count, being made under inference mode."""
+    try:
+        return [tensor._version for tensor in tensors]
+    except RuntimeError:
+        return None

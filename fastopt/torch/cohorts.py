@@ -73,15 +73,15 @@ class Counters:
         """Have the tensors say what the cohorts say; these take up the rounding."""
         for row, name in enumerate(self._names):
             values = np.array([cohort.counters[name] for cohort in self._cohorts], self._array.dtype)
-            np.take(values, self._places, out=self._array[row])
+            values.take(self._places, out=self._array[row])
             for cohort, value in zip(self._cohorts, values.tolist(), strict=True):
                 cohort.counters[name] = value
-        self._written = self._array.copy()
+        self._written = self._array.tobytes()
 
     @property
     def unchanged(self) -> bool:
         """Whether nobody else has written to the tensors."""
-        return np.array_equal(self._array, self._written)
+        return self._array.tobytes() == self._written
 
 
 Known = Mapping[Any, Cohort]

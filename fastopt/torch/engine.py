@@ -48,8 +48,8 @@ class Engine(Optimizer):
     """
 
     def __init__(self, owner: Fused, members: list[Member]) -> None:
-        self._owner: Any = weakref.proxy(owner)
-        self._members = members
+        self._owner: Any = _weak(owner)
+        self.members = members
         self._by_path = {member.path: member for member in members}
         self._configure(
             {
@@ -61,9 +61,9 @@ class Engine(Optimizer):
             }
         )  # fmt: skip
         self._tensors = [member.tensor for member in members]
-        self._distributed = any(map(is_distributed, self._tensors))
+        self.distributed = any(map(is_distributed, self._tensors))
         self._whereabouts = self._find_whereabouts()
-        self._counters = Counters(owner._counters, [member.cohort for member in members])
+        self._counting = Counters(owner._counters, [member.cohort for member in members])
         self._present: list[int] | None = []
         self._active: list[Cohort] = []
         self._take_charge(self._collect(), allocate)
@@ -78,7 +78,7 @@ class Engine(Optimizer):
     # -- building ---------------------------------------------------------------------------------------------------
 
     def _collect(self) -> list[Parameter]:
-        members = self._members
+        members = self.members
         for member in members:
             check_parameter(member.path, member.tensor)
         on_gpu = members[0].tensor.device.type == "cuda"
@@ -101,16 +101,16 @@ class Engine(Optimizer):
 
     def _make_plans(self) -> list[Plan]:
         owner = self._owner
-        numbers = {member.group for member in self._members}
+        numbers = {member.group for member in self.members}
         structures = {number: owner._structure_of(owner.param_groups[number]) for number in numbers}
         members: dict[tuple[Any, ...], list[int]] = {}
-        for k, (member, parameter) in enumerate(zip(self._members, self._parameters, strict=True)):
+        for k, (member, parameter) in enumerate(zip(self.members, self._parameters, strict=True)):
             members.setdefault((structures[member.group], parameter.array.dtype), []).append(k)
         extra = {AVERAGE_SLOT: Slot(copies_parameter=True)} if self.use_ema else {}
         plans = []
         for ((scalars, names), _), indices in members.items():
             chosen = [self._parameters[k] for k in indices]
-            rows: list[Any] = [self._row_of(self._members[k]) for k in indices]
+            rows: list[Any] = [self._row_of(self.members[k]) for k in indices]
             slots = {SLOTS[name]: slot for name, slot in names}
             self._names = {SLOTS[name]: name for name, _ in names} | {AVERAGE_SLOT: "ema"}
             plans.append(Plan("", indices, chosen, rows, scalars, slots, extra, self._state_arrays))
@@ -148,7 +148,7 @@ class Engine(Optimizer):
         if not self._uncommitted:
             return False
         for k, member in self._uncommitted:
-            self._commit(member, self._counters.of(k), member.cohort in self._active)
+            self._commit(member, self._counting.of(k), member.cohort in self._active)
         self._uncommitted = [(k, member) for k, member in self._uncommitted if member.cohort not in self._active]
         self._note_state()
         return True
@@ -164,7 +164,7 @@ class Engine(Optimizer):
 
     def _note_state(self) -> None:
         """For each name the dicts that have it, and what they hold, where."""
-        self._live = [self._owner.state.get(member.tensor) for member in self._members]
+        self._live = [self._owner.state.get(member.tensor) for member in self.members]
         states = [state for state in self._live if state]
         self._state = []
         for name in dict.fromkeys(name for state in states for name in state):
@@ -174,7 +174,7 @@ class Engine(Optimizer):
     # -- what may have changed --------------------------------------------------------------------------------------
 
     def _find_whereabouts(self) -> list[Any]:
-        tensors = list(map(local, self._tensors)) if self._distributed else self._tensors
+        tensors = list(map(local, self._tensors)) if self.distributed else self._tensors
         return [
             [tensor.data_ptr() for tensor in tensors],
             [tensor.stride() for tensor in tensors],
@@ -184,13 +184,13 @@ class Engine(Optimizer):
 
     def has_state_of(self, owner: Fused) -> bool:
         """Whether the dicts of the members' state are still the owner's."""
-        return all(map(is_, (owner.state.get(member.tensor) for member in self._members), self._live))
+        return all(map(is_, (owner.state.get(member.tensor) for member in self.members), self._live))
 
     def is_current(self, grads: list[Any]) -> bool:
         """Whether parameters and state still are the memory that they were. Reads the gradients, if that is quick."""
-        if self.use_ema != (self._owner.ema is not None) or not self._counters.unchanged:
+        if self.use_ema != (self._owner.ema is not None) or not self._counting.unchanged:
             return False
-        quick = not (self._place.on_gpu or self._distributed) and self._gradients.read_quickly
+        quick = not (self._place.on_gpu or self.distributed) and self._gradients.read_quickly
         if not (quick and quick(self._tensors, grads)) and self._find_whereabouts() != self._whereabouts:
             return False
         try:
@@ -235,16 +235,16 @@ class Engine(Optimizer):
         for cohort in self._active:
             self._owner._count(cohort)
             cohort.averages = self.use_ema
-        self._counters.write()
+        self._counting.write()
         return True
 
     def _find_active(self, present: list[int] | None) -> bool:
         """Find the cohorts that have gradients; False if that is some of a cohort."""
         if self._active and present == self._present:
             return True
-        wanted = set(range(len(self._members)) if present is None else present)
-        having = dict.fromkeys(self._members[k].cohort for k in sorted(wanted))
-        if any(m.cohort in having and k not in wanted for k, m in enumerate(self._members)):
+        wanted = set(range(len(self.members)) if present is None else present)
+        having = dict.fromkeys(self.members[k].cohort for k in sorted(wanted))
+        if any(m.cohort in having and k not in wanted for k, m in enumerate(self.members)):
             return False
         self._present, self._active = present, list(having)
         return True
@@ -259,6 +259,11 @@ class Engine(Optimizer):
             if not plan.shares_gradients:
                 plan.take_gradients()
             table.write()
+
+
+def _weak(owner: Any) -> Any:
+    """A weak proxy of an object that may be one already."""
+    return owner if isinstance(owner, weakref.ProxyTypes) else weakref.proxy(owner)
 
 
 def _finite(limit: float | None) -> float | None:

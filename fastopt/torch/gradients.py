@@ -73,7 +73,7 @@ class TensorGradients(BaseGradients):
             self.table[LAYOUT], self._sizes[:] = DIRECT, self._dense_sizes
             return self._zero_option(grads) if zero else 0
         present = list(range(self._count)) if self.present is None else self.present
-        found = [grads[k] for k in present]
+        found: Any = [grads[k] for k in present]
         self._examine_all(found, present, zero)
         addresses = self.table[ADDRESS]
         addresses[:] = 0

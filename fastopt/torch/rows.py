@@ -56,7 +56,7 @@ class Rows:
 
     def write(self) -> None:
         """Fill the table."""
-        np.take(self._worked_out, self._followed, axis=0, out=self._plan.work.table)
+        self._worked_out.take(self._followed, 0, self._plan.work.table)
 
     def _find_leaders(self, values: list[Any]) -> None:
         places: dict[Hashable, int] = {}
