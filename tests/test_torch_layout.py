@@ -15,7 +15,7 @@ def stepped(shapes=SHAPES, dtype=torch.float32, **options):
     optimizer = fastopt.torch.SGD(params, lr=0.1, **options)
     renew(params)
     optimizer.step()
-    ((engine, _),) = optimizer._engines
+    ((engine, _),) = optimizer._built.engines
     return params, optimizer, engine._gradients
 
 

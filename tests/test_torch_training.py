@@ -144,7 +144,7 @@ def test_gradients_in_turns_divide_cohorts_once():
     built = []
     for seed in range(12):
         step_both(optimizers, seed, skip=[k for k in range(6) if k % 3 == seed % 3])
-        built.append(optimizers[1]._engines[0][0])
+        built.append(optimizers[1]._built.engines[0][0])
     assert len(set(map(id, built[4:]))) == 1
     assert_alike(optimizers)
 

@@ -6,6 +6,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch._compile import _disable_dynamo
 
 from .building import check_distribution, local_gradient, pack
 from .cohorts import Cohort, member_of
@@ -59,6 +60,7 @@ class BackwardSteps:
                     self._hooked.add(id(p))
                     p.register_post_accumulate_grad_hook(arrived)
 
+    @_disable_dynamo
     @torch.no_grad()
     def step(self, parameter: torch.Tensor) -> None:
         """Step a parameter whose gradient is complete, and free the gradient; one that is in no group stays."""

@@ -140,7 +140,7 @@ class Fused(Options, Averages):
         """Set what follows from parameters and state to nothing."""
         self._built: Built | None = None
         self._zeroed: tuple[list[Any], list[int]] = [], []  # gradients, and their versions then
-        self._buffers: dict[Any, torch.Tensor] = {}
+        self._buffers: dict[Any, torch.Tensor] = getattr(self, "_buffers", {})
         self._last_step_skipped = False
         self._backward: BackwardSteps
         self._hyper_parameters: Callable[[Any], Any] = itemgetter(*self._reads)

@@ -66,11 +66,6 @@ def kept(
     """A state tensor that lies as ``array``, the parameter's, does; and its array. A copy where it lies otherwise."""
     shape, own = _shape_without(array.shape, without), local(parameter)
     found = local(tensor)
-    if (found.device.type == "cuda") != place.on_gpu:
-        raise RuntimeError(
-            f"a state tensor is on {found.device}, and its parameter is not: load the state anew after moving the "
-            "model, optimizer.load_state_dict(optimizer.state_dict())"
-        )
     if tuple(found.shape) != shape:
         raise ValueError(f"{name} has the shape {tuple(found.shape)}, and the parameter needs {shape}")
     if found.device != own.device or found.dtype != own.dtype:
