@@ -78,8 +78,11 @@ def test_state_dict_and_pickles_have_counters_of_their_own():
 
 @pytest.mark.parametrize(
     ("name", "kwargs"),
-    [("Lion", {}), ("SGD", {}), ("SGD", {"momentum": 0.9}), ("Adam", {}), ("Muon", {}), ("ScheduleFreeAdamW", {})],
-)
+    [
+        ("Lion", {}), ("SGD", {}), ("SGD", {"momentum": 0.9}), ("Adam", {}),
+        pytest.param("Muon", {}, marks=pytest.mark.full), ("ScheduleFreeAdamW", {}),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("how", ["load", "add", "data", "divide"])
 def test_averages_go_on_after_rebuilds(name, kwargs, how):
     params = [leaf(3, 4)]
