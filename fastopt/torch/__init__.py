@@ -8,10 +8,13 @@ How it is made:
 - Each class is torch's own with `base.Fused` before it: arguments, checks, ``param_groups``, ``state``, hooks and
   ``state_dict`` are torch's, the step is one launch for all groups of a device, by an `engine.Engine`.
 - The engine works on the tensors of parameters and ``state`` where they lie. Per step it reads their addresses, those
-  of the gradients, and the hyper-parameters of every group; it is made anew when memory, or what is to be done, has
-  changed: a parameter moved, a group came, a state was loaded, a flag chose another rule.
-- A row of scalars serves the parameters of one group that have been updated equally often. These are a `Cohort`, and
-  share one tensor ``step``; where some of a cohort have no gradient, it is divided.
+  of the gradients, and the hyper-parameters of every group; it is made anew (`building`) when memory, or what is to be
+  done, has changed: a parameter moved, a group came, a state was loaded, a flag chose another rule. New state appears
+  in ``state`` when a step has been done with it: one that is refused or skipped leaves no trace.
+- A row of scalars serves the parameters of one group that have been updated equally often: a `cohorts.Cohort`. Where
+  some of a cohort have no gradient, it is divided, for good. Each parameter has its own tensor ``step``, as in torch;
+  they are elements of one array, which is written and compared as a whole.
+- What else is asked for stands beside: `options`, `averages`, ``fused_backward`` in `backward`, ``flat`` in `flat`.
 - The mathematics are in ``fastopt.kernels.rules``, for CPU and CUDA alike; slot names are mapped in `names`.
 """
 

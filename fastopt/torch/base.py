@@ -244,7 +244,7 @@ class Fused(Options, Averages):
     def _apart(self, states: Mapping[Any, Any]) -> dict[Any, Any]:
         """Copies of the dicts, with counters that are no elements of one array."""
         return {
-            key: {name: value.clone() if name in self._counters else value for name, value in state.items()}
+            key: {name: _copy_of(value) if name in self._counters else value for name, value in state.items()}
             for key, state in states.items()
         }
 
@@ -288,3 +288,8 @@ def _versions(tensors: list[Any]) -> list[int] | None:
         return [tensor._version for tensor in tensors]
     except RuntimeError:
         return None
+
+
+def _copy_of(value: Any) -> Any:
+    """A tensor's own copy, without the rest of its memory; anything else as it is."""
+    return value.clone() if isinstance(value, torch.Tensor) else value
