@@ -7,6 +7,7 @@ threads that come to ``cuda.shared.array`` at once may be given an array each. H
 import contextlib
 import sys
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,8 @@ class Block:
                 with np.errstate(all="ignore"):  # a GPU warns of nothing; NumPy's setting is one per thread
                     self._function(*arguments)
             except BaseException as error:
-                error.add_note(f"in thread {threading.current_thread().thread_id} of block {position}")
+                thread: Any = threading.current_thread()  # a BlockThread
+                error.add_note(f"in thread {thread.thread_id} of block {position}")
                 errors.append(error)
                 barrier.abort()
             finally:
