@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,14 @@ from .parameters import Array, Parameter, check_count, check_pattern, collect
 from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Slot, Storage, allocate
 from .steps.gpu import Captured, GpuSteps, Scaling
 from .steps.host import HostSteps
+from .steps.repeated import RepeatedSteps
+
+MANY = 8
+"""So many groups are worked out together, in NumPy."""
+
+
+Row = tuple[Callable[..., None], Plan, int, Any, tuple[Any, ...]]
+"""A row of scalars, or all of a plan's: what writes it, the plan, its first byte, learning rate, control scalars."""
 
 
 class Optimizer(HyperParameters):
@@ -32,6 +40,7 @@ class Optimizer(HyperParameters):
 
     _structure: Any = None  # what `build` was given
     _gpu: GpuSteps | None = None
+    _repeated: RepeatedSteps | None = None
 
     def __init__(self) -> None:
         raise TypeError(
@@ -53,8 +62,15 @@ class Optimizer(HyperParameters):
         raise NotImplementedError
 
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        """The rule's scalars, a NamedTuple, for update number ``t`` (from 1); pure."""
+        """The rule's scalars, a NamedTuple, for update number ``t`` (from 1); pure.
+
+        Unless `_takes_one_rate`, ``learning_rate`` may be an array, and then so is what depends on it.
+        """
         raise NotImplementedError
+
+    _takes_one_rate = False
+    _keeps_scalars = False
+    """Whether the rule's scalars are the same for every update, as long as the hyper-parameters are."""
 
     def _advance(self, t: int) -> None:
         """Note that update number ``t`` has been done."""
@@ -72,6 +88,7 @@ class Optimizer(HyperParameters):
         self._last_grad_norm: float | None = None
         self._last_step_skipped = False
         self._gpu = None
+        self._repeated = None
 
     @property
     def iterations(self) -> int:
@@ -258,7 +275,8 @@ class Optimizer(HyperParameters):
         on_gpu = self._place.on_gpu and plans
         this: Any = weakref.proxy(self)  # no cycle: memory is let go with the last reference
         gpu = GpuSteps(this, plans, gradients, self._gpu) if on_gpu else None
-        self._steps: HostSteps | GpuSteps = gpu or HostSteps(this, plans, gradients)
+        self._steps: HostSteps | GpuSteps = gpu or HostSteps(self, plans, gradients)
+        self._repeated = None if on_gpu else RepeatedSteps(self, plans, gradients)
         for plan in plans:
             plan.engine.prepare(
                 norms=bool(self.global_clipnorm) or self.nonfinite != "propagate",
@@ -343,7 +361,12 @@ class Optimizer(HyperParameters):
         TypeError, ValueError, RuntimeError, FloatingPointError
             If something does not fit, or a gradient is not finite and ``nonfinite="raise"``. Then nothing has changed.
         """
-        self._apply(grads, params, zero_grads)
+        repeated = self._repeated
+        if repeated is None or params is not None or zero_grads:
+            return self._apply(grads, params, zero_grads)
+        if not repeated.step(self, grads):
+            self._apply(grads, None, False)
+            repeated.learn(self)
 
     def apply_gradients(self, pairs: Iterable[tuple[Any, Array]]) -> None:
         """One step from ``(gradient, parameter)`` pairs."""
@@ -384,8 +407,10 @@ class Optimizer(HyperParameters):
             if zero_grads:
                 self._gradients.zero()
             return
-        self._read_stand_ins()
-        unscale = self._unscale() if unscale is None else unscale
+        if self._stand_ins:
+            self._read_stand_ins()
+        if unscale is None:
+            unscale = self._unscale()
         self._steps.step(unscale, nonfinite, options, scaling)
         if self._stand_ins or (zero_grads and (self._gradients.zeroes or self._last_step_skipped)):
             with self._steps.in_order(gradients=True):
@@ -407,10 +432,9 @@ class Optimizer(HyperParameters):
 
     def _read_stand_ins(self) -> None:
         """Copy those of the user's arrays that something stands in for."""
-        if self._stand_ins:
-            with self._steps.in_order():
-                for origin, stand_in in self._stand_ins:
-                    self._place.copy(stand_in, origin)
+        with self._steps.in_order():
+            for origin, stand_in in self._stand_ins:
+                self._place.copy(stand_in, origin)
 
     def _write_back(self) -> None:
         """Copy what stands in for some of the user's arrays into them."""
@@ -449,22 +473,28 @@ class Optimizer(HyperParameters):
         rate = self._rate_of_step() if t else 1.0
         limit = self.clipvalue if self.clipvalue and self.clipvalue > 0 else math.inf
         keep = self.ema_momentum if t > 1 else 0.0
+        self._rows: list[Row] = []
         for plan in self._plans:
-            if not plan.shares_gradients:
-                plan.take_gradients()
             own_decay = self._branch_decay(plan.branch) or 0.0
-            for byte, multiplier, decay in plan.settings:
+            settings, pack = plan.settings, plan.pack
+            if len(settings) >= MANY and not self._takes_one_rate:
+                settings, pack = [plan.settings_together(own_decay)], plan.pack_together
+            for byte, multiplier, decay in settings:
                 learning_rate = rate * multiplier
-                scalars = self._scalars(plan.branch, learning_rate, t or 1)
-                if type(scalars) is not plan.scalars:
-                    raise RuntimeError(
-                        "a hyper-parameter that selects the rule was changed after build(): make a new one"
-                    )
                 decay = learning_rate * (own_decay if decay is None else decay)
-                try:
-                    plan.pack(plan.work.table, byte, unscale, divisor, limit, decay, keep, *scalars)
-                except OverflowError:
-                    raise ValueError(f"one of {scalars}, or of the options, does not fit {plan.dtype}") from None
+                self._rows.append((pack, plan, byte, learning_rate, (unscale, divisor, limit, decay, keep)))
+        self._fill_rows(t or 1)
+
+    def _fill_rows(self, t: int) -> None:
+        """Write the rows of scalars, of which all but the number ``t`` of the update is known."""
+        for pack, plan, byte, learning_rate, control in self._rows:
+            scalars = self._scalars(plan.branch, learning_rate, t)
+            if type(scalars) is not plan.scalars:
+                raise RuntimeError("a hyper-parameter that selects the rule was changed after build(): make a new one")
+            try:
+                pack(plan.work.table, byte, *control, *scalars)
+            except (OverflowError, FloatingPointError):
+                raise ValueError(f"one of {scalars}, or of the options, does not fit {plan.dtype}") from None
 
     def _ema_options(self, t: int) -> int:
         if not self.use_ema:
@@ -600,7 +630,7 @@ class Optimizer(HyperParameters):
 
 _REBUILT = (
     "_parameters", "_place", "_pinned", "_stand_ins", "_structure", "_overrides", "_storage", "_index", "_plans",
-    "_gradients", "_gpu", "_steps",
+    "_gradients", "_gpu", "_steps", "_repeated", "_rows",
 )  # fmt: skip
 
 

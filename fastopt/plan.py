@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Callable
@@ -146,7 +147,7 @@ class Plan:
         self.engine = engine(self)
         table = self.work.table
         self.pack = struct.Struct(f"={table.shape[1]}{'f' if table.itemsize == 4 else 'd'}").pack_into
-        self.settings = [(k * table.strides[0], *group) for k, group in enumerate(self.groups)]
+        self.settings: list[Any] = [(k * table.strides[0], *group) for k, group in enumerate(self.groups)]
 
     def connect_on_host(self, gradients: Array, layouts: Array) -> None:
         """`connect` to the CPU engine."""
@@ -157,6 +158,30 @@ class Plan:
             layouts,
             lambda chunks, addresses, own, layouts, terms: Work(chunks, addresses, own, layouts, table, terms),
         )
+
+    def settings_together(self, own_decay: float) -> tuple[int, Array, Array]:
+        """All `settings` as one, of arrays; ``own_decay`` is the optimizer's weight decay."""
+        multipliers, decays = self._columns
+        return 0, multipliers, np.where(np.isnan(decays), own_decay, decays)
+
+    @functools.cached_property
+    def _columns(self) -> tuple[Array, Array]:
+        """Factors of the learning rate, and weight decays, NaN where that is the optimizer's own."""
+        multipliers, decays = zip(*self.groups, strict=True)
+        return np.array(multipliers, np.float64), np.array(decays, np.float64)
+
+    @staticmethod
+    def pack_together(table: Array, byte: int, *values: Any) -> None:
+        """`pack` into all rows, from numbers and arrays of one per row.
+
+        Raises
+        ------
+        FloatingPointError
+            If one does not fit the table's dtype.
+        """
+        with np.errstate(over="raise"):
+            for column, value in enumerate(values):
+                table[:, column] = value
 
     def _address_rows(self) -> dict[int, list[Array | None]]:
         rows: dict[int, list[Array | None]] = {PARAM: [parameter.array for parameter in self.parameters]}
@@ -179,8 +204,9 @@ class Plan:
         launch(kernel(step, kind, len(self.rule_slots), self.dtype), work, 0)
 
     def take_gradients(self) -> None:
-        """Point the work's segments at the gradients that the optimizer has read; where it does not share its table."""
-        np.take(self._all_gradients, self.indices, axis=1, out=self.work.gradients)
+        """Point the work's segments at the gradients that the optimizer has read."""
+        if not self.shares_gradients:
+            np.take(self._all_gradients, self.indices, axis=1, out=self.work.gradients)
 
 
 _EXTRA_ROWS = {AVERAGE: AVERAGE_SLOT, ACCUMULATOR: ACCUMULATOR_SLOT}

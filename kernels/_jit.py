@@ -89,6 +89,15 @@ def specialise(kernel, name, signature, bindings, *, parallel=False, nogil=True,
     return dispatcher
 
 
+def entry_point(dispatcher):
+    """The machine code of a specialisation as a plain function, which costs half as much to call.
+
+    A dispatcher first looks up what it has compiled for the arguments' types. This takes them to be right.
+    """
+    (compiled,) = dispatcher.overloads.values()
+    return compiled.entry_point
+
+
 def clone_of(kernel, name, bindings):
     """A copy of a function with a name of its own, whose globals named in ``bindings`` are replaced."""
     qualified = f"{kernel.__name__}_{name}"

@@ -11,7 +11,7 @@ import numpy as np
 from numba import prange, types
 from numba.extending import overload
 
-from ._jit import FLAGS, specialise
+from ._jit import FLAGS, entry_point, specialise
 from .intrinsics import array_at, arrays_at, load, store
 from .launch import PARALLEL_FROM, exclusively, get_num_threads
 
@@ -95,4 +95,4 @@ def _compiled(function, targets, dtype):
     name = f"{function.__name__}_{targets}_{dtype.name}"
     serial = specialise(function, name, signature, {"DTYPE": dtype.type, "ROWS": tuple(range(targets))}, key=name)
     parallel = specialise(spread, name, signature, {"rows": serial}, parallel=True, key=f"{function.__name__} {name}")
-    return serial, parallel
+    return entry_point(serial), entry_point(parallel)

@@ -20,11 +20,12 @@ class Elementwise:
         self._compile(plan.scalars, len(plan.rule_slots))
 
     def _compile(self, scalars, slots):
-        self._step = launch.kernel(cpu.step, scalars, slots, self.dtype)
+        kernel = launch.kernel(cpu.step, scalars, slots, self.dtype)
+        self._step = launch.launcher(kernel, self.work)
 
     def __call__(self, options):
         """Do the step that the work's tables describe."""
-        launch.launch(self._step, self.work, options)
+        self._step(options)
 
     def accumulate(self, options):
         """Add the gradients to the accumulators."""

@@ -13,7 +13,7 @@ from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 
 from . import cpu
-from ._jit import fingerprint, specialise
+from ._jit import entry_point, fingerprint, specialise
 from .layout import CHUNK, LENGTH, SLOTS
 from .registry import RULES
 from .tables import Tables, handle_of
@@ -126,26 +126,34 @@ class Work:
 
 
 class Kernel:
-    """One kernel for one rule and dtype, in its serial and its parallel form."""
+    """One kernel for one rule and dtype: its serial form, compiled, and how to run that and its parallel form."""
 
-    __slots__ = ("parallel", "serial")
+    __slots__ = ("run", "run_parallel", "serial")
 
-    def __init__(self, serial, parallel):
+    def __init__(self, serial, run_parallel):
         self.serial = serial
-        self.parallel = parallel
+        self.run = entry_point(serial)
+        self.run_parallel = run_parallel
 
 
 def _useful_threads(work):
     return min(get_num_threads(), numba.config.NUMBA_NUM_THREADS, work.count)
 
 
+def launcher(kernel, work):
+    """`launch` of a kernel over a work, as a function of the options; fast where it is serial."""
+    if work.elements < PARALLEL_FROM:
+        return functools.partial(kernel.run, 0, work.count, work.handle)
+    return functools.partial(launch, kernel, work)
+
+
 def launch(kernel, work, options):
     """Run ``kernel`` over all chunks of ``work``."""
     if work.elements < PARALLEL_FROM or (threads := _useful_threads(work)) == 1:
-        kernel.serial(0, work.count, work.handle, options)
+        kernel.run(0, work.count, work.handle, options)
     else:
         with exclusively:
-            kernel.parallel(work.bins(threads), work.handle, options)
+            kernel.run_parallel(work.bins(threads), work.handle, options)
 
 
 _HANDLE = types.Array(types.int64, 2, "C")
@@ -178,9 +186,9 @@ def serial_form(function, bindings, name, key):
 
 
 def parallel_form(function, serial, name, key):
-    """The kernel ``function`` on Numba's threads, from its serial form."""
+    """The kernel ``function`` on Numba's threads, from its serial form; ready to be called."""
     bins = types.Array(types.int64, 1, "C")
-    return specialise(
+    parallel = specialise(
         cpu.spread,
         f"{function.__name__}_{name}",
         types.void(bins, _HANDLE, types.int64),
@@ -188,13 +196,14 @@ def parallel_form(function, serial, name, key):
         parallel=True,
         key=key and f"{function.__name__} {key}",
     )
+    return entry_point(parallel)
 
 
 @functools.cache
 def serial_function(function, numbers, scalars, slots, dtype):
     """A function ``(handle, *numbers)``, so many of them float64, compiled for a rule and a dtype; serial only."""
     bindings, name, key = specialisation(scalars, slots, dtype)
-    return specialise(function, name, (_HANDLE, *[types.float64] * numbers), bindings, key=key)
+    return entry_point(specialise(function, name, (_HANDLE, *[types.float64] * numbers), bindings, key=key))
 
 
 def specialisation(scalars, slots, dtype):

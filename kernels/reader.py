@@ -12,7 +12,7 @@ import sys
 import numpy as np
 from numba import types
 
-from ._jit import callee, specialise
+from ._jit import callee, entry_point, specialise
 from .intrinsics import array_at, table_at
 from .layout import ADDRESS, DIRECT, LAYOUT
 
@@ -115,7 +115,8 @@ def compiled():
         return None
     number = types.int64
     signature = number(number, number, number, number, types.Array(number, 1, "C"))
-    return specialise(read_addresses, "numpy", signature, {}, nogil=False, key=f"{_HEAD} {np.__version__}")
+    key = f"{_HEAD} {np.__version__}"
+    return entry_point(specialise(read_addresses, "numpy", signature, {}, nogil=False, key=key))
 
 
 def required_flags(writeable):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import launch
-from ._jit import callee, fingerprint
+from ._jit import callee, entry_point, fingerprint
 from .intrinsics import table_at
 from .tables import handle_of
 
@@ -64,9 +64,10 @@ class Kernel:
     def __init__(self, function, bindings, name, key):
         self._origin = function, name, key
         self.serial = launch.serial_form(function, bindings, name, key)
+        self.run = entry_point(self.serial)
 
     @functools.cached_property
-    def parallel(self):
+    def run_parallel(self):
         function, name, key = self._origin
         return launch.parallel_form(function, self.serial, name, key)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from ._jit import callee, specialise
+from ._jit import callee, entry_point, specialise
 from .intrinsics import array_at, table_at
 from .layout import ADDRESS
 from .reader import ITEMS, TYPE, touches
@@ -179,13 +179,12 @@ def compiled():
     """`read_tensors`, compiled."""
     number = types.int64
     signature = number(number, number, types.Array(number, 1, "C"))
-    return specialise(read_tensors, "torch", signature, {}, nogil=False, key="tensors")
+    return entry_point(specialise(read_tensors, "torch", signature, {}, nogil=False, key="tensors"))
 
 
 @functools.cache
 def compiled_find_exchanged():
     """`find_exchanged`, compiled."""
     number = types.int64
-    return specialise(
-        find_exchanged, "torch", number(number, types.Array(number, 1, "C")), {}, nogil=False, key="exchanged"
-    )
+    signature = number(number, types.Array(number, 1, "C"))
+    return entry_point(specialise(find_exchanged, "torch", signature, {}, nogil=False, key="exchanged"))

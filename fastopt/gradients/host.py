@@ -28,6 +28,8 @@ class Gradients(BaseGradients):
         self._tables = (descrs, self._expectations(), self._starts, self._occupied, self.table)
         self._handle = reader.handle_of(*self._tables)
         self._read_addresses = reader.compiled()
+        self._sizes = np.array([parameter.array.nbytes for parameter in parameters], np.int64)
+        self._apart = b""  # addresses that were found not to overlap
 
     def _expectations(self) -> Array:
         expected = np.zeros_like(self.layouts)
@@ -43,8 +45,8 @@ class Gradients(BaseGradients):
         ordered = tuple(grads) if type(grads) is list else self._in_order(grads)
         # The table holds addresses only: their arrays must live until `release`, whoever empties a list meanwhile.
         self._held = ordered
-        if self._read_list(ordered, 0, zero) == self._count:
-            return self._zero_options(ordered) if zero else 0
+        if type(ordered) is tuple and self._read_list(ordered, 0, zero) == self._count:
+            return self._zero_options(ordered) if zero and not self._are_apart() else ZERO if zero else 0
         if isinstance(grads, np.ndarray):
             check_array("gradient of all parameters", grads)
             if self._read_flat(grads, zero):
@@ -58,6 +60,18 @@ class Gradients(BaseGradients):
         staged = STAGED if np.any(self.table[LAYOUT] != DIRECT) else 0
         return staged | (self._zero_options(leaves) if zero else 0)
 
+    def _are_apart(self) -> bool:
+        """Whether those in the table, which lie as their parameters do, share no memory, and kernels come by all."""
+        addresses = self.table[ADDRESS]
+        found = addresses.tobytes()
+        if found == self._apart:
+            return True
+        order = np.argsort(addresses)
+        low, high = addresses[order], (addresses + self._sizes)[order]
+        apart = not self._frozen and not np.any(high[:-1] > low[1:])
+        self._apart = found if apart else b""
+        return apart
+
     def _zero_options(self, leaves: Sequence[Any]) -> int:
         """Gradients that share memory are zeroed last: no kernel may erase what another has yet to read."""
         arrays = [leaf for leaf in leaves if isinstance(leaf, np.ndarray) and leaf.size]
@@ -69,13 +83,12 @@ class Gradients(BaseGradients):
             self._staged += [leaves[k] for k in self._frozen if isinstance(leaves[k], np.ndarray)]
         return ZERO
 
-    def _read_list(self, leaves: Any, start: int, zero: bool) -> int:
+    def _read_list(self, leaves: list[Any] | tuple[Any, ...], start: int, zero: bool) -> int:
         """Read ordinary arrays from ``start`` on, all in one call, up to the first that is anything else."""
-        kind = type(leaves)
-        if self._read_addresses is None or (kind is not list and kind is not tuple) or len(leaves) != self._count:
+        if self._read_addresses is None or len(leaves) != self._count:
             return start
         flags = _WRITEABLE_FLAGS if zero else _FLAGS
-        return self._read_addresses(id(leaves), kind is list, start, flags, self._handle)
+        return self._read_addresses(id(leaves), type(leaves) is list, start, flags, self._handle)
 
     def _read_one(self, k: int, leaves: list[Any], zero: bool) -> None:
         """Read one gradient of any kind."""

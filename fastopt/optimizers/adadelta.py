@@ -44,6 +44,8 @@ class Adadelta(Optimizer):
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         return {"accumulated_grad": Slot(), "accumulated_delta_var": Slot()}
 
+    _keeps_scalars = True
+
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         rho = self._value("rho")
         return AdadeltaScalars(learning_rate, rho, 1.0 - rho, self._value("epsilon"))

@@ -61,6 +61,9 @@ class Ftrl(Optimizer):
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         return {"accumulator": Slot(start=self.initial_accumulator_value), "linear": Slot()}
 
+    _takes_one_rate = True
+    _keeps_scalars = True
+
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         if learning_rate <= 0:
             raise ValueError(f"Ftrl divides by the learning rate, which must be positive, got {learning_rate}")

@@ -44,6 +44,8 @@ class Lion(Optimizer):
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         return {"momentum": Slot()}
 
+    _keeps_scalars = True
+
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         beta_1, beta_2 = self._value("beta_1"), self._value("beta_2")
         return LionScalars(learning_rate, beta_1, 1.0 - beta_1, beta_2, 1.0 - beta_2)

@@ -58,7 +58,7 @@ class ScheduleFreeAdamW(Optimizer):
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         beta_1, beta_2 = self._value("beta_1"), self._value("beta_2")
         if self.warmup_steps:
-            learning_rate *= min(t / self.warmup_steps, 1.0)
+            learning_rate = learning_rate * min(t / self.warmup_steps, 1.0)
         return ScheduleFreeScalars(
             learning_rate,
             beta_1,

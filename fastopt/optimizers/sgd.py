@@ -57,6 +57,8 @@ class SGD(Optimizer):
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         return {"momentum": Slot()} if self.momentum else {}
 
+    _keeps_scalars = True
+
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         if not self.momentum:
             return SgdScalars(learning_rate)

@@ -228,6 +228,8 @@ class GpuSteps:
         t = optimizer._iterations + 1
         if optimizer.use_ema > self._keeps_average or (steps > 1) > self._accumulates:
             raise RuntimeError("use_ema and gradient_accumulation_steps cannot be switched on after build()")
+        for plan in self._plans:
+            plan.take_gradients()
         optimizer._write_rows(setting.unscale, float(steps), t if closing else 0, ask)
         way, limit = optimizer._clipping() if closing else (0, 0.0)
         options = 0 if closing else tables.MICRO

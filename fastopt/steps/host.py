@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import weakref
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class HostSteps:
     """
 
     def __init__(self, optimizer: Optimizer, plans: list[Plan], gradients: Gradients) -> None:
-        self._optimizer, self._plans = optimizer, plans
+        self._optimizer, self._plans = weakref.ref(optimizer), plans  # no cycle: memory goes with the last reference
         self._keeps_average = bool(optimizer.use_ema)
         self._accumulates = bool(optimizer.gradient_accumulation_steps)
         self._clipped = False  # whether the last step left clipping factors behind
@@ -39,7 +40,7 @@ class HostSteps:
 
     def step(self, unscale: float, nonfinite: str, options: int, scaling: Scaling | None) -> None:
         """One step with the gradients that have been read; ``options`` are those of `Gradients.read`."""
-        optimizer = self._optimizer
+        optimizer: Any = self._optimizer()
         steps = optimizer.gradient_accumulation_steps or 1
         closing = steps == 1 or (optimizer._calls + 1) % steps == 0
         t = optimizer._iterations + 1
@@ -47,16 +48,19 @@ class HostSteps:
             options |= ACCUMULATED
         if optimizer.use_ema > self._keeps_average or (steps > 1) > self._accumulates:
             raise RuntimeError("use_ema and gradient_accumulation_steps cannot be switched on after build()")
+        for plan in self._plans:
+            plan.take_gradients()
         optimizer._write_rows(unscale, float(steps), t if closing else 0)
         optimizer._last_step_skipped, optimizer._last_grad_norm = False, None
-        clips = closing and optimizer._clipping()[0] != 0
-        if (clips or nonfinite != "propagate") and not self._measure(options, nonfinite, closing, clips):
+        clips = closing and bool(optimizer.clipnorm or optimizer.global_clipnorm)
+        if (clips or nonfinite != "propagate") and not self._measure(optimizer, options, nonfinite, closing, clips):
             return
         if not closing:
             for plan in self._plans:
                 plan.engine.accumulate(options)
         else:
-            options |= optimizer._ema_options(t)
+            if optimizer.use_ema:
+                options |= optimizer._ema_options(t)
             if self._clipped and not clips:
                 self._clip_all(1.0)
                 self._clipped = False
@@ -78,24 +82,24 @@ class HostSteps:
             for k in np.flatnonzero(plan.work.gradients[ADDRESS] == 0):
                 plan.slots[ACCUMULATOR_SLOT][k].fill(0)  # type: ignore[union-attr]
 
-    def _measure(self, options: int, nonfinite: str, closing: bool, clips: bool) -> bool:
+    def _measure(self, optimizer: Optimizer, options: int, nonfinite: str, closing: bool, clips: bool) -> bool:
         """Norm, finiteness and clipping factors; whether the step goes on."""
         found = [plan.engine.norms(options & (ACCUMULATED | STAGED)) for plan in self._plans]
         if nonfinite != "propagate" and not all(finite for _, finite in found):
-            return self._refuse(nonfinite, nonfinite_message(self._plans, [plan.work.sums for plan in self._plans]))
+            sums = [plan.work.sums for plan in self._plans]
+            return _refuse(optimizer, nonfinite, nonfinite_message(self._plans, sums))
         if not closing:
             return True
         norm = math.sqrt(sum(squares for squares, _ in found))
         if clips and nonfinite != "propagate" and not math.isfinite(norm):
-            return self._refuse(nonfinite, OVERFLOW)
-        self._optimizer._last_grad_norm = norm
-        self._clip(norm)
+            return _refuse(optimizer, nonfinite, OVERFLOW)
+        optimizer._last_grad_norm = norm
+        self._clip(norm, *optimizer._clipping())
         self._clipped = True
         return True
 
-    def _clip(self, norm: float) -> None:
+    def _clip(self, norm: float, way: int, limit: float) -> None:
         """Have the step clip gradients whose norm, over all of them, is ``norm``."""
-        way, limit = self._optimizer._clipping()
         if way == EACH:
             for plan in self._plans:
                 plan.engine.clip_each(limit)
@@ -106,11 +110,12 @@ class HostSteps:
         for plan in self._plans:
             plan.engine.clip_all(factor)
 
-    def _refuse(self, nonfinite: str, message: str) -> bool:
-        if nonfinite == "raise":
-            raise FloatingPointError(message)
-        self._optimizer._last_step_skipped = True
-        return False
+
+def _refuse(optimizer: Optimizer, nonfinite: str, message: str) -> bool:
+    if nonfinite == "raise":
+        raise FloatingPointError(message)
+    optimizer._last_step_skipped = True
+    return False
 
 
 OVERFLOW = "the gradients' norm overflows; nothing was updated"

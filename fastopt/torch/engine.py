@@ -255,9 +255,7 @@ class Engine(Optimizer):
         return self._tensors if self._present is None else [self._tensors[k] for k in self._present]
 
     def _write_rows(self, unscale: float, divisor: float, t: int, ask: bool = True) -> None:
-        for plan, table in zip(self._plans, self._tables, strict=True):
-            if not plan.shares_gradients:
-                plan.take_gradients()
+        for table in self._tables:
             table.write()
 
 

@@ -1,0 +1,86 @@
+"""Steps of an optimizer for which nothing has changed since the last one: a front end of little more than two calls."""
+
+from __future__ import annotations
+
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from ..hyper_parameters import COMMON, HyperParameters
+
+if TYPE_CHECKING:
+    from ..gradients import BaseGradients
+    from ..optimizer import Optimizer
+    from ..plan import Plan
+
+_NUMBERS = (float, int, bool, str, type(None))
+"""Types of hyper-parameters that are the same as long as they compare equal."""
+
+
+class RepeatedSteps:
+    """Does what `HostSteps` does, for an optimizer that clips by no norm, checks and accumulates nothing.
+
+    All hyper-parameters are compared with those of the last step, at once. As long as they are numbers and the same, so
+    are the rows of scalars, or what they are worked out from.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        It is not kept.
+    plans : list of Plan
+    gradients : Gradients
+    """
+
+    def __init__(self, optimizer: Optimizer, plans: list[Plan], gradients: BaseGradients) -> None:
+        self._gradients = gradients
+        self._engines = [plan.engine for plan in plans]
+        self._apart = [plan for plan in plans if not plan.shares_gradients]
+        own = optimizer.__dict__
+        self._settings: Any = itemgetter(*(key for key in ("_learning_rate", *COMMON, *optimizer._own) if key in own))
+        self._known: Any = None  # settings of the last step
+        self._is_alike = False  # whether those after it can be like it
+        self._options = 0  # for the launch, beside those of the gradients
+
+    def step(self, optimizer: Optimizer, grads: Any) -> bool:
+        """One step, if it is like the last; whether it was. See `Optimizer.apply` for what is raised."""
+        if not self._is_alike or self._settings(optimizer.__dict__) != self._known:
+            return False
+        gradients, t = self._gradients, optimizer._iterations + 1
+        if t == 1 or optimizer._evaluating:  # with the first step averages begin
+            return False
+        try:
+            options = gradients.read(grads, False) | self._options
+            for plan in self._apart:
+                plan.take_gradients()
+            if not optimizer._keeps_scalars:
+                optimizer._fill_rows(t)
+            for engine in self._engines:
+                engine(options)
+        finally:
+            gradients.release()
+        optimizer._iterations = t
+        optimizer._calls += 1
+        optimizer._advance(t)
+        return True
+
+    def learn(self, optimizer: Optimizer) -> None:
+        """After a step of `HostSteps`: see whether the next ones can be like it."""
+        settings = self._settings(optimizer.__dict__)
+        changed, self._known = settings != self._known, settings
+        if changed or optimizer._iterations < 2:
+            self._is_alike = False
+        elif not self._is_alike:
+            self._is_alike = _is_repeatable(optimizer, settings)
+            self._options = optimizer._ema_options(1) if optimizer.use_ema else 0
+
+
+def _is_repeatable(optimizer: Optimizer, settings: tuple[Any, ...]) -> bool:
+    """Whether a step consists of nothing but what `RepeatedSteps.step` does."""
+    return (
+        all(type(value) in _NUMBERS for value in settings)
+        and type(optimizer)._rate is HyperParameters._rate
+        and optimizer.nonfinite == "propagate"
+        and not optimizer._clipping()[0]
+        and not optimizer.gradient_accumulation_steps
+        and not (optimizer.use_ema and optimizer.ema_overwrite_frequency)
+        and not optimizer._stand_ins
+    )

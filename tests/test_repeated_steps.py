@@ -1,0 +1,215 @@
+"""Steps that repeat the last one give the bits that steps give which work everything out anew."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import table
+
+import fastopt
+from fastopt import optimizers, schedules
+from fastopt.compat import keras_2_2
+from fastopt.steps.repeated import RepeatedSteps
+
+NAMES = tuple(table.RATES)
+SHAPES = ((), (7, 5), (33,), (3, 4, 5))
+every_optimizer = pytest.mark.parametrize("name", NAMES)
+
+OPTIONS = [
+    {},
+    {"use_ema": True, "ema_momentum": 0.9},
+    {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 3},
+    {"clipvalue": 0.5, "loss_scale_factor": 8.0},
+    {"global_clipnorm": 1.0},
+    {"clipnorm": 1.0},
+    {"gradient_accumulation_steps": 2},
+    {"nonfinite": "skip"},
+]
+
+
+@pytest.fixture
+def repeated(monkeypatch):
+    """Counts the steps that were done as the last one was."""
+    done = []
+    step = RepeatedSteps.step
+
+    def counted(self, *arguments):
+        done.append(step(self, *arguments))
+        return done[-1]
+
+    monkeypatch.setattr(RepeatedSteps, "step", counted)
+    return done
+
+
+def make(name, **options):
+    return getattr(optimizers, name)(**({"learning_rate": table.RATES[name]} | options))
+
+
+def arrays(seed, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    return [np.asarray(rng.normal(size=shape), dtype) for shape in SHAPES]
+
+
+class Twins:
+    """An optimizer that may repeat steps, and one that may not."""
+
+    def __init__(self, make, dtype=np.float32, overrides=None):
+        self.both = [(make(), arrays(0, dtype)) for _ in range(2)]
+        for optimizer, params in self.both:
+            optimizer.build(params, overrides)
+        self._dtype, self._steps = dtype, 0
+
+    def step(self, count=1, **options):
+        for _ in range(count):
+            self._steps += 1
+            for k, (optimizer, _) in enumerate(self.both):
+                optimizer._repeated = None if k else optimizer._repeated
+                optimizer.apply(arrays(self._steps, self._dtype), **options)
+            self.check()
+
+    def do(self, change):
+        for optimizer, _ in self.both:
+            change(optimizer)
+
+    def check(self):
+        (one, own), (other, others) = self.both
+        for a, b in zip(own, others, strict=True):
+            assert a.tobytes() == b.tobytes()
+        found, wanted = one.state_dict(), other.state_dict()
+        assert found.keys() == wanted.keys()
+        for key in found:
+            assert np.asarray(found[key]).tobytes() == np.asarray(wanted[key]).tobytes(), key
+        assert (one.last_grad_norm, one.last_step_skipped) == (other.last_grad_norm, other.last_step_skipped)
+
+
+@every_optimizer
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_bits_are_those_of_ordinary_steps(name, options, repeated):
+    twins = Twins(lambda: make(name, **options))
+    twins.step(9)
+    plain = not {"global_clipnorm", "clipnorm", "gradient_accumulation_steps", "nonfinite"} & set(options)
+    assert any(repeated) == (plain and "ema_overwrite_frequency" not in options)
+
+
+@every_optimizer
+def test_in_float64_with_groups(name, repeated):
+    groups = {"^[01]$": {"learning_rate_multiplier": 0.5}, "^2$": {"weight_decay": 0.1}, "^3$": {"trainable": False}}
+    Twins(lambda: make(name), np.float64, groups).step(6)
+    assert any(repeated)
+
+
+def changes(name):
+    """What may happen between two steps, by name."""
+
+    def set_own(optimizer):
+        for key in optimizer._own:
+            value = getattr(optimizer, key)
+            if type(value) is float and 0 < value < 1:
+                setattr(optimizer, key, value * 0.5)
+
+    def evaluate(optimizer):
+        if optimizer.use_ema:
+            with optimizer.evaluation_weights(), pytest.raises(RuntimeError, match="evaluation_weights"):
+                optimizer.apply(arrays(1))
+
+    def fail(optimizer):
+        with pytest.raises((TypeError, ValueError)):
+            optimizer.apply([np.ones(3, np.float32)])
+
+    def rebuild(optimizer):
+        optimizer.exclude_from_weight_decay(var_names=["1"])
+
+    def start_again(optimizer):
+        optimizer.load_state_dict(make_built(name).state_dict())
+
+    numbers = {
+        "learning_rate": 1e-3, "weight_decay": 0.2, "clipvalue": 0.1, "global_clipnorm": 0.5, "clipnorm": 0.5,
+        "ema_momentum": 0.5, "loss_scale_factor": 4.0, "nonfinite": "raise",
+    }  # fmt: skip
+    settings = {key: partial(set_one, key=key, value=value) for key, value in numbers.items()}
+    own = {each.__name__: each for each in (set_own, evaluate, fail, rebuild, start_again)}
+    return settings | own
+
+
+def set_one(optimizer, key, value):
+    setattr(optimizer, key, value)
+
+
+def make_built(name):
+    optimizer = make(name, use_ema=True, ema_momentum=0.9)
+    optimizer.build(arrays(0))
+    return optimizer
+
+
+class Rates:
+    """A rate that is another one at every call."""
+
+    def __init__(self):
+        self._calls = 0
+
+    def __call__(self):
+        self._calls += 1
+        return 0.01 / self._calls
+
+
+@every_optimizer
+def test_whatever_changes_is_noticed(name, repeated):
+    for change in (*changes(name).values(), lambda optimizer: set_one(optimizer, "learning_rate", Rates())):
+        twins = Twins(lambda: make(name, use_ema=True, ema_momentum=0.9))
+        twins.step(4)
+        assert repeated[-1]
+        twins.do(change)
+        twins.step(4)
+
+
+@pytest.mark.parametrize("kind", ["schedule", "callable", "callable coefficient", "legacy decay"])
+def test_rates_that_follow_the_count_are_not_repeated(kind, repeated):
+    made = {
+        "schedule": lambda: fastopt.SGD(schedules.ExponentialDecay(0.1, 2, 0.5)),
+        "callable": lambda: fastopt.SGD(Rates()),
+        "callable coefficient": lambda: fastopt.RMSprop(0.01, rho=Rates()),
+        "legacy decay": lambda: keras_2_2.SGD(lr=0.1, decay=0.1),
+    }[kind]
+    Twins(made).step(6)
+    assert not any(repeated)
+
+
+def test_other_gradients_are_read_as_ever(repeated):
+    twins = Twins(lambda: fastopt.Adam(0.01))
+    twins.step(4)
+    assert repeated[-1]
+    strided = [np.repeat(np.atleast_1d(grad), 2, axis=-1)[..., ::2].reshape(grad.shape) for grad in arrays(9)]
+    for grads in (strided, [grad.astype(np.float64) for grad in arrays(10)], tuple(arrays(11))):
+        for optimizer, _ in twins.both:
+            optimizer.apply(grads)
+        twins.check()
+    twins.step(2, zero_grads=True)
+    for optimizer, _ in twins.both:
+        with pytest.warns(UserWarning, match="no gradient for 0"):
+            optimizer.apply([None, *arrays(12)[1:]])
+    twins.check()
+
+
+@every_optimizer
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_many_groups_are_worked_out_together(name, dtype, monkeypatch):
+    overrides = {f"^{k}$": {"learning_rate_multiplier": 1 / (k + 3), "weight_decay": k % 3 / 10} for k in range(23)}
+    runs = []
+    for many in (1, 10**9):
+        monkeypatch.setattr(fastopt.optimizer, "MANY", many)
+        optimizer = make(name, weight_decay=0.3)
+        params = [np.ones((3, 4), dtype) * (k + 1) for k in range(25)]
+        optimizer.build(params, overrides)
+        for t in range(5):
+            optimizer.apply([np.full((3, 4), 0.1 * (k + t), dtype) for k in range(25)])
+        runs.append([param.tobytes() for param in params])
+    assert runs[0] == runs[1]
+
+
+def test_a_rate_too_large_for_float32_is_refused_for_many_groups_too():
+    params = [np.ones(3, np.float32) for _ in range(20)]
+    optimizer = fastopt.SGD(1e30)
+    optimizer.build(params, {f"^{k}$": {"learning_rate_multiplier": 1e10 + k} for k in range(20)})
+    with pytest.raises(ValueError, match="does not fit float32"):
+        optimizer.apply([np.ones(3, np.float32)] * 20)
+    assert all((param == 1).all() for param in params) and optimizer.iterations == 0
