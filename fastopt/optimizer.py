@@ -476,7 +476,8 @@ class Optimizer(HyperParameters):
         self._rows: list[Row] = []
         for plan in self._plans:
             own_decay = self._branch_decay(plan.branch) or 0.0
-            settings, pack = plan.settings, plan.pack
+            settings = plan.settings
+            pack: Callable[..., None] = plan.pack
             if len(settings) >= MANY and not self._takes_one_rate:
                 settings, pack = [plan.settings_together(own_decay)], plan.pack_together
             for byte, multiplier, decay in settings:

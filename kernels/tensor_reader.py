@@ -14,6 +14,7 @@ from numba import types
 from ._jit import callee, entry_point, specialise
 from .intrinsics import array_at, table_at
 from .layout import ADDRESS
+from .object_reader import word_at as _word
 from .reader import ITEMS, TYPE, touches
 
 AXES = 5
@@ -32,6 +33,14 @@ class Layout(NamedTuple):
     data: int  # of the data's address in the storage
     kind: int  # address of the class torch.Tensor
     plain: int  # the dispatch keys of a dense tensor in CPU memory
+
+
+class CounterLayout(NamedTuple):
+    """Offsets in bytes of what counts how often a tensor was written to."""
+
+    tensor: int  # of the C++ object's address in the Python object
+    counter: int  # of the counter's address in the C++ object
+    version: int  # of the number, 32 bits, in the counter
 
 
 class Expected(NamedTuple):
@@ -82,15 +91,46 @@ def find_exchanged(tensors, handle):
     Requires the address of a list of as many tensors as there were, and a ``handle`` from `handle_of_held`; the GIL is
     held. Returns the number of tensors if there is none.
     """
-    count, tensor, storage, start, data = handle[0], handle[1], handle[2], handle[3], handle[4]
-    held = table_at(handle[5], count, 3, np.int64)
+    count, held = handle[0], table_at(handle[5], handle[0], 3, np.int64)
     tensors = array_at(_word(tensors + ITEMS), 0, count, np.int64)
     for i in range(count):
         if tensors[i] != held[i, 0]:
             return i
-        if _address(_word(tensors[i] + tensor), storage, start, data, held[i, 2]) != held[i, 1]:
+    return find_moved(handle)
+
+
+@callee
+def find_moved(handle):
+    """The number of the first of the tensors of a `handle_of_held` that has its data elsewhere; theirs if none has."""
+    count, tensor, storage, start, data = handle[0], handle[1], handle[2], handle[3], handle[4]
+    held = table_at(handle[5], count, 3, np.int64)
+    for i in range(count):
+        if _address(_word(held[i, 0] + tensor), storage, start, data, held[i, 2]) != held[i, 1]:
             return i
     return count
+
+
+def count_up(tensors, count, tensor, counter, version):
+    """Add one to the version of each tensor of a list; False, and nothing, if one has none. The GIL is held."""
+    tensors = array_at(_word(tensors + ITEMS), 0, count, np.int64)
+    for i in range(count):
+        if _word(_word(tensors[i] + tensor) + counter) == 0:
+            return False
+    for i in range(count):
+        address = _word(_word(tensors[i] + tensor) + counter) + version
+        array_at(address, 0, 1, np.uint32)[0] += np.uint32(1)
+    return True
+
+
+def read_versions(tensors, count, tensor, counter, version, found):
+    """Write the version of each tensor of a list into the int64 array ``found``; False if one has none."""
+    tensors = array_at(_word(tensors + ITEMS), 0, count, np.int64)
+    for i in range(count):
+        address = _word(_word(tensors[i] + tensor) + counter)
+        if address == 0:
+            return False
+        found[i] = array_at(address + version, 0, 1, np.uint32)[0]
+    return True
 
 
 @callee
@@ -99,11 +139,6 @@ def _is_like(tensor, keys, dtype, axes, plain, expected):
     if _word(tensor + keys) != plain or array_at(tensor + dtype, 0, 1, np.uint16)[0] != expected[1]:
         return False
     return _is_laid_out(array_at(tensor + axes, 0, 1 + 2 * AXES, np.int64), expected[4:])
-
-
-@callee
-def _word(address):
-    return array_at(address, 0, 1, np.int64)[0]
 
 
 @callee
@@ -183,8 +218,26 @@ def compiled():
 
 
 @functools.cache
-def compiled_find_exchanged():
-    """`find_exchanged`, compiled."""
-    number = types.int64
-    signature = number(number, types.Array(number, 1, "C"))
-    return entry_point(specialise(find_exchanged, "torch", signature, {}, nogil=False, key="exchanged"))
+def compiled_for_held():
+    """`find_exchanged` and `find_moved`, compiled."""
+    number, handle = types.int64, types.Array(types.int64, 1, "C")
+    signatures = {find_exchanged: number(number, handle), find_moved: number(handle)}
+    return _compiled(signatures, "held")
+
+
+@functools.cache
+def compiled_for_counters():
+    """`count_up` and `read_versions`, compiled."""
+    numbers = [types.int64] * 5
+    signatures = {
+        count_up: types.boolean(*numbers),
+        read_versions: types.boolean(*numbers, types.Array(types.int64, 1, "C")),
+    }
+    return _compiled(signatures, "counters")
+
+
+def _compiled(signatures, key):
+    return [
+        entry_point(specialise(function, "torch", signature, {}, nogil=False, key=key))
+        for function, signature in signatures.items()
+    ]

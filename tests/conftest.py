@@ -1,10 +1,12 @@
 """The environment of the tests, set before anything imports Numba, Keras or matplotlib."""
 
 import atexit
+import functools
 import os
 import shutil
 import tempfile
 
+import pytest
 from environments import (  # noqa: F401
     backend_of_this_process,
     is_child,
@@ -24,3 +26,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if "PYTEST_XDIST_WORKER" not in os.environ and not is_child():
     os.environ["FASTOPT_CACHE_DIR"] = tempfile.mkdtemp(prefix="fastopt-tests-")
     atexit.register(shutil.rmtree, os.environ["FASTOPT_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """The launches so far of optimizers that were made in the test."""
+    from fastopt.kernels import launch
+
+    found, do = [], launch.launch
+    monkeypatch.setattr(launch, "launch", lambda *arguments: found.append(do(*arguments)))
+    monkeypatch.setattr(launch, "launcher", lambda *arguments: functools.partial(launch.launch, *arguments))
+    return found

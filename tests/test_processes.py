@@ -155,18 +155,12 @@ LAUNCHES = [
 
 
 @pytest.mark.parametrize(("name", "options", "expected"), LAUNCHES)
-def test_launches_of_one_step_on_400_parameters(name, options, expected, monkeypatch):
+def test_launches_of_one_step_on_400_parameters(name, options, expected, launches):
     params = [array for k in range(200) for array in arrays((k % 7 + 1, 32), 32)]
     optimizer = stepped(getattr(fastopt, name)(**options), params)
-    count, original = [], launch.launch
-
-    def counted(*arguments):
-        count.append(arguments)
-        original(*arguments)
-
-    monkeypatch.setattr(launch, "launch", counted)
+    launches.clear()
     optimizer.apply(params)
-    assert len(count) == expected
+    assert len(launches) == expected
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------

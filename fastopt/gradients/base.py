@@ -68,6 +68,7 @@ class BaseGradients:
         self.streams_to_wait_for: list[int] = []
         self._held: Any = ()
         self._staged: list[AnyArray] = []
+        self._apart = b"", b""  # addresses and sizes that were found not to overlap
 
     def read(self, grads: Any, zero: bool) -> int:
         """Fill the table from one step's gradients.
@@ -234,6 +235,18 @@ class BaseGradients:
                 raise ValueError(
                     f"gradient {parameter.path}: overlaps a parameter or the optimizer's own state: pass a copy"
                 )
+
+    def _are_apart(self, sizes: Array) -> bool:
+        """Whether the gradients in the table, of so many bytes, share no memory. The last answer is remembered."""
+        addresses = self.table[ADDRESS]
+        asked = addresses.tobytes(), sizes.tobytes()
+        if asked != self._apart:
+            order = np.argsort(addresses)
+            low, high = addresses[order], (addresses + sizes * (addresses != 0))[order]
+            if np.any(high[:-1] > low[1:]):
+                return False
+            self._apart = asked
+        return True
 
     def _merged_ranges(self) -> Array:
         """Sorted, disjoint ranges of addresses that a step writes to, int64 [ranges, 2]."""

@@ -29,7 +29,6 @@ class Gradients(BaseGradients):
         self._handle = reader.handle_of(*self._tables)
         self._read_addresses = reader.compiled()
         self._sizes = np.array([parameter.array.nbytes for parameter in parameters], np.int64)
-        self._apart = b""  # addresses that were found not to overlap
 
     def _expectations(self) -> Array:
         expected = np.zeros_like(self.layouts)
@@ -46,7 +45,9 @@ class Gradients(BaseGradients):
         # The table holds addresses only: their arrays must live until `release`, whoever empties a list meanwhile.
         self._held = ordered
         if type(ordered) is tuple and self._read_list(ordered, 0, zero) == self._count:
-            return self._zero_options(ordered) if zero and not self._are_apart() else ZERO if zero else 0
+            if zero and (self._frozen or not self._are_apart(self._sizes)):
+                return self._zero_options(ordered)
+            return ZERO if zero else 0
         if isinstance(grads, np.ndarray):
             check_array("gradient of all parameters", grads)
             if self._read_flat(grads, zero):
@@ -59,18 +60,6 @@ class Gradients(BaseGradients):
             position += 1
         staged = STAGED if np.any(self.table[LAYOUT] != DIRECT) else 0
         return staged | (self._zero_options(leaves) if zero else 0)
-
-    def _are_apart(self) -> bool:
-        """Whether those in the table, which lie as their parameters do, share no memory, and kernels come by all."""
-        addresses = self.table[ADDRESS]
-        found = addresses.tobytes()
-        if found == self._apart:
-            return True
-        order = np.argsort(addresses)
-        low, high = addresses[order], (addresses + self._sizes)[order]
-        apart = not self._frozen and not np.any(high[:-1] > low[1:])
-        self._apart = found if apart else b""
-        return apart
 
     def _zero_options(self, leaves: Sequence[Any]) -> int:
         """Gradients that share memory are zeroed last: no kernel may erase what another has yet to read."""

@@ -11,6 +11,7 @@ from torch._compile import _disable_dynamo
 from .building import check_distribution, local_gradient, pack
 from .cohorts import Cohort, member_of
 from .engine import Engine
+from .versions import count_up
 
 if TYPE_CHECKING:
     from .base import Fused
@@ -76,7 +77,7 @@ class BackwardSteps:
         engine = single.engine
         engine.run(_own_gradient(single, parameter), 1.0, False)
         engine.commit()
-        torch.autograd.graph.increment_version(parameter)
+        count_up([parameter])
         parameter.grad = None
         self._singles[parameter] = single
 

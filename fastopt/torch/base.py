@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import weakref
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
-from operator import is_, itemgetter
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import torch
@@ -15,10 +14,11 @@ from torch._compile import _disable_dynamo
 from ..plan import Slot
 from .averages import Averages
 from .backward import BackwardSteps
-from .building import Built, build, local_gradient, own
+from .building import Built, Seen, build, local_gradient, own
 from .cohorts import Cohort, path_of
 from .memory import check_parameter
 from .options import NAMES, Options, options_of
+from .versions import Zeroed, count_up
 
 Slots = tuple[tuple[str, Slot], ...]
 """Of a rule, in its order, under torch's names."""
@@ -139,7 +139,7 @@ class Fused(Options, Averages):
     def _begin(self) -> None:
         """Set what follows from parameters and state to nothing."""
         self._built: Built | None = None
-        self._zeroed: tuple[list[Any], list[int]] = [], []  # gradients, and their versions then
+        self._zeroed = Zeroed()
         self._buffers: dict[Any, torch.Tensor] = getattr(self, "_buffers", {})
         self._last_step_skipped = False
         self._backward: BackwardSteps
@@ -191,22 +191,26 @@ class Fused(Options, Averages):
 
     @_disable_dynamo
     def _step(self, unscale: float) -> None:
-        params = [p for group in self.param_groups for p in group["params"]]
-        grads = [p.grad for p in params]
         built = self._built
-        if built is None or not (built.is_current(self, params, grads) and built.prepare_step(grads, unscale)):
+        if built is not None and built.seen.again(self):
+            params, same_settings = built.params, built.seen.same_settings()
+        else:
+            params, same_settings = [p for group in self.param_groups for p in group["params"]], False
+        grads = [p.grad for p in params]
+        if built is None or not (
+            built.is_current(self, params, grads) and built.prepare_step(grads, unscale, same_settings)
+        ):
             built = build(self, params, grads, {} if built is None else built.cohorts)
-            built.prepare_step(grads, unscale)
+            built.prepare_step(grads, unscale, False)
         # A list: every engine is to run.
         ran = [self._run(engine, own(grads, numbers), unscale) for engine, numbers in built.engines]
         self._last_step_skipped = not all(ran)
         if all(ran):
-            self._built = built._replace(states=list(self.state.values()))
+            self._built = built if built.seen.again(self) else built._replace(seen=Seen(self))
+            self._built.seen.accept_settings()
             self._end_step()
         if self.fused_zero_grad:
-            zeroed = [grad for grad in grads if grad is not None]
-            versions = _versions(zeroed)
-            self._zeroed = (list(map(weakref.ref, zeroed)), versions) if versions is not None else ([], [])
+            self._zeroed.note([grad for grad in grads if grad is not None])
 
     def _run(self, engine: Any, grads: list[Any], unscale: float) -> bool:
         if engine.distributed:
@@ -215,7 +219,7 @@ class Fused(Options, Averages):
             return False
         engine.commit()
         # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
-        torch.autograd.graph.increment_version(engine.stepped)
+        count_up(engine.stepped)
         return True
 
     def _check_ready(self) -> None:
@@ -227,13 +231,10 @@ class Fused(Options, Averages):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """See `torch.optim.Optimizer.zero_grad`; gradients that ``fused_zero_grad`` left at zero stay as they are."""
-        references, versions = self._zeroed
-        if references:
+        if self.fused_zero_grad:
             grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-            known = [reference() for reference in references]
-            if len(grads) == len(known) and all(map(is_, grads, known)) and _versions(grads) == versions:
+            if self._zeroed.are(grads):
                 return
-        self._zeroed = [], []
         super().zero_grad(set_to_none)  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
@@ -280,14 +281,6 @@ class Fused(Options, Averages):
         Those of the last step: where parameters come in or move, the next step makes new ones.
         """
         return list(self._buffers.values())
-
-
-def _versions(tensors: list[Any]) -> list[int] | None:
-    """How often each has been written to; None if one does not count, being made under inference mode."""
-    try:
-        return [tensor._version for tensor in tensors]
-    except RuntimeError:
-        return None
 
 
 def _copy_of(value: Any) -> Any:

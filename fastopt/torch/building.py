@@ -11,6 +11,7 @@ from . import flat
 from .cohorts import Cohort, Known, Member, members_of
 from .engine import Engine
 from .memory import device_of, is_distributed, is_updatable, local
+from .watch import Watch
 
 if TYPE_CHECKING:
     from .base import Fused
@@ -24,21 +25,61 @@ class Built(NamedTuple):
     waiting: list[int]  # parameters without an engine: they never had a gradient
     engines: list[tuple[Engine, list[int] | None]]  # with the numbers of their parameters; None: all of them
     cohorts: dict[Any, Cohort]  # of each parameter
-    states: list[Any]  # the dicts of the optimizer's state
+    seen: Seen  # with which they were last found to be current
 
     def is_current(self, owner: Fused, params: list[Any], grads: list[Any]) -> bool:
-        """Whether these are the engines for what the optimizer consists of now."""
+        """Whether these are the engines for what the optimizer consists of now.
+
+        ``params`` are its parameters; this class's own list of them says that `Seen.again` has found nothing new.
+        """
+        seen_again = params is self.params
         return (
-            _are_same(params, self.params)
-            and _are_same(owner.param_groups, self.groups)
+            (
+                seen_again
+                or (
+                    _are_same(params, self.params)
+                    and _are_same(owner.param_groups, self.groups)
+                    and _are_same(owner.state.values(), self.seen.states)
+                )
+            )
             and all(grads[k] is None for k in self.waiting)
-            and _are_same(owner.state.values(), self.states)
-            and all(engine.is_current(own(grads, numbers)) for engine, numbers in self.engines)
+            and all(engine.is_current(own(grads, numbers), seen_again) for engine, numbers in self.engines)
         )
 
-    def prepare_step(self, grads: list[Any], unscale: float) -> bool:
+    def prepare_step(self, grads: list[Any], unscale: float, same_settings: bool) -> bool:
         """See `Engine.prepare_step`."""
-        return all(engine.prepare_step(own(grads, numbers), unscale) for engine, numbers in self.engines)
+        return all(engine.prepare_step(own(grads, numbers), unscale, same_settings) for engine, numbers in self.engines)
+
+
+class Seen:
+    """Groups and state of an optimizer at the end of a step, to be recognised at a glance."""
+
+    def __init__(self, owner: Fused) -> None:
+        groups, self._state = owner.param_groups, owner.state
+        self._groups, self._lists = groups, [group["params"] for group in groups]
+        self.states = list(owner.state.values())
+        self._structure = Watch([self._state, *self.states], [groups, *self._lists])
+        self._settings = Watch(groups)
+
+    def again(self, owner: Fused) -> bool:
+        """Whether groups, parameters and state certainly are the same objects; tensors may have changed."""
+        return (
+            owner.param_groups is self._groups
+            and owner.state is self._state
+            and self._structure.sees_no_change()
+            and (
+                self.same_settings()
+                or all(g["params"] is own for g, own in zip(self._groups, self._lists, strict=True))
+            )
+        )
+
+    def same_settings(self) -> bool:
+        """After `again`: whether hyper-parameters certainly are the same objects, too."""
+        return self._settings.sees_no_change()
+
+    def accept_settings(self) -> None:
+        """See those that there are now again."""
+        self._settings.accept()
 
 
 def _are_same(found: Any, known: list[Any]) -> bool:
@@ -72,7 +113,7 @@ def build(owner: Fused, params: list[Any], grads: list[Any], known: Known) -> Bu
     ]
     waiting = [k for k in range(len(params)) if k not in members]
     cohorts = {member.tensor: member.cohort for member in members.values()}
-    return Built(params, list(owner.param_groups), waiting, engines, cohorts, list(owner.state.values()))
+    return Built(params, list(owner.param_groups), waiting, engines, cohorts, Seen(owner))
 
 
 def pack(owner: Fused, params: list[Any]) -> None:

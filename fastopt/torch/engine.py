@@ -186,13 +186,18 @@ class Engine(Optimizer):
         """Whether the dicts of the members' state are still the owner's."""
         return all(map(is_, (owner.state.get(member.tensor) for member in self.members), self._live))
 
-    def is_current(self, grads: list[Any]) -> bool:
-        """Whether parameters and state still are the memory that they were. Reads the gradients, if that is quick."""
+    def is_current(self, grads: list[Any], same_state: bool = False) -> bool:
+        """Whether parameters and state still are the memory that they were. Reads the gradients, if that is quick.
+
+        ``same_state`` says that the state certainly is the same objects.
+        """
         if self.use_ema != (self._owner.ema is not None) or not self._counting.unchanged:
             return False
         quick = not (self._place.on_gpu or self.distributed) and self._gradients.read_quickly
         if not (quick and quick(self._tensors, grads)) and self._find_whereabouts() != self._whereabouts:
             return False
+        if same_state:
+            return all(held.stayed() for _, _, held in self._state)
         try:
             return all(held.are(list(map(get, states))) for get, states, held in self._state)
         except KeyError:
@@ -200,8 +205,11 @@ class Engine(Optimizer):
 
     # -- stepping ---------------------------------------------------------------------------------------------------
 
-    def prepare_step(self, grads: Sequence[torch.Tensor | None], unscale: float) -> bool:
-        """Work out the scalars for a step; False if a new engine must do it. Nothing is written before `run`."""
+    def prepare_step(self, grads: Sequence[torch.Tensor | None], unscale: float, same_settings: bool = False) -> bool:
+        """Work out the scalars for a step; False if a new engine must do it. Nothing is written before `run`.
+
+        ``same_settings`` says that the hyper-parameters certainly are the same objects as at the last step.
+        """
         owner = self._owner
         self.global_clipnorm, self.clipvalue = _finite(owner.clip_norm), _finite(owner.clip_value)
         self.nonfinite = owner.nonfinite
@@ -209,7 +217,7 @@ class Engine(Optimizer):
         is_read = not self._place.on_gpu and self._gradients.is_read
         limit = math.inf if owner.clip_value is None else owner.clip_value
         return self._find_active(None if is_read else present_of(grads)) and all(
-            table.work_out(unscale, limit, self.ema_momentum) for table in self._tables
+            table.work_out(unscale, limit, self.ema_momentum, same_settings) for table in self._tables
         )
 
     def run(self, grads: Sequence[torch.Tensor | None], unscale: float, zero: bool) -> bool:

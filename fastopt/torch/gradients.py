@@ -71,7 +71,7 @@ class TensorGradients(BaseGradients):
         if self.is_read:
             self.is_read, self._known = False, [None] * self._count
             self.table[LAYOUT], self._sizes[:] = DIRECT, self._dense_sizes
-            return self._zero_option(grads) if zero else 0
+            return self._zero_option(grads, True) if zero else 0
         present = list(range(self._count)) if self.present is None else self.present
         found: Any = [grads[k] for k in present]
         self._examine_all(found, present, zero)
@@ -137,15 +137,14 @@ class TensorGradients(BaseGradients):
         for k in np.flatnonzero(met).tolist():
             self._check_overlap(self.parameters[k], grads[k].detach().numpy(), zero)
 
-    def _zero_option(self, grads: Any) -> int:
+    def _zero_option(self, grads: Any, as_parameters: bool = False) -> int:
         """Gradients that lie otherwise than their parameters, or share memory, are zeroed last, by torch."""
-        low = self.table[ADDRESS]
-        order = np.argsort(low)
-        low, high = low[order], (low + self._sizes * (low != 0))[order]
-        if np.any(high[:-1] > low[1:]):
+        if not self._are_apart(self._sizes):
             self._staged = [grad for grad in grads if grad is not None]
             return 0
-        self._staged = [grads[k] for k in np.flatnonzero((self.table[LAYOUT] != DIRECT) & (self.table[ADDRESS] != 0))]
+        if not as_parameters:
+            others = (self.table[LAYOUT] != DIRECT) & (self.table[ADDRESS] != 0)
+            self._staged = [grads[k] for k in np.flatnonzero(others)]
         return ZERO
 
 

@@ -18,7 +18,7 @@ from ..kernels.tensor_reader import (
     Expected,
     Layout,
     compiled,
-    compiled_find_exchanged,
+    compiled_for_held,
     handle_of,
     handle_of_held,
 )
@@ -87,17 +87,17 @@ class _Probe:
 
     def _find(self, said: Callable[[Any], int]) -> int | None:
         """Offset of the word that is what each tensor says."""
-        return _only([8 * k for k in range(_WORDS) if all(_words(t._cdata, _WORDS)[k] == said(t) for t in self.plain)])
+        return _only([8 * k for k in range(_WORDS) if all(words_of(t)[k] == said(t) for t in self.plain)])
 
     def _find_keys(self) -> int | None:
         """Offset of the word that all plain tensors have in common, and no negated one."""
-        common = _words(self.plain[0]._cdata, _WORDS)
-        negated = _words(self.negated._cdata, _WORDS)
+        common = words_of(self.plain[0])
+        negated = words_of(self.negated)
         return _only(
             [
                 8 * k
                 for k in range(1, _WORDS)
-                if negated[k] != common[k] and all(_words(t._cdata, _WORDS)[k] == common[k] for t in self.plain)
+                if negated[k] != common[k] and all(words_of(t)[k] == common[k] for t in self.plain)
             ]
         )
 
@@ -113,12 +113,17 @@ class _Probe:
 
 
 def _says_axes(tensor: torch.Tensor, k: int) -> bool:
-    words, axes = _words(tensor._cdata, _WORDS), tensor.ndim
+    words, axes = words_of(tensor), tensor.ndim
     return (
         words[k] == axes
         and tuple(words[k + 1 : k + 1 + axes]) == tuple(tensor.shape)
         and tuple(words[k + 1 + AXES : k + 1 + AXES + axes]) == tensor.stride()
     )
+
+
+def words_of(tensor: torch.Tensor) -> list[int]:
+    """What a tensor's C++ object begins with."""
+    return _words(tensor._cdata, _WORDS)
 
 
 def _words(address: int, count: int) -> list[int]:
@@ -145,17 +150,24 @@ class Held:
     def __init__(self, values: list[Any]) -> None:
         self._values, self._addresses = values, addresses_of(values)
         known = layout() if all(type(value) is torch.Tensor for value in values) else None
-        self._find_exchanged = None
+        self._find_exchanged = self._find_moved = None
         if known is not None:
             rows = zip(map(id, values), self._addresses, (value.element_size() for value in values), strict=True)
             self._table = np.array(list(rows), np.int64).reshape(-1, 3)
-            self._handle, self._find_exchanged = handle_of_held(known, self._table), compiled_find_exchanged()
+            self._handle = handle_of_held(known, self._table)
+            self._find_exchanged, self._find_moved = compiled_for_held()
 
     def are(self, values: list[Any]) -> bool:
         """Whether these, as many, are the same objects with their memory where it was."""
         if self._find_exchanged is not None:
             return self._find_exchanged(id(values), self._handle) == len(values)
         return all(map(is_, values, self._values)) and addresses_of(values) == self._addresses
+
+    def stayed(self) -> bool:
+        """Whether their memory is where it was."""
+        if self._find_moved is not None:
+            return self._find_moved(self._handle) == len(self._values)
+        return addresses_of(self._values) == self._addresses
 
 
 def addresses_of(values: list[Any]) -> list[int]:
