@@ -1,10 +1,13 @@
 """Reading tensors' addresses from the tensors themselves: the same as asking each, or nothing at all."""
 
+import sys
+
 import pytest
 import torch
 
 import fastopt.torch
 from fastopt.torch import layout as layouts
+from fastopt.torch import versions, watch
 
 SHAPES = ((), (7,), (3, 4), (2, 3, 4), (2, 3, 4, 5), (2, 2, 2, 2, 2))
 
@@ -102,3 +105,137 @@ def test_swapped_tensors():
         p.grad = torch.ones_like(p)
     optimizer.step()
     assert torch.allclose(params[2], torch.full((3, 4), 0.9))
+
+
+# -- dicts, lists and version counters ---------------------------------------------------------------------------------
+
+
+def watched():
+    """A watch, its dicts and its lists."""
+    dicts, lists = [{"a": 1, "b": 2}, {}, {"x": None}], [[1, 2, 3], []]
+    return watch.Watch(dicts, lists), dicts, lists
+
+
+CHANGES = {
+    "set": lambda dicts, lists: dicts[0].__setitem__("a", 7),
+    "add": lambda dicts, lists: dicts[1].__setitem__("new", 7),
+    "delete": lambda dicts, lists: dicts[0].pop("a"),
+    "and back": lambda dicts, lists: dicts[2].update(x=1) or dicts[2].update(x=None),
+    "clear": lambda dicts, lists: dicts[2].clear(),
+    "append": lambda dicts, lists: lists[1].append(1),
+    "item": lambda dicts, lists: lists[0].__setitem__(1, 9),
+    "order": lambda dicts, lists: lists[0].reverse(),
+    "shorter": lambda dicts, lists: lists[0].pop(),
+}
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="dicts of this Python do not number their changes")
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_watch_sees_changes(what):
+    seen, dicts, lists = watched()
+    assert seen.sees_no_change()
+    assert dicts[0]["a"] == 1 and list(dicts[2].items()) and sum(lists[0]) == 6
+    assert seen.sees_no_change()
+    CHANGES[what](dicts, lists)
+    assert not seen.sees_no_change()
+    seen.accept()
+    assert seen.sees_no_change() == any(what == name for name in ("set", "add", "delete", "and back", "clear"))
+
+
+@pytest.fixture(params=["everything", "no tags", "no counters"])
+def known(request, monkeypatch):
+    """What is found out about Python and torch."""
+    if request.param == "no tags":
+        monkeypatch.setattr(watch, "offset_of_tag", lambda: None)
+    if request.param == "no counters":
+        monkeypatch.setattr(versions, "counter_layout", lambda: None)
+
+
+def exchanged_state(optimizer, params):
+    state = optimizer.state[params[1]]
+    state["momentum_buffer"] = 2 * state["momentum_buffer"]
+
+
+def written_state(optimizer, params):
+    optimizer.state[params[1]]["momentum_buffer"].mul_(2)
+
+
+def moved_state(optimizer, params):
+    buffer = optimizer.state[params[1]]["momentum_buffer"]
+    buffer.data = 2 * buffer.data
+
+
+def other_list(optimizer, params):
+    group = optimizer.param_groups[0]
+    group["params"] = group["params"][::-1]
+
+
+def fewer(optimizer, params):
+    optimizer.param_groups[0]["params"].pop()
+
+
+def exchanged_parameter(optimizer, params):
+    optimizer.param_groups[0]["params"][2] = torch.nn.Parameter(torch.ones(3, 4))
+
+
+def other_groups(optimizer, params):
+    optimizer.param_groups = [{**group, "lr": 0.3} for group in optimizer.param_groups]
+
+
+def rate(optimizer, params):
+    optimizer.param_groups[0]["lr"] = 0.5
+
+
+def tensor_rate(optimizer, params):
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.5)
+
+
+def written_rate(optimizer, params):
+    optimizer.param_groups[0]["lr"].mul_(0.5)
+
+
+def forgotten_state(optimizer, params):
+    del optimizer.state[params[0]]
+
+
+BETWEEN = (
+    exchanged_state, written_state, moved_state, other_list, fewer, exchanged_parameter, other_groups, rate,
+    tensor_rate, forgotten_state,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [*[(each,) for each in BETWEEN], (tensor_rate, written_rate)], ids=str)
+def test_what_happens_between_steps_is_noticed(changes, known):
+    runs = []
+    for module in (fastopt.torch, torch.optim):
+        torch.manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES]
+        optimizer = module.SGD(params, lr=0.1, momentum=0.9)
+        for change in [None, None, None, *changes, None, None]:
+            renew(params)
+            if change is not None:
+                change(optimizer, params)
+            for p in optimizer.param_groups[0]["params"]:
+                p.grad = torch.ones_like(p) if p.grad is None else p.grad
+            optimizer.step()
+        runs.append(optimizer.param_groups[0]["params"])
+    for p, q in zip(*runs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_versions_are_those_of_torch(known):
+    tensors = [torch.zeros(3) for _ in range(5)] + [torch.nn.Parameter(torch.zeros(2))]
+    before = [tensor._version for tensor in tensors]
+    versions.count_up(tensors)
+    assert [tensor._version for tensor in tensors] == [count + 1 for count in before]
+    assert versions.versions_of(tensors).tolist() == [tensor._version for tensor in tensors]
+    with torch.inference_mode():
+        uncounted = torch.zeros(3)
+    versions.count_up([tensors[0], uncounted])
+    assert tensors[0]._version == before[0] + 2
+    assert versions.versions_of([tensors[0], uncounted]) is None
+
+
+def test_the_counters_are_known():
+    if sys.platform == "linux":
+        assert versions.counter_layout() is not None
