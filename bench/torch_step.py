@@ -4,7 +4,7 @@ Prints the ratio of medians, torch's over ours: above 1 fastopt is faster. Both 
 same. ``with everything`` is clipping by the global norm, an average of the weights and zeroed gradients: for torch
 `clip_grad_norm_`, `AveragedModel`'s multi-tensor update and `zero_grad`, for fastopt keywords.
 
-    OMP_WAIT_POLICY=passive python bench/torch_step.py [--rounds 30] [--threads 2] [--only gpt2 …]
+    python bench/torch_step.py [--rounds 30] [--threads 2] [--only gpt2 …]
 """
 
 import argparse

@@ -98,6 +98,12 @@ def entry_point(dispatcher):
     return compiled.entry_point
 
 
+def c_address(dispatcher):
+    """Where the machine code of a specialisation lies, for calls as of a C function. Its arguments are numbers."""
+    (compiled,) = dispatcher.overloads.values()
+    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+
+
 def clone_of(kernel, name, bindings):
     """A copy of a function with a name of its own, whose globals named in ``bindings`` are replaced."""
     qualified = f"{kernel.__name__}_{name}"

@@ -2,7 +2,7 @@
 
 Each kernel *requires* tables as `layout` describes them, that outlive the launch, and *writes* what its docstring says.
 Its signature is ``(first, last, handle, options)``: work on chunks ``first`` to ``last`` of the tables that the handle
-points to; `spread` runs such ranges on Numba's threads. One handle instead of seven arrays halves the cost of a launch.
+points to; `threads` runs such ranges on several. One handle instead of seven arrays halves the cost of a launch.
 
 A chunk passes through the caches once: the gradient is staged if it must be, the rule's loop runs, and what the options
 ask for (moving average, emptied accumulator, zeroed gradient) follows while the chunk is still in the cache. Compared
@@ -13,7 +13,6 @@ specialisation per rule and dtype serves all options.
 from typing import Any
 
 import numpy as np
-from numba import prange
 
 from ._jit import callee
 from .clipping import own_factor
@@ -51,13 +50,6 @@ DTYPE = np.float32
 SCALARS = Control
 SLOT_ROWS: Any = ()
 TERM_ROWS: Any = ()
-rows: Any = None
-
-
-def spread(bins, handle, options):
-    """Run the kernel ``rows`` over ``bins.size - 1`` ranges of chunks, in parallel."""
-    for b in prange(bins.size - 1):
-        rows(bins[b], bins[b + 1], handle, options)
 
 
 def step(first, last, handle, options):

@@ -107,6 +107,47 @@ def scalars_at(typing, scalars, table, row, column):
     return result(scalars, table, types.intp, types.intp), build
 
 
+@intrinsic
+def call_kernel(typing, address, first, last, handle, options):
+    """Call the C function of four int64 at an address."""
+    number = types.int64
+
+    def build(context, builder, signature, arguments):
+        _call(builder, ir.VoidType(), arguments[0], arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(number, number, number, number, number), build
+
+
+@intrinsic
+def call_number(typing, address):
+    """The int that a C function without arguments gives."""
+
+    def build(context, builder, signature, arguments):
+        return builder.sext(_call(builder, ir.IntType(32), arguments[0], []), ir.IntType(64))
+
+    return types.int64(types.int64), build
+
+
+@intrinsic
+def call_parallel(typing, address, function, task, threads):
+    """Call ``GOMP_parallel`` at an address: the function at another, with ``task``, on so many threads."""
+    number = types.int64
+
+    def build(context, builder, signature, arguments):
+        start, function, task, threads = arguments
+        unsigned = ir.IntType(32)
+        _call(builder, ir.VoidType(), start, [function, task, builder.trunc(threads, unsigned), unsigned(0)])
+        return context.get_dummy_value()
+
+    return types.void(number, number, number, number), build
+
+
+def _call(builder, result, address, arguments):
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
+
+
 def arrays_at(rows, addresses, segment, first, size, dtype):
     """A tuple of arrays, one for each of ``rows`` of the address table: elements ``first`` to ``first + size`` each."""
     return tuple(array_at(addresses[row, segment], first, size, dtype) for row in rows)

@@ -1,4 +1,4 @@
-"""Compiled kernels and how they are started: serial or on Numba's threads, safely after fork and between threads."""
+"""Compiled kernels and how they are started: serial or on threads, safely after fork and between threads."""
 
 import functools
 import os
@@ -12,8 +12,8 @@ import numpy as np
 from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 
-from . import cpu
-from ._jit import entry_point, fingerprint, specialise
+from . import threads
+from ._jit import c_address, entry_point, fingerprint, specialise
 from .layout import CHUNK, LENGTH, SLOTS
 from .registry import RULES
 from .tables import Tables, handle_of
@@ -110,7 +110,8 @@ class Work:
         self.factors = np.ones((2, addresses.shape[1]), table.dtype) if factors is None else factors
         self.table = table
         self.sums = np.zeros((max(terms, 2), len(chunks)))
-        self.handle = handle_of(Tables(chunks, addresses, gradients, layouts, self.factors, table, self.sums))
+        self._tables = handle_of(Tables(chunks, addresses, gradients, layouts, self.factors, table, self.sums))
+        self.handle = self._tables.ctypes.data
         self._ends = np.cumsum(chunks[:, LENGTH])
         self.elements = int(self._ends[-1]) if len(chunks) else 0
         self.count = len(chunks)
@@ -126,14 +127,14 @@ class Work:
 
 
 class Kernel:
-    """One kernel for one rule and dtype: its serial form, compiled, and how to run that and its parallel form."""
+    """One kernel for one rule and dtype, compiled, and how to run it: here, or on threads by its address."""
 
-    __slots__ = ("run", "run_parallel", "serial")
+    __slots__ = ("address", "compiled", "run")
 
-    def __init__(self, serial, run_parallel):
-        self.serial = serial
-        self.run = entry_point(serial)
-        self.run_parallel = run_parallel
+    def __init__(self, compiled):
+        self.compiled = compiled
+        self.run = entry_point(compiled)
+        self.address = c_address(compiled)
 
 
 def _useful_threads(work):
@@ -149,19 +150,16 @@ def launcher(kernel, work):
 
 def launch(kernel, work, options):
     """Run ``kernel`` over all chunks of ``work``."""
-    if work.elements < PARALLEL_FROM or (threads := _useful_threads(work)) == 1:
+    if work.elements < PARALLEL_FROM or (count := _useful_threads(work)) == 1:
         kernel.run(0, work.count, work.handle, options)
     else:
         with exclusively:
-            kernel.run_parallel(work.bins(threads), work.handle, options)
-
-
-_HANDLE = types.Array(types.int64, 2, "C")
+            threads.run(kernel.address, work.bins(count), work.handle, options)
 
 
 @functools.cache
 def kernel(function, scalars, slots, dtype):
-    """The kernel ``function`` of cpu.py (or of a module like it), compiled for a rule and a dtype, both forms.
+    """The kernel ``function`` of cpu.py (or of a module like it), compiled for a rule and a dtype.
 
     Parameters
     ----------
@@ -174,36 +172,20 @@ def kernel(function, scalars, slots, dtype):
     dtype : numpy.dtype
         float32 or float64.
     """
-    bindings, name, key = specialisation(scalars, slots, dtype)
-    serial = serial_form(function, bindings, name, key)
-    return Kernel(serial, None if _state["forked"] else parallel_form(function, serial, name, key))
+    return compiled(function, *specialisation(scalars, slots, dtype))
 
 
-def serial_form(function, bindings, name, key):
-    """A kernel of the common signature, compiled; arguments as of `specialise`."""
+def compiled(function, bindings, name, key):
+    """The `Kernel` of a function of the common signature; arguments as of `specialise`."""
     number = types.int64
-    return specialise(function, name, types.void(number, number, _HANDLE, number), bindings, key=key)
-
-
-def parallel_form(function, serial, name, key):
-    """The kernel ``function`` on Numba's threads, from its serial form; ready to be called."""
-    bins = types.Array(types.int64, 1, "C")
-    parallel = specialise(
-        cpu.spread,
-        f"{function.__name__}_{name}",
-        types.void(bins, _HANDLE, types.int64),
-        {"rows": serial},
-        parallel=True,
-        key=key and f"{function.__name__} {key}",
-    )
-    return entry_point(parallel)
+    return Kernel(specialise(function, name, types.void(number, number, number, number), bindings, key=key))
 
 
 @functools.cache
 def serial_function(function, numbers, scalars, slots, dtype):
     """A function ``(handle, *numbers)``, so many of them float64, compiled for a rule and a dtype; serial only."""
     bindings, name, key = specialisation(scalars, slots, dtype)
-    return entry_point(specialise(function, name, (_HANDLE, *[types.float64] * numbers), bindings, key=key))
+    return entry_point(specialise(function, name, (types.int64, *[types.float64] * numbers), bindings, key=key))
 
 
 def specialisation(scalars, slots, dtype):

@@ -1,7 +1,7 @@
 """Kernels over arrays that every call brings along, losses and activations: how they are compiled and started.
 
 They have the signature of the kernels in cpu.py, so that `launch` starts them: serially when small, else in contiguous
-ranges on Numba's threads. A range is counted in items, rows or blocks, whose results never depend on one another.
+ranges on threads. A range is counted in items, rows or blocks, whose results never depend on one another.
 """
 
 import functools
@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from . import launch
-from ._jit import callee, entry_point, fingerprint
-from .intrinsics import table_at
+from ._jit import callee, fingerprint
+from .intrinsics import array_at, table_at
 from .tables import handle_of
 
 BLOCK = 2048
@@ -43,7 +43,8 @@ class Work:
 
     def __init__(self, arrays, elements, count):
         self._arrays = arrays
-        self.handle = handle_of(arrays)
+        self._tables = handle_of(arrays)
+        self.handle = self._tables.ctypes.data
         self.elements = elements
         self.count = count
 
@@ -55,21 +56,15 @@ class Work:
 @callee
 def table_of(handle, k, dtype):
     """Array number ``k`` of a `Work`, [rows, columns]."""
-    return table_at(handle[k, 0], handle[k, 1], handle[k, 2], dtype)
+    row = array_at(handle, 3 * k, 3, np.int64)
+    return table_at(row[0], row[1], row[2], dtype)
 
 
-class Kernel:
-    """A kernel in its serial form, and in its parallel one, which is compiled when it is first needed."""
-
-    def __init__(self, function, bindings, name, key):
-        self._origin = function, name, key
-        self.serial = launch.serial_form(function, bindings, name, key)
-        self.run = entry_point(self.serial)
-
-    @functools.cached_property
-    def run_parallel(self):
-        function, name, key = self._origin
-        return launch.parallel_form(function, self.serial, name, key)
+@callee
+def row_of(handle, k, dtype):
+    """Array number ``k`` of a `Work`, [columns]."""
+    row = array_at(handle, 3 * k, 3, np.int64)
+    return array_at(row[0], 0, row[2], dtype)
 
 
 @functools.cache
@@ -90,7 +85,7 @@ def kernel(function, dtype, scalars, **formulas):
     digest = fingerprint(*formulas.values())
     name = "_".join([*(formula.__name__ for formula in list(formulas.values())[:1]), dtype.name])
     key = digest and f"{digest} {sorted(formulas)} {scalars._fields}"
-    return Kernel(function, {"DTYPE": dtype.type, "SCALARS": scalars, **formulas}, name, key)
+    return launch.compiled(function, {"DTYPE": dtype.type, "SCALARS": scalars, **formulas}, name, key)
 
 
 def run(kernel, work, options):

@@ -24,6 +24,9 @@ class Tables(NamedTuple):
     sums: Any  # float64 [terms, chunks]
 
 
+TABLES = len(Tables._fields)
+
+
 def handle_of(tables):
     """Address, rows and columns of each table, int64 [7, 3]; it keeps none of them alive."""
     if not all(array.flags.c_contiguous for array in tables):
@@ -35,15 +38,16 @@ def handle_of(tables):
 
 @callee
 def tables_at(handle, dtype):
-    """The tables that a handle points to."""
+    """The tables that a handle, at an address, points to."""
+    rows = table_at(handle, TABLES, 3, np.int64)
     return Tables(
-        table_at(handle[0, 0], handle[0, 1], handle[0, 2], np.int64),
-        table_at(handle[1, 0], handle[1, 1], handle[1, 2], np.int64),
-        table_at(handle[2, 0], handle[2, 1], handle[2, 2], np.int64),
-        array_at(handle[3, 0], 0, handle[3, 2], np.int64),
-        table_at(handle[4, 0], handle[4, 1], handle[4, 2], dtype),
-        table_at(handle[5, 0], handle[5, 1], handle[5, 2], dtype),
-        table_at(handle[6, 0], handle[6, 1], handle[6, 2], np.float64),
+        table_at(rows[0, 0], rows[0, 1], rows[0, 2], np.int64),
+        table_at(rows[1, 0], rows[1, 1], rows[1, 2], np.int64),
+        table_at(rows[2, 0], rows[2, 1], rows[2, 2], np.int64),
+        array_at(rows[3, 0], 0, rows[3, 2], np.int64),
+        table_at(rows[4, 0], rows[4, 1], rows[4, 2], dtype),
+        table_at(rows[5, 0], rows[5, 1], rows[5, 2], dtype),
+        table_at(rows[6, 0], rows[6, 1], rows[6, 2], np.float64),
     )
 
 

@@ -26,8 +26,8 @@ _TBB = pytest.mark.skipif(
     sys.platform == "darwin" or platform.machine() not in ("x86_64", "AMD64"),
     reason="PyPI has tbb for x86-64 Linux and Windows only",
 )
-LAYERS = ("omp", "workqueue", pytest.param("tbb", marks=_TBB))
-"""Numba's threading layers, for `parametrize`. One that does not load fails its tests."""
+LAYERS = ("openmp", "omp", "workqueue", pytest.param("tbb", marks=_TBB))
+"""Threads of OpenMP, and Numba's threading layers, for `parametrize`. One that does not load fails its tests."""
 
 
 # -- starting ----------------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def run(code, *, timeout=180, **options):
 
 def layer(name):
     """Environment of a child that is to use one threading layer."""
-    environment = {"NUMBA_THREADING_LAYER": name}
+    environment = {"NUMBA_THREADING_LAYER": None if name == "openmp" else name}
     if name == "tbb":
         key = "PATH" if os.name == "nt" else "LD_LIBRARY_PATH"
         environment[key] = os.pathsep.join(filter(None, (str(_folder_of_tbb()), os.environ.get(key))))

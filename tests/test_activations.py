@@ -227,12 +227,12 @@ FLOAT64_IN_ROWS = ("softmax",)
 def test_float32_is_computed_in_float32(case):
     """Sums over rows, which softmax has, are all that is float64."""
     from fastopt.kernels import activations as kernels
-    from fastopt.kernels import rowwise
+    from fastopt.kernels import launch
 
     form = getattr(activations, case.name).form(**case.options).activation
     for loop, formula in ((kernels.forward, form.forward), (kernels.backward, form.derivative)):
-        kernel = rowwise.Kernel(loop, {"DTYPE": np.float32, "SCALARS": form.scalars, "FORMULA": formula}, "test", None)
-        (text,) = kernel.serial.inspect_llvm().values()
+        kernel = launch.compiled(loop, {"DTYPE": np.float32, "SCALARS": form.scalars, "FORMULA": formula}, "test", None)
+        (text,) = kernel.compiled.inspect_llvm().values()
         assert double_arithmetic(text) == []
         assert "x float>" in text
 

@@ -16,9 +16,9 @@ OTHER_WAYS = [way for way in children.WAYS if way != "list"]
 
 ALL_BITS = """
     import children
-    from numba import threading_layer
+    from fastopt.kernels.threads import layer
     bits = {{name: children.bits(name) for name in {names}}}
-    children.report(bits=bits, layer=threading_layer())
+    children.report(bits=bits, layer=layer())
 """
 
 

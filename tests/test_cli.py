@@ -426,7 +426,7 @@ def test_info_as_json():
     } == facts.keys()  # fmt: skip
     assert facts["versions"]["fastopt"] == fastopt.__version__
     assert facts["cache"]["folder"] == os.environ["FASTOPT_CACHE_DIR"]
-    assert facts["threading_layer"] in ("omp", "tbb", "workqueue") or facts["numba_threads"] == 1
+    assert facts["threading_layer"] in ("openmp", "omp", "tbb", "workqueue") or facts["numba_threads"] == 1
     assert not any("unknown" in str(fact) for fact in facts.values())
 
 

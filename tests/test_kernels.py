@@ -388,7 +388,7 @@ def compiled_anew(function, scalars, slots):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_jit, "cache_folder", lambda: None)
         patch.setitem(launch._state, "forked", True)  # of the two forms the serial one is enough
-        return launch.kernel.__wrapped__(function, scalars, slots, DTYPES[0]).serial
+        return launch.kernel.__wrapped__(function, scalars, slots, DTYPES[0]).compiled
 
 
 def optimised(function, scalars, slots):

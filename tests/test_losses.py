@@ -10,7 +10,7 @@ import children
 import numpy as np
 import pytest
 import torch
-from fastopt.kernels import launch, rowwise
+from fastopt.kernels import launch
 from fastopt.kernels.losses import loops
 from fastopt.kernels.rowwise import BLOCK
 from keras_reference import import_keras
@@ -321,7 +321,7 @@ def test_float32_elements_are_computed_in_float32(case):
     """And in vectors. Sums are all that is float64."""
     formula = case.function.form(case.options).formula
     bindings = {"DTYPE": np.float32, "SCALARS": formula.scalars, **dict(formula.functions)}
-    (text,) = rowwise.Kernel(formula.loop, bindings, "test", None).serial.inspect_llvm().values()
+    (text,) = launch.compiled(formula.loop, bindings, "test", None).compiled.inspect_llvm().values()
     assert [line for line in double_arithmetic(text) if not re.search("fpext|fadd", line)] == []
     assert max(packed(text, "fmul")) >= 4
 

@@ -1,11 +1,14 @@
 """Second steps, forks, threads, launches, memory: what a step does beside arithmetic."""
 
 import multiprocessing
+import sys
 
 import children
 import numpy as np
 import pytest
-from fastopt.kernels import _jit, launch, reader
+from fastopt.kernels import _jit, launch, reader, threads
+from fastopt.kernels.intrinsics import array_at, call_number
+from numba import types
 
 import fastopt
 
@@ -230,7 +233,7 @@ FORKING = {"PYTHONWARNINGS": "error,ignore:This process:DeprecationWarning"}
 def test_fork_after_parallel_steps(layer):
     code = """
         import children, fastopt, numpy as np
-        from numba import threading_layer
+        from fastopt.kernels.threads import layer
 
         expected = children.steps_of("Adam")
         param = np.ones(100_000, np.float32)
@@ -246,7 +249,7 @@ def test_fork_after_parallel_steps(layer):
         child = children.in_fork(go_on)
         again = children.in_fork(go_on)
         parent = go_on()
-        children.report(child=child, again=again, parent=parent, expected=expected, layer=threading_layer())
+        children.report(child=child, again=again, parent=parent, expected=expected, layer=layer())
     """
     found = children.run(code, **children.layer(layer), **FORKING)
     digest, adam, threads = found["parent"]
@@ -337,6 +340,7 @@ def test_pools_of_processes(method):
         pytest.skip(f"this platform has no {method}")
     code = f"""
         import multiprocessing
+import sys
         import children
 
         names = ["Adam", "Lion", "Adam", "Lion"]
@@ -354,8 +358,8 @@ def test_pools_of_processes(method):
 IN_THREADS = """
     import threading
     from concurrent.futures import ThreadPoolExecutor
-    import numba
     import children, fastopt
+    from fastopt.kernels.threads import layer
 
     names = ["Adam", "Lion", "Lamb", "Nadam"] * 2
     barrier = threading.Barrier(len(names))
@@ -370,7 +374,7 @@ IN_THREADS = """
         again = list(pool.map(run, names))
     barrier = threading.Barrier(1)
     alone = [run(name) for name in names]
-    children.report(together=together, again=again, alone=alone, layer=numba.threading_layer())
+    children.report(together=together, again=again, alone=alone, layer=layer())
 """
 
 
@@ -379,3 +383,55 @@ def test_threads_that_build_and_step_at_once(layer):
     found = children.run(IN_THREADS, **children.layer(layer))
     assert found["layer"] == layer
     assert found["together"] == found["again"] == found["alone"]
+
+
+# -- whose threads -----------------------------------------------------------------------------------------------------
+
+RUNTIMES = """
+    import pathlib, re
+    import children
+    {first}
+    {second}
+    from fastopt.kernels.threads import layer
+
+    maps = pathlib.Path("/proc/self/maps").read_text()
+    steps = children.steps_of("Adam")
+    children.report(steps=steps, layer=layer(), runtimes=len(set(re.findall(r"/\\S*lib[gi]?omp\\d?\\.so\\S*", maps))))
+"""
+TORCH_IN_PARALLEL = "import torch; torch.set_num_threads(2); torch.ones(1 << 20).add_(1)"
+FASTOPT_IN_PARALLEL = "import fastopt; children.steps_of('Adam')"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which libraries a process has")
+@pytest.mark.parametrize("torch_first", [True, False])
+def test_torch_and_fastopt_share_their_threads(torch_first):
+    """A pool each would spin on the processors that the other needs."""
+    order = TORCH_IN_PARALLEL, FASTOPT_IN_PARALLEL
+    first, second = order if torch_first else order[::-1]
+    code = RUNTIMES.format(first=first, second=second)
+    found = children.run(code, NUMBA_THREADING_LAYER=None, PYTHONWARNINGS="default")
+    assert (found["layer"], found["runtimes"]) == ("openmp", 1)
+    assert found["steps"] == children.steps_of("Adam")
+
+
+def note_thread(first, last, found, number):
+    """A kernel that notes the number of its thread; ``number`` is the address of what tells it."""
+    array_at(found, first, 1, np.int64)[0] = call_number(number)
+
+
+def test_no_more_threads_than_torch_is_told_to_use():
+    torch = pytest.importorskip("torch", reason="the limit is torch's to set")
+    team = threads._team(True)
+    if team is None:
+        pytest.skip("this process has been told to use another layer, or has no OpenMP runtime")
+    kernel = _jit.specialise(note_thread, "test", types.void(*[types.int64] * 4), {})
+    before, used = torch.get_num_threads(), {}
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found = np.zeros(8, np.int64)
+            threads.run(_jit.c_address(kernel), np.arange(9), found.ctypes.data, int(team[1]))
+            used[count] = set(found.tolist())
+    finally:
+        torch.set_num_threads(before)
+    assert used == {1: {0}, 2: {0, 1}}

@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from ..kernels import threads
 from ..kernels.launch import get_num_threads
 
 PACKAGES = ("numpy", "numba", "llvmlite", "torch", "optax", "jax", "keras", "deepspeed", "tbb")
@@ -45,11 +46,9 @@ def _model_name() -> str:
 
 
 def threading_layer() -> str:
-    """Numba's, if a step has been run on threads."""
-    import numba
-
+    """What threads steps are run on, if one has been."""
     try:
-        return str(numba.threading_layer())
+        return threads.layer()
     except ValueError:
         return "not started"
 

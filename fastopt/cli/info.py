@@ -77,11 +77,11 @@ def _numba_threads() -> int:
 
 
 def _threading_layer() -> str:
-    """Numba decides at the first parallel launch: hence a step that is large enough for one."""
-    import numba
+    """It is chosen at the first parallel launch: hence a step that is large enough for one."""
     import numpy as np
 
     import fastopt
+    from fastopt.kernels import threads
     from fastopt.kernels.launch import PARALLEL_FROM
 
     if fastopt.get_num_threads() == 1:
@@ -90,7 +90,7 @@ def _threading_layer() -> str:
     optimizer = fastopt.SGD()
     optimizer.build([params])
     optimizer.apply([params])
-    return str(numba.threading_layer())
+    return threads.layer()
 
 
 def _thread_cap() -> int:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._jit import callee
-from ..intrinsics import array_at, arrays_at, scalars_at, store
+from ..intrinsics import arrays_at, scalars_at, store
 from ..maths import exp_decreasing, maximum
 from ..reduction import LANES, row_maximum, row_sum
-from ..rowwise import BLOCK, GRADIENT, SIDE_BY_SIDE, WEIGHTED, Nothing, table_of
+from ..rowwise import BLOCK, GRADIENT, SIDE_BY_SIDE, WEIGHTED, Nothing, row_of, table_of
 
 TERMS = (0, 1, 2)
 """Terms of a row loss, as rows of a table of addresses."""
@@ -50,7 +50,7 @@ class Arrays(NamedTuple):
 @callee
 def _arrays(handle, dtype):
     """All but the targets."""
-    weights = array_at(handle[3, 0], 0, handle[3, 2], dtype)
+    weights = row_of(handle, 3, dtype)
     table, sums = table_of(handle, 4, dtype), table_of(handle, 5, np.float64)
     return table_of(handle, 1, dtype), table_of(handle, 2, dtype), weights, table, sums
 
@@ -286,7 +286,7 @@ def _softmax_derivatives(target, powers, gradient, share, scale, factor, shift):
 
 def softmax_of_labels(first, last, handle, options):
     """Crossentropy of softmax(p) with one label per row, smoothed if the shift is not zero."""
-    labels = array_at(handle[0, 0], 0, handle[0, 2], np.int64)
+    labels = row_of(handle, 0, np.int64)
     prediction, gradient, weights, table, sums = _arrays(handle, DTYPE)
     powers, lanes, best = np.empty(prediction.shape[1], DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
     factor, shift = table[0, FACTOR], table[0, SHIFT]
@@ -337,7 +337,7 @@ def _label_derivatives(powers, gradient, share, shift, scale):
 
 def probability_of_labels(first, last, handle, options):
     """Crossentropy of probabilities with one label per row: −log clip(p[label] / Σp, ε, 1 − ε)."""
-    labels = array_at(handle[0, 0], 0, handle[0, 2], np.int64)
+    labels = row_of(handle, 0, np.int64)
     prediction, gradient, weights, table, sums = _arrays(handle, DTYPE)
     lanes = np.empty(LANES)
     low = table[0, OWN]
@@ -366,8 +366,8 @@ def finish(handle, mean, weighted):
 
     A row's value is rounded to the compute dtype; the total is one of rounded values, in float64.
     """
-    weights, sums = array_at(handle[3, 0], 0, handle[3, 2], DTYPE), table_of(handle, 5, np.float64)
-    values = array_at(handle[6, 0], 0, handle[6, 2], DTYPE)
+    weights, sums = row_of(handle, 3, DTYPE), table_of(handle, 5, np.float64)
+    values = row_of(handle, 6, DTYPE)
     for row in range(values.size):
         total = 0.0
         for piece in range(sums.shape[1]):
