@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from .._jit import callee
 from ..maths import sqrt
 from ..registry import rule
 
@@ -16,6 +17,7 @@ class AdadeltaScalars(NamedTuple):
 
 
 @rule(AdadeltaScalars)
+@callee
 def adadelta(param, grad, slots, s):
     """Adadelta: steps in the unit of the parameter.
 
@@ -46,9 +48,4 @@ def coupled_adadelta(param, grad, slots, s):
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.Adadelta.html.
     """
-    accumulated_grad, accumulated_delta_var = slots
-    grad = grad + s.weight_decay * param
-    accumulated_grad = s.rho * accumulated_grad + s.one_minus_rho * (grad * grad)
-    delta = sqrt(accumulated_delta_var + s.epsilon) * grad / sqrt(accumulated_grad + s.epsilon)
-    accumulated_delta_var = s.rho * accumulated_delta_var + s.one_minus_rho * (delta * delta)
-    return param - s.learning_rate * delta, (accumulated_grad, accumulated_delta_var)
+    return adadelta(param, grad + s.weight_decay * param, slots, s)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from .._jit import callee
 from ..maths import sqrt
 from ..registry import rule
 
@@ -29,6 +30,7 @@ class OutsideAdagradScalars(AdagradScalars):
 
 
 @rule(OutsideAdagradScalars)
+@callee
 def outside_adagrad(param, grad, slots, s):
     """`adagrad` with ε outside the root, as in Keras 1.0.3 to 2.3: p ← p − η g / (√a + ε)."""
     (accumulator,) = slots
@@ -50,7 +52,4 @@ def coupled_adagrad(param, grad, slots, s):
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.Adagrad.html.
     """
-    (accumulator,) = slots
-    grad = grad + s.weight_decay * param
-    accumulator = accumulator + grad * grad
-    return param - s.learning_rate * grad / (sqrt(accumulator) + s.epsilon), (accumulator,)
+    return outside_adagrad(param, grad + s.weight_decay * param, slots, s)

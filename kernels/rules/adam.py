@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from .._jit import callee
 from ..maths import maximum, sqrt
 from ..registry import rule
 
@@ -16,6 +17,7 @@ class AdamScalars(NamedTuple):
 
 
 @rule(AdamScalars)
+@callee
 def adam(param, grad, slots, s):
     """Adam: steps scaled by running means of the gradient and of its square.
 
@@ -40,6 +42,7 @@ class AmsgradScalars(NamedTuple):
 
 
 @rule(AmsgradScalars)
+@callee
 def amsgrad(param, grad, slots, s):
     """Adam whose denominator never shrinks: v̂ ← max(v̂, v) takes the place of v.
 
@@ -71,11 +74,7 @@ def coupled_adam(param, grad, slots, s):
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.Adam.html. torch's √(v / (1 − β₂ᵗ)) + ε is this
     rule's √v + ε √(1 − β₂ᵗ), over √(1 − β₂ᵗ).
     """
-    momentum, velocity = slots
-    grad = grad + s.weight_decay * param
-    momentum = momentum + (grad - momentum) * s.one_minus_beta_1
-    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
-    return param - s.alpha * momentum / (sqrt(velocity) + s.epsilon), (momentum, velocity)
+    return adam(param, grad + s.weight_decay * param, slots, s)
 
 
 class CoupledAmsgradScalars(CoupledAdamScalars):
@@ -85,10 +84,4 @@ class CoupledAmsgradScalars(CoupledAdamScalars):
 @rule(CoupledAmsgradScalars)
 def coupled_amsgrad(param, grad, slots, s):
     """`amsgrad` with weight decay in the gradient, as in torch."""
-    momentum, velocity, velocity_hat = slots
-    grad = grad + s.weight_decay * param
-    momentum = momentum + (grad - momentum) * s.one_minus_beta_1
-    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
-    velocity_hat = maximum(velocity_hat, velocity)
-    param = param - s.alpha * momentum / (sqrt(velocity_hat) + s.epsilon)
-    return param, (momentum, velocity, velocity_hat)
+    return amsgrad(param, grad + s.weight_decay * param, slots, s)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from .._jit import callee
 from ..maths import sqrt
 from ..registry import rule
 
@@ -19,6 +20,7 @@ class NadamScalars(NamedTuple):
 
 
 @rule(NadamScalars)
+@callee
 def nadam(param, grad, slots, s):
     """Adam with Nesterov's momentum.
 
@@ -52,9 +54,4 @@ def coupled_nadam(param, grad, slots, s):
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.NAdam.html.
     """
-    momentum, velocity = slots
-    grad = grad + s.weight_decay * param
-    momentum = momentum + (grad - momentum) * s.one_minus_beta_1
-    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
-    ahead = s.momentum_weight * momentum + s.grad_weight * grad
-    return param - s.learning_rate * ahead / (sqrt(s.velocity_weight * velocity) + s.epsilon), (momentum, velocity)
+    return nadam(param, grad + s.weight_decay * param, slots, s)

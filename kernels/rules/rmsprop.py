@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from .._jit import callee
 from ..maths import sqrt
 from ..registry import rule
 
@@ -33,6 +34,7 @@ class OutsideRMSpropScalars(RMSpropScalars):
 
 
 @rule(OutsideRMSpropScalars)
+@callee
 def outside_rmsprop(param, grad, slots, s):
     """`rmsprop` with ε outside the root, as in Keras 1.0.3 to 2.3: p ← p − η g / (√v + ε)."""
     (velocity,) = slots
@@ -101,10 +103,7 @@ def coupled_rmsprop(param, grad, slots, s):
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.RMSprop.html.
     """
-    (velocity,) = slots
-    grad = grad + s.weight_decay * param
-    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
-    return param - s.learning_rate * grad / (sqrt(velocity) + s.epsilon), (velocity,)
+    return outside_rmsprop(param, grad + s.weight_decay * param, slots, s)
 
 
 class CoupledMomentumRMSpropScalars(CoupledRMSpropScalars):

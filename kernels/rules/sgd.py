@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from .._jit import callee
 from ..registry import rule
 
 
@@ -12,6 +13,7 @@ class SgdScalars(NamedTuple):
 
 
 @rule(SgdScalars)
+@callee
 def sgd(param, grad, slots, s):
     """Gradient descent: p ← p − η g. Source: Robbins & Monro 1951, https://doi.org/10.1214/aoms/1177729586."""
     return param - s.learning_rate * grad, slots
@@ -68,8 +70,7 @@ class CoupledSgdScalars(NamedTuple):
 @rule(CoupledSgdScalars)
 def coupled_sgd(param, grad, slots, s):
     """Gradient descent with weight decay in the gradient, as in torch: g ← g + λ p;  p ← p − η g."""
-    grad = grad + s.weight_decay * param
-    return param - s.learning_rate * grad, slots
+    return sgd(param, grad + s.weight_decay * param, slots, s)
 
 
 class CoupledMomentumScalars(CoupledSgdScalars):
