@@ -1,4 +1,4 @@
-"""fastopt.torch in what is built on torch.optim: Accelerate, distributed tensors, torch.compile's callers."""
+"""fastopt.torch in what is built on torch.optim: Accelerate, Lightning, transformers, distributed tensors."""
 
 import copy
 import re
@@ -26,7 +26,7 @@ def alike(models, tolerance=2e-6):
 @pytest.mark.filterwarnings("ignore")  # what other libraries warn of among themselves
 def test_accelerate(tmp_path):
     """Prepared, with gradient accumulation, clipping, a scheduler, saved and loaded."""
-    accelerate = pytest.importorskip("accelerate")
+    accelerate = pytest.importorskip("accelerate", reason="comes with the extra torch-libraries")
     models = []
     for kind in CLASSES:
         accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
@@ -50,6 +50,140 @@ def test_accelerate(tmp_path):
                 accelerator.load_state(folder)
         models.append(accelerator.unwrap_model(model))
     assert alike(models, 1e-5)
+
+
+# -- Lightning ---------------------------------------------------------------------------------------------------------
+
+
+def lightning_module(lightning, kind):
+    """`net` as a LightningModule, with a rate that changes at every step."""
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def training_step(self, batch, _):
+            return loss_of(self.net, batch)
+
+        def configure_optimizers(self):
+            optimizer = kind(self.parameters(), **KWARGS)
+            scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    return Module()
+
+
+def fit_with_lightning(lightning, kind, folder, epochs, checkpoint=None):
+    """A trained module: accumulation, clipping, and a checkpoint after the last epoch."""
+    saving = lightning.pytorch.callbacks.ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        accumulate_grad_batches=2,
+        gradient_clip_val=0.1,
+        callbacks=[saving],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    module = lightning_module(lightning, kind)
+    trainer.fit(module, torch.utils.data.DataLoader(batches(4), batch_size=None), ckpt_path=checkpoint)
+    return module, saving.best_model_path
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning(tmp_path):
+    """Two epochs, and one epoch that is taken up again from its checkpoint, by the same class or the other one."""
+    lightning = pytest.importorskip("lightning", reason="comes with the extra torch-libraries")
+    expected, _ = fit_with_lightning(lightning, torch.optim.AdamW, tmp_path / "whole", 2)
+    moved = distance([p.detach() for p in expected.parameters()], [p.detach() for p in net().parameters()])
+    assert moved > 1e-2
+    for first in CLASSES:
+        _, checkpoint = fit_with_lightning(lightning, first, tmp_path / first.__module__, 1)
+        for second in CLASSES:
+            found, _ = fit_with_lightning(lightning, second, tmp_path / "resumed", 2, checkpoint)
+            assert found.trainer.global_step == 4
+            assert alike([expected, found], 1e-5)
+
+
+# -- Hugging Face's Trainer --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def transformers(monkeypatch):
+    """The library, without the root of this repository among the folders of modules.
+
+    ``python -m pytest`` puts it there, and transformers would take its folder ``kernels`` for a package of that name.
+    """
+    root = Path(__file__).parents[1]
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if Path(folder).resolve() != root])
+    return pytest.importorskip("transformers", reason="comes with the extra torch-libraries")
+
+
+VISIBLE = 1e-5
+"""An ε that rounding is small beside: the biases of attention's keys have no other gradient."""
+
+
+def tiny_gpt(transformers):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 31, "n_positions": 8, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **dropout, bos_token_id=0, eos_token_id=0))
+
+
+def train_with_transformers(transformers, kind, folder, steps, checkpoint=None):
+    """A trained model: accumulation, clipping, the Trainer's own schedule, a checkpoint at every second step."""
+    model = tiny_gpt(transformers)
+    tokens = torch.randint(31, (32, 8), generator=torch.Generator().manual_seed(1))
+    arguments = transformers.TrainingArguments(
+        folder,
+        max_steps=8,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        max_grad_norm=0.1,
+        warmup_steps=2,
+        save_steps=2,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    trainer = transformers.Trainer(
+        model,
+        arguments,
+        train_dataset=[{"input_ids": row, "labels": row} for row in tokens],
+        optimizers=(kind(model.parameters(), **KWARGS, eps=VISIBLE), None),
+        callbacks=[stop_after(transformers, steps)],
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    assert trainer.state.global_step == steps
+    return model
+
+
+def stop_after(transformers, steps):
+    class Stop(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_training_stop |= state.global_step >= steps
+
+    return Stop()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_transformers(transformers, tmp_path):
+    """Eight steps, and four that are taken up again from their checkpoint, by the same class or the other one."""
+    expected = train_with_transformers(transformers, torch.optim.AdamW, tmp_path / "whole", 8)
+    assert not alike([tiny_gpt(transformers), expected], 1e-2)
+    for first in CLASSES:
+        folder = tmp_path / first.__module__
+        train_with_transformers(transformers, first, folder, 4)
+        for second in CLASSES:
+            resumed = train_with_transformers(
+                transformers, second, tmp_path / "resumed", 8, str(folder / "checkpoint-4")
+            )
+            assert alike([expected, resumed], 1e-5)
+
+
+# -- distributed tensors -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
