@@ -21,7 +21,7 @@ from fastopt.bench.measurement import TooLargeError, chosen_peers, measure
 from fastopt.bench.outcome import Outcome, mean_speedup, outcome_of
 from fastopt.bench.page import page
 from fastopt.bench.peers import PEERS
-from fastopt.bench.picture import labels_of, save_picture
+from fastopt.bench.picture import labels_of, picture_of, save_picture
 from fastopt.bench.problem import Problem
 from fastopt.bench.ratios import Ratio, geometric_mean, ratio_of
 from fastopt.bench.shapes import MODELS
@@ -461,6 +461,15 @@ def test_picture_and_page(tmp_path):
     text = page(outcomes, {"threads": 2, "versions": {"numpy": "<2>"}}, "a & b")
     assert "a &amp; b" in text and "&lt;2&gt;" in text
     assert 'class="best slower"' in text and "lion/float32/1e6" in text
+
+
+def test_nothing_reaches_out_of_the_picture():
+    case = "rmsprop-centered-momentum/float32/400-tensors/clip-ema/cpu"
+    figure = picture_of([outcome(case, **dict.fromkeys(PEERS, 1.5)), outcome(NumPy=90.0)], "all peers, " * 6)
+    figure.draw_without_rendering()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(box.x0, box.y0) >= 0
+    assert box.x1 <= width and box.y1 <= height
 
 
 def test_tolerances_are_those_of_rounding():

@@ -11,6 +11,9 @@ from .peers import PEERS
 
 INK, FAINT, OURS = "#222222", "#d9d9d9", "#2a6f97"
 
+NARROW = 0.3
+"""The fraction whose bar holds no number, which stands beside it then."""
+
 
 def save_picture(outcomes: Sequence[Outcome], path: Path, title: str) -> None:
     """Bars of the fraction of the ceiling, and marks for the speed-up over each peer.
@@ -20,6 +23,11 @@ def save_picture(outcomes: Sequence[Outcome], path: Path, title: str) -> None:
     OSError, ValueError
         If the file cannot be written, or its ending is no image format.
     """
+    picture_of(outcomes, title).savefig(path)
+
+
+def picture_of(outcomes: Sequence[Outcome], title: str) -> Any:
+    """The picture as a figure of matplotlib."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -34,7 +42,7 @@ def save_picture(outcomes: Sequence[Outcome], path: Path, title: str) -> None:
     for panel in (fractions, speedups):
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(axis="y", length=0)
-    figure.savefig(path)
+    return figure
 
 
 def labels_of(outcomes: Sequence[Outcome]) -> list[str]:
@@ -52,9 +60,11 @@ def _draw_fractions(panel: Any, outcomes: Sequence[Outcome], places: Sequence[in
             continue
         errors = [[max(0.0, ratio.value - ratio.low)], [max(0.0, ratio.high - ratio.value)]]
         panel.barh(place, ratio.value, height=0.7, color=OURS, xerr=errors, ecolor=INK)
-        panel.text(0.01, place, f"{ratio.value:.2f}", va="center", color="white", fontsize=8)
+        inside = ratio.value > NARROW
+        start, color = (0.01, "white") if inside else (ratio.high + 0.02, INK)
+        panel.text(start, place, f"{ratio.value:.2f}", va="center", color=color, fontsize=8)
     panel.axvline(1.0, color=INK, linestyle="--", linewidth=1)
-    panel.set(xlabel="fraction of the ceiling: plain loops over as many arrays, same run", xlim=(0, None))
+    panel.set(xlabel="fraction of the ceiling:\nplain loops over as many arrays, same run", xlim=(0, None))
 
 
 def _draw_speedups(panel: Any, outcomes: Sequence[Outcome], places: Sequence[int]) -> None:
@@ -68,9 +78,9 @@ def _draw_speedups(panel: Any, outcomes: Sequence[Outcome], places: Sequence[int
             panel.scatter(values, rows, s=36, color=colormaps["tab10"](number), label=name, zorder=3)
     panel.hlines(list(places), *_span(outcomes), color=FAINT, linewidth=0.6)
     panel.axvline(1.0, color=INK, linestyle="--", linewidth=1)
-    panel.set(xlabel="speed-up: time of the peer over that of fastopt; left of 1 the peer is faster", xscale="log")
+    panel.set(xlabel="speed-up: time of the peer over fastopt's;\nleft of 1 the peer is faster", xscale="log")
     if any(outcome.speedups for outcome in outcomes):
-        panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=8)
+        panel.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, frameon=False, fontsize=8)
 
 
 def _span(outcomes: Sequence[Outcome]) -> tuple[float, float]:
