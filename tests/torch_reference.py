@@ -105,32 +105,44 @@ def for_loop(kind, kwargs):
     return lambda params: kind(params, **copy.deepcopy(kwargs))
 
 
+def as_numbers(kwargs):
+    """The same hyper-parameters, none of them a float32 tensor: torch computes with these in float32."""
+    return {key: _as_number(value) for key, value in kwargs.items()}
+
+
+def _as_number(value):
+    if isinstance(value, tuple):
+        return tuple(map(_as_number, value))
+    return value.item() if isinstance(value, torch.Tensor) else value
+
+
 def database():
-    """The inputs of torch's own optimizer tests: name → list of (description, arguments)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from torch.testing._internal.common_optimizers import optim_db
+    """The inputs of torch's own optimizer tests: name → list of (description, arguments).
+
+    Those for CUDA are those for the CPU, and more with ``capturable`` and with tensors as hyper-parameters.
+    """
     return {
-        info.optim_cls.__name__: [
-            (each.desc, dict(each.kwargs)) for each in info.optim_inputs_func(device="cpu") if each.params is None
-        ]
-        for info in optim_db
+        info.optim_cls.__name__: [(each.desc, each.kwargs) for each in info.optim_inputs_func(device="cuda")]
+        for info in _optim_db()
     }
 
 
 def error_database():
-    """What torch's classes must refuse at construction: name → list of (arguments, error, message)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
+    """What torch's classes must refuse: name → list of (arguments, error, message, whether only a step refuses it)."""
     return {
         info.optim_cls.__name__: [
-            (each.optimizer_error_input, each.error_type, each.error_regex)
+            (each.optimizer_error_input, each.error_type, each.error_regex, each.error_on.name == "STEP_ERROR")
             for each in info.optim_error_inputs_func(device="cpu", dtype=torch.float32)
-            if each.error_on is OptimizerErrorEnum.CONSTRUCTION_ERROR
         ]
-        for info in optim_db
+        for info in _optim_db()
     }
+
+
+def _optim_db():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch.testing._internal.common_optimizers import optim_db
+    return optim_db
 
 
 class Loop(torch.optim.Optimizer):
