@@ -109,3 +109,52 @@ def test_fused_backward_frees_gradients():
             assert all(p.grad is None for p in twin.params)
         results.append(twin.found())
     assert results[0] == results[1]
+
+
+def movable():
+    """Tensors that say where they were put; what is made from one is there too, and `to` another goes where that is."""
+    import torch
+
+    class Movable(torch.Tensor):
+        place = torch.device("cpu")
+        device = property(lambda self: self.place)
+
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            if function is torch.Tensor.to:
+                like, function, args = args[1], torch.Tensor.clone, args[:1]
+            else:
+                like = args[0]
+            made = super().__torch_function__(function, types, args, kwargs)
+            if type(made) is cls and made is not args[0]:
+                made.place = like.device
+            return made
+
+    return Movable
+
+
+@pytest.mark.parametrize("name", ["AdamW", pytest.param("Adafactor", marks=pytest.mark.full)])
+def test_state_follows_its_parameter_to_another_device(name):
+    import torch
+
+    import fastopt.torch
+
+    kind, places = movable(), [torch.device("cpu"), torch.device("cuda", 0)]
+    resting, moving = ([tensor(shape, k, False) for k, shape in enumerate(SHAPES)] for _ in range(2))
+    moving = [p.as_subclass(kind) for p in moving]
+    optimizers = [getattr(fastopt.torch, name)(params, lr=0.05, ema=0.9) for params in (resting, moving)]
+    for step, number in enumerate((0, 0, 1, 1, 0)):
+        for k, (p, q) in enumerate(zip(resting, moving, strict=True)):
+            p.grad = tensor(p.shape, 100 * step + k, False)
+            if q.place != places[number]:
+                q.data, q.place = q.data.clone(), places[number]
+            q.grad = p.grad.clone().as_subclass(kind)
+            q.grad.place = q.place
+        for optimizer in optimizers:
+            optimizer.step()
+        for p, q in zip(resting, moving, strict=True):
+            assert torch.equal(p, q.as_subclass(torch.Tensor))
+            for key, value in optimizers[0].state[p].items():
+                found = optimizers[1].state[q][key]
+                assert key == "step" or found.device == q.place
+                assert torch.equal(value, found.as_subclass(torch.Tensor))
