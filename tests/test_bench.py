@@ -122,6 +122,17 @@ def test_every_recipe_agrees_on_all_sides(recipe):
     check(problem, sides)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize("recipe", ["adam", "adamw", "lion"])
+def test_deepspeed_agrees(recipe, stack):
+    if reason := PEERS["DeepSpeed"].missing():
+        pytest.skip(reason)
+    case = Case(recipe, "1e4", stack=stack)
+    assert PEERS["DeepSpeed"].lacks(case) is None
+    check(*sides_of(case, ["DeepSpeed"]))
+
+
 @pytest.mark.parametrize("stack", STACKS)
 @pytest.mark.parametrize("recipe", ["adamw", "sgd-momentum", "lion"])
 def test_every_stack_agrees_on_all_sides(recipe, stack):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import os
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..cases import Case
 from .torch import OnTensors
 
-KINDS = {"Adam": "Adam", "AdamW": "Adam", "Lion": "Lion", "Adagrad": "Adagrad"}
-"""fastopt's name → DeepSpeed's, after ``DeepSpeedCPU``."""
+KINDS = {"Adam": "Adam", "AdamW": "Adam", "Lion": "Lion"}
+"""fastopt's name → DeepSpeed's, after ``DeepSpeedCPU``. Its Adagrad has no initial accumulator, which cases have."""
 
 
 class DeepSpeed(OnTensors):
@@ -27,12 +31,8 @@ class DeepSpeed(OnTensors):
     def lacks(cls, case: Case) -> str | None:
         """See `Peer`."""
         if case.rule.optimizer not in KINDS or case.rule.hyper.get("amsgrad"):
-            return f"DeepSpeed has no {case.recipe} for the CPU"
-        if case.dtype != "float32":
-            return "DeepSpeed steps in float32 on the CPU"
-        if case.rule.hyper.get("initial_accumulator_value"):
-            return "DeepSpeed's Adagrad starts at zero"
-        return None
+            return f"DeepSpeed has no {case.recipe} of the same formula for the CPU"
+        return None if case.dtype == "float32" else "DeepSpeed steps in float32 on the CPU"
 
     def make(self) -> Any:
         """See `OnTensors`."""
@@ -40,7 +40,8 @@ class DeepSpeed(OnTensors):
         options: dict[str, Any] = {"betas": (h["beta_1"], h["beta_2"]), "weight_decay": h.get("weight_decay", 0.0)}
         if kind == "Adam":
             options |= {"eps": h["epsilon"], "adamw_mode": True}
-        return _class_of(kind)(self.groups(), lr=h["learning_rate"], **options)
+        with _tools_in_reach():
+            return _class_of(kind)(self.groups(), lr=h["learning_rate"], **options)
 
     def names(self) -> dict[str, tuple[str, float]]:
         """See `OnTensors`."""
@@ -49,18 +50,38 @@ class DeepSpeed(OnTensors):
 
 
 def _class_of(kind: str) -> Any:
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it warns, on standard output, if it has to find that out
     import deepspeed.ops
 
     return getattr(getattr(deepspeed.ops, kind.lower()), f"DeepSpeedCPU{kind}")
 
 
+@contextmanager
+def _tools_in_reach() -> Iterator[None]:
+    """Put this environment's programs, of which the compilation needs ninja, last on the path of the process."""
+    path = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = os.pathsep.join([path, sysconfig.get_path("scripts")])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = path
+
+
 @functools.cache
 def _why_not_built() -> str | None:
-    """Compile what is not compiled yet; what went wrong."""
+    """Compile what is not compiled yet, which takes minutes; what went wrong."""
     import torch
 
     try:
-        _class_of("Adam")([torch.zeros(8, requires_grad=True)])
+        with _tools_in_reach():
+            _class_of("Adam")([torch.zeros(8, requires_grad=True)])
     except Exception as error:
-        return f"DeepSpeed's kernels cannot be built here ({type(error).__name__})"
+        cause = _first_cause(error)
+        return f"DeepSpeed's kernels cannot be built here, which takes ninja and a C++ compiler: {cause}"
     return None
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).partition("\n")[0] or type(error).__name__
