@@ -1,7 +1,6 @@
 """What a GPU run ran on, as JSON; or one sentence that says why this machine cannot, and exit status 1."""
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
@@ -13,17 +12,6 @@ PACKAGES = (
     "cuda-bindings", "cuda-core", "cupy-cuda12x", "cupy-cuda13x", "jax", "llvmlite", "numba", "numba-cuda", "numpy",
     "nvidia-cuda-nvcc", "nvidia-cuda-nvrtc", "nvidia-nvjitlink", "nvidia-nvvm", "optax", "pytest", "torch",
 )  # fmt: skip
-
-
-def versions():
-    """Those of `PACKAGES` that are installed, and Python's."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def of_gpu():
@@ -79,12 +67,14 @@ def report(device):
     from fastopt.kernels import _jit
 
     import fastopt
+    from fastopt.bench.surroundings import versions_of
 
+    versions = {"fastopt": fastopt.__version__, "python": platform.python_version(), **versions_of(PACKAGES)}
     return {
         "gpu": gpu,
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
-        "versions": versions() | {"fastopt": fastopt.__version__},
+        "versions": versions,
         "fastopt_sources": (_jit.build_key() or "")[:16],
     }
 

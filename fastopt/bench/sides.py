@@ -46,14 +46,29 @@ class Side:
         return {}
 
 
-class Fastopt(Side):
+class OnArrays(Side):
+    """A side with NumPy arrays of its own, which it steps in place, unless it says otherwise."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self._params, self._grads = problem.copies()
+
+    def renew(self, k: int) -> None:
+        """See `Side`."""
+        self.problem.renew(self._grads, k)
+
+    def params(self) -> list[Array]:
+        """See `Side`."""
+        return self._params
+
+
+class Fastopt(OnArrays):
     """This library."""
 
     name = "fastopt"
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        self._params, self._grads = problem.copies()
         self.optimizer = optimizer_of(self.case)
         self.optimizer.build(self._params, overrides=overrides_of(self.case))
         self.slow = os.environ.get(SLOW, "").lower() == type(self.optimizer).__name__.lower()
@@ -67,14 +82,6 @@ class Fastopt(Side):
     def _slow_step(self) -> None:
         for _ in range(SLOWED):
             Fastopt.step(self)
-
-    def renew(self, k: int) -> None:
-        """See `Side`."""
-        self.problem.renew(self._grads, k)
-
-    def params(self) -> list[Array]:
-        """See `Side`."""
-        return self._params
 
     def slots(self) -> dict[str, list[Array]]:
         """See `Side`."""

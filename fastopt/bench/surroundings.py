@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def surroundings() -> dict[str, Any]:
         "threading_layer": threading_layer(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "not set"),
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": {"fastopt": fastopt.__version__, "python": platform.python_version(), **versions()},
+        "versions": {"fastopt": fastopt.__version__, "python": platform.python_version(), **versions_of(PACKAGES)},
     }
 
 
@@ -53,10 +54,10 @@ def threading_layer() -> str:
         return "not started"
 
 
-def versions() -> dict[str, str]:
-    """Of those packages that are installed."""
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed."""
     found = {}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -73,7 +73,7 @@ def train(
     _require_extra(plot)
     from . import report
     from .runs import UsageError
-    from .training import INTERRUPTED, interruptible
+    from .training import interruptible
 
     console = report.make_console()
     try:
@@ -90,13 +90,8 @@ def train(
     if not quiet:
         console.print(report.result_table(trainings, console))
     failed = _tell_problems(trainings) | _save_plot(trainings, plot)
-    if digest:
-        for training in trainings:
-            typer.echo(f"{training.digest()}  {training.run.label}")
-    typer.echo(f"test accuracy {report.best_of(trainings).history[-1].test_accuracy:.4f}")
-    if any(training.interrupted for training in trainings):
-        raise typer.Exit(INTERRUPTED)
-    raise typer.Exit(int(failed))
+    _tell_results(trainings, digest)
+    raise typer.Exit(_status_of(trainings, failed))
 
 
 def _require_extra(plot: Path | None) -> None:
@@ -206,6 +201,21 @@ def _tell_problems(trainings: Sequence[Training]) -> bool:
         if training.problem:
             typer.echo(f"{training.run.label} stopped after {training.steps} steps: {training.problem}", err=True)
     return any(training.problem for training in trainings)
+
+
+def _tell_results(trainings: Sequence[Training], digest: bool) -> None:
+    from . import report
+
+    if digest:
+        for training in trainings:
+            typer.echo(f"{training.digest()}  {training.run.label}")
+    typer.echo(f"test accuracy {report.best_of(trainings).history[-1].test_accuracy:.4f}")
+
+
+def _status_of(trainings: Sequence[Training], failed: bool) -> int:
+    from .training import INTERRUPTED
+
+    return INTERRUPTED if any(training.interrupted for training in trainings) else int(failed)
 
 
 def _save_plot(trainings: Sequence[Training], plot: Path | None) -> bool:

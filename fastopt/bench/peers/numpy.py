@@ -10,7 +10,7 @@ import numpy as np
 from ..cases import Case
 from ..problem import Array, Problem
 from ..rules import RULES, slots_of
-from ..sides import Side, decay_of, multiplier_of
+from ..sides import OnArrays, Side, decay_of, multiplier_of
 from .base import Peer
 
 BLOCK = 16_384
@@ -70,7 +70,7 @@ def _own(case: Case, k: int) -> dict[str, float]:
     return {"learning_rate": rate * multiplier_of(k), "weight_decay": decay_of(k)}
 
 
-class Numpy(Peer):
+class Numpy(OnArrays, Peer):
     """The rules of the judge, in the precision of the case."""
 
     name = "NumPy"
@@ -79,8 +79,7 @@ class Numpy(Peer):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        params, self._grads = problem.copies()
-        self._steps = Steps(self.case, params, blocked=True)
+        self._steps = Steps(self.case, self._params, blocked=True)
 
     def step(self) -> None:
         """One step."""
@@ -91,14 +90,6 @@ class Numpy(Peer):
         if self.case.options.zero_grads:
             for grad in self._grads:
                 grad.fill(0)
-
-    def renew(self, k: int) -> None:
-        """See `Side`."""
-        self.problem.renew(self._grads, k)
-
-    def params(self) -> list[Array]:
-        """See `Side`."""
-        return self._steps.params
 
     def slots(self) -> dict[str, list[Array]]:
         """See `Side`."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ...kernels.launch import get_num_threads
 from ..cases import Case
 from ..problem import Array, Problem
-from ..sides import decay_of, multiplier_of
+from ..sides import OnArrays, decay_of, multiplier_of
 from .base import Peer
 
 
@@ -82,7 +82,7 @@ EQUIVALENTS: dict[str, Callable[[dict[str, Any]], Equivalent]] = {
 """By fastopt's names. What is not here torch does not have, or with another formula."""
 
 
-class OnTensors(Peer):
+class OnTensors(OnArrays, Peer):
     """torch tensors over NumPy's memory, and what surrounds an optimizer's step, by torch's fastest functions."""
 
     package = "torch"
@@ -94,7 +94,6 @@ class OnTensors(Peer):
         super().__init__(problem)
         self.torch = torch
         torch.set_num_threads(get_num_threads())
-        self._params, self._grads = problem.copies()
         self.tensors = [torch.from_numpy(param).requires_grad_() for param in self._params]
         for tensor, grad in zip(self.tensors, self._grads, strict=True):
             tensor.grad = torch.from_numpy(grad)
@@ -125,14 +124,6 @@ class OnTensors(Peer):
         if self._averages is None:
             self._averages = [tensor.detach().clone() for tensor in self.tensors]
         self.torch._foreach_lerp_(self._averages, self.tensors, 1 - keep)
-
-    def renew(self, k: int) -> None:
-        """See `Side`."""
-        self.problem.renew(self._grads, k)
-
-    def params(self) -> list[Array]:
-        """See `Side`."""
-        return self._params
 
     def slots(self) -> dict[str, list[Array]]:
         """See `Side`."""
