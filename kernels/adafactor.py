@@ -16,7 +16,7 @@ from .engines import Elementwise, contiguous_chunks
 from .intrinsics import array_at, scalars_at
 from .layout import ACCUMULATED, ADDRESS, CHUNK, CLIP, EXTRA, PARAM, SLOTS, STAGED, Control
 from .maths import clip, constant, maximum, sqrt
-from .reduction import LANES, row_sum, sum_of, sum_of_squares, sums_of_rows, sums_of_squared_rows
+from .reduction import ROW_LANES, row_sum, sum_of, sum_of_squares, sums_of_rows, sums_of_squared_rows
 from .registry import RULES, Rule
 from .rules.adafactor import AdafactorScalars
 from .staging import chunk_gradient, scratch_for
@@ -80,7 +80,7 @@ def sums_pass(first, last, handle, options):
     t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
     squares = np.empty(CHUNK, DTYPE)
-    lanes = np.empty(LANES)
+    lanes = np.empty(ROW_LANES)
     for k in range(first, last):
         tile = scalars_at(Tile, t.chunks, k, 0)
         if t.gradients[ADDRESS, tile.segment] == 0:
@@ -123,8 +123,9 @@ def _follow_velocity(grad, velocity, updates, scale, factor, limit, s):
 
 @inlined_callee
 def _rows_of_batch(tile):
-    """How many rows are taken together: one, where they do not lie side by side."""
-    return max(1, BATCH // tile.columns) if tile.columns == tile.width else 1
+    """How many rows are taken together: whole matrices; one row, where they do not lie side by side."""
+    whole = tile.rows if tile.matrices > 1 else 1
+    return max(1, BATCH // (whole * tile.columns)) * whole if tile.columns == tile.width else 1
 
 
 @inlined_callee
@@ -132,12 +133,12 @@ def _measure_rows(t, tile, parts, r, count, c, s, options, scratch, squares, lan
     """Row sums, what they add to column sums, and sums of p² of ``count`` rows from row ``r`` of a tile."""
     first, length = tile.offset + r * tile.width, count * tile.columns
     grad, scale = chunk_gradient(t, tile.segment, first, length, c, options, scratch, dtype)
+    column_sums = parts.column_sums[r // tile.rows * tile.columns :]
     if count == 1:
-        sums = parts.column_sums[r // tile.rows * tile.columns :]
-        _add_squares(grad, squares, sums, scale, t.factors[CLIP, tile.segment], c.limit, s)
+        _add_squares(grad, squares, column_sums, scale, t.factors[CLIP, tile.segment], c.limit, s)
     else:
         _square(grad, squares, scale, t.factors[CLIP, tile.segment], c.limit, s)
-        _add_rows(squares, parts.column_sums, r, count, tile)
+        _add_rows(squares, column_sums, count, tile.rows, tile.columns)
     param, factor = array_at(t.addresses[PARAM, tile.segment], first, length, dtype), size_factor(c, s)
     sums_of_rows(squares, tile.columns, parts.row_sums[r : r + count], lanes)
     sums_of_squared_rows(param, tile.columns, factor, parts.row_sizes[r : r + count], lanes)
@@ -150,12 +151,44 @@ def _square(grad, squares, scale, factor, limit, s):
 
 
 @inlined_callee
-def _add_rows(squares, sums, r, count, tile):
-    """Add rows, from row ``r`` of the tile on, to the column sums of their matrices."""
-    for i in range(count):
-        total, row = (r + i) // tile.rows * tile.columns, i * tile.columns
-        for j in range(tile.columns):  # by indices, since slices cost as much as short rows
-            sums[total + j] += np.float64(squares[row + j])
+def _add_rows(squares, sums, count, rows, columns):
+    """Add so many rows, ``rows`` to a matrix, to the column sums of their matrices."""
+    matrices = count // rows
+    if matrices > columns:
+        for place in range(rows * columns):
+            _add_place(squares, sums, place, matrices, rows, columns)
+        return
+    height = min(count, rows)
+    for m in range(max(matrices, 1)):
+        own = squares[m * rows * columns : (m * rows + height) * columns]
+        _add_down(own, sums[m * columns : (m + 1) * columns], height)
+
+
+@callee
+def _add_place(squares, sums, place, matrices, rows, columns):
+    """Add the elements in one place of each matrix."""
+    column, size = place % columns, rows * columns
+    for m in range(matrices):
+        sums[m * columns + column] += np.float64(squares[m * size + place])
+
+
+@callee
+def _add_down(squares, sums, rows):
+    """Add the rows of one matrix, one after the other; four at a time are loaded."""
+    columns = sums.size
+    whole = rows - rows % 4
+    for r in range(0, whole, 4):
+        first, second = squares[r * columns :], squares[(r + 1) * columns :]
+        third, fourth = squares[(r + 2) * columns :], squares[(r + 3) * columns :]
+        for j in range(columns):
+            total = sums[j] + np.float64(first[j])
+            total = total + np.float64(second[j])
+            total = total + np.float64(third[j])
+            sums[j] = total + np.float64(fourth[j])
+    for r in range(whole, rows):
+        row = squares[r * columns :]
+        for j in range(columns):
+            sums[j] += np.float64(row[j])
 
 
 @callee
@@ -170,28 +203,37 @@ def _add_squares(grad, squares, sums, scale, factor, limit, s):
 def _finish_rows(t, tile, k, s, lanes, dtype):
     """Row means into the row slot; their sum, or what follows from it where the tile has whole columns."""
     parts = parts_of(t, tile, dtype)
-    for r in range(parts.rows.size):
-        parts.rows[r] = followed(parts.rows[r], row_mean(t, tile, r, dtype), s)
+    if tile.strips > 1:
+        for r in range(parts.rows.size):
+            parts.rows[r] = followed(parts.rows[r], row_mean(t, tile, r, dtype), s)
+    else:
+        _follow_means(parts.rows, parts.row_sums, tile.width, s)
     if tile.blocks > 1:
         t.sums[MEANS, k] = sum_of(parts.rows, lanes)
         return
-    sums_of_rows(parts.rows, tile.rows, parts.roots, lanes)
-    for m in range(tile.matrices):
-        parts.roots[m] = root_of(parts.roots[m], tile, s)
+    roots = parts.roots
+    sums_of_rows(parts.rows, tile.rows, roots, lanes)
+    for m in range(roots.size):
+        roots[m] = root_of(roots[m], tile, s)
 
 
 @callee
 def _finish_columns(t, tile, s, dtype):
     """Column means into the column slot, from sums over whole columns: those of the strip's first block."""
     parts = parts_of(t, tile, dtype)
-    for j in range(parts.columns.size):
-        parts.columns[j] = followed(parts.columns[j], column_mean(parts.strip[j], tile, dtype), s)
+    _follow_means(parts.columns, parts.strip, tile.height, s)
+
+
+@callee
+def _follow_means(slot, sums, count, s):
+    for i in range(slot.size):
+        slot[i] = followed(slot[i], mean_of(sums[i], count, slot[i]), s)
 
 
 def columns_pass(handle):
     """The rest of the slots of matrices of several tiles, and 1 / √mean(row); serial, after `sums_pass`."""
     t = tables_at(handle, DTYPE)
-    lanes = np.empty(LANES)
+    lanes = np.empty(ROW_LANES)
     k = 0
     while k < t.chunks.shape[0]:
         tile = scalars_at(Tile, t.chunks, k, 0)
@@ -287,9 +329,9 @@ def row_mean(t, tile, r, dtype):
 
 
 @inlined_callee
-def column_mean(total, tile, dtype):
-    """Mean of a column from its sum."""
-    return dtype(total / np.float64(tile.height))
+def mean_of(total, count, like):
+    """Mean from a sum, in the dtype of ``like``."""
+    return constant(total / np.float64(count), like)
 
 
 @inlined_callee
@@ -305,23 +347,29 @@ def size_factor(c, s):
 
 
 @inlined_callee
-def row_root(row, root, dtype):
+def row_root(row, root):
     """√(row / mean(row)), from an element of the row slot and 1 / √mean(row)."""
-    return dtype(sqrt(np.float64(row)) * root)
+    return constant(sqrt(np.float64(row)) * root, row)
 
 
 @inlined_callee
 def update_of(g, root, column, s):
     """The update before it is clipped; for a vector ``root`` is 1 and ``column`` its velocity."""
-    return g / maximum(root * sqrt(column), s.least_root)
+    return scaled(g, root * sqrt(column), s)
+
+
+@inlined_callee
+def scaled(g, root, s):
+    """The gradient by the root of its second moment."""
+    return g / maximum(root, s.least_root)
 
 
 def size_pass(first, last, handle, options):
     """Sums of u² of matrices, before clipping."""
     t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
-    updates = np.empty(CHUNK, DTYPE)
-    lanes = np.empty(LANES)
+    updates, row_roots, column_roots = np.empty(CHUNK, DTYPE), np.empty(CHUNK, DTYPE), np.empty(CHUNK, DTYPE)
+    lanes = np.empty(ROW_LANES)
     for k in range(first, last):
         tile = scalars_at(Tile, t.chunks, k, 0)
         if t.gradients[ADDRESS, tile.segment] == 0 or tile.rows == 0:
@@ -329,38 +377,73 @@ def size_pass(first, last, handle, options):
         c = scalars_at(Control, t.table, tile.group, 0)
         s = scalars_at(SCALARS, t.table, tile.group, CONTROLS)
         parts, rows = parts_of(t, tile, DTYPE), tile.matrices * tile.rows
+        _take_roots(parts, tile.rows, row_roots, column_roots)
         step = _rows_of_batch(tile)
         for r in range(0, rows, step):
             count = min(step, rows - r)
-            _update_rows(t, tile, parts, r, count, c, s, options, scratch, updates, DTYPE)
+            _update_rows(t, tile, r, count, row_roots, column_roots, c, s, options, scratch, updates, DTYPE)
             sums_of_squared_rows(updates, tile.columns, DTYPE(1), parts.row_sizes[r : r + count], lanes)
         t.sums[UPDATES, k] = sum_of(parts.row_sizes, lanes)
 
 
+@callee
+def _take_roots(parts, rows, row_roots, column_roots):
+    """Those of a tile's rows, ``rows`` to a matrix, and of its columns."""
+    for r in range(rows):
+        for m in range(parts.roots.size):
+            row_roots[m * rows + r] = row_root(parts.rows[m * rows + r], parts.roots[m])
+    for j in range(parts.columns.size):
+        column_roots[j] = sqrt(parts.columns[j])
+
+
 @inlined_callee
-def _update_rows(t, tile, parts, r, count, c, s, options, scratch, updates, dtype):
+def _update_rows(t, tile, r, count, row_roots, column_roots, c, s, options, scratch, updates, dtype):
     """The updates of ``count`` rows from row ``r`` of a tile, before they are clipped."""
     first, length = tile.offset + r * tile.width, count * tile.columns
     grad, scale = chunk_gradient(t, tile.segment, first, length, c, options, scratch, dtype)
-    factor = t.factors[CLIP, tile.segment]
-    for i in range(count):
-        m, own = (r + i) // tile.rows, slice(i * tile.columns, (i + 1) * tile.columns)
-        column = parts.columns[m * tile.columns : (m + 1) * tile.columns]
-        root = row_root(parts.rows[r + i], parts.roots[m], dtype)
-        _update(grad[own], column, updates[own], root, scale, factor, c.limit, s)
+    factor, columns = t.factors[CLIP, tile.segment], column_roots[r // tile.rows * tile.columns :]
+    if count == 1:
+        _update_row(grad, row_roots[r], columns, updates, scale, factor, c.limit, s)
+    else:
+        _multiply_roots(row_roots[r : r + count], columns, tile.rows, tile.columns, updates)
+        _update(grad, updates, scale, factor, c.limit, s)
 
 
 @callee
-def _update(grad, column, updates, root, scale, factor, limit, s):
+def _update_row(grad, root, columns, updates, scale, factor, limit, s):
     for i in range(grad.size):
         g = clip(grad[i] * scale * factor, -limit, limit)
-        updates[i] = update_of(g, root, column[i], s)
+        updates[i] = scaled(g, root * columns[i], s)
+
+
+@callee
+def _update(grad, updates, scale, factor, limit, s):
+    """In the place of the roots of second moments."""
+    for i in range(grad.size):
+        g = clip(grad[i] * scale * factor, -limit, limit)
+        updates[i] = scaled(g, updates[i], s)
+
+
+@callee
+def _multiply_roots(row_roots, column_roots, rows, columns, products):
+    """The products of the roots of each row, ``rows`` to a matrix, with those of the columns of its matrix."""
+    matrices = row_roots.size // rows
+    if matrices > columns:
+        for place in range(rows * columns):
+            row, column = place // columns, place % columns
+            for m in range(matrices):
+                products[m * rows * columns + place] = row_roots[m * rows + row] * column_roots[m * columns + column]
+        return
+    for i in range(row_roots.size):
+        own, root = column_roots[i // rows * columns :], row_roots[i]
+        for j in range(columns):
+            products[i * columns + j] = root * own[j]
 
 
 def lengths_pass(handle):
     """Per parameter the step's length into ``factors[EXTRA]``; serial."""
     t = tables_at(handle, DTYPE)
-    lanes = np.empty(LANES)
+    lanes = np.empty(ROW_LANES)
     k = 0
     while k < t.chunks.shape[0]:
         tile = scalars_at(Tile, t.chunks, k, 0)
@@ -383,7 +466,7 @@ def update_pass(first, last, handle, options):
     """Move the parameters; and what the options ask for."""
     t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
-    updates = np.empty(CHUNK, DTYPE)
+    updates, row_roots, column_roots = np.empty(CHUNK, DTYPE), np.empty(CHUNK, DTYPE), np.empty(CHUNK, DTYPE)
     for k in range(first, last):
         tile = scalars_at(Tile, t.chunks, k, 0)
         if t.gradients[ADDRESS, tile.segment] == 0:
@@ -394,19 +477,27 @@ def update_pass(first, last, handle, options):
         if tile.rows == 0:
             grad, scale = chunk_gradient(t, tile.segment, tile.offset, tile.length, c, options, scratch, DTYPE)
             velocity = array_at(t.addresses[VELOCITY, tile.segment], tile.offset, tile.length, DTYPE)
-            _update(grad, velocity, updates, DTYPE(1), scale, t.factors[CLIP, tile.segment], c.limit, s)
+            _update_vector(grad, velocity, updates, scale, t.factors[CLIP, tile.segment], c.limit, s)
             param = array_at(t.addresses[PARAM, tile.segment], tile.offset, tile.length, DTYPE)
             _move(param, updates, extra, c.decay)
             finish_chunk(t, tile.segment, tile.offset, param, c, options, DTYPE)
             continue
         parts, rows = parts_of(t, tile, DTYPE), tile.matrices * tile.rows
+        _take_roots(parts, tile.rows, row_roots, column_roots)
         step = _rows_of_batch(tile)
         for r in range(0, rows, step):
             count, where = min(step, rows - r), tile.offset + r * tile.width
-            _update_rows(t, tile, parts, r, count, c, s, options, scratch, updates, DTYPE)
+            _update_rows(t, tile, r, count, row_roots, column_roots, c, s, options, scratch, updates, DTYPE)
             param = array_at(t.addresses[PARAM, tile.segment], where, count * tile.columns, DTYPE)
             _move(param, updates, extra, c.decay)
             finish_chunk(t, tile.segment, where, param, c, options, DTYPE)
+
+
+@callee
+def _update_vector(grad, velocity, updates, scale, factor, limit, s):
+    for i in range(grad.size):
+        g = clip(grad[i] * scale * factor, -limit, limit)
+        updates[i] = update_of(g, constant(1, g), velocity[i], s)
 
 
 @callee

@@ -148,6 +148,30 @@ def _call(builder, result, address, arguments):
     return builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
 
 
+@intrinsic(prefer_literal=True)
+def folded(typing, values, count):
+    """The sum of the first ``count`` elements, a constant power of two; halves are added to halves, in registers."""
+
+    def build(context, builder, signature, arguments):
+        array = context.make_array(values)(context, builder, value=arguments[0])
+        vector = ir.VectorType(context.get_value_type(values.dtype), count.literal_value)
+        start = builder.bitcast(array.data, vector.as_pointer())
+        total = builder.load(start, align=values.dtype.bitwidth // 8)
+        while total.type.count > 1:
+            width = total.type.count // 2
+            halves = (_elements(builder, total, first, width) for first in (0, width))
+            total = builder.fadd(*halves)
+        return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+
+    return values.dtype(values, count), build
+
+
+def _elements(builder, vector, first, count):
+    """So many elements of a vector, from ``first`` on."""
+    where = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(first, first + count)))
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), where)
+
+
 def arrays_at(rows, addresses, segment, first, size, dtype):
     """A tuple of arrays, one for each of ``rows`` of the address table: elements ``first`` to ``first + size`` each."""
     return tuple(array_at(addresses[row, segment], first, size, dtype) for row in rows)

@@ -2,11 +2,21 @@
 
 import numpy as np
 
-from ._jit import callee, inlined_callee
+from ._jit import callee
+from .intrinsics import folded
 from .maths import maximum
 
 LANES = 128
 """Partial sums kept side by side. A plain float64 sum is one chain of additions, and four times slower."""
+
+ROW_LANES = 8 * LANES
+"""Partial sums of several rows."""
+
+HALF = LANES // 2
+"""Lanes that rows of so many columns reach."""
+
+NARROW = LANES // 4 - 1
+"""Columns of rows that are summed side by side: too few for vectors within a row."""
 
 
 @callee
@@ -45,9 +55,7 @@ def _nothing(x):
 @callee
 def _sum(term, values, scale, lanes):
     """Sum of ``term(values * scale)``. Four blocks at a time: lanes are loaded and stored as often as values."""
-    if values.size <= LANES // 2:
-        return _sum_of_few(term, values, scale, lanes)
-    lanes[:] = 0.0
+    lanes[:LANES] = 0.0
     step = 4 * LANES
     whole = values.size - values.size % step
     for start in range(0, whole, step):
@@ -61,66 +69,60 @@ def _sum(term, values, scale, lanes):
         rest = values[start : start + LANES]
         for j in range(rest.size):
             lanes[j] += term(np.float64(rest[j] * scale))
-    return _folded(lanes, LANES)
-
-
-@callee
-def _sum_of_few(term, values, scale, lanes):
-    """The same bits, without the lanes that would stay at zero."""
-    return _sum_of_span(term, values, 0, values.size, scale, lanes, _lanes_for(values.size))
-
-
-@callee
-def _lanes_for(size):
-    """The power of two that is not less."""
-    used = 1
-    while used < size:
-        used *= 2
-    return used
-
-
-@inlined_callee
-def _sum_of_span(term, values, first, size, scale, lanes, used):
-    """Sum of a few values from ``first`` on; by indices, since a slice costs as much as the sum."""
-    for j in range(size):
-        lanes[j] = 0.0 + term(np.float64(values[first + j] * scale))
-    for j in range(size, used):
-        lanes[j] = 0.0
-    return _folded(lanes, used)
+    return folded(lanes, LANES)
 
 
 @callee
 def sums_of_rows(values, columns, sums, lanes):
-    """`sum_of` each row of so many columns, into ``sums``."""
+    """`sum_of` each row of so many columns, into ``sums``; ``lanes``: `ROW_LANES` float64."""
     _sums_of_rows(_itself, values, columns, values.dtype.type(1), sums, lanes)
 
 
 @callee
 def sums_of_squared_rows(values, columns, scale, sums, lanes):
-    """`sum_of_squares` of each row of so many columns, into ``sums``."""
+    """`sum_of_squares` of each row of so many columns, into ``sums``; ``lanes``: `ROW_LANES` float64."""
     _sums_of_rows(_square, values, columns, scale, sums, lanes)
 
 
 @callee
 def _sums_of_rows(term, values, columns, scale, sums, lanes):
-    if columns > LANES // 2:
+    if columns > LANES:
         for i in range(sums.size):
             sums[i] = _sum(term, values[i * columns : (i + 1) * columns], scale, lanes)
-        return
-    used = _lanes_for(columns)
+    elif columns > NARROW:
+        _sums_of_short_rows(term, values, columns, scale, sums, lanes)
+    else:
+        together = ROW_LANES // columns
+        for i in range(0, sums.size, together):
+            own = sums[i : i + together]
+            _sums_of_narrow_rows(term, values[i * columns :], columns, scale, own, lanes)
+
+
+@callee
+def _sums_of_short_rows(term, values, columns, scale, sums, lanes):
+    """Each row by itself; the lanes that it does not reach stay at zero."""
+    lanes[:LANES] = 0.0
     for i in range(sums.size):
-        sums[i] = _sum_of_span(term, values, i * columns, columns, scale, lanes, used)
+        for j in range(columns):  # by indices, since a slice costs as much as the sum
+            lanes[j] = 0.0 + term(np.float64(values[i * columns + j] * scale))
+        sums[i] = folded(lanes, HALF) if columns <= HALF else folded(lanes, LANES)
 
 
-@inlined_callee
-def _folded(lanes, used):
-    """The sum of the lanes, halves added to halves: seven vector additions instead of a chain of 128."""
-    width = used // 2
+@callee
+def _sums_of_narrow_rows(term, values, columns, scale, sums, lanes):
+    """All rows together, a lane of each beside that of the next."""
+    rows = sums.size
+    for j in range(columns):
+        for i in range(rows):
+            lanes[j * rows + i] = 0.0 + term(np.float64(values[i * columns + j] * scale))
+    width = LANES // 2
     while width:
-        for j in range(width):
-            lanes[j] += lanes[j + width]
+        upper = lanes[width * rows : min(2 * width, columns) * rows]
+        for i in range(upper.size):
+            lanes[i] += upper[i]
         width //= 2
-    return lanes[0]
+    for i in range(rows):
+        sums[i] = lanes[i]
 
 
 @callee

@@ -23,9 +23,9 @@ from ..adafactor import (
     Tile,
     Tiles,
     bands_of,
-    column_mean,
     followed,
     length_of,
+    mean_of,
     moved,
     parts_of,
     root_of,
@@ -400,7 +400,7 @@ def _add_blocks(sums, columns, first, end, step, member, members):
 def _finish_columns(parts, tile, s, member, members, dtype):
     """Column means into the column slot, from sums over whole columns: those of the strip's first block."""
     for j in range(member, parts.columns.size, members):
-        parts.columns[j] = followed(parts.columns[j], column_mean(parts.strip[j], tile, dtype), s)
+        parts.columns[j] = followed(parts.columns[j], mean_of(parts.strip[j], tile.height, parts.columns[j]), s)
 
 
 @callee
@@ -457,7 +457,7 @@ def _sum_updates(t, tile, s, source, lanes, totals, member, members, dtype):
 
 @callee
 def _root_of_row(parts, tile, r, dtype):
-    return row_root(parts.rows[r], parts.roots[divided(r, tile.rows)[0]], dtype)
+    return row_root(parts.rows[r], parts.roots[divided(r, tile.rows)[0]])
 
 
 @callee
