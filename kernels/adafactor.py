@@ -79,7 +79,7 @@ def sums_pass(first, last, handle, options):
     """Velocities and sums of vectors; sums of p², row and column sums of matrices, and slots from those complete."""
     t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
-    squares = np.empty(CHUNK, DTYPE)
+    squares, sums = np.empty(CHUNK, DTYPE), np.empty((3, CHUNK))
     lanes = np.empty(ROW_LANES)
     for k in range(first, last):
         tile = scalars_at(Tile, t.chunks, k, 0)
@@ -90,16 +90,16 @@ def sums_pass(first, last, handle, options):
         if tile.rows == 0:
             _measure_vector(t, tile, k, c, s, options, scratch, squares, lanes, DTYPE)
             continue
-        parts, rows = parts_of(t, tile, DTYPE), tile.matrices * tile.rows
+        parts, rows = _own_parts_of(t, tile, sums, DTYPE), tile.matrices * tile.rows
         parts.column_sums[:] = 0.0
         step = _rows_of_batch(tile)
         for r in range(0, rows, step):
             _measure_rows(t, tile, parts, r, min(step, rows - r), c, s, options, scratch, squares, lanes, DTYPE)
         t.sums[SIZES, k] = sum_of(parts.row_sizes, lanes)
         if tile.strips == 1:
-            _finish_rows(t, tile, k, s, lanes, DTYPE)
+            _finish_rows(t, tile, parts, k, s, lanes, DTYPE)
             if tile.blocks == 1:
-                _finish_columns(t, tile, s, DTYPE)
+                _follow_means(parts.columns, parts.column_sums, tile.height, s)
 
 
 @inlined_callee
@@ -155,8 +155,7 @@ def _add_rows(squares, sums, count, rows, columns):
     """Add so many rows, ``rows`` to a matrix, to the column sums of their matrices."""
     matrices = count // rows
     if matrices > columns:
-        for place in range(rows * columns):
-            _add_place(squares, sums, place, matrices, rows, columns)
+        _add_across(squares, sums, *unsigned(matrices, rows, columns))
         return
     height = min(count, rows)
     for m in range(max(matrices, 1)):
@@ -165,11 +164,12 @@ def _add_rows(squares, sums, count, rows, columns):
 
 
 @callee
-def _add_place(squares, sums, place, matrices, rows, columns):
-    """Add the elements in one place of each matrix."""
-    column, size = place % columns, rows * columns
-    for m in range(matrices):
-        sums[m * columns + column] += np.float64(squares[m * size + place])
+def _add_across(squares, sums, matrices, rows, columns):
+    """Add the elements in one place of each matrix, then those in the next."""
+    for place in range(rows * columns):
+        column = place % columns
+        for m in range(matrices):
+            sums[m * columns + column] += np.float64(squares[m * rows * columns + place])
 
 
 @callee
@@ -200,9 +200,8 @@ def _add_squares(grad, squares, sums, scale, factor, limit, s):
 
 
 @callee
-def _finish_rows(t, tile, k, s, lanes, dtype):
+def _finish_rows(t, tile, parts, k, s, lanes, dtype):
     """Row means into the row slot; their sum, or what follows from it where the tile has whole columns."""
-    parts = parts_of(t, tile, dtype)
     if tile.strips > 1:
         for r in range(parts.rows.size):
             parts.rows[r] = followed(parts.rows[r], row_mean(t, tile, r, dtype), s)
@@ -218,14 +217,11 @@ def _finish_rows(t, tile, k, s, lanes, dtype):
 
 
 @callee
-def _finish_columns(t, tile, s, dtype):
-    """Column means into the column slot, from sums over whole columns: those of the strip's first block."""
-    parts = parts_of(t, tile, dtype)
-    _follow_means(parts.columns, parts.strip, tile.height, s)
-
-
-@callee
 def _follow_means(slot, sums, count, s):
+    if count == 1:
+        for i in range(slot.size):
+            slot[i] = followed(slot[i], constant(sums[i], slot[i]), s)
+        return
     for i in range(slot.size):
         slot[i] = followed(slot[i], mean_of(sums[i], count, slot[i]), s)
 
@@ -249,16 +245,18 @@ def _finish_matrix(t, tile, k, lanes, dtype, scalars):
     s = scalars_at(scalars, t.table, tile.group, CONTROLS)
     if tile.strips > 1:
         for i in range(k, k + tile.blocks):
-            _finish_rows(t, scalars_at(Tile, t.chunks, i, 0), i, s, lanes, dtype)
+            own = scalars_at(Tile, t.chunks, i, 0)
+            _finish_rows(t, own, parts_of(t, own, dtype), i, s, lanes, dtype)
     if tile.blocks > 1:
         parts_of(t, tile, dtype).roots[0] = root_of(row_sum(t.sums[MEANS, k : k + tile.blocks], lanes), tile, s)
     for first in range(k, k + tile.blocks * tile.strips, tile.blocks):
         strip = scalars_at(Tile, t.chunks, first, 0)
-        sums = parts_of(t, strip, dtype).strip
+        parts = parts_of(t, strip, dtype)
+        sums = parts.strip
         for i in range(0, strip.blocks, BAND):
             _add_blocks(sums, strip.columns, i, min(i + BAND, strip.blocks), 1)
         _add_blocks(sums, strip.columns, 0, strip.blocks, BAND)
-        _finish_columns(t, strip, s, dtype)
+        _follow_means(parts.columns, sums, strip.height, s)
 
 
 @callee
@@ -298,6 +296,16 @@ def parts_of(t, tile, dtype):
         strip,
         strip[own : own + columns],
     )
+
+
+@inlined_callee
+def _own_parts_of(t, tile, sums, dtype):
+    """The same, with sums that no other tile needs in scratch, ``sums``, that stays in the caches."""
+    parts, own = parts_of(t, tile, dtype), tile.strips == 1
+    row_sums = sums[0, : parts.rows.size] if own else parts.row_sums
+    column_sums = sums[1, : parts.columns.size] if own and tile.blocks == 1 else parts.column_sums
+    row_sizes = sums[2, : parts.rows.size]
+    return Parts(parts.rows, parts.columns, parts.roots, row_sums, row_sizes, parts.strip, column_sums)
 
 
 @callee
@@ -368,8 +376,8 @@ def size_pass(first, last, handle, options):
     """Sums of u² of matrices, before clipping."""
     t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
-    updates, row_roots, column_roots = np.empty(CHUNK, DTYPE), np.empty(CHUNK, DTYPE), np.empty(CHUNK, DTYPE)
-    lanes = np.empty(ROW_LANES)
+    updates, roots = np.empty(CHUNK, DTYPE), _scratch_for_roots(DTYPE)
+    lanes, row_sizes = np.empty(ROW_LANES), np.empty(CHUNK)
     for k in range(first, last):
         tile = scalars_at(Tile, t.chunks, k, 0)
         if t.gradients[ADDRESS, tile.segment] == 0 or tile.rows == 0:
@@ -377,35 +385,60 @@ def size_pass(first, last, handle, options):
         c = scalars_at(Control, t.table, tile.group, 0)
         s = scalars_at(SCALARS, t.table, tile.group, CONTROLS)
         parts, rows = parts_of(t, tile, DTYPE), tile.matrices * tile.rows
-        _take_roots(parts, tile.rows, row_roots, column_roots)
+        _take_roots(parts, tile, roots)
         step = _rows_of_batch(tile)
         for r in range(0, rows, step):
             count = min(step, rows - r)
-            _update_rows(t, tile, r, count, row_roots, column_roots, c, s, options, scratch, updates, DTYPE)
-            sums_of_squared_rows(updates, tile.columns, DTYPE(1), parts.row_sizes[r : r + count], lanes)
-        t.sums[UPDATES, k] = sum_of(parts.row_sizes, lanes)
+            _update_rows(t, tile, r, count, roots, c, s, options, scratch, updates, DTYPE)
+            sums_of_squared_rows(updates, tile.columns, DTYPE(1), row_sizes[r : r + count], lanes)
+        t.sums[UPDATES, k] = sum_of(row_sizes[:rows], lanes)
+
+
+class Roots(NamedTuple):
+    """Of the second moments of a tile."""
+
+    rows: Any
+    columns: Any
+    matrices: Any  # 1 / √mean(row) for each row, float64
 
 
 @callee
-def _take_roots(parts, rows, row_roots, column_roots):
-    """Those of a tile's rows, ``rows`` to a matrix, and of its columns."""
-    for r in range(rows):
-        for m in range(parts.roots.size):
-            row_roots[m * rows + r] = row_root(parts.rows[m * rows + r], parts.roots[m])
+def _scratch_for_roots(dtype):
+    return Roots(np.empty(CHUNK, dtype), np.empty(CHUNK, dtype), np.empty(CHUNK))
+
+
+@callee
+def _take_roots(parts, tile, roots):
+    """Fill in the roots of a tile."""
+    if tile.matrices > tile.rows:
+        _repeat_across(parts.roots, roots.matrices, *unsigned(tile.matrices, tile.rows, 1))
+    else:
+        for m in range(tile.matrices):
+            for r in range(m * tile.rows, (m + 1) * tile.rows):
+                roots.matrices[r] = parts.roots[m]
+    for r in range(parts.rows.size):
+        roots.rows[r] = row_root(parts.rows[r], roots.matrices[r])
     for j in range(parts.columns.size):
-        column_roots[j] = sqrt(parts.columns[j])
+        roots.columns[j] = sqrt(parts.columns[j])
+
+
+@callee
+def _repeat_across(values, repeated, matrices, rows, one):
+    for r in range(rows):
+        for m in range(matrices):
+            repeated[m * rows + r] = values[m]
 
 
 @inlined_callee
-def _update_rows(t, tile, r, count, row_roots, column_roots, c, s, options, scratch, updates, dtype):
+def _update_rows(t, tile, r, count, roots, c, s, options, scratch, updates, dtype):
     """The updates of ``count`` rows from row ``r`` of a tile, before they are clipped."""
     first, length = tile.offset + r * tile.width, count * tile.columns
     grad, scale = chunk_gradient(t, tile.segment, first, length, c, options, scratch, dtype)
-    factor, columns = t.factors[CLIP, tile.segment], column_roots[r // tile.rows * tile.columns :]
+    factor, columns = t.factors[CLIP, tile.segment], roots.columns[r // tile.rows * tile.columns :]
     if count == 1:
-        _update_row(grad, row_roots[r], columns, updates, scale, factor, c.limit, s)
+        _update_row(grad, roots.rows[r], columns, updates, scale, factor, c.limit, s)
     else:
-        _multiply_roots(row_roots[r : r + count], columns, tile.rows, tile.columns, updates)
+        _multiply_roots(roots.rows[r : r + count], columns, tile.rows, tile.columns, updates)
         _update(grad, updates, scale, factor, c.limit, s)
 
 
@@ -429,15 +462,31 @@ def _multiply_roots(row_roots, column_roots, rows, columns, products):
     """The products of the roots of each row, ``rows`` to a matrix, with those of the columns of its matrix."""
     matrices = row_roots.size // rows
     if matrices > columns:
-        for place in range(rows * columns):
-            row, column = place // columns, place % columns
-            for m in range(matrices):
-                products[m * rows * columns + place] = row_roots[m * rows + row] * column_roots[m * columns + column]
+        _multiply_across(row_roots, column_roots, products, *unsigned(matrices, rows, columns))
         return
-    for i in range(row_roots.size):
-        own, root = column_roots[i // rows * columns :], row_roots[i]
-        for j in range(columns):
-            products[i * columns + j] = root * own[j]
+    height = min(row_roots.size, rows)
+    for m in range(max(matrices, 1)):
+        own = column_roots[m * columns : (m + 1) * columns]
+        for r in range(height):
+            root, row = row_roots[m * rows + r], products[(m * rows + r) * columns :]
+            for j in range(columns):
+                row[j] = root * own[j]
+
+
+@callee
+def _multiply_across(row_roots, column_roots, products, matrices, rows, columns):
+    """The products in one place of each matrix, then those in the next."""
+    for place in range(rows * columns):
+        row, column = place // columns, place % columns
+        for m in range(matrices):
+            root = row_roots[m * rows + row] * column_roots[m * columns + column]
+            products[m * rows * columns + place] = root
+
+
+@callee
+def unsigned(matrices, rows, columns):
+    """So that loops vectorise: an index that might be negative is checked."""
+    return np.uint64(matrices), np.uint64(rows), np.uint64(columns)
 
 
 def lengths_pass(handle):
@@ -466,7 +515,7 @@ def update_pass(first, last, handle, options):
     """Move the parameters; and what the options ask for."""
     t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
-    updates, row_roots, column_roots = np.empty(CHUNK, DTYPE), np.empty(CHUNK, DTYPE), np.empty(CHUNK, DTYPE)
+    updates, roots = np.empty(CHUNK, DTYPE), _scratch_for_roots(DTYPE)
     for k in range(first, last):
         tile = scalars_at(Tile, t.chunks, k, 0)
         if t.gradients[ADDRESS, tile.segment] == 0:
@@ -483,11 +532,11 @@ def update_pass(first, last, handle, options):
             finish_chunk(t, tile.segment, tile.offset, param, c, options, DTYPE)
             continue
         parts, rows = parts_of(t, tile, DTYPE), tile.matrices * tile.rows
-        _take_roots(parts, tile.rows, row_roots, column_roots)
+        _take_roots(parts, tile, roots)
         step = _rows_of_batch(tile)
         for r in range(0, rows, step):
             count, where = min(step, rows - r), tile.offset + r * tile.width
-            _update_rows(t, tile, r, count, row_roots, column_roots, c, s, options, scratch, updates, DTYPE)
+            _update_rows(t, tile, r, count, roots, c, s, options, scratch, updates, DTYPE)
             param = array_at(t.addresses[PARAM, tile.segment], where, count * tile.columns, DTYPE)
             _move(param, updates, extra, c.decay)
             finish_chunk(t, tile.segment, where, param, c, options, DTYPE)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._jit import callee
+from ._jit import callee, inlined_callee
 from .intrinsics import folded
 from .maths import maximum
 
@@ -91,6 +91,8 @@ def _sums_of_rows(term, values, columns, scale, sums, lanes):
             sums[i] = _sum(term, values[i * columns : (i + 1) * columns], scale, lanes)
     elif columns > NARROW:
         _sums_of_short_rows(term, values, columns, scale, sums, lanes)
+    elif columns <= 4:
+        _sums_of_few(term, values, columns, scale, sums)
     else:
         together = ROW_LANES // columns
         for i in range(0, sums.size, together):
@@ -106,6 +108,30 @@ def _sums_of_short_rows(term, values, columns, scale, sums, lanes):
         for j in range(columns):  # by indices, since a slice costs as much as the sum
             lanes[j] = 0.0 + term(np.float64(values[i * columns + j] * scale))
         sums[i] = folded(lanes, HALF) if columns <= HALF else folded(lanes, LANES)
+
+
+@callee
+def _sums_of_few(term, values, columns, scale, sums):
+    """Rows of one to four columns; constant distances make vectors of several rows."""
+    if columns == 1:
+        for i in range(sums.size):
+            sums[i] = _term_at(term, values, i, scale)
+    elif columns == 2:
+        for i in range(sums.size):
+            sums[i] = _term_at(term, values, 2 * i, scale) + _term_at(term, values, 2 * i + 1, scale)
+    elif columns == 3:
+        for i in range(sums.size):
+            even = _term_at(term, values, 3 * i, scale) + _term_at(term, values, 3 * i + 2, scale)
+            sums[i] = even + _term_at(term, values, 3 * i + 1, scale)
+    else:
+        for i in range(sums.size):
+            even = _term_at(term, values, 4 * i, scale) + _term_at(term, values, 4 * i + 2, scale)
+            sums[i] = even + (_term_at(term, values, 4 * i + 1, scale) + _term_at(term, values, 4 * i + 3, scale))
+
+
+@inlined_callee
+def _term_at(term, values, i, scale):
+    return 0.0 + term(np.float64(values[i] * scale))
 
 
 @callee
