@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import numpy as np
+from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -170,6 +171,70 @@ def _elements(builder, vector, first, count):
     """So many elements of a vector, from ``first`` on."""
     where = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(first, first + count)))
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), where)
+
+
+def _registers():
+    """How many vector registers this processor has, and their bytes."""
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f"):
+        return 32, 64
+    return (16, 32) if features.get("avx") else (32 if features.get("neon") else 16, 16)
+
+
+TILE_ROWS, REGISTER_BYTES = _registers()[0] // 4, _registers()[1]
+"""Rows of a tile of `multiply_tile`, whose sums take half of the registers; bytes of one."""
+
+
+@intrinsic(prefer_literal=True)
+def multiply_tile(typing, wide, left, left_row, left_step, right, right_step, product, product_row, depth):
+    """One tile of a matrix product, `TILE_ROWS` by ``wide`` registers, 1 or 2, its sums in registers.
+
+    The arrays begin at the tile's first row and column. ``left_row`` and ``product_row`` are the elements from row to
+    row, ``left_step`` and ``right_step`` those from one to the next of the ``depth`` products that are summed, in
+    order; product and sum are rounded once where the processor can do that, else each.
+    """
+    if not isinstance(wide, types.IntegerLiteral):
+        return None
+    number = left.dtype
+    width = number.bitwidth // 8
+    columns = wide.literal_value * REGISTER_BYTES // width
+
+    def build(context, builder, signature, arguments):
+        _, left_array, left_row, left_step, right_array, right_step, product_array, product_row, depth = arguments
+        left_data, right_data, product_data = (
+            context.make_array(kind)(context, builder, value=value).data
+            for kind, value in ((left, left_array), (right, right_array), (product, product_array))
+        )
+        vector = ir.VectorType(context.get_value_type(number), columns)
+        name = f"llvm.fmuladd.v{columns}{vector.element.intrinsic_name}"
+        fused = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+        sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, None)) for _ in range(TILE_ROWS)]
+
+        def at(start, stride, index):
+            return builder.gep(start, [builder.mul(stride, index)])
+
+        with cgutils.for_range(builder, depth) as loop:
+            below = builder.bitcast(at(right_data, right_step, loop.index), vector.as_pointer())
+            row = builder.load(below, align=width)
+            column = at(left_data, left_step, loop.index)
+            for r, total in enumerate(sums):
+                factor = _repeated(builder, builder.load(at(column, left_row, left_row.type(r))), vector)
+                builder.store(builder.call(fused, [factor, row, builder.load(total)]), total)
+        for r, total in enumerate(sums):
+            where = builder.bitcast(at(product_data, product_row, product_row.type(r)), vector.as_pointer())
+            builder.store(builder.load(total), where, align=width)
+        return context.get_dummy_value()
+
+    strides = types.intp, types.intp
+    return types.none(wide, left, *strides, right, types.intp, product, *strides), build
+
+
+def _repeated(builder, number, vector):
+    """A vector whose elements are all the same."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
+    return builder.shuffle_vector(first, undefined, zeros)
 
 
 def arrays_at(rows, addresses, segment, first, size, dtype):

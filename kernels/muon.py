@@ -1,6 +1,7 @@
-"""Muon: a fused pass for the momentum, matrix products in NumPy's BLAS, a fused pass for the parameters.
+"""Muon: a fused pass for the momentum, matrix products, a fused pass for the parameters.
 
-The products are as reproducible as the BLAS: the same bits on one machine with one number of BLAS threads.
+Products of small matrices are compiled, those of large ones NumPy's BLAS. These are as reproducible as the BLAS: the
+same bits on one machine with one number of BLAS threads.
 """
 
 import math
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import cpu, launch
+from . import cpu, launch, newton_schulz
 from ._jit import callee
 from .engines import Elementwise
 from .intrinsics import scalars_at
@@ -28,6 +29,7 @@ from .layout import (
     Control,
 )
 from .maths import maximum, sqrt
+from .newton_schulz import factor_of, is_small
 from .reduction import LANES, row_sum
 from .registry import RULES, rule
 from .rules.sgd import SgdScalars
@@ -89,12 +91,6 @@ def divisor_of(squares, s, dtype):
     return maximum(dtype(sqrt(squares)), s.least_norm) + s.epsilon
 
 
-@callee
-def factor_of(extent, rms_rate):
-    """Factor of the orthogonal matrix, whose longer side has ``extent`` elements."""
-    return 1.0 if rms_rate < 0 else sqrt(np.float64(extent)) * np.float64(rms_rate)
-
-
 class Orthogonal(Elementwise):
     """Muon's step: momentum, products, update. Scratch: the directions, and products of the largest matrix."""
 
@@ -103,7 +99,7 @@ class Orthogonal(Elementwise):
         common = self.work
         self._directions = [np.zeros(shape, self.dtype) for shape in shapes_in_memory(plan)]
         self._rows = plan.rows
-        self._products = Products(np, self._directions, lambda size: np.empty(size, self.dtype))
+        self._products = HostProducts(self._directions, self.dtype)
         where = [direction.ctypes.data for direction in self._directions]
         addresses = np.concatenate([common.addresses, np.array([where], np.int64)])
         self._momentum_work = launch.Work(
@@ -116,11 +112,18 @@ class Orthogonal(Elementwise):
         self._update_work = launch.Work(
             common.chunks, common.addresses, np.full_like(common.gradients, DIRECT), common.layouts, table
         )
+        update, shapes = self._update_work, [direction.shape for direction in self._directions]
+        small = newton_schulz.table_of(shapes, plan.rows)
+        self._small_work = launch.Work(
+            small, update.addresses, update.gradients, update.layouts, table, factors=update.factors
+        )
+        self._large = [k for k, shape in enumerate(shapes) if 0 not in shape and not is_small(shape)]
 
     def _compile(self, scalars, slots):
         self._momentum = launch.kernel(cpu.step, scalars, slots + 1, self.dtype)
         self._norms = launch.kernel(cpu.norms, None, 0, self.dtype)
         self._divisors = launch.serial_function(norms_pass, 0, scalars, slots, self.dtype)
+        self._small = launch.kernel(newton_schulz.orthogonal_pass, scalars, slots, self.dtype)
         self._update = launch.kernel(cpu.step, SgdScalars, 0, self.dtype)
 
     def __call__(self, options):
@@ -133,9 +136,10 @@ class Orthogonal(Elementwise):
         update.gradients[LAYOUT] = DIRECT
         launch.launch(self._norms, update, 0)
         self._divisors(update.handle)
-        for k, direction in enumerate(self._directions):
-            s = scalars[self._rows[k]]
-            if present[k] and direction.size:
+        launch.launch(self._small, self._small_work, 0)
+        for k in self._large:
+            direction, s = self._directions[k], scalars[self._rows[k]]
+            if present[k]:
                 self._products.orthogonalise(direction, update.factors[EXTRA, k], s)
                 update.factors[CLIP, k] = factor_of(max(direction.shape), s.rms_rate)
         update.table[:, Control._fields.index("keep")] = self.work.table[:, Control._fields.index("keep")]
@@ -192,6 +196,24 @@ class Products:
                 x *= s.a
                 x += product
             source[...] = x
+
+
+class HostProducts(Products):
+    """In memory of the host: small matrices without BLAS."""
+
+    def __init__(self, matrices, dtype):
+        large = [matrix for matrix in matrices if not is_small(matrix.shape)]
+        super().__init__(np, large, lambda size: np.empty(size, dtype))
+        self._dtype = dtype
+
+    def orthogonalise(self, direction, divisor, s):
+        """See `Products.orthogonalise`."""
+        if is_small(direction.shape):
+            small = newton_schulz.compiled(self._dtype)
+            divisor = np.ravel(divisor)[0]  # on a GPU it is an array
+            small(direction, *map(self._dtype.type, (divisor, s.a, s.b, s.c, s.steps)))
+        else:
+            super().orthogonalise(direction, divisor, s)
 
 
 RULES[MuonScalars] = RULES[MuonScalars]._replace(engine=Orthogonal)

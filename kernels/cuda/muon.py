@@ -17,7 +17,8 @@ from .._cuda_jit import is_simulated
 from .._jit import callee
 from ..intrinsics import table_at
 from ..layout import AVERAGED, EXTRA, OVERWRITE, ZERO, Control
-from ..muon import Products, divisor_of, factor_of, scalars_of, shapes_in_memory
+from ..muon import HostProducts, Products, divisor_of, scalars_of, shapes_in_memory
+from ..newton_schulz import factor_of
 from ..reduction import LANES as SUM_LANES
 from ..rules.sgd import SgdScalars
 from .engine import WARPS as PER_BLOCK
@@ -135,7 +136,7 @@ class Orthogonal(Elementwise):
         self._scratch = []
         views = [self._matrix(shape, zeroed=True) for shape in shapes]
         self._directions = [view for view, _ in views]
-        self._products = Products(library.module, self._directions, lambda size: self._matrix((size,))[0])
+        self._products = library.products(self._directions, lambda size: self._matrix((size,))[0])
         addresses = np.concatenate([common.addresses, np.array([[address for _, address in views]], np.int64)])
         extents = np.array([max(shape) for shape in shapes], np.int64)[common.chunks[:, 0]]
         self._matrices = common.derived(np.column_stack([common.chunks, extents]), addresses)
@@ -181,13 +182,25 @@ class Orthogonal(Elementwise):
         return shared.row[OPTIONS] & MICRO and not may_be_behind and not self.device.is_capturing(stream)
 
 
+class _Library:
+    """Products by the module of the parameters."""
+
+    module: Any = None
+
+    def products(self, matrices, empty):
+        """What makes these matrices orthogonal, with scratch arrays from ``empty``."""
+        return Products(self.module, matrices, empty)
+
+
 class _Numpy:
     """The products of the CUDA simulator, whose memory is the host's."""
 
-    module = np
-
     def __init__(self, device):
         self._device = device
+
+    def products(self, matrices, empty):
+        """See `_Library.products`."""
+        return HostProducts(matrices, matrices[0].dtype)
 
     def view(self, address, shape, dtype):
         """An array of the library over memory of the GPU."""
@@ -198,7 +211,7 @@ class _Numpy:
         self._device.enqueue(stream, multiply)
 
 
-class _Torch:
+class _Torch(_Library):
     """See `_Numpy`."""
 
     def __init__(self, device):
@@ -245,7 +258,7 @@ def _is_full_in_torch(torch, settings):
         return settings.fp32_precision == "ieee"
 
 
-class _Cupy:
+class _Cupy(_Library):
     """See `_Numpy`."""
 
     def __init__(self, device):
