@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import types
 
-from . import cpu, launch
+from . import cpu
 from ._jit import callee, specialise
 from .intrinsics import REGISTER_BYTES, TILE_ROWS, multiply_tile, scalars_at, table_at
 from .layout import ADDRESS, CLIP, EXTRA

@@ -18,9 +18,9 @@ class Muon(Optimizer):
     """Momentum made orthogonal, for matrices; Adam for everything else.
 
     See `fastopt.kernels.muon`. Matrices are those parameters of two axes whose path neither contains "embedding"
-    (unless ``exclude_embeddings`` is off) nor matches a pattern of ``exclude_layers``. The matrix products run in
-    NumPy's BLAS: results of these parameters are reproducible with one BLAS and one number of BLAS threads, not across
-    them.
+    (unless ``exclude_embeddings`` is off) nor matches a pattern of ``exclude_layers``. The products of matrices
+    with a side over 512, or both over 128, run in NumPy's BLAS: results of these parameters are reproducible with one
+    BLAS and one number of BLAS threads, not across them.
 
     Parameters
     ----------
