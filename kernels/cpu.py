@@ -16,7 +16,7 @@ import numpy as np
 
 from ._jit import callee
 from .clipping import own_factor
-from .intrinsics import array_at, arrays_at, load, scalars_at, store
+from .intrinsics import array_at, arrays_at, load, prefetch, scalars_at, store
 from .layout import (
     ACCUMULATED,
     ACCUMULATOR,
@@ -45,6 +45,12 @@ from .tables import end_of_segment, tables_at
 
 CONTROLS = len(Control._fields)
 
+LINE = 64
+"""Bytes of a cache line."""
+
+SHORT, AHEAD = 512, 2
+"""Elements of a chunk that is over before the processor has seen where it leads; how many chunks ahead one is named."""
+
 # Replaced in each specialisation (see launch.py).
 DTYPE = np.float32
 SCALARS = Control
@@ -58,12 +64,37 @@ def step(first, last, handle, options):
     scratch = scratch_for(options, DTYPE)
     for k in range(first, last):
         segment, offset = t.chunks[k, SEGMENT], t.chunks[k, OFFSET]
+        if k + AHEAD < last:
+            _ask_for_chunk(t, k + AHEAD)
         if t.gradients[ADDRESS, segment] == 0:
             continue
         c, grad, scale, param, slots = _open_chunk(t, k, options, scratch, SLOT_ROWS, DTYPE)
         s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
         _update_chunk(param, grad, slots, s, scale, t.factors[CLIP, segment], c.limit, c.decay)
         finish_chunk(t, segment, offset, param, c, options, DTYPE)
+
+
+@callee
+def _ask_for_chunk(t, k):
+    """Prefetch all that a step of chunk ``k`` reads, if it is short."""
+    _ask_for_gradient(t, k)
+    for row in range(t.addresses.shape[0]):
+        _ask_for(t, k, t.addresses[row, t.chunks[k, SEGMENT]])
+
+
+@callee
+def _ask_for_gradient(t, k):
+    _ask_for(t, k, t.gradients[ADDRESS, t.chunks[k, SEGMENT]])
+
+
+@callee
+def _ask_for(t, k, address):
+    """Prefetch the elements of chunk ``k`` from an array at an address, 0 for none."""
+    length, itemsize = t.chunks[k, LENGTH], t.factors.itemsize
+    if address != 0 and length <= SHORT:
+        start = address + t.chunks[k, OFFSET] * itemsize
+        for line in range(0, length * itemsize, LINE):
+            prefetch(start + line)
 
 
 @callee
@@ -140,6 +171,8 @@ def norms(first, last, handle, options):
         segment = t.chunks[k, SEGMENT]
         t.sums[0, k] = 0.0
         t.sums[1, k] = 0.0
+        if k + AHEAD < last:
+            _ask_for_gradient(t, k + AHEAD)
         if t.gradients[ADDRESS, segment] == 0:
             continue
         c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)

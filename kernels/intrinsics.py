@@ -144,6 +144,20 @@ def call_parallel(typing, address, function, task, threads):
     return types.void(number, number, number, number), build
 
 
+@intrinsic
+def prefetch(typing, address):
+    """Ask the caches for the line at an address, which need not be anybody's."""
+
+    def build(context, builder, signature, arguments):
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(function, [builder.inttoptr(arguments[0], pointer), number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), build
+
+
 def _call(builder, result, address, arguments):
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
