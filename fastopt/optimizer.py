@@ -386,6 +386,8 @@ class Optimizer(HyperParameters):
     ) -> None:
         if self._evaluating:
             raise RuntimeError("a step inside evaluation_weights(): leave the context first")
+        if self._repeated is not None:
+            self._repeated.forget()
         if not self._built:
             if params is None:
                 raise RuntimeError("the optimizer is not built: call build(params), or pass params with the gradients")

@@ -190,6 +190,18 @@ def test_other_gradients_are_read_as_ever(repeated):
     twins.check()
 
 
+def test_steps_of_a_wrapper_in_between(repeated):
+    """They unscale, which the optimizer's own do not."""
+    twins = Twins(lambda: fastopt.SGD(0.1, momentum=0.9))
+    wrappers = [fastopt.LossScaleOptimizer(optimizer) for optimizer, _ in twins.both]
+    for _ in range(2):
+        twins.step(4)
+        assert repeated[-1]
+        for wrapper in wrappers:
+            wrapper.apply(arrays(7))
+        twins.check()
+
+
 @every_optimizer
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_many_groups_are_worked_out_together(name, dtype, monkeypatch):

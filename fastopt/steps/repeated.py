@@ -62,13 +62,18 @@ class RepeatedSteps:
         optimizer._advance(t)
         return True
 
+    def forget(self) -> None:
+        """A step of another kind writes tables that the next one must not find."""
+        self._is_alike = False
+
     def learn(self, optimizer: Optimizer) -> None:
-        """After a step of `HostSteps`: see whether the next ones can be like it."""
+        """After a step of `HostSteps` with these settings: see whether the next ones can be like it.
+
+        Where settings change at every step, nothing is looked at but whether they do.
+        """
         settings = self._settings(optimizer.__dict__)
         changed, self._known = settings != self._known, settings
-        if changed or optimizer._iterations < 2:
-            self._is_alike = False
-        elif not self._is_alike:
+        if not changed and optimizer._iterations > 1:
             self._is_alike = _is_repeatable(optimizer, settings)
             self._options = optimizer._ema_options(1) if optimizer.use_ema else 0
 
