@@ -204,7 +204,9 @@ BETWEEN = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", [*[(each,) for each in BETWEEN], (tensor_rate, written_rate)], ids=str)
+@pytest.mark.parametrize(
+    "changes", [*[(each,) for each in BETWEEN], (tensor_rate, written_rate)], ids=lambda changes: changes[-1].__name__
+)
 def test_what_happens_between_steps_is_noticed(changes, known):
     runs = []
     for module in (fastopt.torch, torch.optim):
