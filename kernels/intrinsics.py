@@ -163,6 +163,14 @@ def _call(builder, result, address, arguments):
     return builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
 
 
+def _folded_in_python(values, count):
+    while count > 1:
+        count //= 2
+        values = values[:count] + values[count : 2 * count]
+    return values[0]
+
+
+@in_python(_folded_in_python)
 @intrinsic(prefer_literal=True)
 def folded(typing, values, count):
     """The sum of the first ``count`` elements, a constant power of two; halves are added to halves, in registers."""

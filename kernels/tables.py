@@ -39,7 +39,12 @@ def handle_of(tables):
 @callee
 def tables_at(handle, dtype):
     """The tables that a handle, at an address, points to."""
-    rows = table_at(handle, TABLES, 3, np.int64)
+    return tables_of(table_at(handle, TABLES, 3, np.int64), dtype)
+
+
+@callee
+def tables_of(rows, dtype):
+    """The tables whose addresses, rows and columns the rows of an array say."""
     return Tables(
         table_at(rows[0, 0], rows[0, 1], rows[0, 2], np.int64),
         table_at(rows[1, 0], rows[1, 1], rows[1, 2], np.int64),

@@ -80,9 +80,13 @@ def test_second_process_compiles_nothing(filled, uncached_digest):
     assert run_adam(filled[0]) == loaded(uncached_digest)
 
 
-def test_layers_and_numbers_of_threads_share_the_cache(filled, uncached_digest):
-    other = {"NUMBA_NUM_THREADS": 4, **children.layer("workqueue")}
-    assert run_adam(filled[0], **other) == loaded(uncached_digest)
+def test_numbers_of_threads_share_the_cache(filled, uncached_digest):
+    assert run_adam(filled[0], NUMBA_NUM_THREADS=4) == loaded(uncached_digest)
+
+
+def test_another_layer_compiles_nothing_but_its_own_launch(cache, uncached_digest):
+    assert run_adam(cache, **children.layer("workqueue"))["compilations"] == 1
+    assert run_adam(cache, NUMBA_NUM_THREADS=4, **children.layer("omp")) == loaded(uncached_digest)
 
 
 # -- edits of the kernels ----------------------------------------------------------------------------------------------

@@ -340,7 +340,6 @@ def test_pools_of_processes(method):
         pytest.skip(f"this platform has no {method}")
     code = f"""
         import multiprocessing
-import sys
         import children
 
         names = ["Adam", "Lion", "Adam", "Lion"]

@@ -14,7 +14,7 @@ from ..cpu import CONTROLS
 from ..intrinsics import array_at, number_of, scalars_at, table_at
 from ..layout import GROUP, Control
 from ..maths import constant
-from ..tables import Tables, tables_at
+from ..tables import Tables, tables_of
 
 STAMP, OPTIONS, WAY, LIMIT, HEADER = range(5)
 """Numbers of 8 bytes that a place in the ring begins with: call number, options, way to clip by a norm (0: none), and,
@@ -61,7 +61,7 @@ def device_tables_at(address, dtype):
     """The tables that the handle at ``address`` points to."""
     handle = table_at(address, HANDLE, 3, np.int64)
     return DeviceTables(
-        tables_at(handle, dtype),
+        tables_of(handle, dtype),
         table_at(handle[7, 0], handle[7, 1], handle[7, 2], np.int64),
         array_at(handle[8, 0], 0, handle[8, 2], np.int64),
         array_at(handle[9, 0], 0, handle[9, 2], np.float64),
