@@ -80,8 +80,6 @@ def register_rule(
         register_elementwise(private)(rule)
 
     class Registered(Optimizer):
-        _takes_one_rate = True
-
         def _rule_slots(self, branch: str) -> dict[str, Slot]:
             return {slot: Slot(start=start) for slot, start in starts.items()}
 

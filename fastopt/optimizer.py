@@ -64,13 +64,20 @@ class Optimizer(HyperParameters):
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         """The rule's scalars, a NamedTuple, for update number ``t`` (from 1); pure.
 
-        Unless `_takes_one_rate`, ``learning_rate`` may be an array, and then so is what depends on it.
+        With `_takes_rates`, ``learning_rate`` may be an array, and then so is what depends on it.
         """
         raise NotImplementedError
 
-    _takes_one_rate = False
+    _takes_rates = False
     _keeps_scalars = False
     """Whether the rule's scalars are the same for every update, as long as the hyper-parameters are."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """What a class says of its ``_scalars`` does not hold for those of a subclass."""
+        super().__init_subclass__(**kwargs)
+        if "_scalars" in vars(cls):
+            cls._takes_rates = vars(cls).get("_takes_rates", False)
+            cls._keeps_scalars = vars(cls).get("_keeps_scalars", False)
 
     def _advance(self, t: int) -> None:
         """Note that update number ``t`` has been done."""
@@ -276,7 +283,7 @@ class Optimizer(HyperParameters):
         this: Any = weakref.proxy(self)  # no cycle: memory is let go with the last reference
         gpu = GpuSteps(this, plans, gradients, self._gpu) if on_gpu else None
         self._steps: HostSteps | GpuSteps = gpu or HostSteps(self, plans, gradients)
-        self._repeated = None if on_gpu else RepeatedSteps(self, plans, gradients)
+        self._repeated = RepeatedSteps(self, plans, gradients) if plans and not on_gpu else None
         for plan in plans:
             plan.engine.prepare(
                 norms=bool(self.global_clipnorm) or self.nonfinite != "propagate",
@@ -480,7 +487,7 @@ class Optimizer(HyperParameters):
             own_decay = self._branch_decay(plan.branch) or 0.0
             settings = plan.settings
             pack: Callable[..., None] = plan.pack
-            if len(settings) >= MANY and not self._takes_one_rate:
+            if len(settings) >= MANY and self._takes_rates:
                 settings, pack = [plan.settings_together(own_decay)], plan.pack_together
             for byte, multiplier, decay in settings:
                 learning_rate = rate * multiplier

@@ -31,7 +31,7 @@ def set_num_threads(threads):
     Parameters
     ----------
     threads : int
-        At least 1. More than Numba's own number of threads gives no more than those.
+        At least 1. More than ``NUMBA_NUM_THREADS``, or than `torch.get_num_threads` where torch is, gives no more.
 
     Raises
     ------

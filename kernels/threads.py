@@ -22,7 +22,7 @@ from numba import prange, types
 from ._jit import c_address, entry_point, specialise
 from .intrinsics import array_at, call_kernel, call_number, call_parallel
 
-_RUNTIME = re.compile(r"/lib(gomp|iomp5|omp)[^/]*\.so[^/]*$")
+_RUNTIME = re.compile(r"/lib(gomp|iomp5|omp)(-[0-9a-f]+)?\.so[^/]*$")
 _SYSTEMS = ("libgomp.so.1", "libomp.so.5", "libomp.so")
 _FUNCTIONS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "omp_get_max_threads")
 
@@ -38,7 +38,7 @@ def run(kernel, bins, handle, options):
         Boundaries of the ranges.
     handle, options : int
     """
-    team = _team("torch" in sys.modules)
+    team = _team(_has_torch())
     if team is None:
         _numbas_threads()(kernel, bins, handle, options)
     else:
@@ -53,7 +53,7 @@ def layer():
     ValueError
         If it is Numba's, and Numba has not chosen it yet, as nothing has run.
     """
-    return str(numba.threading_layer()) if _team("torch" in sys.modules) is None else "openmp"
+    return str(numba.threading_layer()) if _team(_has_torch()) is None else "openmp"
 
 
 # -- Numba's -----------------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def _team(has_torch):
     if numba.config.THREADING_LAYER != "default":
         return None
     runtime = _runtime(has_torch)
-    if runtime is None or not all(hasattr(runtime, name) for name in _FUNCTIONS):
+    if runtime is None:
         return None
     *functions, limit = (ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value for name in _FUNCTIONS)
     return np.array([*functions, _forking()[1], limit if has_torch else 0], np.int64)
@@ -130,10 +130,17 @@ def _runtime(has_torch):
         loaded.sort(key=lambda path: folder not in path)
     for name in (*loaded, *_SYSTEMS):
         try:
-            return ctypes.CDLL(name)
+            runtime = ctypes.CDLL(name)
         except OSError:
             continue
+        if all(hasattr(runtime, function) for function in _FUNCTIONS):
+            return runtime
     return None
+
+
+def _has_torch():
+    """Whether torch has been imported: to the end, in whatever thread."""
+    return hasattr(sys.modules.get("torch"), "set_num_threads")
 
 
 def _loaded_runtimes():

@@ -190,6 +190,39 @@ def test_other_gradients_are_read_as_ever(repeated):
     twins.check()
 
 
+def test_nothing_to_train():
+    """No step is counted, repeated or not."""
+    for name in ("SGD", "Adam"):
+        optimizer = make(name)
+        optimizer.build(arrays(0), {"": {"trainable": False}})
+        optimizer.load_state_dict(optimizer.state_dict() | {"iterations": 5})
+        for seed in range(4):
+            optimizer.apply(arrays(seed))
+        assert optimizer.iterations == 5
+
+
+class Slowing(fastopt.SGD):
+    """Its scalars depend on the update's number, and want one rate."""
+
+    def _scalars(self, branch, learning_rate, t):
+        return super()._scalars(branch, min(learning_rate, 1.0 / t), t)
+
+
+@pytest.mark.parametrize("groups", [{}, {f"^{k}$": {"learning_rate_multiplier": k + 1.0} for k in range(4)}])
+def test_a_subclass_with_scalars_of_its_own(groups, repeated, monkeypatch):
+    monkeypatch.setattr(fastopt.optimizer, "MANY", 2)
+    Twins(lambda: Slowing(1.0), overrides=groups).step(6)
+    assert repeated[-1]
+
+
+def test_the_caller_is_warned(recwarn):
+    twins = Twins(lambda: fastopt.SGD(0.1))
+    for _ in range(5):
+        for optimizer, _ in twins.both:
+            optimizer.apply([None, *arrays(1)[1:]])
+    assert {warning.filename for warning in recwarn} == {__file__}
+
+
 def test_steps_of_a_wrapper_in_between(repeated):
     """They unscale, which the optimizer's own do not."""
     twins = Twins(lambda: fastopt.SGD(0.1, momentum=0.9))

@@ -142,6 +142,11 @@ def test_a_watch_sees_changes(what):
     assert seen.sees_no_change() == any(what == name for name in ("set", "add", "delete", "and back", "clear"))
 
 
+def test_what_is_no_list_is_not_watched():
+    assert not watch.Watch([{}], [(1, 2)]).sees_no_change()
+    assert not watch.Watch([{}, 3]).sees_no_change()
+
+
 @pytest.fixture(params=["everything", "no tags", "no counters"])
 def known(request, monkeypatch):
     """What is found out about Python and torch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -184,7 +185,7 @@ class BaseGradients:
         names = ", ".join(self._paths[k] for k in missing[:5]) + (", …" if len(missing) > 5 else "")
         if self.refuses_missing:
             raise ValueError(f"An operation has `None` for gradient. There is no gradient for {names}: pass zeros")
-        warnings.warn(f"no gradient for {names}: left as it is", UserWarning, stacklevel=5)
+        warnings.warn(f"no gradient for {names}: left as it is", UserWarning, stacklevel=_frames_to_caller())
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
@@ -257,6 +258,14 @@ class BaseGradients:
             else:
                 merged.append([start, end])
         return np.array(merged, np.int64).reshape(-1, 2)
+
+
+def _frames_to_caller() -> int:
+    """How far above the function that calls this the one lies that called fastopt."""
+    package, level, frame = __name__.partition(".")[0], 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == package:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def check_gradient(parameter: Parameter, grad: AnyArray, zero: bool) -> None:

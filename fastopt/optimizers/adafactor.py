@@ -72,8 +72,6 @@ class Adafactor(Optimizer):
             "velocity": Slot(axes=vectors),
         }
 
-    _takes_one_rate = True
-
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         keep = 1.0 - t**self.beta_2_decay
         rho = min(learning_rate, 1.0 / math.sqrt(t))

@@ -45,6 +45,7 @@ class Adagrad(Optimizer):
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         return {"accumulator": Slot(start=self.initial_accumulator_value)}
 
+    _takes_rates = True
     _keeps_scalars = True
 
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:

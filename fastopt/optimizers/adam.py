@@ -54,6 +54,8 @@ class Adam(Optimizer):
         names = ("momentum", "velocity", "velocity_hat") if self.amsgrad else ("momentum", "velocity")
         return {name: Slot() for name in names}
 
+    _takes_rates = True
+
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         kind = AmsgradScalars if self.amsgrad else AdamScalars
         return adam_scalars(

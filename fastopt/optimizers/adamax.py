@@ -46,6 +46,8 @@ class Adamax(Optimizer):
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         return {"momentum": Slot(), "norm": Slot()}
 
+    _takes_rates = True
+
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         beta_1 = self._value("beta_1")
         alpha = learning_rate / (1.0 - beta_1**t)

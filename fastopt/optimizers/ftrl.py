@@ -61,7 +61,6 @@ class Ftrl(Optimizer):
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         return {"accumulator": Slot(start=self.initial_accumulator_value), "linear": Slot()}
 
-    _takes_one_rate = True
     _keeps_scalars = True
 
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:

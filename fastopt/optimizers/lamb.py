@@ -46,6 +46,8 @@ class Lamb(Optimizer):
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         return {"momentum": Slot(), "velocity": Slot()}
 
+    _takes_rates = True
+
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         beta_1, beta_2 = self._value("beta_1"), self._value("beta_2")
         weights = 1.0 / (1.0 - beta_1**t), 1.0 / (1.0 - beta_2**t)

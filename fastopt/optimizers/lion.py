@@ -44,6 +44,7 @@ class Lion(Optimizer):
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         return {"momentum": Slot()}
 
+    _takes_rates = True
     _keeps_scalars = True
 
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:

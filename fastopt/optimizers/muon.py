@@ -103,6 +103,8 @@ class Muon(Optimizer):
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         return {"momentum": Slot(), "velocity": Slot()} if branch == "adam" else {"momentum": Slot()}
 
+    _takes_rates = True
+
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         if branch == "adam":
             betas = self._value("adam_beta_1"), self._value("adam_beta_2")

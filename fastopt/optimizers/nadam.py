@@ -55,6 +55,8 @@ class Nadam(Optimizer):
         """The warmed-up momentum of update ``t``."""
         return beta_1 * (1.0 - 0.5 * 0.96**t)
 
+    _takes_rates = True
+
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         beta_1, beta_2 = self._value("beta_1"), self._value("beta_2")
         now, ahead = self._momentum_at(t, beta_1), self._momentum_at(t + 1, beta_1)

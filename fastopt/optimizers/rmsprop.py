@@ -57,6 +57,7 @@ class RMSprop(Optimizer):
         names = ["velocity", *(["momentum"] if self.momentum else []), *(["average_gradient"] if self.centered else [])]
         return {name: Slot() for name in names}
 
+    _takes_rates = True
     _keeps_scalars = True
 
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:

@@ -55,6 +55,8 @@ class ScheduleFreeAdamW(Optimizer):
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         return {"momentum": Slot(copies_parameter=True), "velocity": Slot()}
 
+    _takes_rates = True
+
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         beta_1, beta_2 = self._value("beta_1"), self._value("beta_2")
         if self.warmup_steps:

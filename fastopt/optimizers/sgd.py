@@ -57,6 +57,7 @@ class SGD(Optimizer):
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         return {"momentum": Slot()} if self.momentum else {}
 
+    _takes_rates = True
     _keeps_scalars = True
 
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:

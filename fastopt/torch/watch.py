@@ -29,20 +29,24 @@ class Watch:
         self._kept = list(dicts), [(each, list(each)) for each in lists]
         tag = offset_of_tag()
         self._are_unchanged = None
-        if tag is not None:
+        if tag is not None and _are_what_they_should_be(*self._kept):
             self._tables = _tables(*self._kept)
             self._handle = object_reader.handle_of(tag, self._tables)
             self._are_unchanged, self._note = object_reader.compiled()
             self._note(self._handle)
 
     def sees_no_change(self) -> bool:
-        """Whether all are as they were; False also where that cannot be told at a glance."""
+        """Whether all are as they were; False also where that cannot be told at a glance, or one is something else."""
         return self._are_unchanged is not None and self._are_unchanged(self._handle)
 
     def accept(self) -> None:
         """Watch for changes of the dicts from now on."""
         if self._are_unchanged is not None:
             self._note(self._handle)
+
+
+def _are_what_they_should_be(dicts: list[Any], lists: list[tuple[Any, list[Any]]]) -> bool:
+    return all(isinstance(each, dict) for each in dicts) and all(isinstance(each, list) for each, _ in lists)
 
 
 def _tables(dicts: list[Any], lists: list[tuple[list[Any], list[Any]]]) -> object_reader.Watched:
