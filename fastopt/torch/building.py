@@ -67,10 +67,7 @@ class Seen:
             owner.param_groups is self._groups
             and owner.state is self._state
             and self._structure.sees_no_change()
-            and (
-                self.same_settings()
-                or all(g["params"] is own for g, own in zip(self._groups, self._lists, strict=True))
-            )
+            and (self.same_settings() or _are_same([group["params"] for group in self._groups], self._lists))
         )
 
     def same_settings(self) -> bool:
