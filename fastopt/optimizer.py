@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import state
+from .averages import Averages
 from .device import HOST, Place, is_array
 from .flat import FlatBuffer, flatten, rebuild
 from .gradients import ABSENT, BaseGradients, gradients_of
@@ -32,7 +33,7 @@ Row = tuple[Callable[..., None], Plan, int, Any, tuple[Any, ...]]
 """A row of scalars, or all of a plan's: what writes it, the plan, its first byte, learning rate, control scalars."""
 
 
-class Optimizer(HyperParameters):
+class Optimizer(Averages, HyperParameters):
     """Base class. Subclasses say what their rule needs; everything else is here.
 
     A subclass has a signature (under `hyper_parameters`) and overrides ``_check``, ``_rule_slots`` and ``_scalars``.
@@ -417,7 +418,8 @@ class Optimizer(HyperParameters):
                 self._gradients.zero()
             return
         if self._stand_ins:
-            self._read_stand_ins()
+            with self._steps.in_order():
+                self._read_stand_ins()
         if unscale is None:
             unscale = self._unscale()
         self._steps.step(unscale, nonfinite, options, scaling)
@@ -440,10 +442,9 @@ class Optimizer(HyperParameters):
             self._apply(grads, None, *options)
 
     def _read_stand_ins(self) -> None:
-        """Copy those of the user's arrays that something stands in for."""
-        with self._steps.in_order():
-            for origin, stand_in in self._stand_ins:
-                self._place.copy(stand_in, origin)
+        """Copy those of the user's arrays that something stands in for; in order."""
+        for origin, stand_in in self._stand_ins:
+            self._place.copy(stand_in, origin)
 
     def _write_back(self) -> None:
         """Copy what stands in for some of the user's arrays into them."""
@@ -518,70 +519,7 @@ class Optimizer(HyperParameters):
             return (EACH, float(self.clipnorm)) if self.clipnorm > 0 else (ALL, 0.0)
         return (ALL, float(self.global_clipnorm)) if self.global_clipnorm else (0, 0.0)
 
-    # -- averages and state -----------------------------------------------------------------------------------------
-
-    @contextmanager
-    def evaluation_weights(self) -> Iterator[None]:
-        """Context in which the parameters hold the averaged weights; afterwards the training weights, bit for bit.
-
-        Raises
-        ------
-        RuntimeError
-            If the optimizer keeps no average (``use_ema=False``), is not built, or is in such a context already.
-        """
-        self._require_built("evaluation_weights()")
-        if self._evaluating:
-            raise RuntimeError("evaluation_weights() does not nest")
-        self._check_averages()
-        self._gradients.check_parameters()
-        place = self._place
-        with self._steps.in_order():
-            self._read_stand_ins()
-            training = [(p.array, place.clone(p.array)) for plan in self._plans for p in plan.parameters]
-        self._evaluating = True
-        try:
-            with self._steps.in_order():
-                self._load_averages()
-                self._write_back()
-            yield
-        finally:
-            with self._steps.in_order():
-                for array, values in training:
-                    place.copy(array, values)
-                self._write_back()
-            self._evaluating = False
-
-    def _check_averages(self) -> None:
-        if not self.use_ema:
-            raise RuntimeError("there are no averaged weights: make the optimizer with use_ema=True")
-
-    def _load_averages(self) -> None:
-        for plan in self._plans:
-            for parameter, average in zip(plan.parameters, plan.slots[AVERAGE_SLOT], strict=True):
-                self._place.copy(parameter.array, average)
-
-    def finalize_variable_values(self, var_list: Any = None) -> None:
-        """Replace the parameters by their averages, for good; nothing without ``use_ema``, as in Keras.
-
-        Raises
-        ------
-        RuntimeError
-            If the optimizer is not built.
-        ValueError
-            If ``var_list`` is given and is not what the optimizer was built with.
-        """
-        self._require_built("finalize_variable_values()")
-        if var_list is not None:
-            arrays = flatten(var_list)[1]
-            if len(arrays) != len(self._parameters):
-                raise ValueError(f"var_list: expected the {len(self._parameters)} parameters built, got {len(arrays)}")
-            if not all(map(_is_array_of, arrays, self._parameters)):
-                raise ValueError("var_list must be the parameters that the optimizer was built with")
-        if self.use_ema:
-            self._gradients.check_parameters()
-            with self._steps.in_order():
-                self._load_averages()
-                self._write_back()
+    # -- state --------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all state, flat: ``"path/slot"`` → array, counters → int or float. Fit for `numpy.savez`.
