@@ -19,6 +19,7 @@ from .gradients import ABSENT, BaseGradients, gradients_of
 from .hyper_parameters import HyperParameters
 from .kernels.clipping import ALL, EACH
 from .kernels.layout import AVERAGED, OVERWRITE
+from .kernels.registry import scalars_of
 from .parameters import Array, Parameter, check_count, check_pattern, collect
 from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Slot, Storage, allocate
 from .steps.gpu import Captured, GpuSteps, Scaling
@@ -63,22 +64,29 @@ class Optimizer(Averages, HyperParameters):
         raise NotImplementedError
 
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        """The rule's scalars, a NamedTuple, for update number ``t`` (from 1); pure.
+        """The rule's scalars, a NamedTuple, for update number ``t`` (from 1); pure. Either this, or `_settings`.
 
         With `_takes_rates`, ``learning_rate`` may be an array, and then so is what depends on it.
         """
+        return scalars_of(self._settings(branch, learning_rate), t)
+
+    def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
+        """What, with the update's number, gives the rule's scalars: a class of `kernels.registry.scalars_for`."""
         raise NotImplementedError
 
     _takes_rates = False
     _keeps_scalars = False
     """Whether the rule's scalars are the same for every update, as long as the hyper-parameters are."""
+    _follows_settings = False
+    """Whether they follow from `_settings` and the update's number."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """What a class says of its ``_scalars`` does not hold for those of a subclass."""
+        """What a class says of its scalars does not hold for those of a subclass."""
         super().__init_subclass__(**kwargs)
-        if "_scalars" in vars(cls):
+        if {"_scalars", "_settings"} & vars(cls).keys():
             cls._takes_rates = vars(cls).get("_takes_rates", False)
             cls._keeps_scalars = vars(cls).get("_keeps_scalars", False)
+            cls._follows_settings = cls._scalars is Optimizer._scalars
 
     def _advance(self, t: int) -> None:
         """Note that update number ``t`` has been done."""

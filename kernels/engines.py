@@ -12,7 +12,15 @@ from .registry import RULES
 
 
 class Elementwise:
-    """A rule that needs nothing but the element: one launch."""
+    """A rule that needs nothing but the element: one launch.
+
+    Attributes
+    ----------
+    alone : launch.Kernel or None
+        What does the whole step, if that is one kernel, and not on threads.
+    """
+
+    alone = None
 
     def __init__(self, plan):
         self.work = plan.work
@@ -22,6 +30,7 @@ class Elementwise:
     def _compile(self, scalars, slots):
         kernel = launch.kernel(cpu.step, scalars, slots, self.dtype)
         self._step = launch.launcher(kernel, self.work)
+        self.alone = kernel if launch.is_serial(self.work) else None
 
     def __call__(self, options):
         """Do the step that the work's tables describe."""

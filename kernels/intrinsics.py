@@ -121,6 +121,32 @@ def call_kernel(typing, address, first, last, handle, options):
 
 
 @intrinsic
+def call_kernel_without_gil(typing, address, first, last, handle, options):
+    """`call_kernel` by a thread that holds the GIL, which others may have meanwhile."""
+    number = types.int64
+
+    def build(context, builder, signature, arguments):
+        python = context.get_python_api(builder)
+        thread = python.save_thread()
+        _call(builder, ir.VoidType(), arguments[0], arguments[1:])
+        python.restore_thread(thread)
+        return context.get_dummy_value()
+
+    return types.void(number, number, number, number, number), build
+
+
+@intrinsic
+def call_for_number(typing, address, one, two, three, four):
+    """What the C function of four int64 at an address gives, an int64."""
+    number = types.int64
+
+    def build(context, builder, signature, arguments):
+        return _call(builder, ir.IntType(64), arguments[0], arguments[1:])
+
+    return number(number, number, number, number, number), build
+
+
+@intrinsic
 def call_number(typing, address):
     """The int that a C function without arguments gives."""
 

@@ -141,16 +141,21 @@ def _useful_threads(work):
     return min(get_num_threads(), numba.config.NUMBA_NUM_THREADS, work.count)
 
 
+def is_serial(work):
+    """Whether a work is too small for threads, however many there are."""
+    return work.elements < PARALLEL_FROM
+
+
 def launcher(kernel, work):
     """`launch` of a kernel over a work, as a function of the options; fast where it is serial."""
-    if work.elements < PARALLEL_FROM:
+    if is_serial(work):
         return functools.partial(kernel.run, 0, work.count, work.handle)
     return functools.partial(launch, kernel, work)
 
 
 def launch(kernel, work, options):
     """Run ``kernel`` over all chunks of ``work``."""
-    if work.elements < PARALLEL_FROM or (count := _useful_threads(work)) == 1:
+    if is_serial(work) or (count := _useful_threads(work)) == 1:
         kernel.run(0, work.count, work.handle, options)
     else:
         with exclusively:

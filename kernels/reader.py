@@ -20,9 +20,17 @@ _HEAD = object.__basicsize__
 TYPE = _HEAD - 8
 _DATA, _AXES, _EXTENTS, _STRIDES, _DESCR, _FLAGS = (_HEAD + 8 * k for k in (0, 1, 2, 3, 5, 6))
 ITEMS = _HEAD + 8
-_ALIGNED, _WRITEABLE = 0x0100, 0x0400
+ALIGNED, _WRITEABLE = 0x0100, 0x0400
+"""Flags of arrays."""
+
+HANDLE, COUNT = 9, 6
+"""Numbers in a handle; which of them is the number of parameters."""
+
+LAYOUT_KEY = f"{_HEAD} {np.__version__}"
+"""What compiled code depends on that looks into objects."""
 
 
+@callee
 def read_addresses(sequence, is_list, start, flags, handle):
     """Fill the gradient table from a list or tuple of arrays; the GIL is held.
 
@@ -63,7 +71,7 @@ def read_addresses(sequence, is_list, start, flags, handle):
 
 @callee
 def _unpack(handle):
-    count = handle[6]
+    count = handle[COUNT]
     return (
         handle[0],
         array_at(handle[1], 0, count, np.int64),
@@ -115,13 +123,12 @@ def compiled():
         return None
     number = types.int64
     signature = number(number, number, number, number, types.Array(number, 1, "C"))
-    key = f"{_HEAD} {np.__version__}"
-    return entry_point(specialise(read_addresses, "numpy", signature, {}, nogil=False, key=key))
+    return entry_point(specialise(read_addresses, "numpy", signature, {}, nogil=False, key=LAYOUT_KEY))
 
 
 def required_flags(writeable):
     """Bits that must be set in an array's flags: aligned, and writeable if it is to be zeroed."""
-    return _ALIGNED | _WRITEABLE if writeable else _ALIGNED
+    return ALIGNED | _WRITEABLE if writeable else ALIGNED
 
 
 def _layout_is_known():

@@ -54,6 +54,28 @@ def two_phase_rule(scalars, first, between, second, terms):
     RULES[scalars] = Rule(first.__name__, first=first, between=between, second=second, terms=terms)
 
 
+SCALARS: dict[type, Callable[..., Any]] = {}
+"""Settings class → function ``(settings, t)``."""
+
+
+def scalars_for(settings):
+    """Decorator: register what gives a rule's scalars for update number ``t``, from 1, and a class of its settings.
+
+    Settings are numbers: the hyper-parameters. In plain Python some may be arrays of one number per group.
+    """
+
+    def register(function):
+        SCALARS[settings] = function
+        return function
+
+    return register
+
+
+def scalars_of(settings, t):
+    """A rule's scalars for update number ``t``."""
+    return SCALARS[type(settings)](settings, t)
+
+
 def update(param, grad, slots, s):
     """One element's step under the rule that belongs to the type of ``s``."""
     return RULES[type(s)].update(param, grad, slots, s)
@@ -72,6 +94,11 @@ def between_phases(sums, n, s):
 def second_phase(param, grad, slots, extra, s):
     """Second phase for one element."""
     return RULES[type(s)].second(param, grad, slots, extra, s)
+
+
+@overload(scalars_of, jit_options=FLAGS, strict=False)
+def _scalars_of(settings, t):
+    return SCALARS[settings.instance_class]
 
 
 @overload(update, jit_options=FLAGS, strict=False)

@@ -1,10 +1,12 @@
 """Steps that repeat the last one give the bits that steps give which work everything out anew."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 import pytest
 import table
+from fastopt.kernels import launch, small_step
 
 import fastopt
 from fastopt import optimizers, schedules
@@ -188,6 +190,84 @@ def test_other_gradients_are_read_as_ever(repeated):
         with pytest.warns(UserWarning, match="no gradient for 0"):
             optimizer.apply([None, *arrays(12)[1:]])
     twins.check()
+
+
+@pytest.fixture
+def in_turn(monkeypatch):
+    """Counts the repeated steps that took more than one call."""
+    done = []
+    step = RepeatedSteps._step_in_turn
+
+    def counted(self, *arguments):
+        done.append(None)
+        step(self, *arguments)
+
+    monkeypatch.setattr(RepeatedSteps, "_step_in_turn", counted)
+    return done
+
+
+ONE_LAUNCH = [name for name in NAMES if name not in ("Lamb", "Adafactor", "Muon")]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ONE_LAUNCH)
+def test_small_arrays_take_one_call(name, dtype, repeated, in_turn):
+    twins = Twins(lambda: make(name), dtype)
+    twins.step(7)
+    assert sum(repeated) == 5 and not in_turn
+
+
+@pytest.mark.parametrize("size", [small_step.LONG - 1, small_step.LONG, launch.PARALLEL_FROM - 1, launch.PARALLEL_FROM])
+def test_arrays_of_any_length(size, in_turn):
+    """Some let go of the GIL, and large ones are stepped on threads."""
+    params = [np.linspace(-1, 1, size, dtype=np.float32) for _ in range(2)]
+    for k, param in enumerate(params):
+        optimizer = fastopt.Adam(0.01)
+        optimizer.build([param])
+        for seed in range(8):
+            optimizer._repeated = None if k else optimizer._repeated
+            optimizer.apply([np.random.default_rng(seed).standard_normal(size, np.float32)])
+    assert params[0].tobytes() == params[1].tobytes()
+    assert bool(in_turn) == (size >= launch.PARALLEL_FROM)
+
+
+def test_threads_of_one_process():
+    """They step optimizers of their own at once, and get the bits that they get one after the other."""
+    rng = np.random.default_rng(0)
+    grads = rng.standard_normal((4, small_step.LONG + 100), np.float32)
+
+    def train(k):
+        param = np.zeros(grads.shape[1], np.float32)
+        optimizer = fastopt.Adam(0.01)
+        optimizer.build([param])
+        for t in range(300):
+            optimizer.apply([grads[(k + t) % 4]])
+        return param.tobytes()
+
+    alone = [train(k) for k in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(train, range(4))) == alone
+
+
+def test_scalars_that_come_not_to_fit_are_refused(in_turn):
+    """With beta_2 near 1 alpha grows for a while."""
+    params = arrays(0)
+    optimizer = fastopt.Adam(2e38, beta_1=0.0, beta_2=0.9)
+    optimizer.build(params)
+    optimizer.load_state_dict(optimizer.state_dict() | {"iterations": 1})
+    grads = [np.zeros_like(param) for param in params]
+    for _ in range(3):
+        optimizer.apply(grads)
+    optimizer.learning_rate = 3.5e38
+    before, t = [param.copy() for param in params], optimizer.iterations
+    while optimizer.iterations < 100:
+        try:
+            optimizer.apply(grads)
+        except ValueError as error:
+            assert "does not fit float32" in str(error)
+            break
+    assert t + 3 < optimizer.iterations < 100 and in_turn
+    assert all(map(np.array_equal, params, before))
 
 
 def test_nothing_to_train():

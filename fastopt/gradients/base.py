@@ -14,6 +14,7 @@ from ..device import HOST, AnyArray, Array, is_array
 from ..device.strides import same_strides
 from ..flat import FlatBuffer, flatten
 from ..kernels.layout import ADDRESS, DIRECT, FLOAT32, FLOAT64, LAYOUT
+from ..kernels.small_step import SmallStep
 from ..parameters import Parameter
 
 ABSENT = object()
@@ -92,6 +93,13 @@ class BaseGradients:
             If a gradient does not fit its parameter. Nothing but the table has been written.
         """
         raise NotImplementedError
+
+    def small_step(self, engine: Any, settings: type | None) -> SmallStep | None:
+        """A `read` and a step in one call, for gradients that are as usual; None where that is not possible.
+
+        ``engine`` is the optimizer's only one, ``settings`` is as of `SmallStep`.
+        """
+        return None
 
     def check_parameters(self) -> None:
         """Refuse to go on if a parameter's memory is not where it was.

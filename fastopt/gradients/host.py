@@ -13,6 +13,7 @@ from ..device import Array, check_array
 from ..flat import FlatBuffer
 from ..kernels import reader
 from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
+from ..kernels.small_step import SmallStep
 from ..parameters import Parameter
 from .base import ABSENT, BaseGradients, check_gradient
 
@@ -60,6 +61,12 @@ class Gradients(BaseGradients):
             position += 1
         staged = STAGED if np.any(self.table[LAYOUT] != DIRECT) else 0
         return staged | (self._zero_options(leaves) if zero else 0)
+
+    def small_step(self, engine: Any, settings: type | None) -> SmallStep | None:
+        """See `BaseGradients.small_step`."""
+        if self._read_addresses is None or engine.alone is None:
+            return None
+        return SmallStep(self._handle, engine.alone, engine.work, settings)
 
     def _zero_options(self, leaves: Sequence[Any]) -> int:
         """Gradients that share memory are zeroed last: no kernel may erase what another has yet to read."""

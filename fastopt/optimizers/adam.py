@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..hyper_parameters import Coefficient, Rate, hyper_parameters
-from ..kernels.rules.adam import AdamScalars, AmsgradScalars
+from ..kernels.rules.adam import AdamSettings, AmsgradSettings
 from ..optimizer import Optimizer
 from ..parameters import check_flag
 from ..plan import Slot
@@ -56,11 +56,9 @@ class Adam(Optimizer):
 
     _takes_rates = True
 
-    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        kind = AmsgradScalars if self.amsgrad else AdamScalars
-        return adam_scalars(
-            kind, learning_rate, self._value("beta_1"), self._value("beta_2"), self._value("epsilon"), t
-        )
+    def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
+        kind: Any = AmsgradSettings if self.amsgrad else AdamSettings
+        return kind(learning_rate, self._value("beta_1"), self._value("beta_2"), self._value("epsilon"))
 
 
 class AdamW(Adam):
@@ -91,11 +89,3 @@ class AdamW(Adam):
         if self.weight_decay is None:
             raise ValueError("AdamW needs a weight_decay; without one it is Adam")
         super()._check()
-
-
-def adam_scalars(
-    kind: Any, learning_rate: float, beta_1: float, beta_2: float, epsilon: float, t: int
-) -> tuple[float, ...]:
-    """Scalars of `Adam` and its relatives for update ``t``."""
-    alpha = learning_rate * math.sqrt(1.0 - beta_2**t) / (1.0 - beta_1**t)
-    return kind(alpha, 1.0 - beta_1, 1.0 - beta_2, epsilon)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..hyper_parameters import Coefficient, Rate, hyper_parameters
-from ..kernels.rules.adamax import AdamaxScalars
+from ..kernels.rules.adamax import AdamaxSettings
 from ..optimizer import Optimizer
 from ..plan import Slot
 
@@ -48,7 +48,5 @@ class Adamax(Optimizer):
 
     _takes_rates = True
 
-    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        beta_1 = self._value("beta_1")
-        alpha = learning_rate / (1.0 - beta_1**t)
-        return AdamaxScalars(alpha, 1.0 - beta_1, self._value("beta_2"), self._value("epsilon"))
+    def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
+        return AdamaxSettings(learning_rate, self._value("beta_1"), self._value("beta_2"), self._value("epsilon"))

@@ -7,11 +7,11 @@ import re
 
 from ..hyper_parameters import Coefficient, Rate, hyper_parameters
 from ..kernels.muon import MuonScalars
-from ..kernels.rules.adam import AdamScalars
+from ..kernels.registry import scalars_of
+from ..kernels.rules.adam import AdamSettings
 from ..optimizer import Optimizer
 from ..parameters import Parameter, check_count, check_flag, check_number, check_pattern
 from ..plan import Slot
-from .adam import adam_scalars
 
 
 class Muon(Optimizer):
@@ -108,7 +108,7 @@ class Muon(Optimizer):
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
         if branch == "adam":
             betas = self._value("adam_beta_1"), self._value("adam_beta_2")
-            return adam_scalars(AdamScalars, learning_rate * self.adam_lr_ratio, *betas, self._value("epsilon"), t)
+            return scalars_of(AdamSettings(learning_rate * self.adam_lr_ratio, *betas, self._value("epsilon")), t)
         momentum = self._value("momentum")
         lookahead = (1.0, momentum) if self.nesterov else (0.0, 1.0)
         steps = self.muon_a, self.muon_b, self.muon_c, self.ns_steps

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..hyper_parameters import Coefficient, Rate, hyper_parameters
-from ..kernels.rules.schedule_free_adamw import ScheduleFreeAverageScalars, ScheduleFreeScalars
+from ..kernels.rules.schedule_free_adamw import ScheduleFreeAverageScalars, ScheduleFreeSettings
 from ..optimizer import Optimizer
 from ..parameters import check_number
 from ..plan import Slot
@@ -57,19 +57,13 @@ class ScheduleFreeAdamW(Optimizer):
 
     _takes_rates = True
 
-    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        beta_1, beta_2 = self._value("beta_1"), self._value("beta_2")
-        if self.warmup_steps:
-            learning_rate = learning_rate * min(t / self.warmup_steps, 1.0)
-        return ScheduleFreeScalars(
+    def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
+        return ScheduleFreeSettings(
             learning_rate,
-            beta_1,
-            1.0 - beta_1,
-            1.0 / beta_1,
-            1.0 - beta_2,
-            1.0 / (1.0 - beta_2**t),
-            1.0 / t,
+            self._value("beta_1"),
+            self._value("beta_2"),
             self._value("epsilon"),
+            float(self.warmup_steps or 0.0),
         )
 
     def _check_averages(self) -> None:

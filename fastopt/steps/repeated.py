@@ -9,6 +9,7 @@ from ..hyper_parameters import COMMON, HyperParameters
 
 if TYPE_CHECKING:
     from ..gradients import BaseGradients
+    from ..kernels.small_step import SmallStep
     from ..optimizer import Optimizer
     from ..plan import Plan
 
@@ -31,9 +32,11 @@ class RepeatedSteps:
     """
 
     def __init__(self, optimizer: Optimizer, plans: list[Plan], gradients: BaseGradients) -> None:
-        self._gradients = gradients
+        self._gradients, self._count = gradients, len(gradients.parameters)
         self._engines = [plan.engine for plan in plans]
         self._apart = [plan for plan in plans if not plan.shares_gradients]
+        self._small = _small_step(optimizer, plans[0], gradients) if len(plans) == 1 and not self._apart else None
+        self._fills = not (optimizer._keeps_scalars or (self._small is not None and self._small.writes))
         own = optimizer.__dict__
         self._settings: Any = itemgetter(*(key for key in ("_learning_rate", *COMMON, *optimizer._own) if key in own))
         self._known: Any = None  # settings of the last step
@@ -44,23 +47,38 @@ class RepeatedSteps:
         """One step, if it is like the last; whether it was. See `Optimizer.apply` for what is raised."""
         if not self._is_alike or self._settings(optimizer.__dict__) != self._known:
             return False
-        gradients, t = self._gradients, optimizer._iterations + 1
+        t = optimizer._iterations + 1
         if t == 1 or optimizer._evaluating:  # with the first step averages begin
             return False
+        if self._fills:
+            optimizer._fill_rows(t)
+        small = self._small
+        held = tuple(grads) if type(grads) is list else grads  # another thread may empty a list
+        if (
+            small is None
+            or type(held) is not tuple
+            or len(held) != self._count
+            or not small.run(id(held), t, self._options)
+        ):
+            self._step_in_turn(optimizer, grads, t)
+        optimizer._iterations = t
+        optimizer._calls += 1
+        optimizer._advance(t)
+        return True
+
+    def _step_in_turn(self, optimizer: Optimizer, grads: Any, t: int) -> None:
+        """Read gradients of any kind, and launch."""
+        gradients = self._gradients
         try:
             options = gradients.read(grads, False) | self._options
             for plan in self._apart:
                 plan.take_gradients()
-            if not optimizer._keeps_scalars:
+            if not (self._fills or optimizer._keeps_scalars):
                 optimizer._fill_rows(t)
             for engine in self._engines:
                 engine(options)
         finally:
             gradients.release()
-        optimizer._iterations = t
-        optimizer._calls += 1
-        optimizer._advance(t)
-        return True
 
     def forget(self) -> None:
         """A step of another kind writes tables that the next one must not find."""
@@ -76,6 +94,17 @@ class RepeatedSteps:
         if not changed and optimizer._iterations > 1:
             self._is_alike = _is_repeatable(optimizer, settings)
             self._options = optimizer._ema_options(1) if optimizer.use_ema else 0
+            if self._is_alike and self._small is not None and self._small.writes:
+                ((_, plan, _, learning_rate, _),) = optimizer._rows
+                self._small.take(optimizer._settings(plan.branch, learning_rate))
+
+
+def _small_step(optimizer: Optimizer, plan: Plan, gradients: BaseGradients) -> SmallStep | None:
+    """The only plan's step in one call, where there is one."""
+    settings = None
+    if optimizer._follows_settings and len(plan.groups) == 1:
+        settings = type(optimizer._settings(plan.branch, 1.0))
+    return gradients.small_step(plan.engine, settings)
 
 
 def _is_repeatable(optimizer: Optimizer, settings: tuple[Any, ...]) -> bool:

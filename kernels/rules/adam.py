@@ -1,10 +1,24 @@
 """Adam and AMSGrad."""
 
+import math
 from typing import NamedTuple
 
 from .._jit import callee
 from ..maths import maximum, sqrt
-from ..registry import rule
+from ..registry import rule, scalars_for
+
+
+class AdamSettings(NamedTuple):
+    """Hyper-parameters of `adam`."""
+
+    learning_rate: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
+
+
+class AmsgradSettings(AdamSettings):
+    """Hyper-parameters of `amsgrad`."""
 
 
 class AdamScalars(NamedTuple):
@@ -14,6 +28,15 @@ class AdamScalars(NamedTuple):
     one_minus_beta_1: float
     one_minus_beta_2: float
     epsilon: float
+
+
+@scalars_for(AdamSettings)
+@callee
+def adam_scalars(s, t):
+    """Both means start at zero; alpha makes up for it."""
+    learning_rate, beta_1, beta_2, epsilon = s
+    alpha = learning_rate * math.sqrt(1.0 - beta_2**t) / (1.0 - beta_1**t)
+    return AdamScalars(alpha, 1.0 - beta_1, 1.0 - beta_2, epsilon)
 
 
 @rule(AdamScalars)
@@ -39,6 +62,12 @@ class AmsgradScalars(NamedTuple):
     one_minus_beta_1: float
     one_minus_beta_2: float
     epsilon: float
+
+
+@scalars_for(AmsgradSettings)
+def amsgrad_scalars(s, t):
+    """The same as `adam_scalars`."""
+    return AmsgradScalars(*adam_scalars(s, t))
 
 
 @rule(AmsgradScalars)

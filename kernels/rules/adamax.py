@@ -3,7 +3,16 @@
 from typing import NamedTuple
 
 from ..maths import maximum
-from ..registry import rule
+from ..registry import rule, scalars_for
+
+
+class AdamaxSettings(NamedTuple):
+    """Hyper-parameters of `adamax`."""
+
+    learning_rate: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
 
 
 class AdamaxScalars(NamedTuple):
@@ -13,6 +22,13 @@ class AdamaxScalars(NamedTuple):
     one_minus_beta_1: float
     beta_2: float
     epsilon: float
+
+
+@scalars_for(AdamaxSettings)
+def adamax_scalars(s, t):
+    """The mean starts at zero; alpha makes up for it."""
+    learning_rate, beta_1, beta_2, epsilon = s
+    return AdamaxScalars(learning_rate / (1.0 - beta_1**t), 1.0 - beta_1, beta_2, epsilon)
 
 
 @rule(AdamaxScalars)

@@ -3,7 +3,17 @@
 from typing import NamedTuple
 
 from ..maths import sqrt
-from ..registry import rule
+from ..registry import rule, scalars_for
+
+
+class ScheduleFreeSettings(NamedTuple):
+    """Hyper-parameters of `schedule_free_adamw`."""
+
+    learning_rate: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    warmup_steps: float
 
 
 class ScheduleFreeScalars(NamedTuple):
@@ -17,6 +27,23 @@ class ScheduleFreeScalars(NamedTuple):
     velocity_weight: float  # 1 / (1 − β₂ᵗ)
     average_weight: float  # 1 / t
     epsilon: float
+
+
+@scalars_for(ScheduleFreeSettings)
+def schedule_free_scalars(s, t):
+    """The rate grows for some steps; the mean of squares starts at zero, and its weight makes up for it."""
+    learning_rate, beta_1, beta_2, epsilon, warmup_steps = s
+    warmth = min(t / warmup_steps, 1.0) if warmup_steps > 0 else 1.0
+    return ScheduleFreeScalars(
+        learning_rate * warmth,
+        beta_1,
+        1.0 - beta_1,
+        1.0 / beta_1,
+        1.0 - beta_2,
+        1.0 / (1.0 - beta_2**t),
+        1.0 / t,
+        epsilon,
+    )
 
 
 @rule(ScheduleFreeScalars)
