@@ -110,4 +110,6 @@ $(DEV): pyproject.toml $(DEMO)
 
 $(PEERS): pyproject.toml $(DEV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation deepspeed ninja
+	@$(BIN)/python -c 'from fastopt.bench.peers.deepspeed import DeepSpeed; print(DeepSpeed.missing() or "DeepSpeed: built")'
 	@touch $@

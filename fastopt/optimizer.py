@@ -79,6 +79,8 @@ class Optimizer(Averages, HyperParameters):
     """Whether the rule's scalars are the same for every update, as long as the hyper-parameters are."""
     _follows_settings = False
     """Whether they follow from `_settings` and the update's number."""
+    _advances = False
+    """Whether `_advance` does anything."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """What a class says of its scalars does not hold for those of a subclass."""
@@ -87,6 +89,7 @@ class Optimizer(Averages, HyperParameters):
             cls._takes_rates = vars(cls).get("_takes_rates", False)
             cls._keeps_scalars = vars(cls).get("_keeps_scalars", False)
             cls._follows_settings = cls._scalars is Optimizer._scalars
+        cls._advances = cls._advance is not Optimizer._advance
 
     def _advance(self, t: int) -> None:
         """Note that update number ``t`` has been done."""

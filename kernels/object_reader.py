@@ -12,10 +12,7 @@ from numba import types
 
 from ._jit import callee, entry_point, specialise
 from .intrinsics import array_at, table_at
-from .reader import ITEMS, TYPE
-
-SIZE = TYPE + 8
-"""Offset of a list's number of items."""
+from .reader import ITEMS, SIZE
 
 
 class Watched(NamedTuple):

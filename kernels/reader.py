@@ -19,7 +19,9 @@ from .layout import ADDRESS, DIRECT, LAYOUT
 _HEAD = object.__basicsize__
 TYPE = _HEAD - 8
 _DATA, _AXES, _EXTENTS, _STRIDES, _DESCR, _FLAGS = (_HEAD + 8 * k for k in (0, 1, 2, 3, 5, 6))
-ITEMS = _HEAD + 8
+SIZE, ITEMS = _HEAD, _HEAD + 8
+"""Offsets in lists and tuples: of the number of items; of the items of a tuple, and of their address of a list."""
+
 ALIGNED, _WRITEABLE = 0x0100, 0x0400
 """Flags of arrays."""
 

@@ -6,6 +6,7 @@ numbers, the task, holds it.
 
 import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import types
@@ -27,27 +28,49 @@ FIELDS = 0  # of the settings
 DTYPE = np.float32
 
 
-def small_step(task, arrays, t, options):
+class Task(NamedTuple):
+    """What is as at the last step, int64. Whoever has it keeps all of that alive."""
+
+    kind: int  # address of the class tuple
+    handle: int  # of the reader's handle
+    write: int  # of `write_scalars`, compiled; 0: the row of scalars is as it must be
+    settings: int
+    row: int
+    kernel: int
+    chunks: int  # all of the work's
+    work: int  # its handle
+    long: int  # whether other Python threads may run
+    options: int = 0
+
+
+TASK = len(Task._fields)
+
+
+def small_step(task, gradients, t):
     """Read gradients and, if they are as usual, do update ``t``.
 
-    Requires the address of a ``task`` of `Task`, that of a tuple of an object per parameter, and the GIL. Returns
-    whether the step has been done; if not, nothing but tables has been written.
+    Requires the address of the numbers of a `Task`, that of a Python object, and the GIL. Returns whether the step has
+    been done: it has not unless the object is a tuple of as many arrays as there are parameters, just like them. Then
+    nothing but tables has been written.
     """
-    handle, write, settings, row, kernel, chunks, work, long = array_at(task, 0, 8, np.int64)
-    handle = array_at(handle, 0, reader.HANDLE, np.int64)
-    if reader.read_addresses(arrays, 0, 0, reader.ALIGNED, handle) < handle[reader.COUNT]:
+    own = scalars_at(Task, table_at(task, 1, TASK, np.int64), 0, 0)
+    handle = array_at(own.handle, 0, reader.HANDLE, np.int64)
+    count, head = handle[reader.COUNT], array_at(gradients, 0, reader.ITEMS // 8, np.int64)
+    if head[reader.TYPE // 8] != own.kind or head[reader.SIZE // 8] != count:
         return False
-    if write != 0 and call_for_number(write, settings, row, t, 0) == 0:
+    if reader.read_addresses(gradients, 0, 0, reader.ALIGNED, handle) < count:
         return False
-    if long:
-        call_kernel_without_gil(kernel, 0, chunks, work, options)
+    if own.write != 0 and call_for_number(own.write, own.settings, own.row, t, 0) == 0:
+        return False
+    if own.long:
+        call_kernel_without_gil(own.kernel, 0, own.chunks, own.work, own.options)
     else:
-        call_kernel(kernel, 0, chunks, work, options)
+        call_kernel(own.kernel, 0, own.chunks, own.work, own.options)
     return True
 
 
 def write_scalars(settings, row, t, unused):
-    """Work out a row of scalars from settings, both at addresses; whether all fit the dtype."""
+    """Work out a row of scalars from settings, both at addresses, for update ``t``; whether all fit the dtype."""
     numbers = table_at(settings, 1, FIELDS, np.float64)
     scalars = scalars_of(scalars_at(SETTINGS, numbers, 0, 0), np.float64(t))
     for k in range(len(scalars)):
@@ -76,29 +99,32 @@ class SmallStep:
     Attributes
     ----------
     run : function
-        ``(arrays, t, options)``: see `small_step`.
+        ``(gradients, t)``: see `small_step`. It does what `take` has said.
     writes : bool
-        Whether it writes the row of scalars, from the settings that it has been given to `take`.
+        Whether it writes the row of scalars.
     """
 
     def __init__(self, handle, kernel, work, settings):
         self.writes = settings is not None
         self._settings = np.zeros(len(settings._fields) if self.writes else 0)
         write = _writer(settings, work.table.dtype) if self.writes else 0
-        where = handle.ctypes.data, write, self._settings.ctypes.data, work.table.ctypes.data
-        self._task = np.array([*where, kernel.address, work.count, work.handle, work.elements >= LONG], np.int64)
+        scalars = write, self._settings.ctypes.data, work.table.ctypes.data
+        launch = kernel.address, work.count, work.handle, work.elements >= LONG
+        self._task = np.array(Task(id(tuple), handle.ctypes.data, *scalars, *launch), np.int64)
         self._kept = handle, work
         self.run = functools.partial(_compiled(), self._task.ctypes.data)
 
-    def take(self, settings):
-        """Have the scalars follow from other settings of the same class."""
-        self._settings[:] = settings
+    def take(self, options, settings):
+        """Run with other options from now on, with scalars that follow from other settings of the same class."""
+        self._task[Task._fields.index("options")] = options
+        if self.writes:
+            self._settings[:] = settings
 
 
 @functools.cache
 def _compiled():
     number = types.int64
-    signature = types.boolean(number, number, number, number)
+    signature = types.boolean(number, number, number)
     return entry_point(specialise(small_step, "numpy", signature, {}, nogil=False, key=reader.LAYOUT_KEY))
 
 

@@ -32,7 +32,7 @@ class RepeatedSteps:
     """
 
     def __init__(self, optimizer: Optimizer, plans: list[Plan], gradients: BaseGradients) -> None:
-        self._gradients, self._count = gradients, len(gradients.parameters)
+        self._gradients, self._advances = gradients, optimizer._advances
         self._engines = [plan.engine for plan in plans]
         self._apart = [plan for plan in plans if not plan.shares_gradients]
         self._small = _small_step(optimizer, plans[0], gradients) if len(plans) == 1 and not self._apart else None
@@ -54,16 +54,12 @@ class RepeatedSteps:
             optimizer._fill_rows(t)
         small = self._small
         held = tuple(grads) if type(grads) is list else grads  # another thread may empty a list
-        if (
-            small is None
-            or type(held) is not tuple
-            or len(held) != self._count
-            or not small.run(id(held), t, self._options)
-        ):
+        if small is None or not small.run(id(held), t):
             self._step_in_turn(optimizer, grads, t)
         optimizer._iterations = t
         optimizer._calls += 1
-        optimizer._advance(t)
+        if self._advances:
+            optimizer._advance(t)
         return True
 
     def _step_in_turn(self, optimizer: Optimizer, grads: Any, t: int) -> None:
@@ -94,9 +90,10 @@ class RepeatedSteps:
         if not changed and optimizer._iterations > 1:
             self._is_alike = _is_repeatable(optimizer, settings)
             self._options = optimizer._ema_options(1) if optimizer.use_ema else 0
-            if self._is_alike and self._small is not None and self._small.writes:
-                ((_, plan, _, learning_rate, _),) = optimizer._rows
-                self._small.take(optimizer._settings(plan.branch, learning_rate))
+            if self._is_alike and self._small is not None:
+                _, plan, _, learning_rate, _ = optimizer._rows[0]
+                follows = self._small.writes
+                self._small.take(self._options, optimizer._settings(plan.branch, learning_rate) if follows else None)
 
 
 def _small_step(optimizer: Optimizer, plan: Plan, gradients: BaseGradients) -> SmallStep | None:

@@ -112,4 +112,4 @@ def _renews(offset: int) -> bool:
 def _lists_are_known() -> bool:
     example = [object(), object()]
     items = ctypes.c_int64.from_address(id(example) + reader.ITEMS).value
-    return _word(example, object_reader.SIZE) == 2 and ctypes.c_int64.from_address(items).value == id(example[0])
+    return _word(example, reader.SIZE) == 2 and ctypes.c_int64.from_address(items).value == id(example[0])
