@@ -83,6 +83,9 @@ def without_axes(value: Any) -> Any:
 class HyperParameters:
     """The part of an optimizer that needs no parameters. Each argument of ``__init__`` is an attribute."""
 
+    _calls: int
+    """Gradients taken so far, micro-steps included: what a schedule counts."""
+
     def _check(self) -> None:
         """Refuse hyper-parameters that make no sense."""
 
@@ -118,7 +121,6 @@ class HyperParameters:
 
     def _reset(self) -> None:
         """Set what changes while training to its start."""
-        self._calls = 0  # gradients taken so far, micro-steps included: what a schedule counts
 
     def _check_common(self) -> None:
         clips = [key for key in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(self, key) is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import weakref
+from array import array as numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -101,13 +102,29 @@ class Optimizer(Averages, HyperParameters):
 
     def _reset(self) -> None:
         """Set what changes while training to its start."""
-        self._calls = self._iterations = 0
+        self._counted = numbers("q", [0, 0])  # updates, and steps of any kind; where compiled code finds them too
         self._excluded_arrays: list[Any] = []
         self._built = self._evaluating = False
         self._last_grad_norm: float | None = None
         self._last_step_skipped = False
         self._gpu = None
         self._repeated = None
+
+    @property
+    def _iterations(self) -> int:
+        return self._counted[0]
+
+    @_iterations.setter
+    def _iterations(self, count: int) -> None:
+        self._counted[0] = count
+
+    @property
+    def _calls(self) -> int:
+        return self._counted[1]
+
+    @_calls.setter
+    def _calls(self, count: int) -> None:
+        self._counted[1] = count
 
     @property
     def iterations(self) -> int:
@@ -580,6 +597,7 @@ class Optimizer(Averages, HyperParameters):
     def __setstate__(self, kept: dict[str, Any]) -> None:
         restore = kept.pop("_restore", None)
         self.__dict__.update(kept)
+        self._counted = numbers("q", self._counted)  # a shallow copy counts for itself
         if restore is not None:
             structure, overrides, arrays = restore
             self._built = False

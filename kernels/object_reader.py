@@ -1,9 +1,10 @@
 """Whether Python's own dicts and lists are as they were: hundreds of them in one compiled call.
 
 A list is compared item by item. A dict has, up to Python 3.12, a number that every change of it renews and no other
-dict ever has (PEP 509); where in a dict that lies is found out by the front end, which can make some.
+dict ever has (PEP 509).
 """
 
+import ctypes
 import functools
 from typing import NamedTuple
 
@@ -12,7 +13,10 @@ from numba import types
 
 from ._jit import callee, entry_point, specialise
 from .intrinsics import array_at, table_at
-from .reader import ITEMS, SIZE
+from .reader import ITEMS, SIZE, layout_is_known
+
+WORDS = 8
+"""Of 8 bytes, at the start of a dict, that may be its tag."""
 
 
 class Watched(NamedTuple):
@@ -84,3 +88,61 @@ def compiled():
         entry_point(specialise(function, "objects", signature, {}, nogil=False, key="objects"))
         for function, signature in signatures.items()
     ]
+
+
+def _word(found, offset):
+    return ctypes.c_int64.from_address(id(found) + offset).value
+
+
+@functools.cache
+def offset_of_tag():
+    """Offset of the 8 bytes in a dict that every change renews, and nothing else; None where there are none."""
+    if not layout_is_known() or not _lists_are_known():
+        return None
+    first = object.__basicsize__
+    offsets = range(first, min(dict.__basicsize__, 8 * WORDS), 8)
+    found = [offset for offset in offsets if _renews(offset)]
+    return found[0] if len(found) == 1 else None
+
+
+_CHANGES = [
+    lambda d: d.__setitem__("a", 3),
+    lambda d: d.__setitem__("new", 3),
+    lambda d: d.__delitem__("a"),
+    lambda d: d.update(a=4),
+    lambda d: d.update({"b": 5}),
+    lambda d: d.__ior__({"b": 6}),
+    lambda d: d.setdefault("new", 7),
+    lambda d: d.pop("b"),
+    lambda d: d.popitem(),
+    lambda d: d.clear(),
+]
+_READINGS = [
+    lambda d: d["a"],
+    lambda d: d.get("none"),
+    lambda d: dict(d),
+    lambda d: list(d.items()),
+    lambda d: d.setdefault("a", 9),
+    lambda d: {**d},
+]
+
+
+def _renews(offset):
+    """Whether each change of a dict gives the word at an offset a value that it never had, and no reading does."""
+    seen = []
+    for change in _CHANGES:
+        example = {"a": 1, "b": 2}
+        seen.append(_word(example, offset))
+        for read in _READINGS:
+            read(example)
+        if _word(example, offset) != seen[-1]:
+            return False
+        change(example)
+        seen.append(_word(example, offset))
+    return len(set(seen)) == len(seen)
+
+
+def _lists_are_known():
+    example = [object(), object()]
+    items = ctypes.c_int64.from_address(id(example) + ITEMS).value
+    return _word(example, SIZE) == 2 and ctypes.c_int64.from_address(items).value == id(example[0])

@@ -121,7 +121,7 @@ def touches(occupied, start, end):
 @functools.cache
 def compiled():
     """`read_addresses`, compiled; or None where this interpreter's objects are not laid out as it expects."""
-    if not _layout_is_known():
+    if not layout_is_known():
         return None
     number = types.int64
     signature = number(number, number, number, number, types.Array(number, 1, "C"))
@@ -133,7 +133,9 @@ def required_flags(writeable):
     return ALIGNED | _WRITEABLE if writeable else ALIGNED
 
 
-def _layout_is_known():
+@functools.cache
+def layout_is_known():
+    """Whether this interpreter's objects, arrays among them, are laid out as they are read."""
     if sys.implementation.name != "cpython" or sys.byteorder != "little" or ctypes.sizeof(ctypes.c_void_p) != 8:
         return False
     if not getattr(sys, "_is_gil_enabled", lambda: True)():

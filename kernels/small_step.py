@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from . import reader
+from . import object_reader, reader
 from ._jit import c_address, entry_point, fingerprint, specialise
 from .intrinsics import array_at, call_for_number, call_kernel, call_kernel_without_gil, scalars_at, table_at
 from .layout import Control
+from .object_reader import word_at
 from .registry import SCALARS, scalars_of
 
 LONG = 16_384
@@ -32,6 +33,7 @@ class Task(NamedTuple):
     """What is as at the last step, int64. Whoever has it keeps all of that alive."""
 
     kind: int  # address of the class tuple
+    counters: int  # of two int64: updates, and steps of any kind
     handle: int  # of the reader's handle
     write: int  # of `write_scalars`, compiled; 0: the row of scalars is as it must be
     settings: int
@@ -41,21 +43,26 @@ class Task(NamedTuple):
     work: int  # its handle
     long: int  # whether other Python threads may run
     options: int = 0
+    tag_offset: int = 0  # in a dict; 0: it is not looked at
+    tag: int = 0  # of the dict of settings
 
 
-TASK = len(Task._fields)
+TASK, TAG_OFFSET, TAG = len(Task._fields), Task._fields.index("tag_offset"), Task._fields.index("tag")
 
 
-def small_step(task, gradients, t):
-    """Read gradients and, if they are as usual, do update ``t``.
+def small_step(task, gradients, settings):
+    """Do the next update, if it is like the last one.
 
-    Requires the address of the numbers of a `Task`, that of a Python object, and the GIL. Returns whether the step has
-    been done: it has not unless the object is a tuple of as many arrays as there are parameters, just like them. Then
-    nothing but tables has been written.
+    Requires the address of the numbers of a `Task`, those of two Python objects, the second a dict, and the GIL.
+    Returns whether the step has been done: it has not unless the dict is unchanged, and the gradients are a tuple of as
+    many arrays as there are parameters, just like them. Then nothing but tables has been written.
     """
     own = scalars_at(Task, table_at(task, 1, TASK, np.int64), 0, 0)
+    counters = array_at(own.counters, 0, 2, np.int64)
     handle = array_at(own.handle, 0, reader.HANDLE, np.int64)
-    count, head = handle[reader.COUNT], array_at(gradients, 0, reader.ITEMS // 8, np.int64)
+    t, count, head = counters[0] + 1, handle[reader.COUNT], array_at(gradients, 0, reader.ITEMS // 8, np.int64)
+    if t == 1 or (own.tag_offset != 0 and word_at(settings + own.tag_offset) != own.tag):
+        return False
     if head[reader.TYPE // 8] != own.kind or head[reader.SIZE // 8] != count:
         return False
     if reader.read_addresses(gradients, 0, 0, reader.ALIGNED, handle) < count:
@@ -66,6 +73,8 @@ def small_step(task, gradients, t):
         call_kernel_without_gil(own.kernel, 0, own.chunks, own.work, own.options)
     else:
         call_kernel(own.kernel, 0, own.chunks, own.work, own.options)
+    counters[0] = t
+    counters[1] += 1
     return True
 
 
@@ -87,6 +96,8 @@ class SmallStep:
 
     Parameters
     ----------
+    counters : array.array of two int64
+        Updates so far, and steps of any kind.
     handle : int64 array
         The reader's, see `reader.handle_of`.
     kernel : launch.Kernel
@@ -95,23 +106,31 @@ class SmallStep:
         What it works on.
     settings : NamedTuple class or None
         What the rule's scalars follow from, see `registry.scalars_for`; None: the row is as it must be.
+    watch : bool
+        Whether it is to look if the dict of settings is unchanged, where that can be seen.
 
     Attributes
     ----------
     run : function
-        ``(gradients, t)``: see `small_step`. It does what `take` has said.
+        ``(gradients, settings)``, of the `id` of each: see `small_step`. It does what `take` has said.
     writes : bool
         Whether it writes the row of scalars.
+    watches : bool
+        Whether it looks if the dict of settings is unchanged.
     """
 
-    def __init__(self, handle, kernel, work, settings):
+    def __init__(self, counters, handle, kernel, work, settings, watch):
         self.writes = settings is not None
         self._settings = np.zeros(len(settings._fields) if self.writes else 0)
         write = _writer(settings, work.table.dtype) if self.writes else 0
         scalars = write, self._settings.ctypes.data, work.table.ctypes.data
         launch = kernel.address, work.count, work.handle, work.elements >= LONG
-        self._task = np.array(Task(id(tuple), handle.ctypes.data, *scalars, *launch), np.int64)
-        self._kept = handle, work
+        where = counters.buffer_info()[0], handle.ctypes.data
+        tag_offset = (watch and object_reader.offset_of_tag()) or 0
+        self.watches = tag_offset != 0
+        task = Task(id(tuple), *where, *scalars, *launch, tag_offset=tag_offset)
+        self._task = np.array(task, np.int64)
+        self._kept = counters, handle, work
         self.run = functools.partial(_compiled(), self._task.ctypes.data)
 
     def take(self, options, settings):
@@ -119,6 +138,23 @@ class SmallStep:
         self._task[Task._fields.index("options")] = options
         if self.writes:
             self._settings[:] = settings
+
+    def watch(self, settings):
+        """Step from now on as long as a dict, that of the settings, is as it is now."""
+        if self.watches:
+            _note()(self._task.ctypes.data, id(settings))
+
+
+def note(task, settings):
+    """Remember the tag that a dict, at an address, has now; the GIL is held."""
+    own = table_at(task, 1, TASK, np.int64)
+    own[0, TAG] = word_at(settings + own[0, TAG_OFFSET])
+
+
+@functools.cache
+def _note():
+    signature = types.void(types.int64, types.int64)
+    return entry_point(specialise(note, "small_step", signature, {}, nogil=False, key=reader.LAYOUT_KEY))
 
 
 @functools.cache

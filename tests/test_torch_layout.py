@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from fastopt.kernels import object_reader
 
 import fastopt.torch
 from fastopt.torch import layout as layouts
@@ -151,7 +152,7 @@ def test_what_is_no_list_is_not_watched():
 def known(request, monkeypatch):
     """What is found out about Python and torch."""
     if request.param == "no tags":
-        monkeypatch.setattr(watch, "offset_of_tag", lambda: None)
+        monkeypatch.setattr(object_reader, "offset_of_tag", lambda: None)
     if request.param == "no counters":
         monkeypatch.setattr(versions, "counter_layout", lambda: None)
 

@@ -94,10 +94,10 @@ class BaseGradients:
         """
         raise NotImplementedError
 
-    def small_step(self, engine: Any, settings: type | None) -> SmallStep | None:
+    def small_step(self, counters: Any, engine: Any, settings: type | None, watch: bool) -> SmallStep | None:
         """A `read` and a step in one call, for gradients that are as usual; None where that is not possible.
 
-        ``engine`` is the optimizer's only one, ``settings`` is as of `SmallStep`.
+        ``engine`` is the optimizer's only one, the rest is as of `SmallStep`.
         """
         return None
 

@@ -62,11 +62,11 @@ class Gradients(BaseGradients):
         staged = STAGED if np.any(self.table[LAYOUT] != DIRECT) else 0
         return staged | (self._zero_options(leaves) if zero else 0)
 
-    def small_step(self, engine: Any, settings: type | None) -> SmallStep | None:
+    def small_step(self, counters: Any, engine: Any, settings: type | None, watch: bool) -> SmallStep | None:
         """See `BaseGradients.small_step`."""
         if self._read_addresses is None or engine.alone is None:
             return None
-        return SmallStep(self._handle, engine.alone, engine.work, settings)
+        return SmallStep(counters, self._handle, engine.alone, engine.work, settings, watch)
 
     def _zero_options(self, leaves: Sequence[Any]) -> int:
         """Gradients that share memory are zeroed last: no kernel may erase what another has yet to read."""

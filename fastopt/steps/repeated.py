@@ -37,6 +37,7 @@ class RepeatedSteps:
         self._apart = [plan for plan in plans if not plan.shares_gradients]
         self._small = _small_step(optimizer, plans[0], gradients) if len(plans) == 1 and not self._apart else None
         self._fills = not (optimizer._keeps_scalars or (self._small is not None and self._small.writes))
+        self._at_once = self._small.run if self._small is not None and self._small.watches else None
         own = optimizer.__dict__
         self._settings: Any = itemgetter(*(key for key in ("_learning_rate", *COMMON, *optimizer._own) if key in own))
         self._known: Any = None  # settings of the last step
@@ -45,25 +46,32 @@ class RepeatedSteps:
 
     def step(self, optimizer: Optimizer, grads: Any) -> bool:
         """One step, if it is like the last; whether it was. See `Optimizer.apply` for what is raised."""
-        if not self._is_alike or self._settings(optimizer.__dict__) != self._known:
+        if not self._is_alike:
             return False
-        t = optimizer._iterations + 1
-        if t == 1 or optimizer._evaluating:  # with the first step averages begin
+        held = tuple(grads) if type(grads) is list else grads  # another thread may empty a list
+        if self._at_once is not None and self._at_once(id(held), id(optimizer.__dict__)):
+            return True
+        return self._step_in_turn(optimizer, held, grads)
+
+    def _step_in_turn(self, optimizer: Optimizer, held: Any, grads: Any) -> bool:
+        """The same, one thing after the other; ``held`` is ``grads`` or a tuple of them."""
+        settings, t = optimizer.__dict__, optimizer._iterations + 1
+        if self._settings(settings) != self._known or t == 1 or optimizer._evaluating:  # at first averages begin
             return False
         if self._fills:
             optimizer._fill_rows(t)
-        small = self._small
-        held = tuple(grads) if type(grads) is list else grads  # another thread may empty a list
-        if small is None or not small.run(id(held), t):
-            self._step_in_turn(optimizer, grads, t)
-        optimizer._iterations = t
-        optimizer._calls += 1
+        if self._small is not None:
+            self._small.watch(settings)
+        if self._small is None or not self._small.run(id(held), id(settings)):
+            self._read_and_launch(optimizer, grads, t)
+            optimizer._iterations = t
+            optimizer._calls += 1
         if self._advances:
             optimizer._advance(t)
         return True
 
-    def _step_in_turn(self, optimizer: Optimizer, grads: Any, t: int) -> None:
-        """Read gradients of any kind, and launch."""
+    def _read_and_launch(self, optimizer: Optimizer, grads: Any, t: int) -> None:
+        """A step with gradients of any kind."""
         gradients = self._gradients
         try:
             options = gradients.read(grads, False) | self._options
@@ -101,7 +109,8 @@ def _small_step(optimizer: Optimizer, plan: Plan, gradients: BaseGradients) -> S
     settings = None
     if optimizer._follows_settings and len(plan.groups) == 1:
         settings = type(optimizer._settings(plan.branch, 1.0))
-    return gradients.small_step(plan.engine, settings)
+    sees_to_all = (optimizer._keeps_scalars or settings is not None) and not optimizer._advances
+    return gradients.small_step(optimizer._counted, plan.engine, settings, sees_to_all)
 
 
 def _is_repeatable(optimizer: Optimizer, settings: tuple[Any, ...]) -> bool:

@@ -33,8 +33,12 @@ def _decay():
     right = LegacyOptimizer._rate
 
     def by_epochs_of_100_updates(self):
-        with mock.patch.object(self, "_iterations", self._iterations // 100):
+        updates = self._iterations
+        try:
+            self._iterations = updates // 100
             return right(self)
+        finally:
+            self._iterations = updates
 
     return mock.patch.object(LegacyOptimizer, "_rate", by_epochs_of_100_updates)
 
