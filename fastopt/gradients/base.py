@@ -14,7 +14,7 @@ from ..device import HOST, AnyArray, Array, is_array
 from ..device.strides import same_strides
 from ..flat import FlatBuffer, flatten
 from ..kernels.layout import ADDRESS, DIRECT, FLOAT32, FLOAT64, LAYOUT
-from ..kernels.small_step import SmallStep
+from ..kernels.repeated_step import RepeatedStep
 from ..parameters import Parameter
 
 ABSENT = object()
@@ -94,10 +94,10 @@ class BaseGradients:
         """
         raise NotImplementedError
 
-    def small_step(self, counters: Any, engine: Any, settings: type | None, watch: bool) -> SmallStep | None:
-        """A `read` and a step in one call, for gradients that are as usual; None where that is not possible.
+    def repeated_step(self, counters: Any, engine: Any, settings: type | None, watch: bool) -> RepeatedStep | None:
+        """A `read` and what else steps repeat in one call, for gradients that are as usual; None: that is not possible.
 
-        ``engine`` is the optimizer's only one, the rest is as of `SmallStep`.
+        ``engine`` is the optimizer's only one, the rest is as of `RepeatedStep`.
         """
         return None
 

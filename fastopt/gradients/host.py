@@ -13,7 +13,7 @@ from ..device import Array, check_array
 from ..flat import FlatBuffer
 from ..kernels import reader
 from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
-from ..kernels.small_step import SmallStep
+from ..kernels.repeated_step import RepeatedStep
 from ..parameters import Parameter
 from .base import ABSENT, BaseGradients, check_gradient
 
@@ -62,11 +62,11 @@ class Gradients(BaseGradients):
         staged = STAGED if np.any(self.table[LAYOUT] != DIRECT) else 0
         return staged | (self._zero_options(leaves) if zero else 0)
 
-    def small_step(self, counters: Any, engine: Any, settings: type | None, watch: bool) -> SmallStep | None:
-        """See `BaseGradients.small_step`."""
-        if self._read_addresses is None or engine.alone is None:
+    def repeated_step(self, counters: Any, engine: Any, settings: type | None, watch: bool) -> RepeatedStep | None:
+        """See `BaseGradients.repeated_step`."""
+        if self._read_addresses is None:
             return None
-        return SmallStep(counters, self._handle, engine.alone, engine.work, settings, watch)
+        return RepeatedStep(counters, self._handle, engine.alone, engine.work, settings, watch)
 
     def _zero_options(self, leaves: Sequence[Any]) -> int:
         """Gradients that share memory are zeroed last: no kernel may erase what another has yet to read."""

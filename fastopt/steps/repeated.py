@@ -9,7 +9,7 @@ from ..hyper_parameters import COMMON, HyperParameters
 
 if TYPE_CHECKING:
     from ..gradients import BaseGradients
-    from ..kernels.small_step import SmallStep
+    from ..kernels.repeated_step import RepeatedStep
     from ..optimizer import Optimizer
     from ..plan import Plan
 
@@ -32,12 +32,13 @@ class RepeatedSteps:
     """
 
     def __init__(self, optimizer: Optimizer, plans: list[Plan], gradients: BaseGradients) -> None:
-        self._gradients, self._advances = gradients, optimizer._advances
+        self._gradients, self._advances, self._counted = gradients, optimizer._advances, optimizer._counted
         self._engines = [plan.engine for plan in plans]
         self._apart = [plan for plan in plans if not plan.shares_gradients]
-        self._small = _small_step(optimizer, plans[0], gradients) if len(plans) == 1 and not self._apart else None
-        self._fills = not (optimizer._keeps_scalars or (self._small is not None and self._small.writes))
-        self._at_once = self._small.run if self._small is not None and self._small.watches else None
+        self._compiled = _compiled(optimizer, plans[0], gradients) if len(plans) == 1 and not self._apart else None
+        self._fills = not (optimizer._keeps_scalars or (self._compiled is not None and self._compiled.writes))
+        self._at_once = self._compiled.run if self._compiled is not None and self._compiled.watches else None
+        self._launches = self._compiled is None or not self._compiled.launches
         own = optimizer.__dict__
         self._settings: Any = itemgetter(*(key for key in ("_learning_rate", *COMMON, *optimizer._own) if key in own))
         self._known: Any = None  # settings of the last step
@@ -50,6 +51,8 @@ class RepeatedSteps:
             return False
         held = tuple(grads) if type(grads) is list else grads  # another thread may empty a list
         if self._at_once is not None and self._at_once(id(held), id(optimizer.__dict__)):
+            if self._launches:
+                self._launch(self._options)
             return True
         return self._step_in_turn(optimizer, held, grads)
 
@@ -60,15 +63,23 @@ class RepeatedSteps:
             return False
         if self._fills:
             optimizer._fill_rows(t)
-        if self._small is not None:
-            self._small.watch(settings)
-        if self._small is None or not self._small.run(id(held), id(settings)):
+        compiled = self._compiled
+        if compiled is not None:
+            compiled.watch(settings)
+        if compiled is None or not compiled.run(id(held), id(settings)):
             self._read_and_launch(optimizer, grads, t)
-            optimizer._iterations = t
-            optimizer._calls += 1
+        elif self._launches:
+            self._launch(self._options)
         if self._advances:
             optimizer._advance(t)
         return True
+
+    def _launch(self, options: int) -> None:
+        """Run the kernels on gradients that have been read, and count the step."""
+        for engine in self._engines:
+            engine(options)
+        self._counted[0] += 1
+        self._counted[1] += 1
 
     def _read_and_launch(self, optimizer: Optimizer, grads: Any, t: int) -> None:
         """A step with gradients of any kind."""
@@ -79,8 +90,7 @@ class RepeatedSteps:
                 plan.take_gradients()
             if not (self._fills or optimizer._keeps_scalars):
                 optimizer._fill_rows(t)
-            for engine in self._engines:
-                engine(options)
+            self._launch(options)
         finally:
             gradients.release()
 
@@ -98,19 +108,19 @@ class RepeatedSteps:
         if not changed and optimizer._iterations > 1:
             self._is_alike = _is_repeatable(optimizer, settings)
             self._options = optimizer._ema_options(1) if optimizer.use_ema else 0
-            if self._is_alike and self._small is not None:
+            if self._is_alike and self._compiled is not None:
                 _, plan, _, learning_rate, _ = optimizer._rows[0]
-                follows = self._small.writes
-                self._small.take(self._options, optimizer._settings(plan.branch, learning_rate) if follows else None)
+                follows = self._compiled.writes
+                self._compiled.take(self._options, optimizer._settings(plan.branch, learning_rate) if follows else None)
 
 
-def _small_step(optimizer: Optimizer, plan: Plan, gradients: BaseGradients) -> SmallStep | None:
-    """The only plan's step in one call, where there is one."""
+def _compiled(optimizer: Optimizer, plan: Plan, gradients: BaseGradients) -> RepeatedStep | None:
+    """What the only plan's steps repeat, in one call, where that is possible."""
     settings = None
     if optimizer._follows_settings and len(plan.groups) == 1:
         settings = type(optimizer._settings(plan.branch, 1.0))
     sees_to_all = (optimizer._keeps_scalars or settings is not None) and not optimizer._advances
-    return gradients.small_step(optimizer._counted, plan.engine, settings, sees_to_all)
+    return gradients.repeated_step(optimizer._counted, plan.engine, settings, sees_to_all)
 
 
 def _is_repeatable(optimizer: Optimizer, settings: tuple[Any, ...]) -> bool:

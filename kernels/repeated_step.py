@@ -1,7 +1,7 @@
-"""A step of a small array in one call: gradients are read, the scalars follow the count, the rule runs.
+"""A step like the last one, in one call: gradients are read, the scalars follow the count, the rule runs.
 
-Calls from Python cost more than such an array. What is as at the last step is not handed over again: one array of
-numbers, the task, holds it.
+Calls from Python cost more than a small array. What is as at the last step is not handed over again: one array of
+numbers, the task, holds it. Launches on threads, and those of several kernels, are left to the caller.
 """
 
 import functools
@@ -38,7 +38,7 @@ class Task(NamedTuple):
     write: int  # of `write_scalars`, compiled; 0: the row of scalars is as it must be
     settings: int
     row: int
-    kernel: int
+    kernel: int  # 0: the caller launches, and counts
     chunks: int  # all of the work's
     work: int  # its handle
     long: int  # whether other Python threads may run
@@ -50,11 +50,11 @@ class Task(NamedTuple):
 TASK, TAG_OFFSET, TAG = len(Task._fields), Task._fields.index("tag_offset"), Task._fields.index("tag")
 
 
-def small_step(task, gradients, settings):
-    """Do the next update, if it is like the last one.
+def repeated_step(task, gradients, settings):
+    """Do the next update, or all of it but the launch, if it is like the last one.
 
     Requires the address of the numbers of a `Task`, those of two Python objects, the second a dict, and the GIL.
-    Returns whether the step has been done: it has not unless the dict is unchanged, and the gradients are a tuple of as
+    Returns whether that has been done: it has not unless the dict is unchanged, and the gradients are a tuple of as
     many arrays as there are parameters, just like them. Then nothing but tables has been written.
     """
     own = scalars_at(Task, table_at(task, 1, TASK, np.int64), 0, 0)
@@ -69,6 +69,8 @@ def small_step(task, gradients, settings):
         return False
     if own.write != 0 and call_for_number(own.write, own.settings, own.row, t, 0) == 0:
         return False
+    if own.kernel == 0:
+        return True
     if own.long:
         call_kernel_without_gil(own.kernel, 0, own.chunks, own.work, own.options)
     else:
@@ -91,8 +93,8 @@ def write_scalars(settings, row, t, unused):
     return 1
 
 
-class SmallStep:
-    """`small_step`, for an optimizer with one plan, and that under one group of hyper-parameters.
+class RepeatedStep:
+    """`repeated_step` of an optimizer with one plan.
 
     Parameters
     ----------
@@ -100,8 +102,8 @@ class SmallStep:
         Updates so far, and steps of any kind.
     handle : int64 array
         The reader's, see `reader.handle_of`.
-    kernel : launch.Kernel
-        Does the whole step.
+    kernel : launch.Kernel or None
+        Does the whole step, here; None: what does it is launched by the caller.
     work : launch.Work
         What it works on.
     settings : NamedTuple class or None
@@ -112,19 +114,22 @@ class SmallStep:
     Attributes
     ----------
     run : function
-        ``(gradients, settings)``, of the `id` of each: see `small_step`. It does what `take` has said.
+        ``(gradients, settings)``, of the `id` of each: see `repeated_step`. It does what `take` has said.
     writes : bool
         Whether it writes the row of scalars.
     watches : bool
         Whether it looks if the dict of settings is unchanged.
+    launches : bool
+        Whether it runs the kernel.
     """
 
     def __init__(self, counters, handle, kernel, work, settings, watch):
-        self.writes = settings is not None
+        self.writes, self.launches = settings is not None, kernel is not None
         self._settings = np.zeros(len(settings._fields) if self.writes else 0)
         write = _writer(settings, work.table.dtype) if self.writes else 0
         scalars = write, self._settings.ctypes.data, work.table.ctypes.data
-        launch = kernel.address, work.count, work.handle, work.elements >= LONG
+        address = 0 if kernel is None else kernel.address
+        launch = address, work.count, work.handle, work.elements >= LONG
         where = counters.buffer_info()[0], handle.ctypes.data
         tag_offset = (watch and object_reader.offset_of_tag()) or 0
         self.watches = tag_offset != 0
@@ -154,14 +159,14 @@ def note(task, settings):
 @functools.cache
 def _note():
     signature = types.void(types.int64, types.int64)
-    return entry_point(specialise(note, "small_step", signature, {}, nogil=False, key=reader.LAYOUT_KEY))
+    return entry_point(specialise(note, "repeated_step", signature, {}, nogil=False, key=reader.LAYOUT_KEY))
 
 
 @functools.cache
 def _compiled():
     number = types.int64
     signature = types.boolean(number, number, number)
-    return entry_point(specialise(small_step, "numpy", signature, {}, nogil=False, key=reader.LAYOUT_KEY))
+    return entry_point(specialise(repeated_step, "numpy", signature, {}, nogil=False, key=reader.LAYOUT_KEY))
 
 
 @functools.cache
