@@ -20,7 +20,7 @@ from .gradients import ABSENT, BaseGradients, gradients_of
 from .hyper_parameters import HyperParameters
 from .kernels.clipping import ALL, EACH
 from .kernels.layout import AVERAGED, OVERWRITE
-from .kernels.registry import scalars_of
+from .kernels.registry import running_after, scalars_of
 from .parameters import Array, Parameter, check_count, check_pattern, collect
 from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Slot, Storage, allocate
 from .steps.gpu import Captured, GpuSteps, Scaling
@@ -80,8 +80,10 @@ class Optimizer(Averages, HyperParameters):
     """Whether the rule's scalars are the same for every update, as long as the hyper-parameters are."""
     _follows_settings = False
     """Whether they follow from `_settings` and the update's number."""
+    _running: Any = None
+    """The last of the settings, if it is a number that every update changes, as an array that compiled code knows."""
     _advances = False
-    """Whether `_advance` does anything."""
+    """Whether `_advance` is a subclass's own."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """What a class says of its scalars does not hold for those of a subclass."""
@@ -94,6 +96,8 @@ class Optimizer(Averages, HyperParameters):
 
     def _advance(self, t: int) -> None:
         """Note that update number ``t`` has been done."""
+        if self._running is not None:
+            self._running[0] = running_after(self._settings("", 1.0), t)
 
     def _counters(self) -> dict[str, str]:
         """State that is no array: name → attribute."""
@@ -598,6 +602,8 @@ class Optimizer(Averages, HyperParameters):
         restore = kept.pop("_restore", None)
         self.__dict__.update(kept)
         self._counted = numbers("q", self._counted)  # a shallow copy counts for itself
+        if self._running is not None:
+            self._running = numbers("d", self._running)
         if restore is not None:
             structure, overrides, arrays = restore
             self._built = False

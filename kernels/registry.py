@@ -57,15 +57,22 @@ def two_phase_rule(scalars, first, between, second, terms):
 SCALARS: dict[type, Callable[..., Any]] = {}
 """Settings class → function ``(settings, t)``."""
 
+RUNNING: dict[type, Callable[..., Any]] = {}
+"""Settings class whose last field is a number that runs → function ``(settings, t)``."""
 
-def scalars_for(settings):
+
+def scalars_for(settings, running=None):
     """Decorator: register what gives a rule's scalars for update number ``t``, from 1, and a class of its settings.
 
-    Settings are numbers: the hyper-parameters. In plain Python some may be arrays of one number per group.
+    Settings are numbers: the hyper-parameters, and, if there is a function ``running``, last one that every update
+    changes. That function gives it, like the scalars, from settings and ``t``, as it is after the update. In plain
+    Python settings may be arrays of one number per group.
     """
 
     def register(function):
         SCALARS[settings] = function
+        if running is not None:
+            RUNNING[settings] = running
         return function
 
     return register
@@ -74,6 +81,15 @@ def scalars_for(settings):
 def scalars_of(settings, t):
     """A rule's scalars for update number ``t``."""
     return SCALARS[type(settings)](settings, t)
+
+
+def running_after(settings, t):
+    """The number that runs, after update number ``t``."""
+    return RUNNING.get(type(settings), _unchanged)(settings, t)
+
+
+def _unchanged(settings, t):
+    return settings[-1]
 
 
 def update(param, grad, slots, s):
@@ -99,6 +115,11 @@ def second_phase(param, grad, slots, extra, s):
 @overload(scalars_of, jit_options=FLAGS, strict=False)
 def _scalars_of(settings, t):
     return SCALARS[settings.instance_class]
+
+
+@overload(running_after, jit_options=FLAGS, strict=False)
+def _running_after(settings, t):
+    return RUNNING.get(settings.instance_class, _unchanged)
 
 
 @overload(update, jit_options=FLAGS, strict=False)

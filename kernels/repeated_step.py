@@ -16,7 +16,7 @@ from ._jit import c_address, entry_point, fingerprint, specialise
 from .intrinsics import array_at, call_for_number, call_kernel, call_kernel_without_gil, scalars_at, table_at
 from .layout import Control
 from .object_reader import word_at
-from .registry import SCALARS, scalars_of
+from .registry import RUNNING, SCALARS, running_after, scalars_of
 
 LONG = 16_384
 """Elements from which on other Python threads may run meanwhile. Letting go of the GIL costs as much as hundreds do."""
@@ -37,6 +37,7 @@ class Task(NamedTuple):
     handle: int  # of the reader's handle
     write: int  # of `write_scalars`, compiled; 0: the row of scalars is as it must be
     settings: int
+    running: int  # 0: no number runs
     row: int
     kernel: int  # 0: the caller launches, and counts
     chunks: int  # all of the work's
@@ -67,7 +68,7 @@ def repeated_step(task, gradients, settings):
         return False
     if reader.read_addresses(gradients, 0, 0, reader.ALIGNED, handle) < count:
         return False
-    if own.write != 0 and call_for_number(own.write, own.settings, own.row, t, 0) == 0:
+    if own.write != 0 and call_for_number(own.write, own.settings, own.running, own.row, t) == 0:
         return False
     if own.kernel == 0:
         return True
@@ -80,16 +81,24 @@ def repeated_step(task, gradients, settings):
     return True
 
 
-def write_scalars(settings, row, t, unused):
-    """Work out a row of scalars from settings, both at addresses, for update ``t``; whether all fit the dtype."""
-    numbers = table_at(settings, 1, FIELDS, np.float64)
-    scalars = scalars_of(scalars_at(SETTINGS, numbers, 0, 0), np.float64(t))
+def write_scalars(settings, running, row, t):
+    """Work out a row of scalars for update ``t``, and have what runs go on; whether all scalars fit the dtype.
+
+    Requires addresses of settings, of the number that runs, 0 if there is none, and of the row.
+    """
+    numbers, t = table_at(settings, 1, FIELDS, np.float64), np.float64(t)
+    if running != 0:
+        numbers[0, FIELDS - 1] = array_at(running, 0, 1, np.float64)[0]
+    known = scalars_at(SETTINGS, numbers, 0, 0)
+    scalars = scalars_of(known, t)
     for k in range(len(scalars)):
         if math.isinf(DTYPE(scalars[k])) and not math.isinf(scalars[k]):
             return 0
     own = array_at(row, CONTROLS, len(scalars), DTYPE)
     for k in range(len(scalars)):
         own[k] = scalars[k]
+    if running != 0:
+        array_at(running, 0, 1, np.float64)[0] = running_after(known, t)
     return 1
 
 
@@ -108,6 +117,8 @@ class RepeatedStep:
         What it works on.
     settings : NamedTuple class or None
         What the rule's scalars follow from, see `registry.scalars_for`; None: the row is as it must be.
+    running : array.array of one float64, or None
+        Number that every update changes, the last of the settings.
     watch : bool
         Whether it is to look if the dict of settings is unchanged, where that can be seen.
 
@@ -123,19 +134,19 @@ class RepeatedStep:
         Whether it runs the kernel.
     """
 
-    def __init__(self, counters, handle, kernel, work, settings, watch):
+    def __init__(self, counters, handle, kernel, work, settings, running, watch):
         self.writes, self.launches = settings is not None, kernel is not None
         self._settings = np.zeros(len(settings._fields) if self.writes else 0)
         write = _writer(settings, work.table.dtype) if self.writes else 0
-        scalars = write, self._settings.ctypes.data, work.table.ctypes.data
+        scalars = write, self._settings.ctypes.data, _address(running), work.table.ctypes.data
         address = 0 if kernel is None else kernel.address
         launch = address, work.count, work.handle, work.elements >= LONG
-        where = counters.buffer_info()[0], handle.ctypes.data
+        where = _address(counters), handle.ctypes.data
         tag_offset = (watch and object_reader.offset_of_tag()) or 0
         self.watches = tag_offset != 0
         task = Task(id(tuple), *where, *scalars, *launch, tag_offset=tag_offset)
         self._task = np.array(task, np.int64)
-        self._kept = counters, handle, work
+        self._kept = counters, handle, work, running
         self.run = functools.partial(_compiled(), self._task.ctypes.data)
 
     def take(self, options, settings):
@@ -156,6 +167,11 @@ def note(task, settings):
     own[0, TAG] = word_at(settings + own[0, TAG_OFFSET])
 
 
+def _address(values):
+    """Of an array.array, 0 for None."""
+    return 0 if values is None else values.buffer_info()[0]
+
+
 @functools.cache
 def _note():
     signature = types.void(types.int64, types.int64)
@@ -174,6 +190,6 @@ def _writer(settings, dtype):
     """Address of `write_scalars` for a class of settings and a dtype."""
     bindings = {"SETTINGS": settings, "FIELDS": len(settings._fields), "DTYPE": dtype.type}
     number = types.int64
-    name, key = f"{settings.__name__}_{dtype.name}", fingerprint(SCALARS[settings])
+    name, key = f"{settings.__name__}_{dtype.name}", fingerprint(SCALARS[settings], RUNNING.get(settings))
     key = key and f"{key} {settings._fields}"
     return c_address(specialise(write_scalars, name, number(number, number, number, number), bindings, key=key))

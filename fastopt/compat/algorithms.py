@@ -87,10 +87,3 @@ class Nadam(_BiasCorrected, modern.Nadam):
 
     _config_keys = ("beta_1", "beta_2", "epsilon", "schedule_decay")
     schedule_decay: float
-
-    def _check(self) -> None:
-        super()._check()
-        self._u_product = 1.0
-
-    def _momentum_at(self, t: int, beta_1: float) -> float:
-        return beta_1 * (1.0 - 0.5 * 0.96 ** (t * self._value("schedule_decay")))

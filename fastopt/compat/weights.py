@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 
 from .. import optimizers as modern
 from .. import state
+from ..kernels.registry import running_after
 from ..optimizer import Optimizer
 from ..parameters import Array, check_count
 from ..plan import ACCUMULATOR_SLOT, AVERAGE_SLOT
@@ -162,8 +162,11 @@ def _missing_counters(
 
 
 def _momenta_product(optimizer: modern.Nadam, iterations: int) -> float:
-    beta_1 = optimizer._value("beta_1")
-    return math.prod(optimizer._momentum_at(t, beta_1) for t in range(1, iterations + 1))
+    settings: Any = optimizer._settings("", 1.0)
+    settings = settings._replace(product=1.0)
+    for t in range(1, iterations + 1):
+        settings = settings._replace(product=running_after(settings, t))
+    return settings.product
 
 
 def entries(optimizer: Optimizer, release: str) -> list[Entry]:

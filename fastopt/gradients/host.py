@@ -62,11 +62,13 @@ class Gradients(BaseGradients):
         staged = STAGED if np.any(self.table[LAYOUT] != DIRECT) else 0
         return staged | (self._zero_options(leaves) if zero else 0)
 
-    def repeated_step(self, counters: Any, engine: Any, settings: type | None, watch: bool) -> RepeatedStep | None:
+    def repeated_step(
+        self, counters: Any, engine: Any, settings: type | None, running: Any, watch: bool
+    ) -> RepeatedStep | None:
         """See `BaseGradients.repeated_step`."""
         if self._read_addresses is None:
             return None
-        return RepeatedStep(counters, self._handle, engine.alone, engine.work, settings, watch)
+        return RepeatedStep(counters, self._handle, engine.alone, engine.work, settings, running, watch)
 
     def _zero_options(self, leaves: Sequence[Any]) -> int:
         """Gradients that share memory are zeroed last: no kernel may erase what another has yet to read."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..hyper_parameters import Coefficient, Rate, hyper_parameters
-from ..kernels.rules.lamb import LambScalars
+from ..kernels.rules.lamb import LambSettings
 from ..optimizer import Optimizer
 from ..plan import Slot
 
@@ -48,7 +48,5 @@ class Lamb(Optimizer):
 
     _takes_rates = True
 
-    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        beta_1, beta_2 = self._value("beta_1"), self._value("beta_2")
-        weights = 1.0 / (1.0 - beta_1**t), 1.0 / (1.0 - beta_2**t)
-        return LambScalars(learning_rate, 1.0 - beta_1, 1.0 - beta_2, *weights, self._value("epsilon"))
+    def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
+        return LambSettings(learning_rate, self._value("beta_1"), self._value("beta_2"), self._value("epsilon"))

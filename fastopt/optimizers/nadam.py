@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from array import array
 
 from ..hyper_parameters import Coefficient, Rate, hyper_parameters
-from ..kernels.rules.nadam import NadamScalars
+from ..kernels.rules.nadam import NadamSettings
 from ..optimizer import Optimizer
 from ..plan import Slot
 
@@ -39,11 +40,15 @@ class Nadam(Optimizer):
     beta_1: Coefficient
     beta_2: Coefficient
     epsilon: Coefficient
+    schedule_decay: Coefficient = 1.0  # how fast the momentum warms up; an argument of earlier releases only
 
     def _check(self) -> None:
         self._check_coefficient("beta_1", "beta_2")
         self._check_coefficient("epsilon", high=math.inf)
-        self._u_product = 1.0
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._running = array("d", [1.0])
 
     def _counters(self) -> dict[str, str]:
         return {**super()._counters(), "u_product": "_u_product"}
@@ -51,25 +56,22 @@ class Nadam(Optimizer):
     def _rule_slots(self, branch: str) -> dict[str, Slot]:
         return {"momentum": Slot(), "velocity": Slot()}
 
-    def _momentum_at(self, t: int, beta_1: float) -> float:
-        """The warmed-up momentum of update ``t``."""
-        return beta_1 * (1.0 - 0.5 * 0.96**t)
-
     _takes_rates = True
 
-    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        beta_1, beta_2 = self._value("beta_1"), self._value("beta_2")
-        now, ahead = self._momentum_at(t, beta_1), self._momentum_at(t + 1, beta_1)
-        product = self._u_product * now
-        return NadamScalars(
+    def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
+        return NadamSettings(
             learning_rate,
-            1.0 - beta_1,
-            1.0 - beta_2,
-            ahead / (1.0 - product * ahead),
-            (1.0 - now) / (1.0 - product),
-            1.0 / (1.0 - beta_2**t),
+            self._value("beta_1"),
+            self._value("beta_2"),
             self._value("epsilon"),
+            self._value("schedule_decay"),
+            self._u_product,
         )
 
-    def _advance(self, t: int) -> None:
-        self._u_product *= self._momentum_at(t, self._value("beta_1"))
+    @property
+    def _u_product(self) -> float:
+        return self._running[0]
+
+    @_u_product.setter
+    def _u_product(self, product: float) -> None:
+        self._running[0] = product

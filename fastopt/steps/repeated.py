@@ -32,7 +32,7 @@ class RepeatedSteps:
     """
 
     def __init__(self, optimizer: Optimizer, plans: list[Plan], gradients: BaseGradients) -> None:
-        self._gradients, self._advances, self._counted = gradients, optimizer._advances, optimizer._counted
+        self._gradients, self._counted = gradients, optimizer._counted
         self._engines = [plan.engine for plan in plans]
         self._apart = [plan for plan in plans if not plan.shares_gradients]
         self._compiled = _compiled(optimizer, plans[0], gradients) if len(plans) == 1 and not self._apart else None
@@ -70,8 +70,6 @@ class RepeatedSteps:
             self._read_and_launch(optimizer, grads, t)
         elif self._launches:
             self._launch(self._options)
-        if self._advances:
-            optimizer._advance(t)
         return True
 
     def _launch(self, options: int) -> None:
@@ -93,6 +91,7 @@ class RepeatedSteps:
             self._launch(options)
         finally:
             gradients.release()
+        optimizer._advance(t)
 
     def forget(self) -> None:
         """A step of another kind writes tables that the next one must not find."""
@@ -119,8 +118,10 @@ def _compiled(optimizer: Optimizer, plan: Plan, gradients: BaseGradients) -> Rep
     settings = None
     if optimizer._follows_settings and len(plan.groups) == 1:
         settings = type(optimizer._settings(plan.branch, 1.0))
-    sees_to_all = (optimizer._keeps_scalars or settings is not None) and not optimizer._advances
-    return gradients.repeated_step(optimizer._counted, plan.engine, settings, sees_to_all)
+    if optimizer._advances or (optimizer._running is not None and settings is None):
+        return None
+    sees_to_all = optimizer._keeps_scalars or settings is not None
+    return gradients.repeated_step(optimizer._counted, plan.engine, settings, optimizer._running, sees_to_all)
 
 
 def _is_repeatable(optimizer: Optimizer, settings: tuple[Any, ...]) -> bool:

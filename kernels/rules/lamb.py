@@ -4,7 +4,16 @@ from typing import NamedTuple
 
 from .._jit import callee
 from ..maths import sqrt
-from ..registry import two_phase_rule
+from ..registry import scalars_for, two_phase_rule
+
+
+class LambSettings(NamedTuple):
+    """Hyper-parameters of `lamb`."""
+
+    learning_rate: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
 
 
 class LambScalars(NamedTuple):
@@ -16,6 +25,14 @@ class LambScalars(NamedTuple):
     momentum_weight: float  # 1 / (1 − β₁ᵗ)
     velocity_weight: float  # 1 / (1 − β₂ᵗ)
     epsilon: float
+
+
+@scalars_for(LambSettings)
+def lamb_scalars(s, t):
+    """Both means start at zero; their weights make up for it."""
+    learning_rate, beta_1, beta_2, epsilon = s
+    momentum_weight, velocity_weight = 1.0 / (1.0 - beta_1**t), 1.0 / (1.0 - beta_2**t)
+    return LambScalars(learning_rate, 1.0 - beta_1, 1.0 - beta_2, momentum_weight, velocity_weight, epsilon)
 
 
 def lamb(param, grad, slots, s):

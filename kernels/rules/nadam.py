@@ -4,11 +4,22 @@ from typing import NamedTuple
 
 from .._jit import callee
 from ..maths import sqrt
-from ..registry import rule
+from ..registry import rule, scalars_for
+
+
+class NadamSettings(NamedTuple):
+    """Hyper-parameters of `nadam`, and Πₜ₋₁."""
+
+    learning_rate: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    schedule_decay: float
+    product: float
 
 
 class NadamScalars(NamedTuple):
-    """What `nadam` receives. μₜ = β₁ (1 − 0.96ᵗ / 2), and Πₜ = μ₁ … μₜ."""
+    """What `nadam` receives. μₜ = β₁ (1 − 0.96^(t ψ) / 2), ψ the schedule's decay, and Πₜ = μ₁ … μₜ."""
 
     learning_rate: float
     one_minus_beta_1: float
@@ -17,6 +28,34 @@ class NadamScalars(NamedTuple):
     grad_weight: float  # (1 − μₜ) / (1 − Πₜ)
     velocity_weight: float  # 1 / (1 − β₂ᵗ)
     epsilon: float
+
+
+@callee
+def nadam_momentum(s, t):
+    """μₜ, the warmed-up momentum."""
+    return s.beta_1 * (1.0 - 0.5 * 0.96 ** (t * s.schedule_decay))
+
+
+@callee
+def nadam_product(s, t):
+    """Πₜ."""
+    return s.product * nadam_momentum(s, t)
+
+
+@scalars_for(NadamSettings, running=nadam_product)
+def nadam_scalars(s, t):
+    """Momentum and gradient are weighed as if all momenta so far had been those of a mean."""
+    now, ahead = nadam_momentum(s, t), nadam_momentum(s, t + 1)
+    product = s.product * now
+    return NadamScalars(
+        s.learning_rate,
+        1.0 - s.beta_1,
+        1.0 - s.beta_2,
+        ahead / (1.0 - product * ahead),
+        (1.0 - now) / (1.0 - product),
+        1.0 / (1.0 - s.beta_2**t),
+        s.epsilon,
+    )
 
 
 @rule(NadamScalars)
