@@ -21,7 +21,7 @@ def pytest_addoption(parser):
     group = parser.getgroup("fastopt")
     group.addoption("--quick", action="store_true", help="few and small cases, held against gates of their own")
     group.addoption("--cases", default="", metavar="REGEX", help="only cases in whose id this is found")
-    group.addoption("--seconds", type=float, default=2.2, help="what the rounds of a case may take, about")
+    group.addoption("--seconds", type=float, default=1.7, help="what the rounds of a case may take, about")
     group.addoption("--peers", metavar="NAME,...", help="only these; 'none' for none")
     group.addoption("--results", metavar="FILE", help="write all figures there, as JSON")
     group.addoption("--write-baseline", action="store_true", help="keep this run's ratios as bench/baseline.json")

@@ -42,7 +42,8 @@ def check(problem: Problem, sides: Sequence[Side]) -> None:
     judge = Judge(problem)
     steps = STEPS if problem.case.parameters < LARGE else LARGE_STEPS
     for side in (judge, *sides):
-        for k in range(steps):
+        side.step()  # its gradients are fresh
+        for k in range(1, steps):
             side.renew(k)
             side.step()
     for side in sides:
