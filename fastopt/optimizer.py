@@ -38,7 +38,8 @@ Row = tuple[Callable[..., None], Plan, int, Any, tuple[Any, ...]]
 class Optimizer(Averages, HyperParameters):
     """Base class. Subclasses say what their rule needs; everything else is here.
 
-    A subclass has a signature (under `hyper_parameters`) and overrides ``_check``, ``_rule_slots`` and ``_scalars``.
+    A subclass has a signature (under `hyper_parameters`) and overrides ``_check``, ``_rule_slots`` and ``_settings``,
+    or ``_scalars``.
     """
 
     _structure: Any = None  # what `build` was given
@@ -72,7 +73,10 @@ class Optimizer(Averages, HyperParameters):
         return scalars_of(self._settings(branch, learning_rate), t)
 
     def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
-        """What, with the update's number, gives the rule's scalars: a class of `kernels.registry.scalars_for`."""
+        """What, with the update's number, gives the rule's scalars: a class of `kernels.registry.scalars_for`; pure.
+
+        It is worked out from hyper-parameters and `_running` alone.
+        """
         raise NotImplementedError
 
     _takes_rates = False
@@ -88,10 +92,9 @@ class Optimizer(Averages, HyperParameters):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """What a class says of its scalars does not hold for those of a subclass."""
         super().__init_subclass__(**kwargs)
-        if {"_scalars", "_settings"} & vars(cls).keys():
-            cls._takes_rates = vars(cls).get("_takes_rates", False)
-            cls._keeps_scalars = vars(cls).get("_keeps_scalars", False)
-            cls._follows_settings = cls._scalars is Optimizer._scalars
+        author = next(each for each in cls.__mro__ if {"_scalars", "_settings"} & vars(each).keys())
+        for flag in ("_takes_rates", "_keeps_scalars", "_follows_settings"):
+            setattr(cls, flag, vars(author).get(flag, False))
         cls._advances = cls._advance is not Optimizer._advance
 
     def _advance(self, t: int) -> None:
@@ -283,12 +286,13 @@ class Optimizer(Averages, HyperParameters):
     @contextmanager
     def _unchanged_by_failure(self) -> Iterator[None]:
         """If what happens inside is cut short, the optimizer is as it was."""
-        before = dict(self.__dict__)
+        before, counted = dict(self.__dict__), self._counted[:]
         try:
             yield
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
+            self._counted[:] = counted
             raise
 
     def _take_charge(self, parameters: list[Parameter], storage: Storage) -> None:

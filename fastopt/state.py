@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from .device import AnyArray, Array
     from .optimizer import Optimizer
 
+MOST_COUNTED = 2**62
+"""Counters are below: compiled code counts in 64 bits."""
+
 
 def _arrays(optimizer: Optimizer) -> Iterator[tuple[str, AnyArray]]:
     """Every state array under its name, ``path/slot``."""
@@ -96,4 +99,6 @@ def checked_counter(name: str, value: Any, old: int | float) -> int | float:
         return float(number)
     if number < 0 or number != int(number):
         raise ValueError(f"state {name}: expected a count, got {value!r}")
+    if number >= MOST_COUNTED:
+        raise ValueError(f"state {name}: expected a count below 2**62, got {value!r}")
     return int(number)

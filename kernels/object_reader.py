@@ -97,11 +97,11 @@ def _word(found, offset):
 @functools.cache
 def offset_of_tag():
     """Offset of the 8 bytes in a dict that every change renews, and nothing else; None where there are none."""
-    if not layout_is_known() or not _lists_are_known():
+    if not layout_is_known():
         return None
     first = object.__basicsize__
     offsets = range(first, min(dict.__basicsize__, 8 * WORDS), 8)
-    found = [offset for offset in offsets if _renews(offset)]
+    found = [offset for offset in offsets if _renews(offset) and _is_renewed_by_attributes(offset)]
     return found[0] if len(found) == 1 else None
 
 
@@ -142,7 +142,21 @@ def _renews(offset):
     return len(set(seen)) == len(seen)
 
 
-def _lists_are_known():
-    example = [object(), object()]
-    items = ctypes.c_int64.from_address(id(example) + ITEMS).value
-    return _word(example, SIZE) == 2 and ctypes.c_int64.from_address(items).value == id(example[0])
+class _Example:
+    """Its instances have an attribute."""
+
+    value: float
+
+
+def _is_renewed_by_attributes(offset):
+    """Whether the dict of an object shows that one of its attributes has been set, often too."""
+    example, seen = _Example(), []
+    own = example.__dict__
+    for k in range(_OFTEN):
+        example.value = float(k)
+        seen.append(_word(own, offset))
+    return len(set(seen)) == len(seen)
+
+
+_OFTEN = 100
+"""More than it takes until the interpreter replaces an instruction by a faster one."""

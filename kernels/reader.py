@@ -155,4 +155,5 @@ def layout_is_known():
         and words[_FLAGS // 8] & 0xFFFF == probe.flags.num
         and (tuple(extents), tuple(strides)) == (probe.shape, probe.strides)
         and in_list == in_tuple == id(probe)
+        and all(ctypes.c_int64.from_address(id(each) + SIZE).value == 1 for each in (as_list, as_tuple))
     )

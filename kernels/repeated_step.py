@@ -30,9 +30,9 @@ DTYPE = np.float32
 
 
 class Task(NamedTuple):
-    """What is as at the last step, int64. Whoever has it keeps all of that alive."""
+    """What is as at the last step, int64, mostly addresses. The optimizer's plan and gradients keep it all alive."""
 
-    kind: int  # address of the class tuple
+    tuple_type: int
     counters: int  # of two int64: updates, and steps of any kind
     handle: int  # of the reader's handle
     write: int  # of `write_scalars`, compiled; 0: the row of scalars is as it must be
@@ -45,16 +45,17 @@ class Task(NamedTuple):
     long: int  # whether other Python threads may run
     options: int = 0
     tag_offset: int = 0  # in a dict; 0: it is not looked at
-    tag: int = 0  # of the dict of settings
+    tag: int = 0  # of the dict
 
 
 TASK, TAG_OFFSET, TAG = len(Task._fields), Task._fields.index("tag_offset"), Task._fields.index("tag")
 
 
-def repeated_step(task, gradients, settings):
+def repeated_step(task, gradients, attributes):
     """Do the next update, or all of it but the launch, if it is like the last one.
 
-    Requires the address of the numbers of a `Task`, those of two Python objects, the second a dict, and the GIL.
+    Requires the address of the numbers of a `Task`, those of two Python objects, the second a dict, that of the
+    optimizer's attributes, and the GIL.
     Returns whether that has been done: it has not unless the dict is unchanged, and the gradients are a tuple of as
     many arrays as there are parameters, just like them. Then nothing but tables has been written.
     """
@@ -62,9 +63,9 @@ def repeated_step(task, gradients, settings):
     counters = array_at(own.counters, 0, 2, np.int64)
     handle = array_at(own.handle, 0, reader.HANDLE, np.int64)
     t, count, head = counters[0] + 1, handle[reader.COUNT], array_at(gradients, 0, reader.ITEMS // 8, np.int64)
-    if t == 1 or (own.tag_offset != 0 and word_at(settings + own.tag_offset) != own.tag):
+    if t == 1 or (own.tag_offset != 0 and word_at(attributes + own.tag_offset) != own.tag):
         return False
-    if head[reader.TYPE // 8] != own.kind or head[reader.SIZE // 8] != count:
+    if head[reader.TYPE // 8] != own.tuple_type or head[reader.SIZE // 8] != count:
         return False
     if reader.read_addresses(gradients, 0, 0, reader.ALIGNED, handle) < count:
         return False
@@ -76,7 +77,7 @@ def repeated_step(task, gradients, settings):
         call_kernel_without_gil(own.kernel, 0, own.chunks, own.work, own.options)
     else:
         call_kernel(own.kernel, 0, own.chunks, own.work, own.options)
-    counters[0] = t
+    counters[0] += 1
     counters[1] += 1
     return True
 
@@ -120,16 +121,16 @@ class RepeatedStep:
     running : array.array of one float64, or None
         Number that every update changes, the last of the settings.
     watch : bool
-        Whether it is to look if the dict of settings is unchanged, where that can be seen.
+        Whether it is to look if the dict of the optimizer's attributes is unchanged, where that can be seen.
 
     Attributes
     ----------
     run : function
-        ``(gradients, settings)``, of the `id` of each: see `repeated_step`. It does what `take` has said.
+        ``(gradients, attributes)``, of the `id` of each: see `repeated_step`. It does what `take` has said.
     writes : bool
         Whether it writes the row of scalars.
     watches : bool
-        Whether it looks if the dict of settings is unchanged.
+        Whether it looks if the dict is unchanged.
     launches : bool
         Whether it runs the kernel.
     """
@@ -137,7 +138,8 @@ class RepeatedStep:
     def __init__(self, counters, handle, kernel, work, settings, running, watch):
         self.writes, self.launches = settings is not None, kernel is not None
         self._settings = np.zeros(len(settings._fields) if self.writes else 0)
-        write = _writer(settings, work.table.dtype) if self.writes else 0
+        self._writer = _writer(settings, work.table.dtype) if self.writes else None
+        write = c_address(self._writer) if self.writes else 0
         scalars = write, self._settings.ctypes.data, _address(running), work.table.ctypes.data
         address = 0 if kernel is None else kernel.address
         launch = address, work.count, work.handle, work.elements >= LONG
@@ -148,6 +150,7 @@ class RepeatedStep:
         self._task = np.array(task, np.int64)
         self._kept = counters, handle, work, running
         self.run = functools.partial(_compiled(), self._task.ctypes.data)
+        self._note = functools.partial(_noting(), self._task.ctypes.data)
 
     def take(self, options, settings):
         """Run with other options from now on, with scalars that follow from other settings of the same class."""
@@ -155,16 +158,16 @@ class RepeatedStep:
         if self.writes:
             self._settings[:] = settings
 
-    def watch(self, settings):
-        """Step from now on as long as a dict, that of the settings, is as it is now."""
+    def watch(self, attributes):
+        """Step from now on as long as a dict is as it is now."""
         if self.watches:
-            _note()(self._task.ctypes.data, id(settings))
+            self._note(id(attributes))
 
 
-def note(task, settings):
+def note_tag(task, attributes):
     """Remember the tag that a dict, at an address, has now; the GIL is held."""
     own = table_at(task, 1, TASK, np.int64)
-    own[0, TAG] = word_at(settings + own[0, TAG_OFFSET])
+    own[0, TAG] = word_at(attributes + own[0, TAG_OFFSET])
 
 
 def _address(values):
@@ -173,9 +176,9 @@ def _address(values):
 
 
 @functools.cache
-def _note():
+def _noting():
     signature = types.void(types.int64, types.int64)
-    return entry_point(specialise(note, "repeated_step", signature, {}, nogil=False, key=reader.LAYOUT_KEY))
+    return entry_point(specialise(note_tag, "objects", signature, {}, nogil=False, key=reader.LAYOUT_KEY))
 
 
 @functools.cache
@@ -187,9 +190,9 @@ def _compiled():
 
 @functools.cache
 def _writer(settings, dtype):
-    """Address of `write_scalars` for a class of settings and a dtype."""
+    """`write_scalars`, compiled for a class of settings and a dtype."""
     bindings = {"SETTINGS": settings, "FIELDS": len(settings._fields), "DTYPE": dtype.type}
     number = types.int64
     name, key = f"{settings.__name__}_{dtype.name}", fingerprint(SCALARS[settings], RUNNING.get(settings))
     key = key and f"{key} {settings._fields}"
-    return c_address(specialise(write_scalars, name, number(number, number, number, number), bindings, key=key))
+    return specialise(write_scalars, name, number(number, number, number, number), bindings, key=key)

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fastopt.kernels import adafactor, muon
-from fastopt.kernels.adafactor import Tile, Tiles
+from fastopt.kernels import muon, tiles
 from fastopt.kernels.muon import MuonScalars, Products
+from fastopt.kernels.tiles import Tile, Tiles
 
 import fastopt
 
@@ -146,16 +146,16 @@ def test_a_skipped_step_changes_nothing(make):
 @over_dtypes
 def test_adafactor_in_many_tiles(dtype, monkeypatch):
     """Bands of tiles, and rows and columns that several tiles share; in tiles this small the simulator ends in time."""
-    monkeypatch.setattr(adafactor, "LEAST_ROWS", 1)
-    monkeypatch.setattr(adafactor, "MOST_COLUMNS", 4)
-    monkeypatch.setattr(adafactor, "SMALL", 0)
+    monkeypatch.setattr(tiles, "LEAST_ROWS", 1)
+    monkeypatch.setattr(tiles, "MOST_COLUMNS", 4)
+    monkeypatch.setattr(tiles, "SMALL", 0)
     assert_bits_are_the_cpus(lambda: fastopt.Adafactor(**EVERYTHING), ((34, 5), (2, 3, 9), (9,)), dtype)
 
 
 @simulated
 def test_adafactor_leaves_all_counters_at_zero(monkeypatch):
-    monkeypatch.setattr(adafactor, "LEAST_ROWS", 1)
-    monkeypatch.setattr(adafactor, "SMALL", 0)
+    monkeypatch.setattr(tiles, "LEAST_ROWS", 1)
+    monkeypatch.setattr(tiles, "SMALL", 0)
     arrays = drawn([(5, 3), (2,)], "float32", 0)
     optimizer = fastopt.Adafactor()
     optimizer.build([on_gpu(array) for array in arrays])

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import table
-from fastopt.kernels import launch, object_reader, repeated_step
+from fastopt.kernels import _jit, launch, object_reader, repeated_step
 
 import fastopt
 from fastopt import optimizers, schedules
@@ -183,6 +183,154 @@ def test_changes_within_a_hot_loop_are_noticed(tags, repeated):
             optimizer.momentum = 0.5 if t % 4 == 0 else 0.25
         twins.step()
     assert any(repeated) and not all(repeated)
+
+
+def test_attributes_set_behind_the_back_are_noticed(tags, repeated):
+    def replace(optimizer):
+        optimizer.__dict__ = dict(optimizer.__dict__, momentum=0.7)
+
+    twins = Twins(lambda: fastopt.SGD(0.1, momentum=0.9))
+    for change in (lambda optimizer: vars(optimizer).update(momentum=0.3), replace):
+        twins.step(4)
+        assert repeated[-1]
+        twins.do(change)
+        twins.step(4)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_values_that_can_change_within_are_looked_at_every_time(name, tags, repeated):
+    twins = Twins(lambda: make(name, weight_decay=0.5))
+    twins.step(4)
+    assert repeated[-1]
+    decay = np.array(0.5)
+    twins.do(lambda optimizer: setattr(optimizer, "weight_decay", decay))
+    twins.step(3)
+    decay[...] = 0.25
+    twins.step(3)
+
+
+class Halving:
+    """Mixed in: the rate falls with the updates."""
+
+    def _scalars(self, branch, learning_rate, t):
+        return super()._scalars(branch, learning_rate / t, t)
+
+
+class HalvingSGD(Halving, fastopt.SGD):
+    pass
+
+
+class HalvingAdam(Halving, fastopt.Adam):
+    pass
+
+
+class Warming(fastopt.Adam):
+    """A hyper-parameter that is worked out."""
+
+    @property
+    def beta_1(self):
+        return min(self._beta, 0.1 * (1 + getattr(self, "iterations", 0)))
+
+    @beta_1.setter
+    def beta_1(self, value):
+        self._beta = value
+
+
+class Cooling(fastopt.Adam):
+    """Settings that are not made of hyper-parameters alone."""
+
+    factor = 1.0
+
+    def _settings(self, branch, learning_rate):
+        return super()._settings(branch, learning_rate * self.factor)
+
+    def _advance(self, t):
+        self.factor *= 0.5
+
+
+class Varying(fastopt.Adam):
+    """Other values than those that were set."""
+
+    def _value(self, name):
+        return super()._value(name) * (0.5 if name == "beta_1" and self.iterations % 2 else 1.0)
+
+
+class Decaying(fastopt.SGD):
+    """A hyper-parameter that every step sets."""
+
+    def _advance(self, t):
+        self.learning_rate *= 0.5
+
+
+@pytest.mark.parametrize("kind", [HalvingSGD, HalvingAdam, Warming, Cooling, Varying, Decaying])
+def test_subclasses_whose_rules_change(kind, tags):
+    Twins(lambda: kind(0.01)).step(8)
+
+
+def test_methods_of_an_instance(tags, repeated):
+    twins = Twins(lambda: fastopt.Adam(0.01))
+    twins.step(4)
+    assert repeated[-1]
+    for optimizer, _ in twins.both:
+        own = optimizer._settings
+        optimizer._settings = lambda branch, rate, own=own: own(branch, rate * 0.5)
+    twins.step(4)
+    assert not repeated[-1]
+
+
+@pytest.mark.parametrize("count", [2**62, 1e300])
+def test_counts_that_nobody_reaches_are_refused(count):
+    optimizer = make_built("Adam")
+    before = optimizer.state_dict()
+    with pytest.raises(ValueError, match=r"iterations: expected a count below 2\*\*62"):
+        optimizer.load_state_dict({key: value + 1 for key, value in before.items()} | {"iterations": count})
+    assert all(np.array_equal(value, before[key]) for key, value in optimizer.state_dict().items())
+
+
+class Interrupted(fastopt.SGD):
+    """The user is impatient."""
+
+    def _advance(self, t):
+        raise KeyboardInterrupt
+
+
+def test_a_first_step_that_is_cut_short_does_not_count():
+    optimizer = Interrupted(0.1)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.apply(arrays(1), arrays(0))
+    assert not optimizer.built and optimizer.iterations == 0
+
+
+def test_nothing_is_compiled_after_building(tags):
+    for name in NAMES:
+        optimizer = make(name)
+        optimizer.build(arrays(0))
+        before = _jit.compilations + _jit.loads
+        for seed in range(6):
+            optimizer.apply(arrays(seed))
+        assert _jit.compilations + _jit.loads == before, name
+
+
+def test_tuples_of_another_length_are_refused(repeated):
+    twins = Twins(lambda: fastopt.SGD(0.1))
+    twins.step(4)
+    assert repeated[-1]
+    grads = arrays(5)
+    for wrong in (grads[:-1], (), [*grads, grads[0]]):
+        for optimizer, _ in twins.both:
+            with pytest.raises(ValueError, match="gradients"):
+                optimizer.apply(tuple(wrong))
+        twins.check()
+    twins.step(3)
+
+
+def test_averages_begin_with_the_first_update(repeated):
+    """Also after the count alone was set back."""
+    twins = Twins(lambda: fastopt.SGD(0.1, use_ema=True, ema_momentum=0.9))
+    twins.step(4)
+    assert repeated[-1]
+    twins.do(lambda optimizer: optimizer.load_state_dict({"iterations": 0}, strict=False))
+    twins.step(4)
 
 
 def test_counters_of_copies_are_their_own():

@@ -55,6 +55,7 @@ class Adam(Optimizer):
         return {name: Slot() for name in names}
 
     _takes_rates = True
+    _follows_settings = True
 
     def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
         kind: Any = AmsgradSettings if self.amsgrad else AdamSettings

@@ -47,6 +47,7 @@ class Lamb(Optimizer):
         return {"momentum": Slot(), "velocity": Slot()}
 
     _takes_rates = True
+    _follows_settings = True
 
     def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
         return LambSettings(learning_rate, self._value("beta_1"), self._value("beta_2"), self._value("epsilon"))

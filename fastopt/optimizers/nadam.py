@@ -57,6 +57,7 @@ class Nadam(Optimizer):
         return {"momentum": Slot(), "velocity": Slot()}
 
     _takes_rates = True
+    _follows_settings = True
 
     def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
         return NadamSettings(

@@ -56,6 +56,7 @@ class ScheduleFreeAdamW(Optimizer):
         return {"momentum": Slot(copies_parameter=True), "velocity": Slot()}
 
     _takes_rates = True
+    _follows_settings = True
 
     def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
         return ScheduleFreeSettings(

@@ -293,8 +293,7 @@ class GpuSteps:
     # -- counters ---------------------------------------------------------------------------------------------------
 
     def _counters(self) -> dict[str, Any]:
-        own = self._optimizer.__dict__
-        return {name: own[name] for name in self._names}
+        return {name: getattr(self._optimizer, name) for name in self._names}
 
     def _set_counters(self, counters: dict[str, Any]) -> None:
         for name, value in counters.items():

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _NUMBERS = (float, int, bool, str, type(None))
 """Types of hyper-parameters that are the same as long as they compare equal."""
 
+_ASKING = ("_rate", "_rate_of_step", "_value")
+"""Methods that give the values of hyper-parameters."""
+
 
 class RepeatedSteps:
     """Does what `HostSteps` does, for an optimizer that clips by no norm, checks and accumulates nothing.
@@ -35,13 +38,14 @@ class RepeatedSteps:
         self._gradients, self._counted = gradients, optimizer._counted
         self._engines = [plan.engine for plan in plans]
         self._apart = [plan for plan in plans if not plan.shares_gradients]
-        self._compiled = _compiled(optimizer, plans[0], gradients) if len(plans) == 1 and not self._apart else None
-        self._fills = not (optimizer._keeps_scalars or (self._compiled is not None and self._compiled.writes))
-        self._at_once = self._compiled.run if self._compiled is not None and self._compiled.watches else None
-        self._launches = self._compiled is None or not self._compiled.launches
+        self._call = _one_call(optimizer, plans[0], gradients) if len(plans) == 1 and not self._apart else None
+        self._fills = not (optimizer._keeps_scalars or (self._call is not None and self._call.writes))
+        self._at_once = self._call.run if self._call is not None and self._call.watches else None
+        self._launches = self._call is None or not self._call.launches
         own = optimizer.__dict__
-        self._settings: Any = itemgetter(*(key for key in ("_learning_rate", *COMMON, *optimizer._own) if key in own))
-        self._known: Any = None  # settings of the last step
+        self._values: Any = itemgetter(*(key for key in _names(optimizer) if key in own))
+        self._known: Any = None  # values of hyper-parameters at the last step
+        self._size = 0  # number of attributes then
         self._is_alike = False  # whether those after it can be like it
         self._options = 0  # for the launch, beside those of the gradients
 
@@ -50,7 +54,8 @@ class RepeatedSteps:
         if not self._is_alike:
             return False
         held = tuple(grads) if type(grads) is list else grads  # another thread may empty a list
-        if self._at_once is not None and self._at_once(id(held), id(optimizer.__dict__)):
+        attributes = optimizer.__dict__  # held, like the gradients, while compiled code looks at it
+        if self._at_once is not None and self._at_once(id(held), id(attributes)):
             if self._launches:
                 self._launch(self._options)
             return True
@@ -58,15 +63,18 @@ class RepeatedSteps:
 
     def _step_in_turn(self, optimizer: Optimizer, held: Any, grads: Any) -> bool:
         """The same, one thing after the other; ``held`` is ``grads`` or a tuple of them."""
-        settings, t = optimizer.__dict__, optimizer._iterations + 1
-        if self._settings(settings) != self._known or t == 1 or optimizer._evaluating:  # at first averages begin
+        attributes, t = optimizer.__dict__, optimizer._iterations + 1
+        values = self._values(attributes)
+        if values != self._known or t == 1 or optimizer._evaluating:  # at first averages begin
             return False
+        if len(attributes) != self._size or (self._at_once is not None and not _are_numbers(values)):
+            return False  # a method may have got another body; what is equal now may change where nobody looks
         if self._fills:
             optimizer._fill_rows(t)
-        compiled = self._compiled
-        if compiled is not None:
-            compiled.watch(settings)
-        if compiled is None or not compiled.run(id(held), id(settings)):
+        call = self._call
+        if call is not None:
+            call.watch(attributes)
+        if call is None or not call.run(id(held), id(attributes)):
             self._read_and_launch(optimizer, grads, t)
         elif self._launches:
             self._launch(self._options)
@@ -98,23 +106,35 @@ class RepeatedSteps:
         self._is_alike = False
 
     def learn(self, optimizer: Optimizer) -> None:
-        """After a step of `HostSteps` with these settings: see whether the next ones can be like it.
+        """After a step of `HostSteps` with these hyper-parameters: see whether the next ones can be like it.
 
-        Where settings change at every step, nothing is looked at but whether they do.
+        Where they change at every step, nothing is looked at but whether they do.
         """
-        settings = self._settings(optimizer.__dict__)
-        changed, self._known = settings != self._known, settings
+        values = self._values(optimizer.__dict__)
+        changed, self._known, self._size = values != self._known, values, len(optimizer.__dict__)
         if not changed and optimizer._iterations > 1:
-            self._is_alike = _is_repeatable(optimizer, settings)
+            self._is_alike = _are_numbers(values) and _is_repeatable(optimizer)
             self._options = optimizer._ema_options(1) if optimizer.use_ema else 0
-            if self._is_alike and self._compiled is not None:
+            if self._is_alike and self._call is not None:
                 _, plan, _, learning_rate, _ = optimizer._rows[0]
-                follows = self._compiled.writes
-                self._compiled.take(self._options, optimizer._settings(plan.branch, learning_rate) if follows else None)
+                follows = self._call.writes
+                self._call.take(self._options, optimizer._settings(plan.branch, learning_rate) if follows else None)
 
 
-def _compiled(optimizer: Optimizer, plan: Plan, gradients: BaseGradients) -> RepeatedStep | None:
+def _names(optimizer: Optimizer) -> tuple[str, ...]:
+    """Of the attributes that hold the hyper-parameters."""
+    return ("_learning_rate", *COMMON[1:], *optimizer._own)
+
+
+def _are_numbers(values: tuple[Any, ...]) -> bool:
+    """Whether the values of hyper-parameters stay what they are."""
+    return all(type(value) in _NUMBERS for value in values)
+
+
+def _one_call(optimizer: Optimizer, plan: Plan, gradients: BaseGradients) -> RepeatedStep | None:
     """What the only plan's steps repeat, in one call, where that is possible."""
+    if not _asks_for_values(optimizer):
+        return None
     settings = None
     if optimizer._follows_settings and len(plan.groups) == 1:
         settings = type(optimizer._settings(plan.branch, 1.0))
@@ -124,11 +144,20 @@ def _compiled(optimizer: Optimizer, plan: Plan, gradients: BaseGradients) -> Rep
     return gradients.repeated_step(optimizer._counted, plan.engine, settings, optimizer._running, sees_to_all)
 
 
-def _is_repeatable(optimizer: Optimizer, settings: tuple[Any, ...]) -> bool:
+def _asks_for_values(optimizer: Optimizer) -> bool:
+    """Whether what a step does with hyper-parameters depends on nothing but their values."""
+    own, kind = vars(optimizer), type(optimizer)
+    return (
+        all(name in own for name in _names(optimizer))
+        and all(getattr(kind, name) is getattr(HyperParameters, name) for name in _ASKING)
+        and not own.keys() & {"_scalars", "_settings", *_ASKING}
+    )
+
+
+def _is_repeatable(optimizer: Optimizer) -> bool:
     """Whether a step consists of nothing but what `RepeatedSteps.step` does."""
     return (
-        all(type(value) in _NUMBERS for value in settings)
-        and type(optimizer)._rate is HyperParameters._rate
+        _asks_for_values(optimizer)
         and optimizer.nonfinite == "propagate"
         and not optimizer._clipping()[0]
         and not optimizer.gradient_accumulation_steps

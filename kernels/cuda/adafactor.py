@@ -1,4 +1,4 @@
-"""Adafactor on a GPU: three launches over the tiles of `fastopt.kernels.adafactor`.
+"""Adafactor on a GPU: three launches over the tiles of `fastopt.kernels.tiles`.
 
 A block takes a tile at a time: its warps sum over rows, its threads over columns. What several tiles share is worked
 out by the block that is the last of them to be done.
@@ -11,7 +11,6 @@ from numba import cuda
 
 from .._jit import callee
 from ..adafactor import (
-    BAND,
     COLUMN,
     COLUMN_SUMS,
     MEANS,
@@ -20,9 +19,6 @@ from ..adafactor import (
     SIZES,
     UPDATES,
     VELOCITY,
-    Tile,
-    Tiles,
-    bands_of,
     followed,
     length_of,
     mean_of,
@@ -32,7 +28,6 @@ from ..adafactor import (
     row_mean,
     row_root,
     size_factor,
-    slots_in_memory_order,
     square,
     update_of,
 )
@@ -40,6 +35,7 @@ from ..intrinsics import added, divided, numbers_at, put_numbers, scalars_at, tr
 from ..layout import ACCUMULATED, ACCUMULATOR, ADDRESS, AVERAGE, AVERAGED, EXTRA, PARAM, SLOTS, ZERO, Control
 from ..maths import constant
 from ..reduction import LANES as SUM_LANES
+from ..tiles import BAND, Tile, Tiles, bands_of, slots_in_memory_order
 from .engine import Elementwise, kernel
 from .finish import finish, is_last
 from .gradient import clear, gradient_of, is_plain, numbers_of
