@@ -34,6 +34,8 @@ class DisagreementError(Exception):
 def check(problem: Problem, sides: Sequence[Side]) -> None:
     """Let the judge and all sides take the same steps from the same gradients; leave fresh gradients behind.
 
+    Requires sides that have not been stepped yet, whose gradients are those of the problem.
+
     Raises
     ------
     DisagreementError
