@@ -39,7 +39,8 @@ callee = register_jitable(**FLAGS)
 """Decorator: a plain function that compiled kernels may call, on any device."""
 
 INLINED_FLAGS = {**FLAGS, "forceinline": True}
-"""For longer functions that loops call several times: a call that is left stops the loop from vectorising."""
+"""For longer functions that loops call several times: a call that is left stops the loop from vectorising. And for
+those that take a launch's tables, once a chunk: see `cpu`."""
 
 inlined_callee = register_jitable(**INLINED_FLAGS)
 """Decorator: a `callee` that becomes part of its caller, whatever its length."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._jit import callee
+from ._jit import callee, inlined_callee
 from .intrinsics import array_at, strided_at
 from .layout import ACCUMULATED, ACCUMULATOR, ADDRESS, CHUNK, DIRECT, FLOAT32, LAYOUT, STAGED
 
@@ -13,7 +13,7 @@ def scratch_for(options, dtype):
     return np.empty(CHUNK if options & (STAGED | ACCUMULATED) else 0, dtype)
 
 
-@callee
+@inlined_callee
 def chunk_gradient(t, segment, offset, length, control, options, scratch, dtype):
     """The gradient of one chunk, and the factor that is still to be applied to each of its elements.
 

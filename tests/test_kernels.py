@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from children import digest
 from fastopt.kernels import _jit, cpu, launch, maths
+from fastopt.kernels.adafactor import update_pass
 from fastopt.kernels.engines import Elementwise, TwoPhase, contiguous_chunks
 from fastopt.kernels.layout import (
     ACCUMULATED,
@@ -34,6 +35,7 @@ from fastopt.kernels.layout import (
     Control,
 )
 from fastopt.kernels.registry import RULES, Rule
+from fastopt.kernels.rules.adafactor import AdafactorScalars
 from fastopt.kernels.rules.adam import AdamScalars
 from fastopt.kernels.rules.lamb import LambScalars
 from fastopt.kernels.rules.sgd import SgdScalars
@@ -471,6 +473,25 @@ def test_the_checks_of_the_compiled_code_tell_good_from_bad():
     assert count_packed(good) > count_packed_elsewhere()
     assert double_arithmetic(good) == []
     assert double_arithmetic(optimised_step(widened))
+
+
+@pytest.mark.parametrize(
+    ("function", "scalars"),
+    [
+        (cpu.step, AdamScalars),
+        (cpu.accumulate, None),
+        (cpu.norms, None),
+        (cpu.phase_one, LambScalars),
+        (cpu.phase_two, LambScalars),
+        (update_pass, AdafactorScalars),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_tables_are_no_arguments_of_calls(function, scalars):
+    (assembly,) = compiled_anew(function, scalars, 0 if scalars is None else 2).inspect_asm().values()
+    functions = re.findall(r"^\S+:$", assembly, re.MULTILINE)  # by names that hold the types of arguments
+    assert any(function.__name__ in name for name in functions)
+    assert not any("Tables" in name for name in functions)
 
 
 def test_no_multiplication_is_fused_with_an_addition():
