@@ -18,6 +18,7 @@ from fastopt.bench.check import DisagreementError, check
 from fastopt.bench.contest import FEW_ROUNDS, Contest
 from fastopt.bench.gates import Gate, Gates, baseline_of, read_gates
 from fastopt.bench.measurement import TooLargeError, chosen_peers, measure
+from fastopt.bench.memory import Memory
 from fastopt.bench.outcome import Outcome, mean_speedup, outcome_of
 from fastopt.bench.page import page
 from fastopt.bench.peers import PEERS
@@ -223,6 +224,34 @@ def test_a_case_without_memory_for_it_is_refused():
         measure(Case("adam", "1e12"), 0.1, [])
 
 
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def test_large_arrays_lie_where_earlier_ones_did():
+    memory, shape = Memory(), (512, 1024)
+    first = memory.empty(shape, np.float32)
+    where, view = first.ctypes.data, first[3:]
+    del first
+    other = memory.copy(np.ones(shape, np.float32))
+    assert not np.shares_memory(view, other) and (other == 1).all()
+    assert memory.idle_bytes == 0
+    del view
+    assert memory.idle_bytes == other.nbytes
+    again = memory.empty((1024, 256), np.float64)
+    assert (again.ctypes.data, again.shape, again.dtype) == (where, (1024, 256), np.float64)
+    assert again.flags.writeable and memory.idle_bytes == 0
+
+
+def test_memory_of_other_sizes_is_given_back():
+    memory = Memory()
+    sizes = {memory.empty((n,), np.float32).nbytes for n in (300_000, 400_000, 10)}
+    assert memory.idle_bytes == 1_200_000 + 1_600_000  # small arrays are not worth it
+    memory.keep_only(sizes - {1_200_000})
+    assert memory.idle_bytes == 1_600_000
+    memory.keep_only(())
+    assert memory.idle_bytes == 0
+
+
 # -- rounds ------------------------------------------------------------------------------------------------------------
 
 
@@ -246,10 +275,15 @@ class Timed(Side):
         self._clock.now += next(self._seconds)
         self._log.append(self.name)
 
+    def renew(self, k):
+        self._clock.now += 0.06
 
-def contest(seconds=3.0, **sides):
+
+def contest(seconds=3.0, renews=False, **sides):
     clock, log = Clock(), []
     timed = [Timed(name, clock, times, log) for name, times in sides.items()]
+    for side in timed:
+        side.case = Case("adam", "1e3", stack="all" if renews else "plain")
     return Contest(timed[0], timed[1:], seconds, clock), log
 
 
@@ -266,6 +300,12 @@ def test_rounds_fill_the_time_they_may_take():
     few, many = (contest(seconds, fastopt=[0.02], ceiling=[0.02])[0].rounds for seconds in (1.0, 2.0))
     assert 5 < few < many
     assert contest(1e-3, fastopt=[0.02], ceiling=[0.02])[0].rounds == 5
+
+
+def test_rounds_leave_time_for_what_is_not_measured():
+    rounds, _ = contest(4.0, renews=True, fastopt=[0.02], ceiling=[0.02])
+    assert rounds.rounds == pytest.approx(contest(1.0, fastopt=[0.02], ceiling=[0.02])[0].rounds, abs=1)
+    assert rounds.play()["ceiling"] == pytest.approx([0.02] * rounds.rounds)
 
 
 def test_a_peer_that_is_far_behind_is_in_for_a_few_rounds():

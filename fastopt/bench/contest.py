@@ -29,11 +29,16 @@ class Turn:
         self.side = side
         self.rounds = ROUNDS[1]
         self.times: list[float] = []
-        self._clock, self._steps = clock, 0
+        self._clock, self._steps, self._beside = clock, 0, 0.0
         self.seconds = self._once()
         if self.seconds < TURN_SECONDS:
             self.seconds = min(self._once() for _ in range(5))
         self.repeats = max(1, round(TURN_SECONDS / max(self.seconds, 1e-7)))
+
+    @property
+    def length(self) -> float:
+        """Seconds that a turn takes, with what is not measured."""
+        return (self.seconds + self._beside) * (self.repeats + 1)
 
     def take(self) -> None:
         """Measure one turn, unless this side has had all its rounds."""
@@ -59,8 +64,10 @@ class Turn:
     def _once(self) -> float:
         """Seconds of one step."""
         if self.side.case.renews:
+            begin = self._clock()
             self.side.renew(self._steps)
             self._steps += 1
+            self._beside = self._clock() - begin
         start = self._clock()
         self.side.step()
         return self._clock() - start
@@ -86,8 +93,8 @@ class Contest:
         slow = [turn for turn in self._others if turn.side.name != "ceiling" and turn.seconds > SLOW * fastest]
         for turn in slow:
             turn.rounds = FEW_ROUNDS
-        spent = sum(FEW_ROUNDS * _length(turn) for turn in slow)
-        each = sum(_length(turn) for turn in everyone if turn not in slow)
+        spent = sum(FEW_ROUNDS * turn.length for turn in slow)
+        each = sum(turn.length for turn in everyone if turn not in slow)
         least, most = ROUNDS
         self.rounds = int(min(most, max(least, (seconds - spent) / each)))
         for turn in everyone:
@@ -119,10 +126,6 @@ class Contest:
         """Seconds of a step in each round, by side. Our own times may come from somebody else who has taken them."""
         found = {turn.side.name: turn.times for turn in self._others}
         return {self._ours.side.name: list(ours) or self._ours.times, **found}
-
-
-def _length(turn: Turn) -> float:
-    return turn.seconds * (turn.repeats + 1) * (1.5 if turn.side.case.renews else 1.0)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from .cases import Case
 from .check import check
 from .contest import Contest
+from .memory import MEMORY
 from .outcome import Outcome, outcome_of
 from .peers import PEERS
 from .problem import Problem
@@ -43,6 +45,7 @@ class Measurement:
 
     def __init__(self, case: Case, peers: Iterable[str] | None = None) -> None:
         gc.collect()  # sides of the last case may be parts of cycles
+        MEMORY.keep_only({case.itemsize * size for size in (case.parameters, *map(math.prod, case.shapes))})
         _check_size(case)
         self.case, self._renewals = case, 0
         problem = Problem(case)
@@ -114,7 +117,12 @@ def chosen_peers(
 
 
 def free_bytes() -> float | None:
-    """Memory that can be had; None where the system does not tell."""
+    """Memory that can be had, with what is kept; None where the system does not tell."""
+    free = _system_bytes()
+    return None if free is None else free + MEMORY.idle_bytes
+
+
+def _system_bytes() -> float | None:
     if MEMINFO.exists():  # Linux: what its file caches would give back is available too
         kilobytes = dict(line.split(":") for line in MEMINFO.read_text().splitlines())["MemAvailable"].split()[0]
         return 1024.0 * int(kilobytes)

@@ -6,12 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from .cases import Case
+from .memory import MEMORY, Array
 from .shapes import Shape
-
-Array = npt.NDArray[np.floating]
 
 TILE = 1_000_003
 """Numbers that are drawn; arrays repeat them, each from another place on."""
@@ -37,7 +35,7 @@ class Problem:
 
     def copies(self) -> tuple[list[Array], list[Array]]:
         """Parameters and gradients of a side's own."""
-        return [array.copy() for array in self.params], [array.copy() for array in self.grads]
+        return [MEMORY.copy(array) for array in self.params], [MEMORY.copy(array) for array in self.grads]
 
     def renew(self, grads: Sequence[Array], k: int) -> None:
         """Write the gradients of step ``k``."""
@@ -59,9 +57,13 @@ class Problem:
 def _filled(tile: Array, shapes: Sequence[Shape]) -> Iterator[Array]:
     start = 0
     for shape in shapes:
-        size = math.prod(shape)
-        yield np.resize(np.roll(tile, -start) if start else tile, size).reshape(shape)
-        start = (start + size) % TILE
+        array = MEMORY.empty(shape, tile.dtype)
+        flat, rolled = array.reshape(-1), np.roll(tile, -start)
+        for first in range(0, flat.size, TILE):
+            piece = flat[first : first + TILE]
+            piece[:] = rolled[: piece.size]
+        yield array
+        start = (start + flat.size) % TILE
 
 
 def _squares(array: Array) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from .. import optimizers
 from ..kernels.ceiling import Loop, add_to_all, read
 from .cases import Case
+from .memory import MEMORY
 from .problem import Array, Problem
 
 SLOW = "FASTOPT_BENCH_SLOW"
@@ -143,12 +144,23 @@ class Ceiling(Side):
 
     def __init__(self, problem: Problem, traffic: Traffic) -> None:
         super().__init__(problem)
-        arrays = [np.full(self.case.parameters, 1e-6, self.case.dtype) for _ in range(1 + traffic.updated)]
+        shape = (self.case.parameters,)
+        arrays = [MEMORY.empty(shape, self.case.dtype) for _ in range(1 + traffic.updated)]
+        for array in arrays:
+            array.fill(1e-6)
         words = {4: np.int32, 8: np.int64}[self.case.itemsize]
         again = [arrays[k % len(arrays)].view(words) for k in range(traffic.reads)]
         self._loops = [*(Loop(read, array) for array in again), Loop(add_to_all, arrays[0], arrays[1:])]
+        ends = np.cumsum([grad.size for grad in problem.grads])[:-1]
+        self._grads = [
+            part.reshape(grad.shape) for part, grad in zip(np.split(arrays[0], ends), problem.grads, strict=True)
+        ]
 
     def step(self) -> None:
         """All loops once."""
         for loop in self._loops:
             loop()
+
+    def renew(self, k: int) -> None:
+        """See `Side`: what one thread has just written is in the caches for everybody, or for nobody."""
+        self.problem.renew(self._grads, k)

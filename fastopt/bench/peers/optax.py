@@ -64,8 +64,8 @@ class Optax(Peer):
 
         super().__init__(problem)
         self._jax = jax
-        params, grads = problem.copies()
-        self._params, self._grads = ([jax.numpy.array(array) for array in arrays] for arrays in (params, grads))
+        both = problem.params, problem.grads
+        self._params, self._grads = ([jax.numpy.array(array) for array in arrays] for arrays in both)
         self._average = [array.copy() for array in self._params] if self.case.options.ema is not None else []
         transformation = self._transformation()
         self._state = transformation.init(self._params)
