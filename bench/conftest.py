@@ -1,20 +1,18 @@
 """Options of the benchmarks, and what a run keeps: results, a table, the mean over all cases."""
 
 import datetime
-import json
 import os
 from pathlib import Path
 
 import pytest
 
 from fastopt.bench.cases import QUICK, TABLE, matching
-from fastopt.bench.gates import baseline_of, read_gates
+from fastopt.bench.gates import read_gates
 from fastopt.bench.result import Result
 from fastopt.bench.sides import SLOW
 from fastopt.bench.surroundings import surroundings
 
 BENCH = Path(__file__).parent
-BASELINE = BENCH / "baseline.json"
 
 
 def pytest_addoption(parser):
@@ -24,7 +22,6 @@ def pytest_addoption(parser):
     group.addoption("--seconds", type=float, default=1.7, help="what the rounds of a case may take, about")
     group.addoption("--peers", metavar="NAME,...", help="only these; 'none' for none")
     group.addoption("--results", metavar="FILE", help="write all figures there, as JSON")
-    group.addoption("--write-baseline", action="store_true", help="keep this run's ratios as bench/baseline.json")
 
 
 class Run:
@@ -37,9 +34,7 @@ class Run:
         named = config.getoption("peers") or ("torch fused,NumPy" if self.quick else None)
         self.peers = named and [name for name in named.split(",") if name != "none"]
         gates = BENCH / ("gates-quick.toml" if self.quick else "gates.toml")
-        # A quick run has no baseline of its own, and one that makes the baseline is not held against the last one.
-        unread = self.quick or config.getoption("write_baseline")
-        self.gates = read_gates(gates, BENCH / "none" if unread else BASELINE)
+        self.gates = read_gates(gates, BENCH / ("none" if self.quick else "baseline.json"))
         self.outcomes = []
 
     @property
@@ -61,9 +56,6 @@ class Run:
                 surroundings=surroundings(),
                 cases=[outcome.to_json() for outcome in self.outcomes],
             )
-        if self._config.getoption("write_baseline"):
-            content = {"date": datetime.date.today().isoformat(), "cases": baseline_of(self.outcomes)}
-            BASELINE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         return self.gates.mean_failure(self.outcomes) if self.is_whole else None
 
 

@@ -405,16 +405,34 @@ def test_the_last_gate_that_matches_counts():
 
 
 def test_a_ratio_that_regresses_fails():
-    earlier = baseline_of([outcome(ceiling=0.9, torch=2.0)])
+    earlier = baseline_of([[outcome(ceiling=0.9, torch=2.0)]])
     held = gates(baseline=earlier)
     assert held.failures(outcome(ceiling=0.82, torch=1.61)) == []
     assert ["baseline" in str(failure) for failure in held.failures(outcome(ceiling=0.80, torch=1.59))] == [True, True]
+
+
+def test_what_is_far_from_the_ceiling_has_no_baseline_there():
+    assert baseline_of([[outcome(ceiling=0.2, torch=2.0)]]) == {"adam/float32/1e6/plain/cpu": {"peer": 2.0}}
+
+
+def test_a_baseline_is_the_median_of_runs():
+    runs = [[outcome(ceiling=0.8, torch=9.0)], [outcome(ceiling=0.5, torch=2.0)], [outcome(ceiling=0.9, optax=3.0)]]
+    assert baseline_of(runs) == {"adam/float32/1e6/plain/cpu": {"ceiling": 0.8, "peer": 3.0}}
 
 
 def test_the_mean_of_a_run():
     outcomes = [outcome(torch=2.0), outcome(torch=8.0)]
     assert gates(mean=3.9).mean_failure(outcomes) is None
     assert "4" in gates(mean=4.1).mean_failure(outcomes)
+
+
+def test_a_baseline_takes_whole_runs(tmp_path):
+    before = (BENCH / "baseline.json").read_bytes()
+    (tmp_path / "run.json").write_text(json.dumps({"cases": [outcome(torch=2.0).to_json()]}))
+    script = [sys.executable, str(BENCH / "baseline.py"), str(tmp_path / "run.json")]
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and f"run.json is no whole run: it has 0 of {len(TABLE)} cases" in done.stderr
+    assert (BENCH / "baseline.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["gates.toml", "gates-quick.toml"])

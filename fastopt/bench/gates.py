@@ -15,10 +15,12 @@ A ratio fails if even the upper end of its interval is below: what may be noise 
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import statistics
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +29,9 @@ from .outcome import Outcome, mean_speedup
 from .ratios import Ratio
 
 CEILING, PEER = "ceiling", "peer"
+
+NEAR = 0.25
+"""Below this share of the ceiling something else than memory is the limit: the share follows the processor's clock."""
 
 
 class Gate(NamedTuple):
@@ -52,7 +57,7 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class Gates:
-    """Thresholds, and the ratios of an earlier run, by case and by what they are against."""
+    """Thresholds, and the ratios of earlier runs, by case and by what they are against."""
 
     gates: Sequence[Gate]
     tolerances: Mapping[str, float]
@@ -118,9 +123,17 @@ def _gate(table: Mapping[str, Any]) -> Gate:
     return Gate(table["cases"], table["against"], table.get("at_least", 0.0), table.get("cause", ""))
 
 
-def baseline_of(outcomes: Sequence[Outcome]) -> dict[str, dict[str, float]]:
-    """The section ``cases`` of a baseline file."""
+def baseline_of(runs: Iterable[Iterable[Outcome]]) -> dict[str, dict[str, float]]:
+    """The section ``cases`` of a baseline file: what a later run can be held against, medians of several."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for outcome in itertools.chain.from_iterable(runs):
+        for against, ratio in ratios_of(outcome).items():
+            found.setdefault(outcome.case.id, {}).setdefault(against, []).append(ratio.value)
     return {
-        outcome.case.id: {against: round(ratio.value, 3) for against, ratio in ratios_of(outcome).items()}
-        for outcome in outcomes
+        case: {
+            against: round(ratio, 3)
+            for against, ratio in zip(ratios, map(statistics.median, ratios.values()), strict=True)
+            if against == PEER or ratio >= NEAR
+        }
+        for case, ratios in found.items()
     }
