@@ -54,10 +54,11 @@ lint: $(DEV)
 	cd $(STAGE) && ../bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p fastopt
 	cd $(STAGE) && ../bin/lint-imports --no-logo --config $(CURDIR)/pyproject.toml
 
-# Peers are used in the newest versions that there are: optional, and not for the tests.
+# Peers are used in the newest versions that there are: optional, and not for the tests. Of the largest models the slowest
+# ones are left out: to fill their memory takes a minute.
 bench: $(PEERS)
 	@mkdir -p build/bench
-	$(BENCH) bench/test_cases.py --benchmark-json=build/bench/pytest-benchmark.json $(ARGS)
+	$(BENCH) bench/test_cases.py --gigabytes=12 --benchmark-json=build/bench/pytest-benchmark.json $(ARGS)
 
 # Threads that wait without spinning: whatever else runs on the machine then costs least.
 bench-quick: $(DEV)

@@ -1,6 +1,7 @@
 """Options of the benchmarks, and what a run keeps: results, a table, the mean over all cases."""
 
 import datetime
+import math
 import os
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def pytest_addoption(parser):
     group.addoption("--cases", default="", metavar="REGEX", help="only cases in whose id this is found")
     group.addoption("--seconds", type=float, default=1.7, help="what the rounds of a case may take, about")
     group.addoption("--peers", metavar="NAME,...", help="only these; 'none' for none")
+    group.addoption("--gigabytes", type=float, default=math.inf, help="memory that a case may take; fewer peers fit in")
     group.addoption("--results", metavar="FILE", help="write all figures there, as JSON")
 
 
@@ -31,6 +33,7 @@ class Run:
         self._config = config
         self.quick = config.getoption("quick")
         self.seconds = config.getoption("seconds")
+        self.memory = 1e9 * config.getoption("gigabytes")
         named = config.getoption("peers") or ("torch fused,NumPy" if self.quick else None)
         self.peers = named and [name for name in named.split(",") if name != "none"]
         gates = BENCH / ("gates-quick.toml" if self.quick else "gates.toml")

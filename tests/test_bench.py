@@ -106,7 +106,7 @@ def here(case):
     import_keras()
     with_compiler = {"DeepSpeed"}
     torch_backend = {"Keras"}
-    taken, _ = chosen_peers(case, 3, PEERS.keys() - with_compiler - torch_backend, free=lambda: None)
+    taken, _ = chosen_peers(case, 3, PEERS.keys() - with_compiler - torch_backend)
     return taken
 
 
@@ -214,7 +214,7 @@ def test_a_library_that_is_not_there_is_missing(monkeypatch):
 
 def test_where_memory_is_short_the_first_ones_come_first():
     case = Case("adam", "1e6")
-    taken, missing = chosen_peers(case, 3, ["torch fused", "torch foreach"], free=lambda: 4e6 * 10 / 0.7)
+    taken, missing = chosen_peers(case, 3, ["torch fused", "torch foreach"], free=4e6 * 10 / 0.7)
     assert taken == ["torch fused"]
     assert "memory" in missing["torch foreach"]
 

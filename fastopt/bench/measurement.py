@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .cases import Case
@@ -34,6 +34,8 @@ class Measurement:
     case : Case
     peers : iterable of str, optional
         Names out of `PEERS`; None means all.
+    memory : float, optional
+        Bytes that are taken to be free, if there are not less; peers for which nothing is left do not take part.
 
     Raises
     ------
@@ -43,7 +45,7 @@ class Measurement:
         If there is no memory for it.
     """
 
-    def __init__(self, case: Case, peers: Iterable[str] | None = None) -> None:
+    def __init__(self, case: Case, peers: Iterable[str] | None = None, memory: float = math.inf) -> None:
         gc.collect()  # sides of the last case may be parts of cycles
         MEMORY.keep_only({case.itemsize * size for size in (case.parameters, *map(math.prod, case.shapes))})
         _check_size(case)
@@ -51,7 +53,7 @@ class Measurement:
         problem = Problem(case)
         self._ours = Fastopt(problem)
         self._traffic = Traffic(self._ours)
-        names, self.missing = chosen_peers(case, self._traffic.updated, peers)
+        names, self.missing = chosen_peers(case, self._traffic.updated, peers, min(memory, free_bytes()))
         rivals: list[Side] = [PEERS[name](problem) for name in names]
         fast = [self._ours, *rivals] if not self._ours.slow else rivals
         check(problem, fast)
@@ -79,7 +81,7 @@ class Measurement:
 def _check_size(case: Case) -> None:
     """Refuse what does not fit: parameters, gradients and two slots, of the problem, of fastopt and of the ceiling."""
     needed, free = 10 * case.parameters * case.itemsize, free_bytes()
-    if free is not None and needed > free:
+    if needed > free:
         raise TooLargeError(f"needs some {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free")
 
 
@@ -92,41 +94,39 @@ def measure(case: Case, seconds: float, peers: Iterable[str] | None = None) -> O
 
 
 def chosen_peers(
-    case: Case, updated: int, peers: Iterable[str] | None = None, free: Callable[[], float | None] | None = None
+    case: Case, updated: int, peers: Iterable[str] | None = None, free: float = math.inf
 ) -> tuple[list[str], dict[str, str]]:
     """Who takes part, and why the others do not.
 
-    ``updated`` is the number of arrays, as large as the parameters, that a step changes.
+    ``updated`` is the number of arrays, as large as the parameters, that a step changes; ``free`` are bytes.
     """
     array = case.parameters * case.itemsize
-    budget = (free or free_bytes)()
     # The problem, the ceiling and fastopt, which has its own already.
-    left = None if budget is None else SHARE_OF_MEMORY * budget - array * (2 + updated)
+    left = SHARE_OF_MEMORY * free - array * (2 + updated)
     taken, missing = [], {}
     for name in PEERS if peers is None else peers:
         kind = PEERS[name]
         needed = array * (1 + updated + kind.arrays_beside)
         if reason := kind.missing() or kind.lacks(case):
             missing[name] = reason
-        elif left is not None and needed > left:
+        elif needed > left:
             missing[name] = "no memory is left for it beside the others"
         else:
             taken.append(name)
-            left = None if left is None else left - needed
+            left -= needed
     return taken, missing
 
 
-def free_bytes() -> float | None:
-    """Memory that can be had, with what is kept; None where the system does not tell."""
-    free = _system_bytes()
-    return None if free is None else free + MEMORY.idle_bytes
+def free_bytes() -> float:
+    """Memory that can be had, with what is kept; infinite where the system does not tell."""
+    return _system_bytes() + MEMORY.idle_bytes
 
 
-def _system_bytes() -> float | None:
+def _system_bytes() -> float:
     if MEMINFO.exists():  # Linux: what its file caches would give back is available too
         kilobytes = dict(line.split(":") for line in MEMINFO.read_text().splitlines())["MemAvailable"].split()[0]
         return 1024.0 * int(kilobytes)
     try:
         return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):
-        return None
+        return math.inf
