@@ -22,7 +22,15 @@ def pytest_addoption(parser):
     group.addoption("--cases", default="", metavar="REGEX", help="only cases in whose id this is found")
     group.addoption("--seconds", type=float, default=1.7, help="what the rounds of a case may take, about")
     group.addoption("--peers", metavar="NAME,...", help="only these; 'none' for none")
-    group.addoption("--gigabytes", type=float, default=math.inf, help="memory that a case may take; fewer peers fit in")
+    group.addoption(
+        "--gigabytes",
+        type=float,
+        default=math.inf,
+        help="memory that counts as free; peers that do not fit are left out",
+    )
+    group.addoption(
+        "--baseline", default=BENCH / "baseline.json", metavar="FILE", help="ratios of earlier runs, or none"
+    )
     group.addoption("--results", metavar="FILE", help="write all figures there, as JSON")
 
 
@@ -37,7 +45,8 @@ class Run:
         named = config.getoption("peers") or ("torch fused,NumPy" if self.quick else None)
         self.peers = named and [name for name in named.split(",") if name != "none"]
         gates = BENCH / ("gates-quick.toml" if self.quick else "gates.toml")
-        self.gates = read_gates(gates, BENCH / ("none" if self.quick else "baseline.json"))
+        baseline = "none" if self.quick else config.getoption("baseline")
+        self.gates = read_gates(gates, Path(baseline))
         self.outcomes = []
 
     @property

@@ -156,7 +156,7 @@ def _add_squares(grad, squares, sums, scale, factor, limit, s):
         sums[i] += np.float64(q)
 
 
-@callee
+@inlined_callee
 def _finish_rows(t, tile, parts, k, s, lanes, dtype):
     """Row means into the row slot; their sum, or what follows from it where the tile has whole columns."""
     if tile.strips > 1:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from children import digest
 from fastopt.kernels import _jit, cpu, launch, maths
-from fastopt.kernels.adafactor import update_pass
+from fastopt.kernels.adafactor import size_pass, sums_pass, update_pass
 from fastopt.kernels.engines import Elementwise, TwoPhase, contiguous_chunks
 from fastopt.kernels.layout import (
     ACCUMULATED,
@@ -483,6 +483,8 @@ def test_the_checks_of_the_compiled_code_tell_good_from_bad():
         (cpu.norms, None),
         (cpu.phase_one, LambScalars),
         (cpu.phase_two, LambScalars),
+        (sums_pass, AdafactorScalars),
+        (size_pass, AdafactorScalars),
         (update_pass, AdafactorScalars),
     ],
     ids=lambda value: getattr(value, "__name__", None),

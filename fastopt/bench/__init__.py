@@ -12,7 +12,7 @@
 - The *ceiling* is a side too: plain loops over as many arrays as the step has to read and write, started like a step.
   Where everything fits into a cache it is the cost of a launch and of the cache.
 - Only ratios are judged, each the median of the ratios of single rounds, so that they hold while the machine's speed
-  drifts. `gates` judges them against thresholds and against an earlier run.
+  drifts. `gates` judges them against thresholds and against earlier runs.
 
 ``fastopt bench`` and the benchmarks of the repository (``make bench``) are two users of this package.
 """

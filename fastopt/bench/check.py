@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .memory import Array
 from .peers.numpy import Judge
-from .problem import Array, Problem
+from .problem import Problem
 from .sides import Side
 
 STEPS, LARGE_STEPS, LARGE = 3, 2, 10_000_000

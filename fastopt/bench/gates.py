@@ -1,4 +1,4 @@
-"""What a case must reach: thresholds in one file, an earlier run in another. Ratios only.
+"""What a case must reach: thresholds in one file, earlier runs in another. Ratios only.
 
 The first file is TOML: tables ``[[gate]]`` with
 

@@ -1,6 +1,6 @@
 """Memory for the arrays of a case: large ones lie where those of the case before did.
 
-A virtual machine may take seconds to find a gigabyte of new pages, which was half of the time of a large case.
+A virtual machine may take seconds to find a gigabyte of new pages, which would be half of the time of a large case.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .problem import Array
+from .memory import Array
 
 Slots = dict[str, Array]
 Hyper = dict[str, Any]

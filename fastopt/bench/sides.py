@@ -10,8 +10,8 @@ import numpy as np
 from .. import optimizers
 from ..kernels.ceiling import Loop, add_to_all, read
 from .cases import Case
-from .memory import MEMORY
-from .problem import Array, Problem
+from .memory import MEMORY, Array
+from .problem import Problem
 
 SLOW = "FASTOPT_BENCH_SLOW"
 """Environment variable: an optimizer whose steps are to be slow, to see whether anything notices."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from ...kernels.launch import get_num_threads
 from ..cases import Case
-from ..problem import Array, Problem
+from ..memory import Array
+from ..problem import Problem
 from ..sides import common_options
 from .base import Peer
 

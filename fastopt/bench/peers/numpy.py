@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..cases import Case
-from ..problem import Array, Problem
+from ..memory import Array
+from ..problem import Problem
 from ..rules import RULES, slots_of
 from ..sides import OnArrays, Side, decay_of, multiplier_of
 from .base import Peer

@@ -11,7 +11,8 @@ import numpy as np
 
 from ...kernels.launch import get_num_threads
 from ..cases import Case
-from ..problem import Array, Problem
+from ..memory import Array
+from ..problem import Problem
 from .base import Peer
 
 Hyper = dict[str, Any]

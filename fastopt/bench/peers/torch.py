@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from ...kernels.launch import get_num_threads
 from ..cases import Case
-from ..problem import Array, Problem
+from ..memory import Array
+from ..problem import Problem
 from ..sides import OnArrays, decay_of, multiplier_of
 from .base import Peer
 
