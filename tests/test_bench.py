@@ -141,7 +141,15 @@ def test_every_stack_agrees_on_all_sides(recipe, stack):
     check(*sides_of(case, here(case)))
 
 
-@pytest.mark.parametrize("case", [Case("adamw", "465-groups", stack="clip"), Case("lion", "1e3", "float64")])
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("adamw", "465-groups", stack="clip"),
+        Case("lion", "1e3", "float64"),
+        Case("adamw", "1e3", "float64", "all"),
+        Case("adamw", "1e6", "float64", "clip"),
+    ],
+)
 def test_groups_and_float64_agree(case):
     check(*sides_of(case, here(case)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,6 +24,9 @@ MAY_DIFFER = 1e-3
 ROUNDED_NORM = 200.0
 """Factor on the tolerance where gradients are clipped to a norm that was added up in float32: torch's is off by 4e-4
 for a hundred million elements."""
+
+ADDED_TO_NORM = 1e-6
+"""Torch's `clip_grad_norm_` divides by so much more than the norm."""
 
 LOOSER = {"Muon": 100.0}
 """Factor on the tolerance of rules that amplify rounding: iterated products of matrices do."""
@@ -70,8 +74,10 @@ def _difference(problem: Problem, one: Array, two: Array, rounded_norm: bool) ->
         return f"shapes {one.shape} and {two.shape}"
     if not two.size:
         return None
-    factor = LOOSER.get(rule.optimizer, 1.0) * (ROUNDED_NORM if rounded_norm else 1.0)
-    tolerance = factor * TOLERANCES[dtype] * float(np.max(np.abs(two)))
+    relative = LOOSER.get(rule.optimizer, 1.0) * TOLERANCES[dtype]
+    if rounded_norm:  # elements of gradients are about 1; where slots hold squares it counts twice
+        relative = ROUNDED_NORM * relative + 2 * ADDED_TO_NORM / math.sqrt(problem.case.parameters)
+    tolerance = relative * float(np.max(np.abs(two)))
     beyond = ~(np.abs(one - two) <= tolerance)  # NaN is beyond
     if np.count_nonzero(beyond) <= (MAY_DIFFER * two.size if rule.by_sign else 0):
         return None
