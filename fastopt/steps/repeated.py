@@ -1,4 +1,4 @@
-"""Steps of an optimizer for which nothing has changed since the last one: a front end of little more than two calls."""
+"""Steps of an optimizer for which nothing has changed since the last one: where possible in one call."""
 
 from __future__ import annotations
 
