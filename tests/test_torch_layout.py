@@ -1,5 +1,7 @@
 """Reading tensors' addresses from the tensors themselves: the same as asking each, or nothing at all."""
 
+import contextlib
+import random
 import sys
 
 import pytest
@@ -32,9 +34,41 @@ def reads(params, gradients):
     return gradients._quick.read(params, [p.grad for p in params])
 
 
+def known_layout():
+    found = layouts.layout()
+    assert found is not None
+    return found
+
+
 def test_the_layout_is_known():
     """If this fails, a new torch keeps things elsewhere: steps are right still, and slower."""
-    assert layouts.layout() is not None
+    known_layout()
+
+
+def test_the_layout_is_found_in_used_memory():
+    """Old bytes beside what is looked at, of tensors that are gone, are not taken for what is looked for."""
+    kinds = (torch.float32, torch.float64, torch.int32, torch.float16)
+    chance, kept, expected = random.Random(7), [], known_layout()
+    for _ in range(300):
+        kept += [torch.zeros(chance.randrange(1, 50), dtype=chance.choice(kinds)) for _ in range(chance.randrange(30))]
+        if len(kept) > 1000:
+            chance.shuffle(kept)
+            del kept[: chance.randrange(1000)]
+        layouts.layout.cache_clear()
+        assert layouts.layout() == expected
+
+
+@pytest.mark.parametrize("defaults", ["dtype", "device", "no_grad", "inference"])
+def test_the_layout_is_found_whatever_the_defaults(defaults):
+    expected = known_layout()
+    layouts.layout.cache_clear()
+    contexts = {"device": torch.device("meta"), "no_grad": torch.no_grad(), "inference": torch.inference_mode()}
+    torch.set_default_dtype(torch.float64 if defaults == "dtype" else torch.float32)
+    try:
+        with contexts.get(defaults, contextlib.nullcontext()):
+            assert layouts.layout() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

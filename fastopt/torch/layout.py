@@ -25,8 +25,8 @@ from ..kernels.tensor_reader import (
 from ..parameters import Array, Parameter
 from .memory import local
 
-_WORDS = 24
-"""Of 8 bytes, at the start of a tensor's C++ object; it has more."""
+_WORDS = 22
+"""Of 8 bytes, in a tensor's C++ object. What lies behind it is anybody's, and looks like anything now and then."""
 _STORAGE_WORDS = 6
 
 
@@ -48,13 +48,14 @@ class _Probe:
         small = torch.from_numpy(memory.view(np.float32))
         self.double = [base.as_strided((3, 5, 2), (17, 3, 1), start) for start in (7, 11)]
         self.single = [small.as_strided((3, 5, 2), (17, 3, 1), start) for start in (7, 11)]
-        self.single += [torch.zeros(()), torch.zeros(7), torch.zeros(2, 3, 4, 5, 6)]
-        trained = torch.zeros(3, requires_grad=True)
+        self.single += [_new(), _new(7), _new(2, 3, 4, 5, 6)]
+        trained = _new(3).requires_grad_()
         (trained * 2).sum().backward()
         self.single += [trained, trained.grad]  # type: ignore[list-item]
         self.plain = [*self.double, *self.single]
-        self.other = [torch.zeros(3, dtype=torch.int32), torch.zeros(3, dtype=torch.float16)]
-        self.negated = torch._neg_view(torch.zeros(3))
+        self.integer = [_new(3, dtype=torch.int32), _new(2, 5, dtype=torch.int32)]
+        self.half = [_new(3, dtype=torch.float16), _new(2, 5, dtype=torch.float16)]
+        self.negated = torch._neg_view(_new(3))
 
     def layout(self) -> Layout | None:
         """Every offset, if each is found exactly once."""
@@ -103,13 +104,18 @@ class _Probe:
 
     def _find_dtype(self) -> int | None:
         """Offset of the 16 bits that are one number in float32 tensors, another in float64 ones, others elsewhere."""
-        kinds = (self.single, self.double, self.other[:1], self.other[1:])
+        kinds = (self.single, self.double, self.integer, self.half)
         found = []
         for k in range(4 * _WORDS):
             numbers = [{_halves(t)[k] for t in kind} for kind in kinds]
             if all(len(each) == 1 for each in numbers) and len(set.union(*numbers)) == len(kinds):
                 found.append(2 * k)
         return _only(found)
+
+
+def _new(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Zeros, whatever torch's defaults have been set to."""
+    return torch.zeros(shape, dtype=dtype, device="cpu")
 
 
 def _says_axes(tensor: torch.Tensor, k: int) -> bool:

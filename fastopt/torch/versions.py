@@ -92,7 +92,7 @@ def counter_layout() -> CounterLayout | None:
 
 
 def _written(count: int) -> torch.Tensor:
-    tensor = torch.zeros(3)
+    tensor = torch.zeros(3, device="cpu")
     for _ in range(count):
         tensor.add_(1)
     return tensor
