@@ -265,6 +265,16 @@ def test_large_arrays_lie_where_earlier_ones_did():
     assert again.flags.writeable and memory.idle_bytes == 0
 
 
+@pytest.mark.parametrize("size", [1, 1000, 10_001, 300_000])
+def test_arrays_begin_a_cache_line(size):
+    memory = Memory()
+    arrays = [memory.empty((size,), np.float32) for _ in range(10)]
+    assert all(array.ctypes.data % 64 == 0 for array in arrays)
+    for k, array in enumerate(arrays):
+        array.fill(k)
+    assert all((array == k).all() for k, array in enumerate(arrays))
+
+
 def test_memory_of_other_sizes_is_given_back():
     memory = Memory()
     sizes = {memory.empty((n,), np.float32).nbytes for n in (300_000, 400_000, 10)}
