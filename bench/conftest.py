@@ -1,13 +1,13 @@
 """Options of the benchmarks, and what a run keeps: results, a table, the mean over all cases."""
 
 import datetime
-import math
 import os
 from pathlib import Path
 
 import pytest
 
 from fastopt.bench.cases import QUICK, TABLE, matching
+from fastopt.bench.check import LARGE
 from fastopt.bench.gates import read_gates
 from fastopt.bench.result import Result
 from fastopt.bench.sides import SLOW
@@ -23,10 +23,7 @@ def pytest_addoption(parser):
     group.addoption("--seconds", type=float, default=1.7, help="what the rounds of a case may take, about")
     group.addoption("--peers", metavar="NAME,...", help="only these; 'none' for none")
     group.addoption(
-        "--gigabytes",
-        type=float,
-        default=math.inf,
-        help="memory that counts as free; peers that do not fit are left out",
+        "--large-peers", type=int, metavar="N", help="of large models, only the first N peers that can do them"
     )
     group.addoption(
         "--baseline", default=BENCH / "baseline.json", metavar="FILE", help="ratios of earlier runs, or none"
@@ -41,7 +38,7 @@ class Run:
         self._config = config
         self.quick = config.getoption("quick")
         self.seconds = config.getoption("seconds")
-        self.memory = 1e9 * config.getoption("gigabytes")
+        self.large_peers = config.getoption("large_peers")
         named = config.getoption("peers") or ("torch fused,NumPy" if self.quick else None)
         self.peers = named and [name for name in named.split(",") if name != "none"]
         gates = BENCH / ("gates-quick.toml" if self.quick else "gates.toml")
@@ -54,9 +51,13 @@ class Run:
         """Those to measure."""
         return matching(QUICK if self.quick else TABLE.values(), self._config.getoption("cases"))
 
+    def most_peers(self, case):
+        """How many may take part in a case; None for all."""
+        return self.large_peers if case.parameters >= LARGE else None
+
     @property
     def is_whole(self):
-        """Whether all cases of the full table have been measured, with all peers that there are."""
+        """Whether all cases of the full table have been measured, with all peers or the fastest."""
         return not self.quick and len(self.outcomes) == len(TABLE) and self.peers is None
 
     def finish(self):
@@ -106,6 +107,8 @@ def pytest_terminal_summary(terminalreporter, config):
     from fastopt.cli.report import make_console
 
     show(make_console(), outcome_table(run.outcomes), run.outcomes)
+    if run.large_peers is not None:
+        terminalreporter.write_line(f"of models from {LARGE:.0e} parameters on, the first {run.large_peers} peers only")
     if os.environ.get(SLOW):
         terminalreporter.write_line(f"{SLOW}={os.environ[SLOW]}: steps of that optimizer were slow on purpose")
     if run.mean_failure:

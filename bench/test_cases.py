@@ -44,12 +44,12 @@ def test_case(case, benchmark, run):
 
 def judged(case, benchmark, run):
     """The outcome, and what is too low in it. Arrays are gone afterwards, whatever a failure keeps alive."""
-    measurement = Measurement(case, run.peers, run.memory)
+    measurement = Measurement(case, run.peers, run.most_peers(case))
     benchmark.group = f"{case.dtype} {case.model} {case.stack}"
     outcome = first_outcome(measurement, benchmark, run.seconds)
     if run.gates.failures(outcome):
         if case.parameters < LARGE:  # how well arrays lie in the caches is chance: others are made beside them
-            measurement = Measurement(case, run.peers, run.memory)
+            measurement = Measurement(case, run.peers, run.most_peers(case))
         contest = measurement.contest(MORE_TIME * run.seconds)
         contest.play()
         outcome = measurement.outcome(contest)

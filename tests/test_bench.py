@@ -229,10 +229,13 @@ def test_a_library_that_is_not_there_is_missing(monkeypatch):
     assert missing == {"torch fused": "no_such_package is not installed"}
 
 
-def test_memory_may_be_less_than_is_free():
-    case = Case("adam", "1e6")
-    assert Measurement(case, ["NumPy"]).missing == {}
-    assert "memory" in Measurement(case, ["NumPy"], memory=1e6).missing["NumPy"]
+def test_only_so_many_take_part():
+    names = ["torch fused", "DeepSpeed", "NumPy", "torch foreach"]
+    measurement = Measurement(Case("lamb", "1e3"), names, most=1)  # which torch has not
+    assert measurement.missing.keys() == {"torch fused", "DeepSpeed", "torch foreach"}
+    taken, missing = chosen_peers(Case("sgd", "1e3"), 3, names, most=2)
+    assert taken == ["torch fused", "NumPy"]
+    assert missing["torch foreach"] == "left out to save time: only 2 may take part"
 
 
 def test_where_memory_is_short_the_first_ones_come_first():

@@ -10,8 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from fastopt.bench.cases import RECIPES, Case
+from fastopt.bench.check import LARGE
 from fastopt.bench.measurement import Measurement
 from fastopt.bench.outcome import Outcome, read_outcome
+from fastopt.bench.peers import PEERS
 from fastopt.bench.ratios import Ratio
 from fastopt.cli import app
 
@@ -145,6 +147,15 @@ def test_the_page_says_everything(performance, readme, tmp_path):
     assert shown.count(performance.START) == shown.count(performance.END) == 1
     performance.write(tmp_path / "results", tmp_path / "docs", readme)
     assert readme.read_text() == shown, "a second run changes something"
+
+
+def test_the_peers_that_make_bench_leaves_out_are_not_the_fastest():
+    most = int(re.search(r"--large-peers=(\d+)", (ROOT / "Makefile").read_text())[1])
+    content = json.loads((ROOT / "bench" / "results" / "cpu.json").read_text())
+    large = [found for found in map(read_outcome, content["cases"]) if found.case.parameters >= LARGE]
+    assert len(large) > 20
+    for found in large:
+        assert found.peer in [name for name in PEERS if name in found.speedups][:most], found.case.id
 
 
 def test_without_results_the_page_says_so_and_the_readme_stays(performance, readme, tmp_path):

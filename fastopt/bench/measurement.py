@@ -34,8 +34,8 @@ class Measurement:
     case : Case
     peers : iterable of str, optional
         Names out of `PEERS`; None means all.
-    memory : float, optional
-        Bytes that are taken to be free, if there are not less; peers for which nothing is left do not take part.
+    most : int, optional
+        Of the peers that can take part, only the first so many do.
 
     Raises
     ------
@@ -45,7 +45,7 @@ class Measurement:
         If there is no memory for it.
     """
 
-    def __init__(self, case: Case, peers: Iterable[str] | None = None, memory: float = math.inf) -> None:
+    def __init__(self, case: Case, peers: Iterable[str] | None = None, most: int | None = None) -> None:
         gc.collect()  # sides of the last case may be parts of cycles
         MEMORY.keep_only({case.itemsize * size for size in (case.parameters, *map(math.prod, case.shapes))})
         _check_size(case)
@@ -53,7 +53,7 @@ class Measurement:
         problem = Problem(case)
         self._ours = Fastopt(problem)
         self._traffic = Traffic(self._ours)
-        names, self.missing = chosen_peers(case, self._traffic.updated, peers, min(memory, free_bytes()))
+        names, self.missing = chosen_peers(case, self._traffic.updated, peers, free_bytes(), most)
         rivals: list[Side] = [PEERS[name](problem) for name in names]
         fast = [self._ours, *rivals] if not self._ours.slow else rivals
         check(problem, fast)
@@ -94,21 +94,29 @@ def measure(case: Case, seconds: float, peers: Iterable[str] | None = None) -> O
 
 
 def chosen_peers(
-    case: Case, updated: int, peers: Iterable[str] | None = None, free: float = math.inf
+    case: Case,
+    updated: int,
+    peers: Iterable[str] | None = None,
+    free: float = math.inf,
+    most: int | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """Who takes part, and why the others do not.
 
-    ``updated`` is the number of arrays, as large as the parameters, that a step changes; ``free`` are bytes.
+    ``updated`` is the number of arrays, as large as the parameters, that a step changes; ``free`` are bytes; ``most``
+    is how many may take part, None for all.
     """
     array = case.parameters * case.itemsize
     # The problem, the ceiling and fastopt, which has its own already.
     left = SHARE_OF_MEMORY * free - array * (2 + updated)
-    taken, missing = [], {}
+    taken: list[str] = []
+    missing: dict[str, str] = {}
     for name in PEERS if peers is None else peers:
         kind = PEERS[name]
         needed = array * (1 + updated + kind.arrays_beside)
         if reason := kind.missing() or kind.lacks(case):
             missing[name] = reason
+        elif len(taken) == most:
+            missing[name] = f"left out to save time: only {most} may take part"
         elif needed > left:
             missing[name] = "no memory is left for it beside the others"
         else:

@@ -9,5 +9,5 @@ from .numpy import Numpy
 from .optax import Optax
 from .torch import Foreach, Fused, Loop
 
-PEERS: dict[str, type[Peer]] = {kind.name: kind for kind in (Fused, DeepSpeed, Optax, Foreach, Loop, Numpy, Keras)}
-"""By name; where memory is short the first ones come first."""
+PEERS: dict[str, type[Peer]] = {kind.name: kind for kind in (Fused, DeepSpeed, Optax, Numpy, Foreach, Loop, Keras)}
+"""By name, the fastest of large models first: where memory or time is short, those take part."""
