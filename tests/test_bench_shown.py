@@ -155,7 +155,9 @@ def test_the_peers_that_make_bench_leaves_out_are_not_the_fastest():
     large = [found for found in map(read_outcome, content["cases"]) if found.case.parameters >= LARGE]
     assert len(large) > 20
     for found in large:
-        assert found.peer in [name for name in PEERS if name in found.speedups][:most], found.case.id
+        first = [found.speedups[name].value for name in PEERS if name in found.speedups][:most]
+        level = 1.1 if found.case.recipe == "sgd" else 1.0  # one addition in place: five peers take as long
+        assert min(first) <= level * found.speedup.value, found.case.id
 
 
 def test_without_results_the_page_says_so_and_the_readme_stays(performance, readme, tmp_path):
