@@ -48,6 +48,18 @@ def assert_alike(both, tolerance=1e-9):
     assert distance(ours, theirs) < tolerance
 
 
+@pytest.mark.parametrize("name", ["SGD", "Adam", "RMSprop", "AdamW", "NAdam"])
+def test_the_default_device_is_where_nothing_of_a_step_lies(name):
+    both = (theirs, reference), (ours, optimizer) = twins(name)
+    for t in range(3):
+        give(theirs, t)
+        give(ours, t)
+        reference.step()
+        with torch.device("meta"):
+            optimizer.step()
+    assert_alike(both)
+
+
 # -- state -------------------------------------------------------------------------------------------------------------
 
 

@@ -61,7 +61,7 @@ class Counters:
         numbers = {cohort: k for k, cohort in enumerate(self._cohorts)}
         self._places = np.array([numbers[cohort] for cohort in cohorts], np.int64)
         dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-        self._tensor = torch.zeros((len(names), len(cohorts)), dtype=dtype)
+        self._tensor = torch.zeros((len(names), len(cohorts)), dtype=dtype, device="cpu")
         self._array = self._tensor.numpy()
         self.write()
 

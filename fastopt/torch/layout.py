@@ -209,7 +209,7 @@ class QuickReader:
 def _expected(known: Layout, parameter: Parameter) -> list[int]:
     """A row of the table of what is expected."""
     array = parameter.array
-    sample = torch.zeros((), dtype=getattr(torch, array.dtype.name))
+    sample = _new(dtype=getattr(torch, array.dtype.name))
     number = ctypes.c_uint16.from_address(sample._cdata + known.dtype).value
     head = Expected(HOST.address(parameter.in_place), number, array.itemsize, array.nbytes, array.ndim)
     if array.ndim > AXES or parameter.origin is not None:
