@@ -54,11 +54,11 @@ lint: $(DEV)
 	cd $(STAGE) && ../bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p fastopt
 	cd $(STAGE) && ../bin/lint-imports --no-logo --config $(CURDIR)/pyproject.toml
 
-# Peers are used in the newest versions that there are: optional, and not for the tests. Of large models the first three
-# take part, among which are the fastest: to set the others up and wait for them would take minutes.
+# Peers are used in the newest versions that there are: optional, and not for the tests. Of large models, three take
+# part, the fastest as a rule: to set the others up and wait for them would take minutes.
 bench: $(PEERS)
 	@mkdir -p build/bench
-	$(BENCH) bench/test_cases.py --large-peers=3 --benchmark-json=build/bench/pytest-benchmark.json $(ARGS)
+	$(BENCH) bench/test_cases.py --fewer-peers --benchmark-json=build/bench/pytest-benchmark.json $(ARGS)
 
 # Threads that wait without spinning: whatever else runs on the machine then costs least.
 bench-quick: $(DEV)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fastopt.bench.cases import QUICK, TABLE, matching
-from fastopt.bench.check import LARGE
 from fastopt.bench.gates import read_gates
+from fastopt.bench.measurement import ENOUGH
 from fastopt.bench.result import Result
 from fastopt.bench.sides import SLOW
 from fastopt.bench.surroundings import surroundings
@@ -22,9 +22,7 @@ def pytest_addoption(parser):
     group.addoption("--cases", default="", metavar="REGEX", help="only cases in whose id this is found")
     group.addoption("--seconds", type=float, default=1.7, help="what the rounds of a case may take, about")
     group.addoption("--peers", metavar="NAME,...", help="only these; 'none' for none")
-    group.addoption(
-        "--large-peers", type=int, metavar="N", help="of large models, only the first N peers that can do them"
-    )
+    group.addoption("--fewer-peers", action="store_true", help=f"{ENOUGH} in large cases, the fastest as a rule")
     group.addoption(
         "--baseline", default=BENCH / "baseline.json", metavar="FILE", help="ratios of earlier runs, or none"
     )
@@ -38,10 +36,10 @@ class Run:
         self._config = config
         self.quick = config.getoption("quick")
         self.seconds = config.getoption("seconds")
-        self.large_peers = config.getoption("large_peers")
         named = config.getoption("peers") or ("torch fused,NumPy" if self.quick else None)
         self.peers = named and [name for name in named.split(",") if name != "none"]
         gates = BENCH / ("gates-quick.toml" if self.quick else "gates.toml")
+        self.fewer_peers = config.getoption("fewer_peers") and self.peers is None
         baseline = "none" if self.quick else config.getoption("baseline")
         self.gates = read_gates(gates, Path(baseline))
         self.outcomes = []
@@ -53,11 +51,11 @@ class Run:
 
     def most_peers(self, case):
         """How many may take part in a case; None for all."""
-        return self.large_peers if case.parameters >= LARGE else None
+        return ENOUGH if self.fewer_peers and case.is_large else None
 
     @property
     def is_whole(self):
-        """Whether all cases of the full table have been measured, with all peers or the fastest."""
+        """Whether all cases of the full table have been measured, with the fastest peers that there are."""
         return not self.quick and len(self.outcomes) == len(TABLE) and self.peers is None
 
     def finish(self):
@@ -107,8 +105,8 @@ def pytest_terminal_summary(terminalreporter, config):
     from fastopt.cli.report import make_console
 
     show(make_console(), outcome_table(run.outcomes), run.outcomes)
-    if run.large_peers is not None:
-        terminalreporter.write_line(f"of models from {LARGE:.0e} parameters on, the first {run.large_peers} peers only")
+    if run.fewer_peers and any(outcome.case.is_large for outcome in run.outcomes):
+        terminalreporter.write_line(f"in large cases {ENOUGH} peers take part; make bench-results has all")
     if os.environ.get(SLOW):
         terminalreporter.write_line(f"{SLOW}={os.environ[SLOW]}: steps of that optimizer were slow on purpose")
     if run.mean_failure:

@@ -24,8 +24,8 @@ INTRODUCTION = """# Performance
 Made by `make performance` from the files in [bench/results](../bench/results): change nothing here by hand.
 
 - All sides of a case are first shown to compute the same, state and averages included, as NumPy does in float64. Then
-  they take turns in every round, in rotating order, on copies of the same arrays, each at the beginning of a cache
-  line, and with as many threads. A figure is the median of the rounds' ratios.
+  they take turns in every round, in rotating order, on copies of the same parameters and gradients, each at the
+  beginning of a cache line, and with as many threads. A figure is the median of the rounds' ratios.
 - **The ceiling** is a plain loop over as many arrays as the step has to read and write, with one addition for each,
   started like a step; a pass over the gradients for their norm is a pass there too. Where all arrays fit into a cache
   it says what a launch costs, not what the memory does.

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from fastopt.bench.check import LARGE, DisagreementError
+from fastopt.bench.check import DisagreementError
 from fastopt.bench.contest import undisturbed
 from fastopt.bench.measurement import Measurement
 
@@ -48,7 +48,7 @@ def judged(case, benchmark, run):
     benchmark.group = f"{case.dtype} {case.model} {case.stack}"
     outcome = first_outcome(measurement, benchmark, run.seconds)
     if run.gates.failures(outcome):
-        if case.parameters < LARGE:  # how well arrays lie in the caches is chance: others are made beside them
+        if not case.is_large:  # how well arrays lie in the caches is chance: others are made beside them
             measurement = Measurement(case, run.peers, run.most_peers(case))
         contest = measurement.contest(MORE_TIME * run.seconds)
         contest.play()

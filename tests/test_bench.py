@@ -231,7 +231,7 @@ def test_a_library_that_is_not_there_is_missing(monkeypatch):
 
 def test_only_so_many_take_part():
     names = ["torch fused", "DeepSpeed", "NumPy", "torch foreach"]
-    measurement = Measurement(Case("lamb", "1e3"), names, most=1)  # which torch has not
+    measurement = Measurement(Case("lamb", "1e3"), names, most_peers=1)  # which torch has not
     assert measurement.missing.keys() == {"torch fused", "DeepSpeed", "torch foreach"}
     taken, missing = chosen_peers(Case("sgd", "1e3"), 3, names, most=2)
     assert taken == ["torch fused", "NumPy"]

@@ -69,6 +69,10 @@ RECIPES = {
 CLIP, EMA, SCALE = 1.0, 0.99, 128.0
 
 
+MANY = 10_000_000
+"""Parameters that a large case has at least."""
+
+
 class Stack(NamedTuple):
     """What is done to gradients and parameters beside the rule."""
 
@@ -124,6 +128,11 @@ class Case:
     def parameters(self) -> int:
         """Number of elements."""
         return sum(map(math.prod, self.shapes))
+
+    @property
+    def is_large(self) -> bool:
+        """Whether no cache holds its arrays, and time goes into making them."""
+        return self.parameters >= MANY
 
     @property
     def groups(self) -> bool:

@@ -12,8 +12,8 @@ from .peers.numpy import Judge
 from .problem import Problem
 from .sides import Side
 
-STEPS, LARGE_STEPS, LARGE = 3, 2, 10_000_000
-"""Steps that are taken; of large cases, with so many elements, fewer: there is nothing in them that small ones lack."""
+STEPS, LARGE_STEPS = 3, 2
+"""Steps that are taken; of large cases fewer: there is nothing in them that small ones lack."""
 
 TOLERANCES = {"float32": 3e-5, "float64": 1e-11}
 """Of an array: relative to its largest number."""
@@ -47,7 +47,7 @@ def check(problem: Problem, sides: Sequence[Side]) -> None:
         If parameters, or slots that a side and the judge both have, are further apart than rounding takes them.
     """
     judge = Judge(problem)
-    steps = STEPS if problem.case.parameters < LARGE else LARGE_STEPS
+    steps = LARGE_STEPS if problem.case.is_large else STEPS
     for side in (judge, *sides):
         side.step()  # its gradients are fresh
         for k in range(1, steps):

@@ -18,6 +18,9 @@ from .problem import Problem
 from .sides import Ceiling, Fastopt, Side, Traffic
 
 MEMINFO = Path("/proc/meminfo")
+ENOUGH = 3
+"""Peers of a large case where time is short: one of the first three that can do it is the fastest, or as fast."""
+
 SHARE_OF_MEMORY = 0.7
 """Of what is free: more is not filled with arrays."""
 
@@ -34,7 +37,7 @@ class Measurement:
     case : Case
     peers : iterable of str, optional
         Names out of `PEERS`; None means all.
-    most : int, optional
+    most_peers : int, optional
         Of the peers that can take part, only the first so many do.
 
     Raises
@@ -45,7 +48,7 @@ class Measurement:
         If there is no memory for it.
     """
 
-    def __init__(self, case: Case, peers: Iterable[str] | None = None, most: int | None = None) -> None:
+    def __init__(self, case: Case, peers: Iterable[str] | None = None, most_peers: int | None = None) -> None:
         gc.collect()  # sides of the last case may be parts of cycles
         MEMORY.keep_only({case.itemsize * size for size in (case.parameters, *map(math.prod, case.shapes))})
         _check_size(case)
@@ -53,7 +56,7 @@ class Measurement:
         problem = Problem(case)
         self._ours = Fastopt(problem)
         self._traffic = Traffic(self._ours)
-        names, self.missing = chosen_peers(case, self._traffic.updated, peers, free_bytes(), most)
+        names, self.missing = chosen_peers(case, self._traffic.updated, peers, free_bytes(), most_peers)
         rivals: list[Side] = [PEERS[name](problem) for name in names]
         fast = [self._ours, *rivals] if not self._ours.slow else rivals
         check(problem, fast)

@@ -1,7 +1,8 @@
 """Memory for the arrays of a case: each begins a cache line, and large ones lie where those of the case before did.
 
-Where caches hold all arrays, those that begin within a line, as NumPy's do by chance, take a third longer: everybody's
-begin one. A virtual machine may take seconds to find a gigabyte of new pages, half of the time of a large case.
+Where caches hold all arrays, those that begin within a line, as NumPy's do by chance, take up to a third longer. What
+libraries allocate themselves lies where they put it. A virtual machine may take seconds to find a gigabyte of new
+pages, half of the time of a large case.
 """
 
 from __future__ import annotations
