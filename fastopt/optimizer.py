@@ -14,6 +14,7 @@ import numpy as np
 
 from . import state
 from .averages import Averages
+from .counting import Counting
 from .device import HOST, Place, is_array
 from .flat import FlatBuffer, flatten, rebuild
 from .gradients import ABSENT, BaseGradients, gradients_of
@@ -35,7 +36,7 @@ Row = tuple[Callable[..., None], Plan, int, Any, tuple[Any, ...]]
 """A row of scalars, or all of a plan's: what writes it, the plan, its first byte, learning rate, control scalars."""
 
 
-class Optimizer(Averages, HyperParameters):
+class Optimizer(Averages, HyperParameters, Counting):
     """Base class. Subclasses say what their rule needs; everything else is here.
 
     A subclass has a signature (under `hyper_parameters`) and overrides ``_check``, ``_rule_slots`` and ``_settings``,
@@ -102,59 +103,13 @@ class Optimizer(Averages, HyperParameters):
         if self._running is not None:
             self._running[0] = running_after(self._settings("", 1.0), t)
 
-    def _counters(self) -> dict[str, str]:
-        """State that is no array: name → attribute."""
-        rate = {"learning_rate": "_learning_rate"} if type(self._learning_rate) is float else {}
-        return {"iterations": "_iterations", "micro_steps": "_calls", **rate}
-
     def _reset(self) -> None:
         """Set what changes while training to its start."""
-        self._counted = numbers("q", [0, 0])  # updates, and steps of any kind; where compiled code finds them too
+        self._start_counting()
         self._excluded_arrays: list[Any] = []
         self._built = self._evaluating = False
-        self._last_grad_norm: float | None = None
-        self._last_step_skipped = False
         self._gpu = None
         self._repeated = None
-
-    @property
-    def _iterations(self) -> int:
-        return self._counted[0]
-
-    @_iterations.setter
-    def _iterations(self, count: int) -> None:
-        self._counted[0] = count
-
-    @property
-    def _calls(self) -> int:
-        return self._counted[1]
-
-    @_calls.setter
-    def _calls(self, count: int) -> None:
-        self._counted[1] = count
-
-    @property
-    def iterations(self) -> int:
-        """Updates done so far; micro-steps of an accumulation do not count. On a GPU, reading it waits."""
-        self._confirm()
-        return self._iterations
-
-    @property
-    def last_grad_norm(self) -> float | None:
-        """Norm of the last step's gradients before clipping, if it was needed. On a GPU, reading it waits."""
-        self._confirm()
-        return self._last_grad_norm
-
-    @property
-    def last_step_skipped(self) -> bool:
-        """Whether the last step met a gradient that is not finite, and was left out. On a GPU, reading it waits."""
-        self._confirm()
-        return self._last_step_skipped
-
-    def _confirm(self) -> None:
-        """Have the counters of all steps so far; those on a GPU are waited for."""
-        if self._gpu is not None:
-            self._gpu.confirm()
 
     def _state_is_set(self) -> None:
         """Go on from counters and slots that were set from outside."""
