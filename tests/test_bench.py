@@ -233,7 +233,7 @@ def test_only_so_many_take_part():
     names = ["torch fused", "DeepSpeed", "NumPy", "torch foreach"]
     measurement = Measurement(Case("lamb", "1e3"), names, most_peers=1)  # which torch has not
     assert measurement.missing.keys() == {"torch fused", "DeepSpeed", "torch foreach"}
-    taken, missing = chosen_peers(Case("sgd", "1e3"), 3, names, most=2)
+    taken, missing = chosen_peers(Case("sgd", "1e3"), 3, names, most_peers=2)
     assert taken == ["torch fused", "NumPy"]
     assert missing["torch foreach"] == "left out to save time: only 2 may take part"
 

@@ -69,10 +69,6 @@ RECIPES = {
 CLIP, EMA, SCALE = 1.0, 0.99, 128.0
 
 
-MANY = 10_000_000
-"""Parameters that a large case has at least."""
-
-
 class Stack(NamedTuple):
     """What is done to gradients and parameters beside the rule."""
 
@@ -92,6 +88,10 @@ STACKS = {
     "all": Stack(clip=CLIP, ema=EMA, scale=SCALE, zero_grads=True),
 }
 """Name → stack. With ``adamw``, ``all`` is unscaling, clipping, decay, average and emptied gradients."""
+
+
+MANY = 10_000_000
+"""Parameters that a large case has at least."""
 
 
 @dataclass(frozen=True)

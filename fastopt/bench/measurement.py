@@ -18,11 +18,11 @@ from .problem import Problem
 from .sides import Ceiling, Fastopt, Side, Traffic
 
 MEMINFO = Path("/proc/meminfo")
-ENOUGH = 3
-"""Peers of a large case where time is short: one of the first three that can do it is the fastest, or as fast."""
-
 SHARE_OF_MEMORY = 0.7
 """Of what is free: more is not filled with arrays."""
+
+ENOUGH = 3
+"""Peers of a large case where time is short: one of the first three that can do it is the fastest, or as fast."""
 
 
 class TooLargeError(Exception):
@@ -101,12 +101,12 @@ def chosen_peers(
     updated: int,
     peers: Iterable[str] | None = None,
     free: float = math.inf,
-    most: int | None = None,
+    most_peers: int | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """Who takes part, and why the others do not.
 
-    ``updated`` is the number of arrays, as large as the parameters, that a step changes; ``free`` are bytes; ``most``
-    is how many may take part, None for all.
+    ``updated`` is the number of arrays, as large as the parameters, that a step changes; ``free`` are bytes;
+    ``most_peers`` is how many may take part, None for all.
     """
     array = case.parameters * case.itemsize
     # The problem, the ceiling and fastopt, which has its own already.
@@ -118,8 +118,8 @@ def chosen_peers(
         needed = array * (1 + updated + kind.arrays_beside)
         if reason := kind.missing() or kind.lacks(case):
             missing[name] = reason
-        elif len(taken) == most:
-            missing[name] = f"left out to save time: only {most} may take part"
+        elif len(taken) == most_peers:
+            missing[name] = f"left out to save time: only {most_peers} may take part"
         elif needed > left:
             missing[name] = "no memory is left for it beside the others"
         else:

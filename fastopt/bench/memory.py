@@ -14,9 +14,11 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 
-from ..device import ALIGNMENT
+from ..device import aligned_zeros
 
 Array = npt.NDArray[np.floating]
+
+BYTE = np.dtype(np.uint8)
 
 LARGE = 1 << 20
 """Bytes of arrays that are worth it."""
@@ -34,12 +36,12 @@ class Memory:
         return sum(block.size for block in self._idle)
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-        """An array that is not filled."""
+        """An array of anything."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if size < LARGE:
-            return _new_block(size).view(dtype).reshape(shape)
+            return aligned_zeros(size, BYTE).view(dtype).reshape(shape)
         fitting = [k for k, block in enumerate(self._idle) if block.size == size]
-        block = self._idle.pop(fitting[-1]) if fitting else _new_block(size)
+        block = self._idle.pop(fitting[-1]) if fitting else aligned_zeros(size, BYTE)
         loan = _Loan(block)
         weakref.finalize(loan, self._idle.append, block)
         array: Array = np.asarray(loan).view(dtype).reshape(shape)
@@ -54,12 +56,6 @@ class Memory:
     def keep_only(self, sizes: Collection[int]) -> None:
         """Give back what is of no use for arrays of so many bytes."""
         self._idle[:] = [block for block in self._idle if block.size in sizes]
-
-
-def _new_block(size: int) -> npt.NDArray[np.uint8]:
-    memory = np.empty(size + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size]
 
 
 class _Loan:
