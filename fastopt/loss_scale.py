@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from .hyper_parameters import Rate
@@ -11,6 +12,7 @@ from .optimizer import Optimizer
 from .parameters import Array, check_count, check_number
 from .state import checked_counter
 from .steps.gpu import Captured, GpuSteps, Scaling
+from .steps.host import Call
 
 _LEAST, _GREATEST = 2.0**-126, 2.0**126
 
@@ -149,20 +151,22 @@ class LossScaleOptimizer(Optimizer):
         unscale: float | None = None,
         nonfinite: str | None = None,
         scaling: Scaling | None = None,
+        ends: Sequence[Call] = (),
+        learns: bool = False,
     ) -> None:
         inner = self.inner_optimizer
         known = self._known_scaling()
-        inner._apply(grads, params, zero_grads, 1.0 / self._dynamic_scale, "skip", known)
-        if inner._gpu is not None:
-            return
-        if inner.last_step_skipped:
-            self._step_counter = 0
-            self._dynamic_scale = max(self._dynamic_scale * 0.5, known.least)
-        elif self._step_counter == self.dynamic_growth_steps - 1:
-            self._step_counter = 0
-            self._dynamic_scale = min(self._dynamic_scale * 2.0, known.greatest)
-        else:
-            self._step_counter += 1
+        if inner._gpu is None:
+            ends = (partial(vars(self).update, self._scaling_after_growth(known)), *ends)
+        inner._apply(grads, params, zero_grads, 1.0 / known.scale, "skip", known, ends)
+        if inner._gpu is None and inner.last_step_skipped:
+            vars(self).update(_step_counter=0, _dynamic_scale=max(known.scale * 0.5, known.least))
+
+    def _scaling_after_growth(self, known: Scaling) -> dict[str, float]:
+        """Counter and scale after a step whose gradients were finite, by attribute."""
+        if known.growth == known.growth_steps - 1:
+            return {"_step_counter": 0, "_dynamic_scale": min(known.scale * 2.0, known.greatest)}
+        return {"_step_counter": known.growth + 1, "_dynamic_scale": known.scale}
 
     def _prepare(self, steps: int, nonfinite: str | None = None, scaling: Scaling | None = None) -> None:
         self.inner_optimizer._prepare(steps, "skip", self._known_scaling())
@@ -218,6 +222,10 @@ class LossScaleOptimizer(Optimizer):
         """See `Optimizer.evaluation_weights`."""
         with self.inner_optimizer.evaluation_weights():
             yield
+
+    def leave_evaluation(self) -> None:
+        """See `Optimizer.leave_evaluation`."""
+        self.inner_optimizer.leave_evaluation()
 
     def finalize_variable_values(self, var_list: Any = None) -> None:
         """See `Optimizer.finalize_variable_values`."""

@@ -3,6 +3,7 @@
 The gradient is read three times: for the row and column sums, for the size of the update, for the update.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -533,15 +534,17 @@ class Factored(Elementwise):
         self._columns = launch.serial_function(columns_pass, 0, scalars, slots, self.dtype)
         self._lengths = launch.serial_function(lengths_pass, 0, scalars, slots, self.dtype)
 
-    def __call__(self, options):
-        """Do the step that the work's tables describe."""
-        work = self._tiles
+    def calls(self, options):
+        """See `Elementwise.calls`."""
+        work, reading = self._tiles, options & (ACCUMULATED | STAGED)
         sums, size, update = self._kernels
-        launch.launch(sums, work, options & (ACCUMULATED | STAGED))
-        self._columns(work.handle)
-        launch.launch(size, work, options & (ACCUMULATED | STAGED))
-        self._lengths(work.handle)
-        launch.launch(update, work, options)
+        return [
+            launch.call(sums, work, reading),
+            partial(self._columns, work.handle),
+            launch.call(size, work, reading),
+            partial(self._lengths, work.handle),
+            launch.call(update, work, options),
+        ]
 
 
 RULES[AdafactorScalars] = Rule("adafactor", engine=Factored)

@@ -290,7 +290,7 @@ def test_counts_that_nobody_reaches_are_refused(count):
 class Interrupted(fastopt.SGD):
     """The user is impatient."""
 
-    def _advance(self, t):
+    def _advancing(self, t):
         raise KeyboardInterrupt
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,14 @@ class Host:
     def copy(self, target: Array, source: Array) -> None:
         """See `Place.copy`."""
         target[...] = source
+
+    def copying(self, target: Array, source: Array) -> Callable[[], Any]:
+        """See `Place.copying`: here one C function."""
+        return partial(np.ndarray.__setitem__, target, Ellipsis, source)
+
+    def filling(self, array: Array, number: float) -> Callable[[], Any]:
+        """See `Place.filling`: here one C function."""
+        return partial(np.ndarray.fill, array, number)
 
     def clone(self, array: Array) -> Array:
         """See `Place.clone`."""

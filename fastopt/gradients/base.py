@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -122,10 +122,14 @@ class BaseGradients:
         """Whether `zero` has something to do."""
         return bool(self._staged)
 
+    def zeroing(self) -> list[Callable[[], Any]]:
+        """What zeroes those gradients of the last `read` that the kernels leave alone: see `Place.filling`."""
+        return [self._place.filling(grad, 0) for grad in self._staged]
+
     def zero(self) -> None:
-        """Zero those gradients of the last `read` that the kernels leave alone."""
-        for grad in self._staged:
-            self._place.fill(grad, 0)
+        """Do what `zeroing` gives."""
+        for each in self.zeroing():
+            each()
 
     def zero_all(self, grads: Any) -> None:
         """Zero all gradients, after a step that was skipped."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from ..gradients import ABSENT
@@ -10,6 +10,8 @@ from ..hyper_parameters import without_axes
 from ..optimizer import Optimizer
 from ..parameters import Array, Parameter, check_parameters
 from ..plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Slot
+from ..steps.host import Call
+from .counting import counting
 from .memory import NumpyMemory, TorchMemory, untraced
 
 Memory = NumpyMemory | TorchMemory
@@ -112,13 +114,20 @@ class Attachment:
                 raise ValueError(f"{variable.path} is given twice: add its gradients up")
             aligned[k] = read(grad)
         self._follow_time()
-        before = self.engine.iterations
-        self.engine.apply(aligned)
-        if self.engine.iterations > before:
-            self._tell_counters()
-            if self.engine.use_ema and len(variables) < len(self._variables):
-                self._average_unmoved(k for k, grad in enumerate(aligned) if grad is ABSENT)
         self._memory.written(value for _, value, _ in self._held)
+        absent = [k for k, grad in enumerate(aligned) if grad is ABSENT]
+        self.engine._apply_with(aligned, self._ends(absent))
+
+    def _ends(self, absent: list[int]) -> list[Call]:
+        """What Keras's variables learn of a step, in the call that does it; ``absent`` have no gradient."""
+        engine = self.engine
+        steps, calls, t = engine.gradient_accumulation_steps or 1, engine._calls + 1, engine._iterations + 1
+        ends = counting(self._optimizer._iterations, self._memory, calls)
+        if calls % steps == 0:
+            ends += [self._memory.following(variable, engine._running) for variable in self._counters.values()]
+            if engine.use_ema and absent:
+                ends += self._averages_of(absent, t)
+        return ends
 
     def _follow_hyper_parameters(self) -> None:
         """Take over what the user may have changed."""
@@ -135,19 +144,15 @@ class Attachment:
         for attribute, variable in self._counters.items():
             setattr(engine, attribute, number(variable._value))
 
-    def _tell_counters(self) -> None:
-        for attribute, variable in self._counters.items():
-            variable.assign(getattr(self.engine, attribute))
-
-    def _average_unmoved(self, absent: Iterable[int]) -> None:
-        """Keras's averages also follow the variables that had no gradient."""
-        engine = self.engine
-        keep = engine.ema_momentum if engine.iterations > 1 else 0.0
-        overwrites = engine.ema_overwrite_frequency and engine.iterations % engine.ema_overwrite_frequency == 0
-        averages = self._slots[AVERAGE_SLOT]
+    def _averages_of(self, absent: list[int], t: int) -> list[Call]:
+        """Keras's averages also follow the variables that had no gradient at update ``t``."""
+        engine, assigning = self.engine, self._memory.assigning
+        keep = engine.ema_momentum if t > 1 else 0.0
+        overwrites = engine.ema_overwrite_frequency and t % engine.ema_overwrite_frequency == 0
+        averages, ends = self._slots[AVERAGE_SLOT], []
         for k in absent:
             variable, average = self._variables[k], averages[k]
             if average is not None:
-                average.assign(average * keep + variable * (1.0 - keep))
-                if overwrites:
-                    variable.assign(average)
+                value = average * keep + variable * (1.0 - keep)
+                ends += [assigning(each, value) for each in (average, *((variable,) if overwrites else ()))]
+        return ends

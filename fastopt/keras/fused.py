@@ -13,6 +13,7 @@ from ..optimizer import Optimizer
 from ..schedules import LearningRateSchedule
 from . import memory
 from .attachment import Attachment, Unsupported
+from .counting import forget
 
 KEPT_BY_KERAS = ("learning_rate", "name", "loss_scale_factor", "nonfinite")
 """Hyper-parameters that stay with Keras: it names, schedules and unscales by itself."""
@@ -97,6 +98,7 @@ class Fused:
     def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
         attachment = self._attach()
         if attachment is None:
+            forget(self._iterations)  # type: ignore[attr-defined]
             return super()._backend_apply_gradients(grads, trainable_variables)  # type: ignore[misc]
         attachment.step(grads, trainable_variables)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,10 +89,9 @@ class TensorGradients(BaseGradients):
             if grad is not None:
                 grad.zero_()
 
-    def zero(self) -> None:
-        """See `BaseGradients.zero`."""
-        for grad in self._staged:
-            grad.zero_()
+    def zeroing(self) -> list[Callable[[], Any]]:
+        """See `BaseGradients.zeroing`."""
+        return [partial(torch.Tensor.zero_, grad) for grad in self._staged]
 
     def _examine_all(self, found: list[torch.Tensor], numbers: list[int], zero: bool) -> None:
         """Look at those gradients that differ from the last ones."""
