@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from operator import itemgetter
 from typing import Any, ClassVar
@@ -94,11 +93,10 @@ class Fused(Options, Averages):
         """Updates that a parameter has had, as far as its scalars depend on them."""
         return int(state["step"]) if "step" in state else 0
 
-    def _count(self, cohort: Cohort) -> None:
-        """Note that a cohort has been updated."""
-        cohort.count += 1
-        if "step" in cohort.counters:
-            cohort.counters["step"] = float(cohort.count)
+    def _counted(self, cohort: Cohort) -> tuple[int, dict[str, float]]:
+        """What ``count`` and ``counters`` of a cohort are after one more update."""
+        count = cohort.count + 1
+        return count, {"step": float(count)} if "step" in self._counters else {}
 
     def _counted_apart(self, group: int) -> Hashable:
         """What cohorts must have in common beside their counters."""
@@ -237,22 +235,9 @@ class Fused(Options, Averages):
                 return
         super().zero_grad(set_to_none)  # type: ignore[misc]
 
-    def state_dict(self) -> dict[str, Any]:
-        """See `torch.optim.Optimizer.state_dict`; ``torch.optim``'s class of the same name can load it."""
-        found = super().state_dict()  # type: ignore[misc]
-        return {**found, "state": self._apart(found["state"])}
-
-    def _apart(self, states: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Copies of the dicts, with counters that are no elements of one array."""
-        return {
-            key: {name: _copy_of(value) if name in self._counters else value for name, value in state.items()}
-            for key, state in states.items()
-        }
-
     def __getstate__(self) -> dict[str, Any]:
         kept: Any = super().__getstate__()
-        states: Any = defaultdict(dict, self._apart(self.state))
-        return {**kept, "state": states, **options_of(self)}
+        return {**kept, **options_of(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._begin()
@@ -281,8 +266,3 @@ class Fused(Options, Averages):
         Those of the last step: where parameters come in or move, the next step makes new ones.
         """
         return list(self._buffers.values())
-
-
-def _copy_of(value: Any) -> Any:
-    """A tensor's own copy, without the rest of its memory; anything else as it is."""
-    return value.clone() if isinstance(value, torch.Tensor) else value

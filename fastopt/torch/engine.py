@@ -17,7 +17,8 @@ from ..gradients import ABSENT, BaseGradients
 from ..optimizer import Optimizer
 from ..parameters import Parameter, check_disjoint
 from ..plan import AVERAGE_SLOT, Plan, Slot, allocate
-from .cohorts import Cohort, Counters, Member
+from .cohorts import Cohort, Member
+from .counters import Counters
 from .gradients import TensorGradients, present_of
 from .layout import Held
 from .memory import as_array, check_parameter, is_distributed, kept, local, new_state
@@ -63,12 +64,12 @@ class Engine(Optimizer):
         self._tensors = [member.tensor for member in members]
         self.distributed = any(map(is_distributed, self._tensors))
         self._whereabouts = self._find_whereabouts()
-        self._counting = Counters(owner._counters, [member.cohort for member in members])
+        self._counting = Counters(self._owner, members)
         self._present: list[int] | None = []
         self._active: list[Cohort] = []
         self._take_charge(self._collect(), allocate)
         self._tables = [Rows(self._owner, plan) for plan in self._plans]
-        self._uncommitted = list(enumerate(members))
+        self._uncommitted = list(members)
         self._state: list[tuple[Any, list[dict[str, Any]], Held]] = []
         self._live: list[dict[str, Any] | None] = []
 
@@ -147,14 +148,14 @@ class Engine(Optimizer):
         """
         if not self._uncommitted:
             return False
-        for k, member in self._uncommitted:
-            self._commit(member, self._counting.of(k), member.cohort in self._active)
-        self._uncommitted = [(k, member) for k, member in self._uncommitted if member.cohort not in self._active]
+        for member in self._uncommitted:
+            self._commit(member, member.cohort in self._active)
+        self._uncommitted = [member for member in self._uncommitted if member.cohort not in self._active]
         self._note_state()
         return True
 
-    def _commit(self, member: Member, counters: dict[str, torch.Tensor], stepped: bool) -> None:
-        found = {**counters, **member.state}  # counters first, as torch.optim has them
+    def _commit(self, member: Member, stepped: bool) -> None:
+        found = {**member.counters, **member.state}  # counters first, as torch.optim has them
         if not found:
             return
         live = self._owner.state[member.tensor]
@@ -191,11 +192,14 @@ class Engine(Optimizer):
 
         ``same_state`` says that the state certainly is the same objects.
         """
-        if self.use_ema != (self._owner.ema is not None) or not self._counting.unchanged:
+        if self.use_ema != (self._owner.ema is not None):
             return False
         quick = not (self._place.on_gpu or self.distributed) and self._gradients.read_quickly
         if not (quick and quick(self._tensors, grads)) and self._find_whereabouts() != self._whereabouts:
             return False
+        return self._state_stayed(same_state) and self._counting.read()
+
+    def _state_stayed(self, same_state: bool) -> bool:
         if same_state:
             return all(held.stayed() for _, _, held in self._state)
         try:
@@ -216,9 +220,12 @@ class Engine(Optimizer):
         self.ema_momentum = owner.ema if owner.ema is not None else 0.0
         is_read = not self._place.on_gpu and self._gradients.is_read
         limit = math.inf if owner.clip_value is None else owner.clip_value
-        return self._find_active(None if is_read else present_of(grads)) and all(
+        if not self._find_active(None if is_read else present_of(grads)) or not all(
             table.work_out(unscale, limit, self.ema_momentum, same_settings) for table in self._tables
-        )
+        ):
+            return False
+        self._counting.prepare(self._active)
+        return True
 
     def run(self, grads: Sequence[torch.Tensor | None], unscale: float, zero: bool) -> bool:
         """One step, after `prepare_step`; whether it was done, not skipped.
@@ -240,10 +247,11 @@ class Engine(Optimizer):
         # On a GPU whether a step was skipped costs waiting for it: only asked where it can be.
         if self.nonfinite != "propagate" and self.last_step_skipped:
             return False
+        for write in self._counting.writes:
+            write()
+        self._counting.accept()
         for cohort in self._active:
-            self._owner._count(cohort)
             cohort.averages = self.use_ema
-        self._counting.write()
         return True
 
     def _find_active(self, present: list[int] | None) -> bool:
