@@ -19,13 +19,14 @@ CPU_RESULTS := $(OUT)/cpu.json
 BENCH := $(BIN)/python -m pytest -q -p no:xdist -W default -p no:cacheprovider
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help train test test-all lint bench bench-quick bench-baseline bench-results performance gpu clean
+.PHONY: help train test test-all torture lint bench bench-quick bench-baseline bench-results performance gpu clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make train      train the demo model, live in the terminal  (ARGS="--help" lists its options)'
 	@echo 'make test       the test suite, less the slow and networked tests  (ARGS="-k adam", WORKERS=4)'
 	@echo 'make test-all   every test'
+	@echo 'make torture    a minute of interrupted steps: each must be whole or not done  (ARGS="--seconds 600")'
 	@echo 'make lint       ruff, mypy and import-linter'
 	@echo 'make bench      every optimizer against the memory and other libraries, as ratios that must hold'
 	@echo '                (ARGS="--cases gpt2"); bench-quick: a few; bench-baseline: keep the ratios;'
@@ -42,6 +43,9 @@ test: $(DEV)
 
 test-all: $(DEV)
 	$(PYTEST) $(ARGS)
+
+torture: $(DEV)
+	$(BIN)/python tests/torture.py $(ARGS)
 
 # mypy and import-linter look at folders, not at the import hook of an editable install, so they would not find kernels/
 # under the name fastopt.kernels: they get a normal install.

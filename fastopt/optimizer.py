@@ -28,6 +28,7 @@ from .kernels.layout import AVERAGED, OVERWRITE
 from .kernels.registry import running_after, scalars_of
 from .parameters import Array, Parameter, check_count, check_pattern, collect
 from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Slot, Storage, allocate
+from .steps.alone import alone, refuse_while
 from .steps.gpu import Captured, GpuSteps, Scaling
 from .steps.host import Call, HostSteps
 from .steps.repeated import RepeatedSteps
@@ -397,8 +398,8 @@ class Optimizer(Averages, HyperParameters, Counting):
             self._refuse_while_evaluating()
             repeated = self._repeated
             if repeated is not None:
-                repeated.forget()
-                self._refuse_while_stepping(repeated.is_running)
+                repeated.forget()  # now compiled code begins no step; another thread's may have begun before
+                refuse_while(repeated.is_running)
             if self._built:
                 self._apply_alone(grads, params, zero_grads, unscale, nonfinite, scaling, ends)
             else:
@@ -407,23 +408,9 @@ class Optimizer(Averages, HyperParameters, Counting):
                 repeated.learn(self)
 
     def _one_at_a_time(self) -> Lock:
-        """What to hold during a step, or while something is done that must not happen in the middle of one.
-
-        Raises
-        ------
-        RuntimeError
-            If a step is under way.
-        """
+        """See `alone`."""
         repeated = self._repeated
-        self._refuse_while_stepping(self._stepping.locked() or (repeated is not None and repeated.is_running))
-        return self._stepping
-
-    def _refuse_while_stepping(self, is_stepping: bool) -> None:
-        if is_stepping:
-            raise RuntimeError(
-                "a step of this optimizer is under way, in another thread or around this call (a callable learning "
-                "rate, a signal handler, a __del__): let it end first; threads that train need an optimizer each"
-            )
+        return alone(self._stepping, repeated is not None and repeated.is_running)
 
     def _refuse_while_evaluating(self) -> None:
         if self._evaluating:

@@ -76,7 +76,6 @@ class BackwardSteps:
             self._prepare(single, parameter, place)
         engine = single.engine
         engine.run(_own_gradient(single, parameter), 1.0, False)
-        engine.commit()
         count_up([parameter])
         parameter.grad = None
         self._singles[parameter] = single

@@ -5,12 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Hashable, Mapping
 from operator import itemgetter
+from threading import Lock
 from typing import Any, ClassVar
 
 import torch
 from torch._compile import _disable_dynamo
 
+from ..kernels.launch import one_call
 from ..plan import Slot
+from ..steps.alone import alone
+from ..steps.host import Call
 from .averages import Averages
 from .backward import BackwardSteps
 from .building import Built, Seen, build, local_gradient, own
@@ -140,6 +144,7 @@ class Fused(Options, Averages):
         self._zeroed = Zeroed()
         self._buffers: dict[Any, torch.Tensor] = getattr(self, "_buffers", {})
         self._last_step_skipped = False
+        self._stepping = Lock()
         self._backward: BackwardSteps
         self._hyper_parameters: Callable[[Any], Any] = itemgetter(*self._reads)
         if "_backward" in self.__dict__:
@@ -178,13 +183,14 @@ class Fused(Options, Averages):
                 loss = closure()
         if self.fused_backward:
             self._backward.finish()
-            self._end_step()
+            one_call(self._ends())()
             return loss
         found_inf = getattr(self, "found_inf", None)
         self._last_step_skipped = found_inf is not None and bool(found_inf)
         if not self._last_step_skipped:
             scale = getattr(self, "grad_scale", None)
-            self._step(1.0 if scale is None else 1.0 / float(scale))
+            with alone(self._stepping):
+                self._step(1.0 if scale is None else 1.0 / float(scale))
         return loss
 
     @_disable_dynamo
@@ -200,32 +206,36 @@ class Fused(Options, Averages):
         ):
             built = build(self, params, grads, {} if built is None else built.cohorts)
             built.prepare_step(grads, unscale, False)
-        # A list: every engine is to run.
-        ran = [self._run(engine, own(grads, numbers), unscale) for engine, numbers in built.engines]
-        self._last_step_skipped = not all(ran)
-        if all(ran):
+        if self._run(built.engines, grads, unscale):
             self._built = built if built.seen.again(self) else built._replace(seen=Seen(self))
             self._built.seen.accept_settings()
-            self._end_step()
         if self.fused_zero_grad:
             self._zeroed.note([grad for grad in grads if grad is not None])
 
-    def _run(self, engine: Any, grads: list[Any], unscale: float) -> bool:
-        if engine.distributed:
-            grads = list(map(local_gradient, engine.members, grads))
-        if not engine.run(grads, unscale, self.fused_zero_grad):
-            return False
-        engine.commit()
-        # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
-        count_up(engine.stepped)
-        return True
+    def _run(self, engines: list[tuple[Any, list[int] | None]], grads: list[Any], unscale: float) -> bool:
+        """Run all engines; whether none has left the step out."""
+        ran, ends = [], self._ends()
+        for engine, numbers in engines:
+            given = own(grads, numbers)
+            if engine.distributed:
+                given = list(map(local_gradient, engine.members, given))
+            is_last = engine is engines[-1][0]
+            ran.append(engine.run(given, unscale, self.fused_zero_grad, ends if is_last else ()))
+            if ran[-1]:
+                # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
+                count_up(engine.stepped)
+        if not engines:
+            one_call(ends)()
+        self._last_step_skipped = not all(ran)
+        return all(ran)
 
     def _check_ready(self) -> None:
         """Refuse to step where the optimizer is not in the state for it."""
         self._refuse_to_step_while_evaluating()
 
-    def _end_step(self) -> None:
-        """What belongs to a step that is no parameter's."""
+    def _ends(self) -> list[Call]:
+        """What belongs to a step and is no parameter's: C functions, to be called with the kernels."""
+        return []
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """See `torch.optim.Optimizer.zero_grad`; gradients that ``fused_zero_grad`` left at zero stay as they are."""

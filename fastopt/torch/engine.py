@@ -6,6 +6,7 @@ import math
 import sys
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from ..gradients import ABSENT, BaseGradients
 from ..optimizer import Optimizer
 from ..parameters import Parameter, check_disjoint
 from ..plan import AVERAGE_SLOT, Plan, Slot, allocate
+from ..steps.host import Call
 from .cohorts import Cohort, Member
 from .counters import Counters
 from .gradients import TensorGradients, present_of
@@ -33,7 +35,7 @@ class Engine(Optimizer):
     """One launch per rule and dtype for the parameters of one device, in all groups.
 
     Hyper-parameters, numbers and state are the torch optimizer's, its ``owner``: nothing of them is kept here. New
-    state becomes the owner's when `commit` is called.
+    state becomes the owner's with the step that uses it first.
 
     Parameters
     ----------
@@ -69,7 +71,7 @@ class Engine(Optimizer):
         self._active: list[Cohort] = []
         self._take_charge(self._collect(), allocate)
         self._tables = [Rows(self._owner, plan) for plan in self._plans]
-        self._uncommitted = list(members)
+        self._unrecorded = list(members)
         self._state: list[tuple[Any, list[dict[str, Any]], Held]] = []
         self._live: list[dict[str, Any] | None] = []
 
@@ -141,27 +143,29 @@ class Engine(Optimizer):
 
     # -- the owner's state ------------------------------------------------------------------------------------------
 
-    def commit(self) -> bool:
-        """After a step: make new state the owner's; whether there was some.
+    def _recording(self) -> list[Call]:
+        """What is said of a step where others look, counts and new state: C functions, to be called with it."""
+        averaging = [partial(setattr, cohort, "averages", self.use_ema) for cohort in self._active]
+        state = [call for member in self._unrecorded for call in self._recording_of(member)]
+        return [*self._counting.writes, *averaging, *state]
 
-        Where a parameter had no gradient, what it did not have before stays unsaid: torch has no such state either.
+    def _recording_of(self, member: Member) -> list[Call]:
+        """What makes a parameter's state the owner's.
+
+        Where it had no gradient, what it did not have before stays unsaid: torch has no such state either.
         """
-        if not self._uncommitted:
-            return False
-        for member in self._uncommitted:
-            self._commit(member, member.cohort in self._active)
-        self._uncommitted = [member for member in self._uncommitted if member.cohort not in self._active]
-        self._note_state()
-        return True
-
-    def _commit(self, member: Member, stepped: bool) -> None:
         found = {**member.counters, **member.state}  # counters first, as torch.optim has them
         if not found:
-            return
+            return []
         live = self._owner.state[member.tensor]
-        known = set(live)
-        live.clear()
-        live.update({name: value for name, value in found.items() if stepped or name in known})
+        if member.cohort not in self._active:
+            found = {name: value for name, value in found.items() if name in live}
+        return [live.clear, partial(live.update, found)]
+
+    def _note_recorded(self) -> None:
+        if self._unrecorded:
+            self._unrecorded = [member for member in self._unrecorded if member.cohort not in self._active]
+            self._note_state()
 
     def _note_state(self) -> None:
         """For each name the dicts that have it, and what they hold, where."""
@@ -227,8 +231,11 @@ class Engine(Optimizer):
         self._counting.prepare(self._active)
         return True
 
-    def run(self, grads: Sequence[torch.Tensor | None], unscale: float, zero: bool) -> bool:
+    def run(self, grads: Sequence[torch.Tensor | None], unscale: float, zero: bool, ends: Sequence[Call] = ()) -> bool:
         """One step, after `prepare_step`; whether it was done, not skipped.
+
+        On a CPU signals find it whole or not begun. ``ends`` is what else belongs to it: C functions to be called after
+        the kernels.
 
         Raises
         ------
@@ -240,18 +247,19 @@ class Engine(Optimizer):
             given = [ABSENT if grad is None else grad for grad in grads]
         else:
             self._gradients.present = self._present
+        ends = [*self._recording(), *ends]
         try:
-            self._read_and_step(given, zero, unscale, self.nonfinite, None)
+            self._read_and_step(given, zero, unscale, self.nonfinite, None, ends)
         finally:
             self._gradients.release()
         # On a GPU whether a step was skipped costs waiting for it: only asked where it can be.
         if self.nonfinite != "propagate" and self.last_step_skipped:
             return False
-        for write in self._counting.writes:
-            write()
+        if self._place.on_gpu:
+            for each in ends:
+                each()
         self._counting.accept()
-        for cohort in self._active:
-            cohort.averages = self.use_ema
+        self._note_recorded()
         return True
 
     def _find_active(self, present: list[int] | None) -> bool:
