@@ -68,10 +68,10 @@ def averaging(front_end):
             optimizer.apply([np.ones_like(p) for p in params])
         return optimizer, params
     torch = pytest.importorskip("torch")
-    import fastopt.torch
+    import fastopt.torch as fused
 
     tensors = [torch.nn.Parameter(torch.from_numpy(p)) for p in parameters()]
-    optimizer = fastopt.torch.SGD(tensors, 0.1, ema=0.5)
+    optimizer = fused.SGD(tensors, 0.1, ema=0.5)
     for _ in range(3):
         for p in tensors:
             p.grad = torch.ones_like(p)
@@ -84,17 +84,16 @@ def test_interrupts_on_leaving_do_not_lose_the_training_weights(front_end, monke
     """One comes as leaving begins, another as it is tried again: then `leave_evaluation` is there."""
     optimizer, params = averaging(front_end)
     training = [p.copy() for p in params]
-    leave, left = type(optimizer).leave_evaluation, []
+    leave, coming = type(optimizer).leave_evaluation, []
 
     def interrupted(self):
-        left.append(self)
-        if len(left) <= interrupts:
-            raise KeyboardInterrupt
+        if coming:
+            raise coming.pop()
         leave(self)
 
     monkeypatch.setattr(type(optimizer), "leave_evaluation", interrupted)
     for interrupts, is_back in ((1, True), (2, False)):
-        left.clear()
+        coming[:] = [KeyboardInterrupt] * interrupts
         with pytest.raises(KeyboardInterrupt), optimizer.evaluation_weights():
             assert not np.array_equal(params[0], training[0])
         assert np.array_equal(params[0], training[0]) == is_back
@@ -181,9 +180,14 @@ def test_a_signal_handler_may_step_another_optimizer():
     one.build(own)
     other.build(others)
     grads = [np.ones_like(p) for p in own]
-    before = signal.signal(signal.SIGALRM, lambda *_: other.apply(grads))
+
+    def handle(*_):
+        other.apply(grads)
+        signal.setitimer(signal.ITIMER_REAL, 1e-3)  # not before: it would be a step of the same one within a step
+
+    before = signal.signal(signal.SIGALRM, handle)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
+        signal.setitimer(signal.ITIMER_REAL, 1e-3)
         until = time.perf_counter() + 0.5
         while time.perf_counter() < until:
             one.apply(grads)
