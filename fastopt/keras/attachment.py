@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -12,9 +13,15 @@ from ..parameters import Array, Parameter, check_parameters
 from ..plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Slot
 from ..steps.host import Call
 from .counting import counting
-from .memory import NumpyMemory, TorchMemory, untraced
+from .memory import NumpyMemory, TorchMemory, untraced, writes_its_own_way
 
 Memory = NumpyMemory | TorchMemory
+
+_HELD = (
+    "_trainable_variables", "_model_variables_moving_average", "_accumulated_gradients",
+    "_exclude_from_weight_decay_cache",
+)  # fmt: skip
+"""What Keras makes anew when an optimizer is built, or weights are excluded from decay, again."""
 
 
 class Unsupported(Exception):
@@ -51,6 +58,8 @@ class Attachment:
         }
         self._follow_hyper_parameters()
         parameters = [self._parameter(variable) for variable in self._variables]
+        self._names = (*_HELD, *optimizer._slot_attributes.values(), *optimizer._counter_attributes.values())
+        self._attributes = self._attributes_now()
         self._check(parameters)
         self._place = {id(parameter.array): k for k, parameter in enumerate(parameters)}
         self.engine._take_charge(parameters, self._storage)
@@ -63,7 +72,7 @@ class Attachment:
 
     def _parameter(self, variable: Any) -> Parameter:
         array = self._array(variable)
-        trainable = not getattr(variable, "overwrite_with_gradient", False)
+        trainable = not self._optimizer._overwrite_variable_with_gradient(variable)
         settings = {} if self._optimizer._use_weight_decay(variable) else {"weight_decay": 0.0}
         return Parameter(variable.path, array, tuple(range(array.ndim)), trainable, 1.0, settings)
 
@@ -89,19 +98,24 @@ class Attachment:
 
     def _array(self, variable: Any) -> Array:
         value = self._memory.value(variable)
-        obstacle = self._memory.obstacle(value)
+        obstacle = writes_its_own_way(variable) or self._memory.obstacle(value)
         if obstacle:
             raise Unsupported(f"{variable.path} {obstacle}")
         self._held.append((variable, value, self._memory.place(value)))
         return self._memory.array(value)
 
     def is_current(self) -> bool:
-        """Whether every variable still lies where it was found, and hyper-parameters still select the same rules."""
+        """Whether all state still lies where it was found, and hyper-parameters still select the same rules."""
         self._follow_hyper_parameters()
         place = self._memory.place
-        return all(
-            type(self.engine._scalars(plan.branch, 1.0, 1)) is plan.scalars for plan in self.engine._plans
-        ) and all(variable._value is value and place(value) == where for variable, value, where in self._held)
+        return (
+            all(type(self.engine._scalars(plan.branch, 1.0, 1)) is plan.scalars for plan in self.engine._plans)
+            and all(map(operator.is_, self._attributes_now(), self._attributes))
+            and all(variable._value is value and place(value) == where for variable, value, where in self._held)
+        )
+
+    def _attributes_now(self) -> list[Any]:
+        return list(map(vars(self._optimizer).get, self._names))
 
     @untraced
     def step(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:

@@ -24,6 +24,16 @@ def untraced(function: _Function) -> _Function:
     return torch.compiler.disable(function)
 
 
+def writes_its_own_way(variable: Any) -> str:
+    """Why a variable must be written through its methods: some of them are not Keras's. Empty if they are."""
+    own = [
+        name
+        for name in ("assign", "assign_add", "assign_sub", "_direct_assign")
+        if name in vars(variable) or getattr(type(variable), name) is not getattr(keras.Variable, name)
+    ]
+    return f"has {', '.join(own)} of its own" if own else ""
+
+
 class NumpyMemory:
     """The NumPy backend: a variable holds an array, which an assignment replaces."""
 
