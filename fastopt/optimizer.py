@@ -448,9 +448,9 @@ class Optimizer(Averages, HyperParameters, Counting):
     def _align(self, grads: Any, params: Any) -> Any:
         """Gradients for all parameters built, from gradients for ``params``, which may be some of them."""
         paths, arrays = flatten(params)
-        if len(arrays) == len(self._parameters) and all(map(_is_array_of, arrays, self._parameters)):
-            if is_plain(grads) or all(path == p.path for path, p in zip(paths, self._parameters, strict=True)):
-                return grads
+        is_whole = len(arrays) == len(self._parameters) and all(map(_is_array_of, arrays, self._parameters))
+        if is_whole and (is_plain(grads) or paths == [parameter.path for parameter in self._parameters]):
+            return grads
         leaves = match(paths, grads)
         aligned: list[Any] = [ABSENT] * len(self._parameters)
         for grad, array in zip(leaves, arrays, strict=True):
