@@ -19,7 +19,7 @@ from . import state
 from .averages import LEAVE_FIRST, Averages
 from .counting import Counting
 from .device import HOST, Place, is_array
-from .flat import FlatBuffer, flatten, rebuild
+from .flat import FlatBuffer, flatten, is_container, is_plain, match, rebuild
 from .gradients import ABSENT, BaseGradients, gradients_of
 from .hyper_parameters import HyperParameters
 from .kernels.clipping import ALL, EACH
@@ -216,12 +216,12 @@ class Optimizer(Averages, HyperParameters, Counting):
 
         Parameters
         ----------
-        params : list, tuple, mapping, nested containers of arrays, or FlatBuffer
+        params : list, tuple, mapping, namedtuple, dataclass, nested ones of arrays, or FlatBuffer
             float32 or float64, writeable, dense in any axis order, not overlapping. They are updated where they lie.
             NumPy arrays; or arrays on one GPU: torch CUDA tensors, CuPy's, Numba's, or any with
             ``__cuda_array_interface__`` or DLPack.
         overrides : dict, optional
-            Regular expression, searched in each parameter's path (its keys and indices joined with "/") →
+            Regular expression, searched in each parameter's path (its keys, fields and indices joined with "/") →
             ``{"learning_rate_multiplier": float, "weight_decay": float or None, "trainable": bool}``.
 
         Raises
@@ -234,12 +234,15 @@ class Optimizer(Averages, HyperParameters, Counting):
         """
         if self._built:
             raise RuntimeError("the optimizer is built already: make a new one for other parameters")
-        if not isinstance(params, (list, tuple, Mapping, FlatBuffer)) and not is_array(params):
-            raise TypeError(f"params must be a list, tuple, dict, FlatBuffer or array, got {type(params).__name__}")
+        if not is_container(params) and not is_array(params):
+            raise TypeError(
+                "params must be a list, tuple, dict, namedtuple, dataclass, FlatBuffer or array, "
+                f"got {type(params).__name__}"
+            )
         parameters = collect(params, overrides)
         with self._unchanged_by_failure():
             # A container of our own: whatever happens to the user's, this is what was built.
-            self._structure = params if isinstance(params, FlatBuffer) else rebuild(params, lambda leaf: leaf)
+            self._structure = rebuild(params, lambda leaf: leaf)
             self._overrides = overrides
             self._take_charge(parameters, allocate)
 
@@ -486,18 +489,10 @@ class Optimizer(Averages, HyperParameters, Counting):
     def _align(self, grads: Any, params: Any) -> Any:
         """Gradients for all parameters built, from gradients for ``params``, which may be some of them."""
         paths, arrays = flatten(params)
-        if len(arrays) == len(self._parameters) and all(map(_is_array_of, arrays, self._parameters)):
+        is_whole = len(arrays) == len(self._parameters) and all(map(_is_array_of, arrays, self._parameters))
+        if is_whole and (is_plain(grads) or paths == [parameter.path for parameter in self._parameters]):
             return grads
-        grad_paths, leaves = flatten(grads)
-        if isinstance(params, Mapping) and isinstance(grads, Mapping):
-            by_path = dict(zip(grad_paths, leaves, strict=True))
-            if by_path.keys() != set(paths):
-                raise ValueError(
-                    f"the gradients' keys {sorted(by_path)[:5]} are not the parameters' {sorted(paths)[:5]}"
-                )
-            leaves = [by_path[path] for path in paths]
-        if len(leaves) != len(arrays):
-            raise ValueError(f"{len(leaves)} gradients for {len(arrays)} parameters")
+        leaves = match(paths, grads)
         aligned: list[Any] = [ABSENT] * len(self._parameters)
         for grad, array in zip(leaves, arrays, strict=True):
             k = self._index.get(id(array))

@@ -96,6 +96,14 @@ def frozen(value):
     return value if isinstance(value, (int, float, str)) else type(value)
 
 
+class Named(NamedTuple):
+    """The arrays by name."""
+
+    w: np.ndarray
+    b: np.ndarray
+    s: np.ndarray
+
+
 class Dial:
     """A callable hyper-parameter that a row can break and mend: it returns `answer`, or raises it."""
 
@@ -510,7 +518,9 @@ GRADIENTS = rows(
     ("all_none", lambda s: s.optimizer.apply([None] * 3), ValueError, "all.*None"),
     ("generator", lambda s: s.optimizer.apply(g for g in s.grads), (TypeError, ValueError), "grad"),
     ("a_dict_for_a_list", lambda s: s.optimizer.apply(dict(zip("wbs", s.grads, strict=True))), ValueError, "missing"),
-    ("deeper", lambda s: s.optimizer.apply([s.grads[:2]]), ValueError, "3 gradients.*got 2"),
+    ("deeper", lambda s: s.optimizer.apply([s.grads[:2]]), ValueError, "structure.*'2'.*'0/1'"),
+    ("deeper_as_many", lambda s: s.optimizer.apply([s.grads[:2], s.grads[2]]), ValueError, "structure.*'2'.*'0/1'"),
+    ("named", lambda s: s.optimizer.apply(Named(*s.grads)), ValueError, "structure.*'0'.*'w'"),
     ("part_of_its_parameter", lambda s: s.apply({B: shifted(s.params[B], 1)[:4]}), ValueError, "overlaps"),
     ("transposed_parameter", lambda s: s.apply({W: s.params[W].reshape(4, 3).T}), ValueError, "gradient 0.*overlaps"),
     ("other_parameter", lambda s: s.apply({B: s.params[W][1]}), ValueError, "gradient 1.*overlaps"),
@@ -524,7 +534,7 @@ GRADIENTS = rows(
     ("equal_parameter", apply_to(lambda p: p[B], lambda p: p[W].copy()), ValueError, "not built with"),
     ("view_of_parameter", apply_to(lambda p: p[W][:]), ValueError, "not built with"),
     ("parameter_twice", apply_to(lambda p: p[B], lambda p: p[B]), ValueError, "1 is given twice"),
-    ("subset_lengths", lambda s: s.optimizer.apply(s.grads[:2], s.params[:1]), ValueError, "2 gradients.*1 param"),
+    ("subset_lengths", lambda s: s.optimizer.apply(s.grads[:2], s.params[:1]), ValueError, "1 gradients.*got 2"),
     ("subset_all_none", lambda s: s.optimizer.apply([None], s.params[:1]), ValueError, "None"),
     ("subset_bad_dtype", lambda s: s.optimizer.apply([zeros(4, dtype=int)], [s.params[B]]), TypeError, "gradient 1"),
     ("pairs_none", lambda s: s.optimizer.apply_gradients(None), TypeError, "NoneType"),

@@ -123,6 +123,21 @@ def test_a_schedule_of_keras(adapted, keras, steps):
     assert again.get_config() == optimizer.get_config()
 
 
+@pytest.mark.parametrize("name", ["Push", "SGD"])
+def test_a_function_of_the_step(adapted, keras, fast, name):
+    """Rates of 1, 1/2 and 1/4 move by 1.75 where the gradient is 1 and nothing keeps speed."""
+    options = {"friction": 0.0} if name == "Push" else {}
+    optimizer = getattr(adapted if name == "Push" else fast, name)(lambda step: 0.5**step, **options)
+    variables = variables_of_keras(keras, [np.zeros(3)])
+    train(optimizer, keras, variables, [[np.ones(3, np.float32)]] * 3)
+    np.testing.assert_array_equal(variables[0].numpy(), np.full(3, -1.75))
+    assert float(optimizer.learning_rate) == 0.125
+    with pytest.raises(TypeError, match="cannot be set to a number"):
+        optimizer.learning_rate = 0.1
+    with pytest.raises(TypeError, match="learning_rate is a function of"):
+        adapted.Push(lambda epoch, rate: rate)
+
+
 def test_a_learning_rate_set_while_training(adapted, keras):
     optimizer, variables = adapted.Push(0.0625), variables_of_keras(keras, [np.ones(3)])
     train(optimizer, keras, variables, [[np.zeros(3, np.float32)]])

@@ -111,8 +111,7 @@ class LegacyOptimizer(Optimizer):
     def learning_rate(self, value: Rate) -> None:
         value = without_axes(value)
         check_number("learning_rate", value)
-        self._learning_rate = float(value)  # type: ignore[arg-type]
-        self._rate_was_set()
+        self._set_rate(float(value), False)
 
     @property
     def lr(self) -> float:

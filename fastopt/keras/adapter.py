@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import keras
 
-from ..hyper_parameters import COMMON
+from ..hyper_parameters import COMMON, takes_step
 from ..optimizer import Optimizer
 from .fused import KEPT_BY_KERAS, Fused
 
@@ -115,6 +115,7 @@ def _without_schedule(kind: type[Optimizer], args: Any, kwargs: dict[str, Any]) 
     rate = bound.arguments.get("learning_rate")
     if not callable(rate):
         return None, args, kwargs
+    takes_step(rate)  # or raises
     del bound.arguments["learning_rate"]
     return rate, (), dict(bound.arguments)
 

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import keras
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
+from ..hyper_parameters import takes_step, without_axes
 from ..optimizer import Optimizer
-from ..schedules import LearningRateSchedule
 from . import memory
 from .attachment import Attachment, Unsupported
 from .counting import forget
@@ -34,6 +34,12 @@ REPLACED = (
 """Methods and properties of Keras's optimizers in whose place the fused pass works: it calls none of them."""
 
 
+def _is_of_step(rate: Any) -> bool:
+    """Whether a learning rate is a function of the step and none of Keras's schedules: Keras would call it without."""
+    is_keras = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+    return callable(rate) and not is_keras and takes_step(rate)
+
+
 class Fused:
     """Placed before a Keras optimizer class: clipping, decay, update and average become one pass over Keras's memory.
 
@@ -47,7 +53,7 @@ class Fused:
     - with gradient accumulation the moving average follows, and overwrites, on real updates only, not on every call;
     - hyper-parameters out of range are a ValueError at the first step, and gradients must have their variable's shape;
     - coefficients such as ``beta_1`` may be callables, as Keras documents, and the learning rate one of
-      `fastopt.schedules`;
+      `fastopt.schedules`, or any function of the step, such as optax's;
     - Adafactor does not keep up Keras's ``velocity`` of factored variables, which nothing reads;
     - ScheduleFreeAdamW is right on the torch backend, where Keras 3.15 reads a moment that it has overwritten.
     """
@@ -120,7 +126,7 @@ class Fused:
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         rate = self._learning_rate  # type: ignore[attr-defined]
-        if isinstance(rate, LearningRateSchedule) and not callable(value):
+        if _is_of_step(rate) and not callable(value):
             raise TypeError(
                 f"the learning rate follows {type(rate).__name__} and cannot be set to a number: make the optimizer "
                 "with a float, or set another schedule"
@@ -129,14 +135,14 @@ class Fused:
 
     def _get_current_learning_rate(self) -> Any:
         rate = self._learning_rate  # type: ignore[attr-defined]
-        if not isinstance(rate, LearningRateSchedule):
+        if not _is_of_step(rate):
             return super()._get_current_learning_rate()  # type: ignore[misc]
         if self._memory is None:
             raise TypeError(
                 f"{type(rate).__name__} is computed in Python, which the {keras.backend.backend()} backend does not "
                 "run at each step: use one of keras.optimizers.schedules"
             )
-        return rate(self._memory.number(self._iterations._value))  # type: ignore[attr-defined]
+        return without_axes(rate(self._memory.number(self._iterations._value)))  # type: ignore[attr-defined]
 
     def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
         attachment = self._attach()
