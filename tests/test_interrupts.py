@@ -37,6 +37,14 @@ def test_steps_of_torch_are_whole_or_not_begun(name, looks):
     assert tally.interrupts and not tally.torn
 
 
+@pytest.mark.parametrize("looks", [False, True], ids=["interrupted", "looked at"])
+@pytest.mark.parametrize("name", torture.KERAS)
+@pytest.mark.parametrize("backend", [pytest.param(b, marks=pytest.mark.keras_backend(b)) for b in ("numpy", "torch")])
+def test_steps_of_keras_are_whole_or_not_begun(backend, name, looks, on_backend):
+    tally = torture.Torture(name, torture.KERAS[name](), looks).run(time.perf_counter() + 0.5)
+    assert tally.interrupts and not tally.torn
+
+
 def test_torture_notices_a_torn_step(monkeypatch):
     """Between a kernel and the count that follows it, Python runs here."""
 

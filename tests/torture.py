@@ -207,6 +207,10 @@ def torch_subject(name: str, shapes: Any, **options: Any) -> Callable[[], Subjec
 
 def keras_subject(name: str, shapes: Any, **options: Any) -> Callable[[], Subject]:
     """Make subjects of a class of `fastopt.keras`, on the backend that Keras has."""
+    if os.environ["KERAS_BACKEND"] == "numpy":
+        from keras_reference import import_keras
+
+        import_keras()
     import keras
 
     import fastopt.keras
