@@ -192,10 +192,11 @@ class Optimizer(Averages, HyperParameters, Counting):
             check_pattern("var_names", name)
         arrays = list(var_list or [])
         paths = self._paths_of(arrays) if self._built else []
-        self._excluded = {"paths": paths, "names": names}
-        self._excluded_arrays = [] if self._built else arrays
-        if self._built:
-            self._plan(keep=state.snapshot(self))
+        with self._unchanged_by_failure():
+            self._excluded = {"paths": paths, "names": names}
+            self._excluded_arrays = [] if self._built else arrays
+            if self._built:
+                self._plan(keep=state.snapshot(self))
 
     def _paths_of(self, arrays: list[Any]) -> list[str]:
         by_identity = {id(parameter.given): parameter.path for parameter in self._parameters}
@@ -238,7 +239,9 @@ class Optimizer(Averages, HyperParameters, Counting):
         with self._unchanged_by_failure():
             # A container of our own: whatever happens to the user's, this is what was built.
             self._structure = rebuild(params, lambda leaf: leaf)
-            self._overrides = overrides
+            self._overrides = (
+                None if overrides is None else {key: dict(settings) for key, settings in overrides.items()}
+            )
             self._take_charge(parameters, allocate)
 
     @contextmanager
