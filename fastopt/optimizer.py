@@ -214,7 +214,7 @@ class Optimizer(Averages, HyperParameters, Counting):
         ----------
         params : list, tuple, mapping, namedtuple, dataclass, nested ones of arrays, or FlatBuffer
             float32 or float64, writeable, dense in any axis order, not overlapping. They are updated where they lie.
-            NumPy arrays; or arrays on one GPU: torch CUDA tensors, CuPy's, Numba's, or any with
+            NumPy arrays, which are not written any more once they are read-only; or arrays on one GPU: torch CUDA tensors, CuPy's, Numba's, or any with
             ``__cuda_array_interface__`` or DLPack.
         overrides : dict, optional
             Regular expression, searched in each parameter's path (its keys, fields and indices joined with "/") →
@@ -355,7 +355,8 @@ class Optimizer(Averages, HyperParameters, Counting):
         ----------
         grads : list, tuple, mapping, nested, FlatBuffer, or one flat array
             A gradient per parameter, float32 or float64, of any strides, read where it lies; None leaves a parameter
-            alone.
+            alone. Those in a plain list or tuple are in the parameters' order; all others go by key, field and index.
+            For NumPy parameters NumPy arrays, or arrays in host memory of libraries with DLPack, such as JAX and torch.
         params : list of ndarray, optional
             On first use: what to build with. Later: which of the parameters built the gradients belong to.
         zero_grads : bool
