@@ -214,8 +214,8 @@ class Optimizer(Averages, HyperParameters, Counting):
         ----------
         params : list, tuple, mapping, namedtuple, dataclass, nested ones of arrays, or FlatBuffer
             float32 or float64, writeable, dense in any axis order, not overlapping. They are updated where they lie.
-            NumPy arrays, which are not written any more once they are read-only; or arrays on one GPU: torch CUDA tensors, CuPy's, Numba's, or any with
-            ``__cuda_array_interface__`` or DLPack.
+            NumPy arrays; or arrays on one GPU: torch CUDA tensors, CuPy's, Numba's, or any with
+            ``__cuda_array_interface__`` or DLPack. A step refuses NumPy arrays that have been made read-only since.
         overrides : dict, optional
             Regular expression, searched in each parameter's path (its keys, fields and indices joined with "/") →
             ``{"learning_rate_multiplier": float, "weight_decay": float or None, "trainable": bool}``.

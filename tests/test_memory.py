@@ -109,6 +109,20 @@ def test_parameters_made_read_only_are_not_written(kind, steps):
     assert optimizer.iterations == steps + 1
 
 
+@pytest.mark.parametrize("steps", [0, 4])
+def test_parameters_whose_memory_was_exchanged_are_not_written(steps):
+    """Python's own ``__setstate__``, which unpickling calls, gives an array new memory and frees the old."""
+    param, optimizer = np.zeros(3, F32), fastopt.SGD(1.0)
+    optimizer.build([param])
+    for _ in range(steps):
+        optimizer.apply([np.ones(3, F32)])
+    keeps_the_place = np.zeros(3, F32)
+    param.__setstate__(np.full(3, 5, F32).__reduce__()[2])
+    with pytest.raises(RuntimeError, match=r"parameter 0 has moved in memory since build\(\)"):
+        optimizer.apply([keeps_the_place])
+    assert param.tolist() == [5] * 3
+
+
 def test_frozen_parameters_may_be_made_read_only():
     params = [np.zeros(3, F32), np.zeros(3, F32)]
     optimizer = fastopt.SGD(1.0)

@@ -127,11 +127,11 @@ class LegacyOptimizer(Optimizer):
     @property
     def iterations(self) -> int:
         """See `Optimizer.iterations`; settable, also by ``iterations.set_value(0)``."""
-        return IntVariable(Optimizer.iterations.__get__(self), self, "iterations")
+        return IntVariable(super().iterations, self, "iterations")
 
     @iterations.setter
     def iterations(self, count: int) -> None:
-        Optimizer.iterations.__set__(self, count)
+        Optimizer.iterations.fset(self, count)  # type: ignore[attr-defined]
 
     def _rate(self) -> float:
         rate: float = self._learning_rate  # type: ignore[assignment]
