@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .parameters import check_count, check_flag, check_number
+from .parameters import check_count, check_flag, check_number, check_pattern
 from .schedules import LearningRateSchedule
 from .schedules import deserialize as deserialize_schedule
 from .schedules import serialize as serialize_schedule
@@ -103,6 +103,19 @@ def takes_step(rate: Callable[..., Any]) -> bool:
         f"learning_rate is a function of {signature}: expected one of no argument, or of one, the step; "
         "fix the others with functools.partial"
     )
+
+
+def _checked_exclusion(excluded: Any) -> dict[str, list[str]]:
+    """What a config says of exclusions from weight decay."""
+    name = "exclude_from_weight_decay"
+    if not isinstance(excluded, Mapping) or excluded.keys() - {"paths", "names"}:
+        raise ValueError(f'{name} must be a dict of the lists "paths" and "names", got {excluded!r}')
+    for values in excluded.values():
+        if not isinstance(values, (list, tuple)):
+            raise TypeError(f"{name} must hold lists, got {values!r}")
+    for pattern in excluded.get("names", ()):
+        check_pattern(name, pattern)
+    return {key: list(excluded.get(key, ())) for key in ("paths", "names")}
 
 
 class HyperParameters:
@@ -288,7 +301,7 @@ class HyperParameters:
             arguments["learning_rate"] = deserialize_schedule(arguments["learning_rate"])
         optimizer = cls(**arguments)
         if excluded:
-            optimizer._excluded = {key: list(value) for key, value in excluded.items()}
+            optimizer._excluded = _checked_exclusion(excluded)
         return optimizer
 
     def __repr__(self) -> str:

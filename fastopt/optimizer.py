@@ -219,7 +219,7 @@ class Optimizer(Averages, HyperParameters, Counting):
         params : list, tuple, mapping, namedtuple, dataclass, nested ones of arrays, or FlatBuffer
             float32 or float64, writeable, dense in any axis order, not overlapping. They are updated where they lie.
             NumPy arrays; or arrays on one GPU: torch CUDA tensors, CuPy's, Numba's, or any with
-            ``__cuda_array_interface__`` or DLPack.
+            ``__cuda_array_interface__`` or DLPack. A step refuses NumPy arrays that have been made read-only since.
         overrides : dict, optional
             Regular expression, searched in each parameter's path (its keys, fields and indices joined with "/") →
             ``{"learning_rate_multiplier": float, "weight_decay": float or None, "trainable": bool}``.
@@ -243,18 +243,21 @@ class Optimizer(Averages, HyperParameters, Counting):
         with self._unchanged_by_failure():
             # A container of our own: whatever happens to the user's, this is what was built.
             self._structure = rebuild(params, lambda leaf: leaf)
-            self._overrides = overrides
+            self._overrides = (
+                None if overrides is None else {key: dict(settings) for key, settings in overrides.items()}
+            )
             self._take_charge(parameters, allocate)
 
     @contextmanager
-    def _unchanged_by_failure(self) -> Iterator[None]:
-        """If what happens inside is cut short, the optimizer is as it was; unless a step has been done by then."""
-        before, calls = dict(self.__dict__), self._calls
+    def _unchanged_by_failure(self, unless_stepped: bool = False) -> Iterator[None]:
+        """If what happens inside is cut short, the optimizer is as it was; or, once a step has been done, as it is."""
+        before, counted = dict(self.__dict__), self._counted[:]
         try:
             yield
         except BaseException:
-            if self._calls == calls:
-                one_call([self.__dict__.clear, partial(self.__dict__.update, before)])()
+            if not (unless_stepped and self._calls > counted[1]):
+                restore = [self.__dict__.clear, partial(self.__dict__.update, before)]
+                one_call([*restore, partial(setitem, before["_counted"], slice(None), counted)])()
             raise
 
     def _take_charge(self, parameters: list[Parameter], storage: Storage) -> None:
@@ -356,7 +359,8 @@ class Optimizer(Averages, HyperParameters, Counting):
         ----------
         grads : list, tuple, mapping, nested, FlatBuffer, or one flat array
             A gradient per parameter, float32 or float64, of any strides, read where it lies; None leaves a parameter
-            alone.
+            alone. Those in a plain list or tuple are in the parameters' order; all others go by key, field and index.
+            For NumPy parameters NumPy arrays, or arrays in host memory of libraries with DLPack, such as JAX and torch.
         params : list of ndarray, optional
             On first use: what to build with. Later: which of the parameters built the gradients belong to.
         zero_grads : bool
@@ -472,7 +476,7 @@ class Optimizer(Averages, HyperParameters, Counting):
             raise RuntimeError("the optimizer is not built: call build(params), or pass params with the gradients")
         if not flatten(params)[0] and not flatten(grads)[0]:
             return
-        with self._unchanged_by_failure():
+        with self._unchanged_by_failure(unless_stepped=True):
             self.build(params)
             self._apply_alone(grads, None, *options)
 

@@ -439,6 +439,36 @@ def test_iterations_count_updates():
     assert type(optimizer.iterations) is int
 
 
+@reads_keras_variables
+@pytest.mark.parametrize("name", ["Adam", "Nadam"])
+@pytest.mark.parametrize("accumulated", [None, 2])
+def test_iterations_may_be_set(name, accumulated):
+    """Against real Keras, whose variable is assigned to; it counts micro-steps. Nadam's product stays what it is."""
+    params, variables = arrays(0), [keras.Variable(array) for array in arrays(0)]
+    options = {"gradient_accumulation_steps": accumulated, "learning_rate": 0.125}
+    ours, theirs = getattr(fastopt, name)(**options), getattr(keras.optimizers, name)(**options)
+    ours.build(params)
+    theirs.build(variables)
+    for seed in range(1, 13):
+        if seed == 7:
+            ours.iterations = np.int64(50)
+            theirs._iterations.assign(50 * (accumulated or 1))
+        ours.apply(arrays(seed))
+        theirs.apply([keras.ops.convert_to_tensor(grad) for grad in arrays(seed)], variables)
+    assert ours.iterations == 50 + 6 // (accumulated or 1)
+    assert ours.state_dict()["micro_steps"] == 50 * (accumulated or 1) + 6
+    for param, variable in zip(params, variables, strict=True):
+        np.testing.assert_allclose(param, keras.ops.convert_to_numpy(variable.value), rtol=2e-5, atol=2e-5)
+
+
+def test_iterations_may_be_set_before_building_and_through_a_wrapper():
+    optimizer = fastopt.LossScaleOptimizer(fastopt.SGD(schedules.ExponentialDecay(1.0, 1, 0.5)))
+    optimizer.iterations = 3
+    _, params = built(optimizer, [np.zeros(2)])
+    optimizer.apply([np.full(2, optimizer.dynamic_scale)])
+    assert (params[0][0], optimizer.iterations) == (-(0.5**3), 4)
+
+
 @pytest.mark.parametrize("rate", [0.25, 1, np.float32(0.25), np.float64(0.25), np.int64(1)])
 def test_learning_rate_is_a_float(rate):
     assert type(fastopt.SGD(rate).learning_rate) is float
