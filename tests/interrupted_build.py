@@ -85,7 +85,9 @@ def main():
     if not hasattr(signal, "setitimer"):
         parser.error("this platform has no timer that signals")
     counts = torture(arguments.seconds, arguments.seed)
-    print(", ".join(f"{number} {what}" for what, number in counts.items()) + "; none died, none hung, all numbers right")
+    print(
+        ", ".join(f"{number} {what}" for what, number in counts.items()) + "; none died, none hung, all numbers right"
+    )
 
 
 if __name__ == "__main__":
