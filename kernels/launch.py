@@ -16,7 +16,7 @@ from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 
 from . import threads
-from ._jit import c_address, entry_point, fingerprint, specialise
+from ._jit import c_address, entry_point, fingerprint, is_interpreted, specialise
 from .layout import CHUNK, LENGTH, SLOTS
 from .registry import RULES
 from .tables import Tables, handle_of
@@ -52,7 +52,7 @@ def set_num_threads(threads):
 
 def get_num_threads():
     """The threads that a step uses at most."""
-    if _state["forked"]:
+    if _state["forked"] or is_interpreted():
         return 1
     return _state["threads"] or numba.config.NUMBA_NUM_THREADS
 

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 from numba import types
 
-from ._jit import callee, entry_point, specialise
+from ._jit import callee, entry_point, is_interpreted, specialise
 from .intrinsics import array_at, table_at
 from .layout import ADDRESS, DIRECT, LAYOUT
 
@@ -167,7 +167,9 @@ def required_flags(writeable):
 
 @functools.cache
 def layout_is_known():
-    """Whether this interpreter's objects, arrays among them, are laid out as they are read."""
+    """Whether this interpreter's objects, arrays among them, are laid out as they are read, by compiled code."""
+    if is_interpreted():
+        return False
     if sys.implementation.name != "cpython" or sys.byteorder != "little" or ctypes.sizeof(ctypes.c_void_p) != 8:
         return False
     if not getattr(sys, "_is_gil_enabled", lambda: True)():
