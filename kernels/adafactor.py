@@ -14,7 +14,7 @@ from .cpu import CONTROLS, DTYPE, SCALARS, finish_chunk
 from .engines import Elementwise
 from .intrinsics import array_at, scalars_at
 from .layout import ACCUMULATED, ADDRESS, CHUNK, CLIP, EXTRA, PARAM, SLOTS, STAGED, Control
-from .maths import clip, constant, maximum, sqrt
+from .maths import clip, constant, decayed, maximum, sqrt
 from .reduction import ROW_LANES, row_sum, sum_of, sum_of_squares, sums_of_rows, sums_of_squared_rows
 from .registry import RULES, Rule
 from .rules.adafactor import AdafactorScalars
@@ -510,7 +510,7 @@ def _move(param, updates, length, decay):
 @inlined_callee
 def moved(param, update, length, decay):
     """A parameter after its step."""
-    return (param - param * decay) - length * update
+    return decayed(param, decay) - length * update
 
 
 class Factored(Elementwise):
