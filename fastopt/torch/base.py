@@ -15,7 +15,7 @@ from .averages import Averages
 from .backward import BackwardSteps
 from .building import Built, Seen, build, local_gradient, own
 from .cohorts import Cohort, path_of
-from .memory import check_parameter
+from .memory import check_parameter, local
 from .options import NAMES, Options, options_of
 from .versions import Zeroed, count_up
 
@@ -66,6 +66,7 @@ class Fused(Options, Averages):
 
     param_groups: list[dict[str, Any]]
     state: Any
+    _unscales_itself = False
 
     # -- what a subclass says ---------------------------------------------------------------------------------------
 
@@ -132,7 +133,7 @@ class Fused(Options, Averages):
                 f"differentiable=True: fastopt.torch.{type(self).__name__} updates in place, where autograd cannot "
                 f"follow: use torch.optim.{type(self).__name__}"
             )
-        self._step_supports_amp_scaling = True
+        self._unscales_itself = False  # torch's constructors may have set it, for fused=True
 
     def _begin(self) -> None:
         """Set what follows from parameters and state to nothing."""
@@ -183,25 +184,45 @@ class Fused(Options, Averages):
         found_inf = getattr(self, "found_inf", None)
         self._last_step_skipped = found_inf is not None and bool(found_inf)
         if not self._last_step_skipped:
-            scale = getattr(self, "grad_scale", None)
-            self._step(1.0 if scale is None else 1.0 / float(scale))
+            self._unscale_gradients()
+            self._step()
         return loss
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a ``GradScaler`` is to hand over its scale, by the attributes ``grad_scale`` and ``found_inf``.
+
+        It passes over all gradients in any case, and unscales them in the same pass if this is False; Lightning clips
+        only then. A ``grad_scale`` that is there before is multiplied by the scaler's, as torch does.
+        """
+        return self._unscales_itself or self.fused_backward or getattr(self, "grad_scale", None) is not None
+
+    @_step_supports_amp_scaling.setter
+    def _step_supports_amp_scaling(self, value: bool) -> None:
+        self._unscales_itself = value
+
+    def _unscale_gradients(self) -> None:
+        """Divide the gradients by ``grad_scale`` where they lie, as torch's fused optimizers do."""
+        scale = getattr(self, "grad_scale", None)
+        if scale is None:
+            return
+        grads = [local(p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if grads:
+            torch._foreach_div_(grads, float(scale))
+
     @_disable_dynamo
-    def _step(self, unscale: float) -> None:
+    def _step(self) -> None:
         built = self._built
         if built is not None and built.seen.again(self):
             params, same_settings = built.params, built.seen.same_settings()
         else:
             params, same_settings = [p for group in self.param_groups for p in group["params"]], False
         grads = [p.grad for p in params]
-        if built is None or not (
-            built.is_current(self, params, grads) and built.prepare_step(grads, unscale, same_settings)
-        ):
+        if built is None or not (built.is_current(self, params, grads) and built.prepare_step(grads, same_settings)):
             built = build(self, params, grads, {} if built is None else built.cohorts)
-            built.prepare_step(grads, unscale, False)
+            built.prepare_step(grads, False)
         # A list: every engine is to run.
-        ran = [self._run(engine, own(grads, numbers), unscale) for engine, numbers in built.engines]
+        ran = [self._run(engine, own(grads, numbers)) for engine, numbers in built.engines]
         self._last_step_skipped = not all(ran)
         if all(ran):
             self._built = built if built.seen.again(self) else built._replace(seen=Seen(self))
@@ -210,10 +231,10 @@ class Fused(Options, Averages):
         if self.fused_zero_grad:
             self._zeroed.note([grad for grad in grads if grad is not None])
 
-    def _run(self, engine: Any, grads: list[Any], unscale: float) -> bool:
+    def _run(self, engine: Any, grads: list[Any]) -> bool:
         if engine.distributed:
             grads = list(map(local_gradient, engine.members, grads))
-        if not engine.run(grads, unscale, self.fused_zero_grad):
+        if not engine.run(grads, self.fused_zero_grad):
             return False
         engine.commit()
         # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
@@ -242,7 +263,6 @@ class Fused(Options, Averages):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._begin()
         super().__setstate__(state)  # type: ignore[misc]
-        self._step_supports_amp_scaling = True
         if self.fused_backward:
             self._backward.await_gradients()
 

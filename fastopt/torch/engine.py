@@ -209,7 +209,7 @@ class Engine(Optimizer):
 
     # -- stepping ---------------------------------------------------------------------------------------------------
 
-    def prepare_step(self, grads: Sequence[torch.Tensor | None], unscale: float, same_settings: bool = False) -> bool:
+    def prepare_step(self, grads: Sequence[torch.Tensor | None], same_settings: bool = False) -> bool:
         """Work out the scalars for a step; False if a new engine must do it. Nothing is written before `run`.
 
         ``same_settings`` says that the hyper-parameters certainly are the same objects as at the last step.
@@ -221,13 +221,13 @@ class Engine(Optimizer):
         is_read = not self._place.on_gpu and self._gradients.is_read
         limit = math.inf if owner.clip_value is None else owner.clip_value
         if not self._find_active(None if is_read else present_of(grads)) or not all(
-            table.work_out(unscale, limit, self.ema_momentum, same_settings) for table in self._tables
+            table.work_out(limit, self.ema_momentum, same_settings) for table in self._tables
         ):
             return False
         self._counting.prepare(self._active)
         return True
 
-    def run(self, grads: Sequence[torch.Tensor | None], unscale: float, zero: bool) -> bool:
+    def run(self, grads: Sequence[torch.Tensor | None], zero: bool) -> bool:
         """One step, after `prepare_step`; whether it was done, not skipped.
 
         Raises
@@ -241,7 +241,7 @@ class Engine(Optimizer):
         else:
             self._gradients.present = self._present
         try:
-            self._read_and_step(given, zero, unscale, self.nonfinite, None)
+            self._read_and_step(given, zero, 1.0, self.nonfinite, None)
         finally:
             self._gradients.release()
         # On a GPU whether a step was skipped costs waiting for it: only asked where it can be.
