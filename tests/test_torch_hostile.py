@@ -394,6 +394,7 @@ def test_scaled_steps_without_any_gradient():
     optimizer = fastopt.torch.Adam([p])
     scaler = torch.amp.GradScaler("cpu")
     scaler.scale(torch.ones(1))
+    optimizer.grad_scale = torch.tensor(2.0)
     scaler.step(optimizer)
     assert not optimizer.last_step_skipped
 

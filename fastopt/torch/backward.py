@@ -75,7 +75,7 @@ class BackwardSteps:
             single = self._build(parameter, *place)
             self._prepare(single, parameter, place)
         engine = single.engine
-        engine.run(_own_gradient(single, parameter), 1.0, False)
+        engine.run(_own_gradient(single, parameter), False)
         count_up([parameter])
         parameter.grad = None
         self._singles[parameter] = single
@@ -102,7 +102,7 @@ class BackwardSteps:
             and owner.param_groups[place[0]] is single.group
             and engine.has_state_of(owner)
             and engine.is_current([parameter.grad])
-            and engine.prepare_step(_own_gradient(single, parameter), 1.0)
+            and engine.prepare_step(_own_gradient(single, parameter))
         )
 
     def _build(self, parameter: Any, g: int, k: int) -> _Single:

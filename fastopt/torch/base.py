@@ -19,7 +19,7 @@ from .averages import Averages
 from .backward import BackwardSteps
 from .building import Built, Seen, build, local_gradient, own
 from .cohorts import Cohort, path_of
-from .memory import check_parameter
+from .memory import check_parameter, local
 from .options import NAMES, Options, options_of
 from .versions import Zeroed, count_up
 
@@ -70,6 +70,7 @@ class Fused(Options, Averages):
 
     param_groups: list[dict[str, Any]]
     state: Any
+    _unscales_itself = False
 
     # -- what a subclass says ---------------------------------------------------------------------------------------
 
@@ -136,7 +137,7 @@ class Fused(Options, Averages):
                 f"differentiable=True: fastopt.torch.{type(self).__name__} updates in place, where autograd cannot "
                 f"follow: use torch.optim.{type(self).__name__}"
             )
-        self._step_supports_amp_scaling = True
+        self._unscales_itself = False  # torch's constructors may have set it, for fused=True
 
     def _begin(self) -> None:
         """Set what follows from parameters and state to nothing."""
@@ -188,31 +189,51 @@ class Fused(Options, Averages):
         found_inf = getattr(self, "found_inf", None)
         self._last_step_skipped = found_inf is not None and bool(found_inf)
         if not self._last_step_skipped:
-            scale = getattr(self, "grad_scale", None)
             with alone(self._stepping):
-                self._step(1.0 if scale is None else 1.0 / float(scale))
+                self._unscale_gradients()
+                self._step()
         return loss
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a ``GradScaler`` is to hand over its scale, by the attributes ``grad_scale`` and ``found_inf``.
+
+        It passes over all gradients in any case, and unscales them in the same pass if this is False; Lightning clips
+        only then. A ``grad_scale`` that is there before is multiplied by the scaler's, as torch does.
+        """
+        return self._unscales_itself or self.fused_backward or getattr(self, "grad_scale", None) is not None
+
+    @_step_supports_amp_scaling.setter
+    def _step_supports_amp_scaling(self, value: bool) -> None:
+        self._unscales_itself = value
+
+    def _unscale_gradients(self) -> None:
+        """Divide the gradients by ``grad_scale`` where they lie, as torch's fused optimizers do."""
+        scale = getattr(self, "grad_scale", None)
+        if scale is None:
+            return
+        grads = [local(p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if grads:
+            torch._foreach_div_(grads, float(scale))
+
     @_disable_dynamo
-    def _step(self, unscale: float) -> None:
+    def _step(self) -> None:
         built = self._built
         if built is not None and built.seen.again(self):
             params, same_settings = built.params, built.seen.same_settings()
         else:
             params, same_settings = [p for group in self.param_groups for p in group["params"]], False
         grads = [p.grad for p in params]
-        if built is None or not (
-            built.is_current(self, params, grads) and built.prepare_step(grads, unscale, same_settings)
-        ):
+        if built is None or not (built.is_current(self, params, grads) and built.prepare_step(grads, same_settings)):
             built = build(self, params, grads, {} if built is None else built.cohorts)
-            built.prepare_step(grads, unscale, False)
-        if self._run(built.engines, grads, unscale):
+            built.prepare_step(grads, False)
+        if self._run(built.engines, grads):
             self._built = built if built.seen.again(self) else built._replace(seen=Seen(self))
             self._built.seen.accept_settings()
         if self.fused_zero_grad:
             self._zeroed.note([grad for grad in grads if grad is not None])
 
-    def _run(self, engines: list[tuple[Any, list[int] | None]], grads: list[Any], unscale: float) -> bool:
+    def _run(self, engines: list[tuple[Any, list[int] | None]], grads: list[Any]) -> bool:
         """Run all engines; whether none has left the step out."""
         ran, ends = [], self._ends()
         for engine, numbers in engines:
@@ -220,7 +241,7 @@ class Fused(Options, Averages):
             if engine.distributed:
                 given = list(map(local_gradient, engine.members, given))
             is_last = engine is engines[-1][0]
-            ran.append(engine.run(given, unscale, self.fused_zero_grad, ends if is_last else ()))
+            ran.append(engine.run(given, self.fused_zero_grad, ends if is_last else ()))
             if ran[-1]:
                 # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
                 count_up(engine.stepped)
@@ -252,7 +273,6 @@ class Fused(Options, Averages):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._begin()
         super().__setstate__(state)  # type: ignore[misc]
-        self._step_supports_amp_scaling = True
         if self.fused_backward:
             self._backward.await_gradients()
 

@@ -213,7 +213,7 @@ class Engine(Optimizer):
 
     # -- stepping ---------------------------------------------------------------------------------------------------
 
-    def prepare_step(self, grads: Sequence[torch.Tensor | None], unscale: float, same_settings: bool = False) -> bool:
+    def prepare_step(self, grads: Sequence[torch.Tensor | None], same_settings: bool = False) -> bool:
         """Work out the scalars for a step; False if a new engine must do it. Nothing is written before `run`.
 
         ``same_settings`` says that the hyper-parameters certainly are the same objects as at the last step.
@@ -225,13 +225,13 @@ class Engine(Optimizer):
         is_read = not self._place.on_gpu and self._gradients.is_read
         limit = math.inf if owner.clip_value is None else owner.clip_value
         if not self._find_active(None if is_read else present_of(grads)) or not all(
-            table.work_out(unscale, limit, self.ema_momentum, same_settings) for table in self._tables
+            table.work_out(limit, self.ema_momentum, same_settings) for table in self._tables
         ):
             return False
         self._counting.prepare(self._active)
         return True
 
-    def run(self, grads: Sequence[torch.Tensor | None], unscale: float, zero: bool, ends: Sequence[Call] = ()) -> bool:
+    def run(self, grads: Sequence[torch.Tensor | None], zero: bool, ends: Sequence[Call] = ()) -> bool:
         """One step, after `prepare_step`; whether it was done, not skipped.
 
         On a CPU signals find it whole or not begun. ``ends`` is what else belongs to it: C functions to be called after
@@ -249,7 +249,7 @@ class Engine(Optimizer):
             self._gradients.present = self._present
         ends = [*self._recording(), *ends]
         try:
-            self._read_and_step(given, zero, unscale, self.nonfinite, None, ends)
+            self._read_and_step(given, zero, 1.0, self.nonfinite, None, ends)
         finally:
             self._gradients.release()
         # On a GPU whether a step was skipped costs waiting for it: only asked where it can be.
