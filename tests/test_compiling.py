@@ -290,7 +290,7 @@ def test_nothing_is_said_of_short_pauses_or_where_others_show_them(terminal, mon
 
 
 def test_nothing_is_said_where_there_is_no_terminal(terminal, capfd, monkeypatch):
-    for stream in (sys.stderr, None, open(os.devnull, "w")):
+    for stream in (sys.stderr, None, open(os.devnull, "w")):  # noqa: SIM115
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stderr", stream)
             if stream is not None and stream.name == os.devnull:
