@@ -226,10 +226,10 @@ def keras_subject(name: str, shapes: Any, **options: Any) -> Callable[[], Subjec
         converted = [[keras.ops.convert_to_tensor(g) for g in each] for each in grads]
 
         def count() -> int:
-            return int(optimizer._iterations.numpy())
+            return int(optimizer._iterations.value)
 
         def held() -> list[Any]:
-            return [variable.numpy() for variable in (*variables, *optimizer.variables)]
+            return [keras.ops.convert_to_numpy(v.value) for v in (*variables, *optimizer.variables)]
 
         def step() -> None:
             optimizer.apply(converted[count() % len(grads)])
