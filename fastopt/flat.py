@@ -96,10 +96,11 @@ def rebuild(structure: Any, replacement: Callable[[Any], Any]) -> Any:
     if isinstance(structure, FlatBuffer) or not is_container(structure):
         return replacement(structure)
     children = {key: rebuild(child, replacement) for key, child in _items(structure)}
+    kind: Any = type(structure)
     if isinstance(structure, Mapping):
         return children
     if isinstance(structure, tuple):
-        return type(structure)._make(children.values()) if hasattr(structure, "_fields") else tuple(children.values())
+        return kind._make(children.values()) if hasattr(structure, "_fields") else tuple(children.values())
     if isinstance(structure, list):
         return list(children.values())
     record = copy.copy(structure)

@@ -12,7 +12,7 @@ from, as they were when they were read; all other hyper-parameters are plain att
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = ["get_value", "set_value"]
 
@@ -28,6 +28,7 @@ class Variable:
 
     _optimizer: Any
     _name: str
+    _plain: ClassVar[Any]  # the type of plain numbers
 
     def get_value(self) -> Any:
         """What the attribute is now, a plain number."""
@@ -36,9 +37,6 @@ class Variable:
     def set_value(self, value: Any) -> None:
         """Assign to the attribute."""
         setattr(self._optimizer, self._name, value)
-
-    def _plain(self, value: Any) -> Any:
-        raise NotImplementedError
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self._plain, (self._plain(self),)

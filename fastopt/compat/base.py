@@ -113,7 +113,7 @@ class LegacyOptimizer(Optimizer):
     def learning_rate(self, value: Rate) -> None:
         value = without_axes(value)
         check_number("learning_rate", value)
-        self._set_rate(float(value), False)
+        self._set_rate(float(value), False)  # type: ignore[arg-type]
 
     @property
     def lr(self) -> float:

@@ -31,6 +31,8 @@ class Gradients(BaseGradients):
         self._known = self._table_of_parameters()
         self._tables = (descrs, self._expectations(), self._starts, self._occupied, self.table, self._known)
         self._handle = reader.handle_of(*self._tables)
+        self._read_addresses: Any
+        self._first_changed: Any
         self._read_addresses, self._first_changed = reader.compiled() or (None, None)
         self._sizes = np.array([parameter.array.nbytes for parameter in parameters], np.int64)
 
