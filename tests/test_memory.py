@@ -6,8 +6,10 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from numpy.lib.stride_tricks import as_strided
 
 import fastopt
+from fastopt.device.strides import overlaps_itself
 
 F32 = np.float32
 LARGE = 2_000_000  # beyond what an allocator keeps mapped after it is freed
@@ -213,3 +215,17 @@ def test_gradients_are_zeroed_where_all_parameters_are_frozen():
     optimizer.build([np.ones(3, F32)], {".": {"trainable": False}})
     optimizer.apply([grad], zero_grads=True)
     assert not grad.any()
+
+
+def test_overlaps_are_what_numpy_finds():
+    """Numbers that all differ are there again, unless two of them were written to one place."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(400):
+        axes = rng.integers(0, 4)
+        shape, strides = rng.integers(0, 6, axes).tolist(), (4 * rng.integers(-6, 9, axes)).tolist()
+        array = as_strided(np.zeros(400, F32)[150:], shape, strides)
+        numbers = np.arange(array.size).reshape(shape)
+        array[...] = numbers
+        found.append(overlaps_itself(array))
+        assert found[-1] == (not np.array_equal(array, numbers)), (shape, strides)
+    assert 50 < sum(found) < 350  # of either kind enough

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +50,7 @@ class Counters:
     def __init__(self, owner: Fused, members: list[Member]) -> None:
         self._owner, self._names = owner, owner._counters
         self._cohorts = list(dict.fromkeys(member.cohort for member in members))
-        numbers = {
-            (cohort, name): number
-            for number, (cohort, name) in enumerate((c, name) for c in self._cohorts for name in self._names)
-        }
+        numbers = {key: number for number, key in enumerate(itertools.product(self._cohorts, self._names))}
         counters = [
             (local(member.counters[name]), numbers[member.cohort, name]) for member in members for name in self._names
         ]
@@ -75,9 +73,10 @@ class Counters:
         self._coming, self._wanted = self._known.copy(), np.zeros(len(self._known), np.int64)
         self._found = np.zeros(len(rows))
         self._handle = handle_of(self._places, self._coming, self._wanted, self._known, self._found)
-        write, read = compiled() if self._numbers else (None, None)
-        self._write = functools.partial(write, self._handle.ctypes.data) if self._near else None
-        self._read = functools.partial(read, self._handle.ctypes.data) if self._near else None
+        self._write: Callable[[], Any] | None = None
+        self._read: Callable[[], bool] | None = None
+        if self._near:
+            self._write, self._read = (functools.partial(each, self._handle.ctypes.data) for each in compiled())
 
     # -- reading ----------------------------------------------------------------------------------------------------
 

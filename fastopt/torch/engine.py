@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..device import HOST, AnyArray, place_of
-from ..device.strides import is_dense, memory_order
+from ..device.strides import is_dense, memory_order, overlaps_itself
 from ..gradients import ABSENT, BaseGradients
 from ..optimizer import Optimizer
 from ..parameters import Parameter, check_disjoint
@@ -88,6 +88,12 @@ class Engine(Optimizer):
         tensors = [local(member.tensor).detach() for member in members]
         place = place_of([member.path for member in members], tensors) if on_gpu else HOST
         arrays = [as_array(m.path, tensor, place) for m, tensor in zip(members, tensors, strict=True)]
+        for member, array in zip(members, arrays, strict=True):
+            if overlaps_itself(array):
+                raise ValueError(
+                    f"{member.path} overlaps itself in memory (shape {tuple(array.shape)}, strides in bytes "
+                    f"{tuple(array.strides)}): what is one element there cannot be updated as several; pass a clone()"
+                )
         dense = [k for k, array in enumerate(arrays) if is_dense(array)]
         names = [members[k].path.removeprefix("parameter ") for k in dense]
         check_disjoint(names, [arrays[k] for k in dense], place)

@@ -12,6 +12,11 @@ from ..plan import Slot
 
 DTYPES = (torch.float32, torch.float64)
 DEVICES = ("cpu", "cuda")
+NO_MEMORY = (
+    "has no memory: it wraps other tensors, is only traced, or its storage was freed; expected a tensor whose elements "
+    "lie in memory"
+)
+"""What is said of a tensor whose storage is at address 0."""
 
 
 def is_distributed(tensor: Any) -> bool:
@@ -56,7 +61,15 @@ def check_parameter(name: str, tensor: torch.Tensor) -> None:
 
 
 def as_array(name: str, tensor: torch.Tensor, place: Place) -> AnyArray:
-    """The tensor's memory as an array of a place."""
+    """The tensor's memory as an array of a place.
+
+    Raises
+    ------
+    TypeError
+        If it has none.
+    """
+    if tensor.numel() and tensor.data_ptr() == tensor.storage_offset() * tensor.element_size():
+        raise TypeError(f"{name} {NO_MEMORY}")
     return place.view(name, tensor.detach() if place.on_gpu else tensor.detach().numpy())
 
 
