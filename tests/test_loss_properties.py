@@ -66,7 +66,11 @@ def is_moderate(*arrays_given):
     return all(np.all(np.abs(array) <= MODERATE) for array in arrays_given)
 
 
-@pytest.mark.parametrize("case", test_losses.CASES, ids=str)
+WELL_CONDITIONED = [case for case in test_losses.CASES if case.name not in ("dice", "tversky")]
+"""Without those that divide by a sum that cancels if predictions are no shares."""
+
+
+@pytest.mark.parametrize("case", WELL_CONDITIONED, ids=str)
 def test_losses_of_anything(case):
     keras = import_keras()
 
@@ -84,7 +88,7 @@ def test_losses_of_anything(case):
         np.testing.assert_array_equal(weighted, values)
         assert gradient.shape == y_pred.shape
         defined = np.isfinite(values) & np.all(np.isfinite(y_pred), axis=-1)
-        if "categorical_crossentropy" in case.name and not case.options.get("from_logits"):
+        if "categorical" in case.name and "crossentropy" in case.name and not case.options.get("from_logits"):
             defined &= has_a_sum(y_pred)  # which it is divided by
         assert not np.any(np.isnan(gradient[defined])), (y_true, y_pred, gradient)
 

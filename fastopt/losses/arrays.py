@@ -6,9 +6,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import Array, check_axis, check_output, floating, is_same, numbers, overlaps
+from ..arrays import (
+    Array,
+    axes_last,
+    check_axes,
+    check_axis,
+    check_output,
+    floating,
+    is_same,
+    numbers,
+    overlaps,
+    rows_and_columns,
+)
 from ..kernels.losses.loops import IGNORED
-from .form import Form
 
 
 class Rows(NamedTuple):
@@ -17,15 +27,20 @@ class Rows(NamedTuple):
     target: Array  # [rows, columns], or int64 [rows] of labels
     prediction: Array  # [rows, columns]
     shape: tuple[int, ...]  # of the values, one per row
-    axis: int  # of the predictions, from 0
-    reshaped: tuple[int, ...]  # the predictions', before their axis was moved last
+    axes: tuple[int, ...]  # of the predictions, from 0
+    reshaped: tuple[int, ...]  # the predictions', before their axes were moved last
 
     def laid_out(self, array: Array) -> Array:
-        """A view of an array that is shaped as the predictions were given, as [*shape, columns]."""
-        return np.moveaxis(array.reshape(self.reshaped), self.axis, -1)
+        """A view of an array that is shaped as the predictions were given, with their axes last."""
+        return axes_last(array.reshape(self.reshaped), self.axes)
 
 
-def rows_of(form: Form, y_true: Any, y_pred: Any) -> Rows:
+def in_dtype(y_pred: Any, dtype: str | None) -> Any:
+    """Predictions in another dtype, if one is asked for."""
+    return y_pred if dtype is None else numbers("y_pred", y_pred).astype(dtype, copy=False)
+
+
+def rows_of(form: Any, y_true: Any, y_pred: Any) -> Rows:
     """Check targets and predictions, and lay them out.
 
     Raises
@@ -39,17 +54,16 @@ def rows_of(form: Form, y_true: Any, y_pred: Any) -> Rows:
     target = numbers("y_true", y_true)
     if form.formula.takes_labels:
         axis = check_axis(form.axis, prediction.ndim)
-        moved = np.moveaxis(prediction, axis, -1)
-        rows = _two_axes(moved)
         labels = _labels(target, prediction.shape, axis, form.ignore_class)
-        return Rows(labels, rows, moved.shape[:-1], axis, prediction.shape)
+        moved = np.moveaxis(prediction, axis, -1)
+        return Rows(labels, _two_axes(moved, 1), moved.shape[:-1], (axis,), prediction.shape)
     target, prediction = _same_rank(target, prediction)
     if target.shape != prediction.shape:
         raise ValueError(f"y_true and y_pred must have the same shape, got {target.shape} and {prediction.shape}")
-    axis = check_axis(form.axis, prediction.ndim)
-    moved = np.moveaxis(prediction, axis, -1)
-    targets = _two_axes(np.moveaxis(target, axis, -1).astype(prediction.dtype, copy=False))
-    return Rows(targets, _two_axes(moved), moved.shape[:-1], axis, prediction.shape)
+    axes = check_axes(form.axis, prediction.ndim) if form.several_axes else (check_axis(form.axis, prediction.ndim),)
+    moved, count = axes_last(prediction, axes), len(axes)
+    targets = _two_axes(axes_last(target, axes).astype(prediction.dtype, copy=False), count)
+    return Rows(targets, _two_axes(moved, count), moved.shape[: moved.ndim - count], axes, prediction.shape)
 
 
 def _same_rank(target: Array, prediction: Array) -> tuple[Array, Array]:
@@ -61,9 +75,8 @@ def _same_rank(target: Array, prediction: Array) -> tuple[Array, Array]:
     return target, prediction
 
 
-def _two_axes(moved: Array) -> Array:
-    rows = int(np.prod(moved.shape[:-1], dtype=np.int64))
-    return np.ascontiguousarray(moved).reshape(rows, moved.shape[-1])
+def _two_axes(moved: Array, columns: int) -> Array:
+    return np.ascontiguousarray(moved).reshape(rows_and_columns(moved, columns))
 
 
 def _labels(labels: Array, shape: tuple[int, ...], axis: int, ignore_class: Any) -> Array:
@@ -76,29 +89,36 @@ def _labels(labels: Array, shape: tuple[int, ...], axis: int, ignore_class: Any)
             f"y_true: expected one label per sample, shape {expected} (or with one element along axis {axis}), "
             f"got {labels.shape} for y_pred of shape {shape}"
         )
-    with np.errstate(invalid="ignore"):  # NaN and infinity: reported below
-        whole = labels.astype(np.int64)
+    whole = whole_numbers("y_true", labels)
     if labels.dtype.kind == "u":  # what is too large has become negative
         wrapped = labels[whole < 0]
         if wrapped.size:
             raise ValueError(f"y_true: labels must be in [0, {shape[axis]}), got {int(wrapped[0])}")
-    if labels.dtype.kind == "f" and not np.array_equal(whole, labels):
-        raise ValueError("y_true: labels must be whole numbers")
     if ignore_class is not None:
         if isinstance(ignore_class, bool) or not isinstance(ignore_class, (int, np.integer)):
             raise TypeError(f"ignore_class must be an int or None, got {ignore_class!r}")
         ignored = whole == ignore_class
-        _check_range(whole[~ignored], shape[axis])
+        check_labels(whole[~ignored], 0, shape[axis])
         whole[ignored] = IGNORED
     else:
-        _check_range(whole, shape[axis])
+        check_labels(whole, 0, shape[axis])
     return whole.reshape(-1)
 
 
-def _check_range(labels: Array, classes: int) -> None:
-    outside = labels[(labels < 0) | (labels >= classes)]
+def whole_numbers(name: str, labels: Array) -> Array:
+    """Labels of any dtype as int64."""
+    with np.errstate(invalid="ignore"):  # NaN and infinity: reported below
+        whole = labels.astype(np.int64)
+    if labels.dtype.kind == "f" and not np.array_equal(whole, labels):
+        raise ValueError(f"{name}: labels must be whole numbers")
+    return whole
+
+
+def check_labels(labels: Array, first: int, classes: int) -> None:
+    """Refuse labels that are not in [first, classes)."""
+    outside = labels[(labels < first) | (labels >= classes)]
     if outside.size:
-        raise ValueError(f"y_true: labels must be in [0, {classes}), got {int(outside[0])}")
+        raise ValueError(f"y_true: labels must be in [{first}, {classes}), got {int(outside[0])}")
 
 
 def gradient_target(out: Any, rows: Rows, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Array, Array]:
@@ -130,6 +150,7 @@ def check_overlap(out: Array, y_true: Any, y_pred: Any, sample_weight: Any) -> N
 
 def _writable_rows(result: Array, rows: Rows) -> Array:
     """The result itself as rows where it lies so, else new ones to be copied into it."""
-    if result.flags.c_contiguous and rows.axis == len(rows.reshaped) - 1:
+    last = tuple(range(len(rows.reshaped) - len(rows.axes), len(rows.reshaped)))
+    if result.flags.c_contiguous and rows.axes == last:
         return result.reshape(rows.prediction.shape)
     return np.empty(rows.prediction.shape, rows.prediction.dtype)

@@ -2,7 +2,8 @@
 
 Common to all of them:
 
-- ``y_pred`` is a float32 or float64 array of one axis or more, and the values come in its dtype; lists become float64.
+- ``y_pred`` is a float32 or float64 array of one axis or more, and the values come in its dtype; lists and integers
+  become float64 (in Keras, integers become float32).
 - ``y_true`` has its shape; any dtype of numbers, cast to that of ``y_pred``. Where the ranks differ by one, a last axis
   of one element goes, as in Keras. Other shapes are an error: Keras broadcasts them, which rarely is what was meant.
 - The last axis, or ``axis``, is reduced: values have the shape of ``y_pred`` without it. Sums are in float64.
@@ -20,13 +21,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..kernels.losses import elementwise, engine, rows
-from ..parameters import check_number
+from ..kernels.losses import elementwise, engine, overlap, rows
+from ..parameters import check_flag, check_number
+from .circle import Circle
+from .ctc import Sequences
 from .evaluation import loss_function
-from .form import Form, check_smoothing
-
-EPSILON = 1e-7
-"""Keras's ``backend.epsilon()``."""
+from .form import EPSILON, Form
 
 # Formulas once for all calls: they are what compiled kernels are found by.
 SQUARED_ERROR = engine.elementwise(elementwise.squared_error)
@@ -41,9 +41,8 @@ LOG_COSH = engine.elementwise(elementwise.log_cosh)
 KL_DIVERGENCE = engine.elementwise(elementwise.kl_divergence, elementwise.Epsilon)
 POISSON = engine.elementwise(elementwise.poisson, elementwise.Epsilon)
 COSINE = engine.cosine_similarity
-BINARY_CROSSENTROPY = engine.elementwise(elementwise.binary_crossentropy, elementwise.Epsilon)
-BINARY_CROSSENTROPY_OF_LOGITS = engine.elementwise(elementwise.binary_crossentropy_of_logit)
-CATEGORICAL_CROSSENTROPY = engine.by_rows(rows.categorical_crossentropy, elementwise.Epsilon)
+DICE = engine.by_rows(overlap.dice, elementwise.Epsilon)
+TVERSKY = engine.by_rows(overlap.tversky, overlap.Weights)
 
 
 @loss_function
@@ -122,77 +121,84 @@ def cosine_similarity(y_true: Any, y_pred: Any, axis: int = -1) -> Any:
     return Form(COSINE, (EPSILON,), mean=False, axis=axis)
 
 
-@loss_function
-def binary_crossentropy(
-    y_true: Any, y_pred: Any, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
-) -> Any:
-    """Mean of −t log p − (1 − t) log(1 − p).
-
-    Parameters
-    ----------
-    from_logits : bool
-        Predictions are logits: computed without ever forming a probability, so that large ones stay exact. An infinite
-        logit on the right side of a target of 0 or 1 costs 0. Else they are probabilities, clipped to [ε, 1 − ε]; the
-        gradient is 0 where they were.
-    label_smoothing : float
-        s in [0, 1]: targets become t (1 − s) + s / 2.
-    axis : int
-        The axis of the mean.
-    """
-    check_smoothing(from_logits, label_smoothing)
-    if from_logits:
-        return Form(BINARY_CROSSENTROPY_OF_LOGITS, axis=axis, smoothing=label_smoothing)
-    return Form(BINARY_CROSSENTROPY, (EPSILON,), axis=axis, smoothing=label_smoothing)
+# -- sets, pairs, sequences --------------------------------------------------------------------------------------------
 
 
 @loss_function
-def categorical_crossentropy(
-    y_true: Any, y_pred: Any, from_logits: bool = False, label_smoothing: float = 0.0, axis: int = -1
-) -> Any:
-    """−Σ t log p over the classes.
+def dice(y_true: Any, y_pred: Any, axis: int | tuple[int, ...] | None = None) -> Any:
+    """1 − 2 Σ t p / (Σ t + Σ p + ε), the sums along ``axis``, an int or several; None for all.
 
-    Parameters
-    ----------
-    y_true : array
-        One-hot, or any distribution.
-    from_logits : bool
-        Predictions are logits: p = softmax(logits). Else they are divided by their sum and clipped to [ε, 1 − ε]; the
-        gradient passes the division, and is 0 past the clip.
-
-        A logit of -inf has probability 0: where the target is 0 it costs 0 (Keras says NaN), where it is not, as after
-        label smoothing, the value is inf.
-    label_smoothing : float
-        s in [0, 1]: targets become t (1 − s) + s / classes.
-    axis : int
-        The axis of the classes. (Keras 3.15 smooths by the size of the last axis whatever ``axis`` is.)
+    One value for each element of the other axes: a single one for None, and sample weights then are a number.
     """
-    check_smoothing(from_logits, label_smoothing)
-    options: dict[str, Any] = {"mean": False, "axis": axis, "smoothing": label_smoothing, "classes": True}
-    if from_logits:
-        return Form(engine.softmax_of_targets, **options)
-    return Form(CATEGORICAL_CROSSENTROPY, (EPSILON,), **options)
+    return Form(DICE, (EPSILON,), mean=False, axis=axis, several_axes=True)
 
 
 @loss_function
-def sparse_categorical_crossentropy(
-    y_true: Any, y_pred: Any, from_logits: bool = False, ignore_class: int | None = None, axis: int = -1
+def tversky(
+    y_true: Any,
+    y_pred: Any,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    axis: int | tuple[int, ...] | None = None,
 ) -> Any:
-    """−log p of the class that ``y_true`` names.
+    """1 − I / (I + α Σ t (1 − p) + β Σ p (1 − t) + ε), I = Σ t p; axes and values as of `dice`.
+
+    Source: Salehi et al. 2017, arXiv:1706.05721.
+    """
+    check_number("alpha", alpha)
+    check_number("beta", beta)
+    return Form(TVERSKY, (EPSILON, alpha, beta), mean=False, axis=axis, several_axes=True)
+
+
+@loss_function
+def circle(
+    y_true: Any,
+    y_pred: Any,
+    ref_labels: Any = None,
+    ref_embeddings: Any = None,
+    remove_diagonal: bool = True,
+    gamma: float = 80,
+    margin: float = 0.4,
+) -> Any:
+    """log(1 + Σ e^n Σ e^s), s over the samples of the same label, n over those of others; 0 where there are none.
+
+    With the distance d = max(1 − similarity, 0) and the margin m, s = γ max(m + d, 0) (d − m) and
+    n = γ max(1 + m − d, 0) (1 − m − d). Where d is 0, the derivative is 0. Means are over the values that are not 0.
 
     Parameters
     ----------
-    y_true : array
-        Whole numbers in [0, classes), one per sample: the shape of ``y_pred`` without ``axis``, or with one element
-        there.
-    from_logits : bool
-        As of `categorical_crossentropy`.
-    ignore_class : int or None
-        Samples with this label have value and gradient 0, and means do not count them.
-    axis : int
-        The axis of the classes.
+    y_true : array [samples] or [samples, 1]
+        Whole numbers.
+    y_pred : array [samples, dimensions]
+        Embeddings of length 1.
+    ref_labels, ref_embeddings : arrays, optional
+        What the samples are compared with: by default they themselves, and the gradient then is by both sides.
+    remove_diagonal : bool
+        Whether a sample is not compared with the reference of the same number, if it has the same label.
+    gamma, margin : float
+        γ and m.
+
+    Source: Sun et al. 2020, arXiv:2002.10857.
     """
-    check_smoothing(from_logits, 0.0)
-    options: dict[str, Any] = {"mean": False, "axis": axis, "ignore_class": ignore_class}
-    if from_logits:
-        return Form(engine.softmax_of_labels, **options)
-    return Form(engine.probability_of_labels, (EPSILON,), **options)
+    check_number("gamma", gamma)
+    check_number("margin", margin)
+    check_flag("remove_diagonal", remove_diagonal)
+    return Circle(gamma, margin, remove_diagonal, ref_labels, ref_embeddings)
+
+
+@loss_function
+def ctc(y_true: Any, y_pred: Any) -> Any:
+    """−log of the probability that the steps spell the labels, by all ways to spread them with blanks between.
+
+    Inf where there are fewer steps than it takes, with NaN as gradient, as in torch.
+
+    Parameters
+    ----------
+    y_true : array [batch, most labels]
+        Whole numbers in [1, classes), then zeros. (A 0 before another label is refused; Keras miscounts there.)
+    y_pred : array [batch, steps, classes]
+        Logits; class 0 is the blank.
+
+    Source: Graves et al. 2006, https://www.cs.toronto.edu/~graves/icml_2006.pdf.
+    """
+    return Sequences()

@@ -11,7 +11,7 @@ from ..arrays import Array, check_output, floating
 from ..kernels.losses import engine
 from ..parameters import check_number
 from . import evaluation
-from .arrays import Rows, check_overlap
+from .arrays import Rows, check_overlap, in_dtype
 from .classes import Loss
 from .form import Form
 from .reduction import check_reduction, given_weights, normaliser, weight_per_row
@@ -29,7 +29,8 @@ def value_and_grad(
     ----------
     loss : str, function or Loss
         A name that `get` knows, a loss function, an instance of a loss class (whose options and reduction become the
-        defaults), or a function of your own ``(y_true, y_pred)`` that gives one value per sample.
+        defaults, and in whose dtype everything is computed, the gradient too), or a function of your own
+        ``(y_true, y_pred)`` that gives one value per sample.
     gradient : function, optional
         For a function of your own: ``(y_true, y_pred)`` to the gradient of each sample's value, in the shape of
         ``y_pred``. `register` makes a fused kernel of scalar formulas instead, and needs no such function.
@@ -58,9 +59,10 @@ def value_and_grad(
     """
     function = get(loss)
     default: str | None = _DEFAULT
+    dtype = None
     if isinstance(function, Loss):
         options = {**function.options, **options}
-        default, function = function.reduction, function.function
+        default, dtype, function = function.reduction, function.dtype, function.function
     if function is None:
         raise ValueError("loss is None")
     form_of = getattr(function, "form", None)
@@ -79,6 +81,7 @@ def value_and_grad(
         **more: Any,
     ) -> tuple[Any, Array]:
         form = form_of({**options, **more})
+        y_pred = in_dtype(y_pred, dtype)
         return evaluation.value_and_gradient(form, y_true, y_pred, sample_weight, reduction, out)
 
     return compute
@@ -112,10 +115,10 @@ def _of_user_function(function: Any, gradient: Any, defaults: dict[str, Any]) ->
         if slopes.shape != prediction.shape:
             raise ValueError(f"{name}: its gradient must have the shape {prediction.shape}, got {slopes.shape}")
         flat = slopes.reshape(values.size, -1) if values.size else slopes.reshape(0, 0)
-        rows = Rows(values, flat, values.shape, 0, prediction.shape)
+        rows = Rows(values, flat, values.shape, (0,), prediction.shape)
         weights = given_weights(sample_weight, rows)
         per_row = None if weights is None else weight_per_row(weights, rows)
-        scale = normaliser(reduction, weights, rows, masked=False)
+        scale = normaliser(reduction, weights, rows)
         weighted, total = engine.weigh(values, slopes, per_row, scale)
         if out is not None:
             out[...] = slopes

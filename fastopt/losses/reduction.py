@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -48,18 +49,18 @@ def weight_per_row(weights: Array, rows: Rows) -> Array:
     return np.ascontiguousarray(np.broadcast_to(weights, rows.shape)).reshape(-1)
 
 
-def normaliser(reduction: str | None, weights: Array | None, rows: Rows, masked: bool) -> float:
+def normaliser(reduction: str | None, weights: Array | None, rows: Rows, mask: Array | None = None) -> float:
     """What the sum of the values is multiplied by: 1 over a count or a sum of weights, 0 where that is 0.
 
-    Labels that are ignored count for nothing. A single value without a batch axis is never divided.
+    Rows that are not in the mask, where there is one, count for nothing. A single value without a batch axis is never
+    divided.
     """
     if reduction in ("sum", "none", None) or not rows.shape:
         return 1.0
-    mask = engine.not_ignored(rows.target) if masked else None
     if reduction == "mean_with_sample_weight" and weights is not None:
         divisor = engine.total(weights if mask is None else weight_per_row(weights, rows)[mask])
     elif mask is not None:
         divisor = float(np.count_nonzero(mask))
     else:
-        divisor = float(len(rows.prediction))
+        divisor = float(math.prod(rows.shape))
     return 1.0 / divisor if divisor else 0.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..formulas import check_name, describer, scalar_options, scalars_class, try_formulas
 from ..kernels.losses import engine
-from . import classes, functions
+from . import classes, crossentropies, functions
 from .classes import Loss
 from .evaluation import loss_function
 from .form import Form
@@ -28,11 +28,20 @@ _NAMES = {
     "cosine_similarity": ("cosine", "cosine_proximity"),
     "huber": ("huber_loss",),
     "log_cosh": ("logcosh",),
+    "binary_focal_crossentropy": (),
+    "categorical_focal_crossentropy": (),
+    "categorical_generalized_cross_entropy": (),
+    "dice": (),
+    "tversky": (),
+    "circle": (),
+    "ctc": (),
 }
 """Names of the functions → what else they are, or were, called in Keras."""
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    alias: getattr(functions, name) for name, aliases in _NAMES.items() for alias in (name, *aliases)
+    alias: getattr(crossentropies if hasattr(crossentropies, name) else functions, name)
+    for name, aliases in _NAMES.items()
+    for alias in (name, *aliases)
 }
 """Every name → function."""
 

@@ -16,6 +16,12 @@ class Epsilon(NamedTuple):
     epsilon: float
 
 
+class Exponent(NamedTuple):
+    """The scalars of the generalised crossentropy."""
+
+    q: float
+
+
 class Delta(NamedTuple):
     """The scalars of `huber`."""
 

@@ -8,8 +8,8 @@ import numpy as np
 from .. import launch, rowwise
 from .._jit import inlined_callee
 from ..rowwise import BLOCK, GRADIENT, WEIGHTED, Nothing
-from . import loops
-from .elementwise import Epsilon
+from . import circles, crossentropies, loops, sequences
+from .elementwise import Epsilon, Exponent
 from .loops import IGNORED, Arrays
 
 
@@ -31,23 +31,31 @@ def elementwise(function, scalars=Nothing):
     return Formula(loops.elements, scalars, (("FORMULA", function),))
 
 
-def by_rows(loss, scalars=Nothing):
+_FOLDS = {"sum": loops.sum_anchor, "maximum": loops.maximum_anchor, "none": loops.no_anchor}
+
+
+def by_rows(loss, scalars=Nothing, loop=loops.whole_rows):
     """The formula of a `RowLoss`."""
-    fold = loops.maximum_anchor if loss.anchor_is_maximum else loops.sum_anchor
     functions = {
         "FORMULA": loss.terms,
         "BETWEEN": loss.between,
         "DERIVATIVE": loss.derivative,
-        "ANCHOR": loss.anchor,
-        "FOLD": fold,
+        "ANCHOR": loss.anchor or loss.terms,  # which no fold calls where there is none
+        "FOLD": _FOLDS[loss.fold],
     }
-    return Formula(loops.whole_rows, scalars, tuple(functions.items()))
+    return Formula(loop, scalars, tuple(functions.items()))
+
+
+def by_rows_of_logits(loss, scalars=Nothing):
+    """The formula of a `RowLoss` of e^p, one that is the same for multiples of it, as of all that divide by a sum."""
+    return by_rows(loss, scalars, loops.whole_rows_of_logits)
 
 
 cosine_similarity = Formula(loops.cosine_similarity, Epsilon)
-softmax_of_targets = Formula(loops.softmax_of_targets)
-softmax_of_labels = Formula(loops.softmax_of_labels, takes_labels=True)
-probability_of_labels = Formula(loops.probability_of_labels, Epsilon, takes_labels=True)
+softmax_of_targets = Formula(crossentropies.softmax_of_targets)
+softmax_of_labels = Formula(crossentropies.softmax_of_labels, takes_labels=True)
+probability_of_labels = Formula(crossentropies.probability_of_labels, Epsilon, takes_labels=True)
+generalized_of_labels = Formula(crossentropies.generalized_of_labels, Exponent, takes_labels=True)
 
 
 def evaluate(formula, target, prediction, gradient, weights, table, mean):
@@ -89,11 +97,69 @@ def evaluate(formula, target, prediction, gradient, weights, table, mean):
     spans = rows * pieces
     count = -(-spans // max(1, BLOCK // columns)) if formula.loop is loops.elements and columns else spans
     work = rowwise.Work(arrays, rows * columns, count)
+    return _run(formula.kernel(dtype), work, arrays, gradient, weights, mean)
+
+
+def _run(kernel, work, arrays, gradient, weights, mean):
     options = GRADIENT * (gradient is not None) | WEIGHTED * (weights is not None)
-    if work.elements:
-        rowwise.run(formula.kernel(dtype), work, options)
-    total = launch.serial_function(loops.finish, 2, None, 0, dtype)(work.handle, mean, float(weights is not None))
-    return arrays.values, total
+    rowwise.run(kernel, work, options)
+    finish = launch.serial_function(loops.finish, 2, None, 0, arrays.values.dtype)
+    return arrays.values, finish(work.handle, mean, float(weights is not None))
+
+
+def evaluate_sequences(labels, logits, gradient, weights, scale):
+    """Connectionist temporal classification: value of each sequence and their total; the gradient if there is an array.
+
+    Parameters
+    ----------
+    labels : int64 array [sequences, most labels]
+        In [1, classes), then zeros.
+    logits : array [sequences · steps, classes]
+        At least one step; ``gradient`` and ``weights`` (one per sequence) as of `evaluate`.
+    scale : float
+        Factor on the derivatives.
+
+    Returns
+    -------
+    values : array [sequences]
+    total : float
+    """
+    dtype, count = logits.dtype, len(labels)
+    nothing = np.empty((0, 0), dtype)
+    arrays = Arrays(
+        labels,
+        logits,
+        nothing if gradient is None else gradient,
+        nothing.ravel() if weights is None else weights,
+        np.array([[scale]], dtype),
+        np.zeros((count, 1)),
+        np.empty(count, dtype),
+    )
+    kernel = rowwise.kernel(sequences.ctc, dtype, Nothing)
+    return _run(kernel, rowwise.Work(arrays, logits.size, count), arrays, gradient, weights, 1.0)
+
+
+def evaluate_pairs(labels, references, similarities, scalars, remove_diagonal, with_gradient):
+    """Circle loss: value of each row; its derivative by the similarities takes their place, if ``with_gradient``.
+
+    Parameters
+    ----------
+    labels, references : int64 arrays [rows], [columns]
+    similarities : array [rows, columns]
+    scalars : tuple
+        The fields of `circles.Scalars`.
+
+    Returns
+    -------
+    values : array [rows]
+    """
+    dtype = similarities.dtype
+    values = np.zeros(len(labels), dtype)
+    arrays = (labels, references, similarities, np.array([scalars], dtype), values)
+    options = GRADIENT * with_gradient | circles.ALL_PAIRS * (not remove_diagonal)
+    kernel = rowwise.kernel(circles.circle, dtype, circles.Scalars)
+    rowwise.run(kernel, rowwise.Work(arrays, similarities.size, len(labels)), options)
+    return values
 
 
 def weigh(values, gradient, weights, scale):

@@ -14,7 +14,6 @@ from ..intrinsics import arrays_at, scalars_at, store
 from ..maths import exp_decreasing, maximum
 from ..reduction import LANES, row_maximum, row_sum
 from ..rowwise import BLOCK, GRADIENT, SIDE_BY_SIDE, WEIGHTED, Nothing, row_of, table_of
-from .elementwise import product
 
 TERMS = (0, 1, 2)
 """Terms of a row loss, as rows of a table of addresses."""
@@ -49,7 +48,7 @@ class Arrays(NamedTuple):
 
 
 @callee
-def _arrays(handle, dtype):
+def arrays_of(handle, dtype):
     """All but the targets."""
     weights = row_of(handle, 3, dtype)
     table, sums = table_of(handle, 4, dtype), table_of(handle, 5, np.float64)
@@ -62,7 +61,7 @@ def _arrays(handle, dtype):
 def elements(first, last, handle, options):
     """Blocks ``first`` to ``last`` of an elementwise loss: as many short rows, or as much of one long row, as fit."""
     target = table_of(handle, 0, DTYPE)
-    prediction, gradient, weights, table, sums = _arrays(handle, DTYPE)
+    prediction, gradient, weights, table, sums = arrays_of(handle, DTYPE)
     rows, columns = prediction.shape
     pieces = sums.shape[1]
     target, prediction, gradient, sums = target.ravel(), prediction.ravel(), gradient.ravel(), sums.ravel()
@@ -121,7 +120,7 @@ def _multiply(array, factor):
 def whole_rows(first, last, handle, options):
     """Rows ``first`` to ``last`` of a loss of rows.py."""
     target = table_of(handle, 0, DTYPE)
-    prediction, gradient, weights, table, sums = _arrays(handle, DTYPE)
+    prediction, gradient, weights, table, sums = arrays_of(handle, DTYPE)
     s = scalars_at(SCALARS, table, 0, OWN)
     scratch, lanes, best = np.empty((len(TERMS), BLOCK), DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
     addresses = np.empty((len(TERMS), 1), np.int64)
@@ -134,8 +133,49 @@ def whole_rows(first, last, handle, options):
         _sum_terms(FORMULA, t, p, anchor, scratch, addresses, lanes, totals, s, table, DTYPE)
         sums[row, 0], one, two = BETWEEN(totals, anchor, s)
         if options & GRADIENT:
-            scale = _row_scale(table, weights, row, options)
+            scale = row_scale(table, weights, row, options)
             _derivatives(DERIVATIVE, t, p, gradient[row], anchor, DTYPE(one), DTYPE(two), scale, s, table)
+
+
+def whole_rows_of_logits(first, last, handle, options):
+    """Rows ``first`` to ``last`` of a loss of rows.py of e^p, one that any factor on it leaves the same."""
+    target = table_of(handle, 0, DTYPE)
+    prediction, gradient, weights, table, sums = arrays_of(handle, DTYPE)
+    s = scalars_at(SCALARS, table, 0, OWN)
+    scratch, lanes, best = np.empty((len(TERMS), BLOCK), DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
+    addresses = np.empty((len(TERMS), 1), np.int64)
+    for term in range(len(TERMS)):
+        addresses[term, 0] = scratch[term].ctypes.data
+    totals, powers = np.empty(len(TERMS)), np.empty(prediction.shape[1], DTYPE)
+    for row in range(first, last):
+        t = target[row]
+        powers_of(prediction[row], row_maximum(prediction[row], best), powers)
+        anchor = DTYPE(FOLD(ANCHOR, t, powers, scratch[0], lanes, best, s, table))
+        _sum_terms(FORMULA, t, powers, anchor, scratch, addresses, lanes, totals, s, table, DTYPE)
+        sums[row, 0], one, two = BETWEEN(totals, anchor, s)
+        if options & GRADIENT:
+            scale, g = row_scale(table, weights, row, options), gradient[row]
+            _derivatives(DERIVATIVE, t, powers, g, anchor, DTYPE(one), DTYPE(two), scale, s, table)
+            _multiply_by(g, powers)
+
+
+@callee
+def powers_of(prediction, peak, powers):
+    """e^(p − peak) into ``powers``."""
+    for i in range(powers.size):
+        powers[i] = exp_decreasing(prediction[i] - peak)
+
+
+@callee
+def _multiply_by(array, factors):
+    for i in range(array.size):
+        array[i] *= factors[i]
+
+
+@callee
+def no_anchor(formula, target, prediction, buffer, lanes, best, s, table):
+    """For terms that need none."""
+    return 0.0
 
 
 @callee
@@ -188,7 +228,7 @@ def _derivatives(formula, target, prediction, gradient, anchor, one, two, scale,
 
 
 @callee
-def _row_scale(table, weights, row, options):
+def row_scale(table, weights, row, options):
     """What every derivative of a row is multiplied by."""
     return table[0, SCALE] * weights[row] if options & WEIGHTED else table[0, SCALE]
 
@@ -202,7 +242,7 @@ def cosine_similarity(first, last, handle, options):
     Rows are divided by their largest size first: no square overflows.
     """
     target = table_of(handle, 0, DTYPE)
-    prediction, gradient, weights, table, sums = _arrays(handle, DTYPE)
+    prediction, gradient, weights, table, sums = arrays_of(handle, DTYPE)
     scratch, lanes, best = np.empty((3, prediction.shape[1]), DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
     t, p, products = scratch[0], scratch[1], scratch[2]
     epsilon = np.float64(table[0, OWN])
@@ -216,7 +256,7 @@ def cosine_similarity(first, last, handle, options):
         if options & GRADIENT:
             along = 0.0 if norm * size <= epsilon else similarity / (norm * norm) / size
             across = of_target / maximum(norm * size, epsilon)
-            scale = _row_scale(table, weights, row, options)
+            scale = row_scale(table, weights, row, options)
             _cosine_derivatives(t, p, gradient[row], DTYPE(along), DTYPE(across), scale)
 
 
@@ -243,120 +283,6 @@ def _sum_of_products(one, other, products, lanes):
 def _cosine_derivatives(target, prediction, gradient, along, across, scale):
     for i in range(gradient.size):
         gradient[i] = (prediction[i] * along - target[i] * across) * scale
-
-
-# -- crossentropies that have a shorter way ----------------------------------------------------------------------------
-
-
-def softmax_of_targets(first, last, handle, options):
-    """Crossentropy of softmax(p) with a target per class: Σt log Σe^(p−m) − Σ t (p − m), m the row's maximum.
-
-    Its gradient is softmax(p) Σt − t.
-    """
-    target = table_of(handle, 0, DTYPE)
-    prediction, gradient, weights, table, sums = _arrays(handle, DTYPE)
-    scratch = np.empty((len(TERMS), prediction.shape[1]), DTYPE)
-    powers, products, masses = scratch[0], scratch[1], scratch[2]
-    lanes, best = np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
-    factor, shift = table[0, FACTOR], table[0, SHIFT]
-    for row in range(first, last):
-        t, p = target[row], prediction[row]
-        _softmax_terms(t, p, row_maximum(p, best), powers, products, masses, factor, shift)
-        total, mass = row_sum(powers, lanes), row_sum(masses, lanes)
-        sums[row, 0] = mass * math.log(total) - row_sum(products, lanes)
-        if options & GRADIENT:
-            scale = _row_scale(table, weights, row, options)
-            _softmax_derivatives(t, powers, gradient[row], DTYPE(mass / total), scale, factor, shift)
-
-
-@callee
-def _softmax_terms(target, prediction, peak, powers, products, masses, factor, shift):
-    for i in range(powers.size):
-        t = target[i] * factor + shift
-        below = prediction[i] - peak
-        powers[i] = exp_decreasing(below)
-        products[i] = product(t, below)
-        masses[i] = t
-
-
-@callee
-def _softmax_derivatives(target, powers, gradient, share, scale, factor, shift):
-    for i in range(gradient.size):
-        gradient[i] = (powers[i] * share - (target[i] * factor + shift)) * scale
-
-
-def softmax_of_labels(first, last, handle, options):
-    """Crossentropy of softmax(p) with one label per row, smoothed if the shift is not zero."""
-    labels = row_of(handle, 0, np.int64)
-    prediction, gradient, weights, table, sums = _arrays(handle, DTYPE)
-    powers, lanes, best = np.empty(prediction.shape[1], DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
-    factor, shift = table[0, FACTOR], table[0, SHIFT]
-    mass = np.float64(factor) + np.float64(shift) * powers.size
-    for row in range(first, last):
-        p, g, label = prediction[row], gradient[row], labels[row]
-        if label == IGNORED:
-            _ignore(g, sums, row, options)
-            continue
-        peak = row_maximum(p, best)
-        value = -product(np.float64(factor), np.float64(p[label] - peak))
-        if shift != 0:
-            _differences(p, peak, powers)
-            value -= shift * row_sum(powers, lanes)
-        _powers(p, peak, powers)
-        total = row_sum(powers, lanes)
-        sums[row, 0] = value + mass * math.log(total)
-        if options & GRADIENT:
-            scale = _row_scale(table, weights, row, options)
-            _label_derivatives(powers, g, DTYPE(mass / total), shift, scale)
-            g[label] -= factor * scale
-
-
-@callee
-def _ignore(gradient, sums, row, options):
-    sums[row, 0] = 0.0
-    if options & GRADIENT:
-        gradient[:] = 0
-
-
-@callee
-def _differences(prediction, peak, differences):
-    for i in range(differences.size):
-        differences[i] = prediction[i] - peak
-
-
-@callee
-def _powers(prediction, peak, powers):
-    for i in range(powers.size):
-        powers[i] = exp_decreasing(prediction[i] - peak)
-
-
-@callee
-def _label_derivatives(powers, gradient, share, shift, scale):
-    for i in range(gradient.size):
-        gradient[i] = (powers[i] * share - shift) * scale
-
-
-def probability_of_labels(first, last, handle, options):
-    """Crossentropy of probabilities with one label per row: −log clip(p[label] / Σp, ε, 1 − ε)."""
-    labels = row_of(handle, 0, np.int64)
-    prediction, gradient, weights, table, sums = _arrays(handle, DTYPE)
-    lanes = np.empty(LANES)
-    low = table[0, OWN]
-    high = DTYPE(1) - low
-    for row in range(first, last):
-        p, g, label = prediction[row], gradient[row], labels[row]
-        if label == IGNORED:
-            _ignore(g, sums, row, options)
-            continue
-        total = DTYPE(row_sum(p, lanes))
-        share = p[label] / total
-        moves = not (share < low or share > high)
-        sums[row, 0] = -math.log(np.float64(high if share > high else maximum(share, low)))
-        if options & GRADIENT:
-            scale = _row_scale(table, weights, row, options)
-            g[:] = scale / total if moves else DTYPE(0)
-            if moves:
-                g[label] -= scale / (share * total)
 
 
 # -- what follows for every loss ---------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Losses whose elements depend on the whole row: anchor, terms, what follows from their sums, derivative.
 
-- ``anchor(target, prediction, s)``: elementwise; the row's sum or maximum of it is the *anchor*;
+- ``anchor(target, prediction, s)``: elementwise; the row's sum or maximum of it is the *anchor*, 0 if there is none;
 - ``terms(target, prediction, anchor, s) -> (term, term, term)``: elementwise, to be summed over the row in float64;
 - ``between(sums, anchor, s) -> (value, first, second)``: once per row, in float64;
 - ``derivative(target, prediction, anchor, first, second, s)``: elementwise, by the prediction.
@@ -19,8 +19,8 @@ class RowLoss(NamedTuple):
     terms: Any
     between: Any
     derivative: Any
-    anchor: Any
-    anchor_is_maximum: bool = False
+    anchor: Any = None
+    fold: str = "sum"  # or "maximum", or "none" where there is no anchor
 
 
 # -- categorical crossentropy of probabilities: p = clip(q / Σq, ε, 1 − ε), −Σ t log p ---------------------------------
@@ -98,4 +98,4 @@ def hinge_derivative(target, prediction, anchor, active, share, s):
     return (wrong * share if tied else constant(0, prediction)) - active * target
 
 
-categorical_hinge = RowLoss(hinge_terms, hinge_between, hinge_derivative, anchor=wrong_score, anchor_is_maximum=True)
+categorical_hinge = RowLoss(hinge_terms, hinge_between, hinge_derivative, anchor=wrong_score, fold="maximum")

@@ -18,6 +18,7 @@ from ...losses import (
     mean_squared_logarithmic_error,
     poisson,
 )
+from ...losses import crossentropies as _crossentropies
 from ...losses import functions as _modern
 from ...losses import value_and_grad as _value_and_grad
 from ...losses.evaluation import loss_function
@@ -79,7 +80,7 @@ def logcosh(y_true: Any, y_pred: Any) -> Any:
 @loss_function
 def categorical_crossentropy(y_true: Any, y_pred: Any) -> Any:
     """−Σ t log p, p divided by their sum, then clipped to [ε, 1 − ε]."""
-    return _modern.categorical_crossentropy.form({})
+    return _crossentropies.categorical_crossentropy.form({})
 
 
 @loss_function
@@ -90,13 +91,13 @@ def sparse_categorical_crossentropy(y_true: Any, y_pred: Any) -> Any:
     taken too. Models of this era on TensorFlow clipped first and divided then, which for probabilities is the same to
     1e-7.
     """
-    return _modern.sparse_categorical_crossentropy.form({})
+    return _crossentropies.sparse_categorical_crossentropy.form({})
 
 
 @loss_function
 def binary_crossentropy(y_true: Any, y_pred: Any) -> Any:
     """Mean of −t log p − (1 − t) log(1 − p), p clipped to [ε, 1 − ε]."""
-    return _modern.binary_crossentropy.form({})
+    return _crossentropies.binary_crossentropy.form({})
 
 
 @loss_function

@@ -33,6 +33,7 @@ from ...losses import (
     poisson,
     squared_hinge,
 )
+from ...losses import crossentropies as _crossentropies
 from ...losses import functions as _modern
 from ...losses import value_and_grad as _value_and_grad
 from ...losses.evaluation import loss_function
@@ -92,20 +93,20 @@ __all__ = [
 def binary_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False, label_smoothing: float = 0) -> Any:
     """As in Keras 3, without an axis."""
     options = {"from_logits": from_logits, "label_smoothing": label_smoothing}
-    return _modern.binary_crossentropy.form(options)
+    return _crossentropies.binary_crossentropy.form(options)
 
 
 @loss_function
 def categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False, label_smoothing: float = 0) -> Any:
     """As in Keras 3, without an axis."""
     options = {"from_logits": from_logits, "label_smoothing": label_smoothing}
-    return _modern.categorical_crossentropy.form(options)
+    return _crossentropies.categorical_crossentropy.form(options)
 
 
 @loss_function
 def sparse_categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False, axis: int = -1) -> Any:
     """As in Keras 3, without a class to ignore."""
-    return _modern.sparse_categorical_crossentropy.form({"from_logits": from_logits, "axis": axis})
+    return _crossentropies.sparse_categorical_crossentropy.form({"from_logits": from_logits, "axis": axis})
 
 
 @loss_function
