@@ -12,6 +12,8 @@ import contextvars
 import sys
 import threading
 import time
+from types import FrameType
+from typing import Any
 
 from numba.core.compiler_lock import global_compiler_lock
 
@@ -39,7 +41,8 @@ def aside(job, *arguments, says=""):
     says : str
         What is written to a terminal if this, and what was compiled just before, takes long. Empty for nothing.
     """
-    context, outcome, done = contextvars.copy_context(), [], _thread.allocate_lock()
+    context, done = contextvars.copy_context(), _thread.allocate_lock()
+    outcome: list[tuple[Any, BaseException | None]] = []
     done.acquire()
 
     def work():
@@ -82,7 +85,7 @@ def _can_be_interrupted():
 
 
 def _is_importing():
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
     return frame is not None

@@ -289,12 +289,12 @@ def test_nothing_is_said_of_short_pauses_or_where_others_show_them(terminal, mon
     assert terminal(long_jobs) == []
 
 
-def test_nothing_is_said_where_there_is_no_terminal(terminal, capfd, monkeypatch):
-    for stream in (sys.stderr, None, open(os.devnull, "w")):  # noqa: SIM115
+def test_nothing_is_said_where_there_is_no_terminal(terminal, capfd, tmp_path, monkeypatch):
+    closed = (tmp_path / "closed").open("w")
+    closed.close()
+    for stream in (sys.stderr, None, closed):
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stderr", stream)
-            if stream is not None and stream.name == os.devnull:
-                stream.close()
             long_jobs()
     assert capfd.readouterr() == ("", "")
 
