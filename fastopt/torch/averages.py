@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from .memory import local
+from .memory import few_threads, local
+from .several import check_sharded
 
 
 class Averages:
@@ -28,7 +29,8 @@ class Averages:
         Raises
         ------
         RuntimeError
-            If there is none: ``ema=None``, or no step yet; or if the context is entered twice.
+            If there is none: ``ema=None``, or no step yet; or if the context is entered twice. With FSDP2, if the model
+            would go on with other weights: call its ``reshard()`` before the context and at its end.
         """
         if self.ema is None:
             raise RuntimeError("there are no averaged weights: make the optimizer with ema=0.99, for example")
@@ -42,7 +44,10 @@ class Averages:
         ]
         if not pairs:
             raise RuntimeError("there are no averaged weights before the first step")
-        training = [(p, local(p).detach().clone()) for p, _ in pairs]
+        averaged = [p for p, _ in pairs]
+        check_sharded(averaged, "before evaluation_weights()")
+        with few_threads():
+            training = [(p, local(p).detach().clone()) for p, _ in pairs]
         self._evaluating = True
         try:
             _copy(pairs)
@@ -50,12 +55,14 @@ class Averages:
         finally:
             _copy(training)
             self._evaluating = False
+        check_sharded(averaged, "at the end of evaluation_weights()")
 
     def _refuse_to_step_while_evaluating(self) -> None:
         if self._evaluating:
             raise RuntimeError("a step inside evaluation_weights(): leave the context first")
 
 
+@few_threads()
 @torch.no_grad()
 def _copy(pairs: list[tuple[Any, Any]]) -> None:
     """Copy into each parameter; autograd notices."""

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
+from copy import copy
 from operator import itemgetter
 from typing import Any, ClassVar
 
 import torch
 from torch._compile import _disable_dynamo
 
+from ..hyper_parameters import hint
 from ..plan import Slot
 from .averages import Averages
 from .backward import BackwardSteps
 from .building import Built, Seen, build, local_gradient, own
 from .cohorts import Cohort, path_of
-from .memory import check_parameter
+from .memory import check_parameter, few_threads
+from .names import ELSEWHERE
 from .options import NAMES, Options, options_of
 from .versions import Zeroed, count_up
 
@@ -48,8 +50,8 @@ class Fused(Options, Averages):
         version counters: what writes to a gradient behind autograd's back (``p.grad.data``, NumPy) is not seen.
     flat : bool
         Move the ``data`` of all parameters that are trained into one tensor per device and dtype, see
-        `flat_parameters`. They are views then: `torch.save` of one writes the whole tensor (save ``p.clone()``). What
-        is thawed or added later has all packed anew.
+        `flat_parameters`. Each has a storage of its own there, so that it is saved alone. What is thawed or added later
+        has all packed anew.
     fused_backward : bool
         Update each parameter as soon as its gradient is there, and free that: each ``backward`` is a step, so gradients
         cannot be accumulated over several, nor scaled by a ``GradScaler``. ``step`` only ends the step.
@@ -65,6 +67,7 @@ class Fused(Options, Averages):
     _needs_whole: ClassVar[bool] = False
     """Whether the rule looks at more than single elements."""
 
+    defaults: dict[str, Any]
     param_groups: list[dict[str, Any]]
     state: Any
 
@@ -128,13 +131,22 @@ class Fused(Options, Averages):
         self.clip_norm, self.clip_value, self.ema, self.nonfinite = clip_norm, clip_value, ema, nonfinite
         self.fused_zero_grad, self.flat, self.fused_backward = fused_zero_grad, flat, fused_backward
         self._begin()
-        super().__init__(params, *args, **kwargs)  # type: ignore[call-arg]
-        if self.defaults.get("differentiable"):  # type: ignore[attr-defined]
+        self._refuse_unknown(inspect.signature(super().__init__).parameters, kwargs)
+        with few_threads():
+            super().__init__(params, *args, **kwargs)  # type: ignore[call-arg]
+        if self.defaults.get("differentiable"):
             raise ValueError(
                 f"differentiable=True: fastopt.torch.{type(self).__name__} updates in place, where autograd cannot "
                 f"follow: use torch.optim.{type(self).__name__}"
             )
         self._step_supports_amp_scaling = True
+
+    def _refuse_unknown(self, known: Mapping[str, inspect.Parameter], kwargs: Mapping[str, Any]) -> None:
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            return
+        own = list(inspect.signature(type(self)).parameters)[1:]
+        for key in kwargs.keys() - known.keys():
+            raise TypeError(f"fastopt.torch.{type(self).__name__} has no argument {key!r}: {hint(key, ELSEWHERE, own)}")
 
     def _begin(self) -> None:
         """Set what follows from parameters and state to nothing."""
@@ -150,14 +162,24 @@ class Fused(Options, Averages):
             self._backward = BackwardSteps(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """See `torch.optim.Optimizer.add_param_group`. Frozen parameters may be of any kind."""
+        """See `torch.optim.Optimizer.add_param_group`. Frozen parameters may be of any kind.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter cannot be updated in place, or is in the group twice: torch warns, and would step it twice.
+        """
         super().add_param_group(param_group)  # type: ignore[misc]
-        number = len(self.param_groups) - 1
+        group, number = self.param_groups[-1], len(self.param_groups) - 1
+        places: dict[Any, int] = {}
         try:
-            for k, tensor in enumerate(self.param_groups[-1]["params"]):
+            for k, tensor in enumerate(group["params"]):
+                path = path_of(group, number, k)
+                if places.setdefault(tensor, k) != k:
+                    raise ValueError(f"{path} is parameter {places[tensor]}, too: pass a shared parameter once")
                 if tensor.requires_grad:
-                    check_parameter(path_of(self.param_groups[-1], number, k), tensor)
-        except TypeError:
+                    check_parameter(path, tensor)
+        except (TypeError, ValueError):
             del self.param_groups[-1]
             raise
         if self.fused_backward:
@@ -202,6 +224,7 @@ class Fused(Options, Averages):
         ):
             built = build(self, params, grads, {} if built is None else built.cohorts)
             built.prepare_step(grads, unscale, False)
+        built.check_options(self)
         # A list: every engine is to run.
         ran = [self._run(engine, own(grads, numbers), unscale) for engine, numbers in built.engines]
         self._last_step_skipped = not all(ran)
@@ -239,24 +262,36 @@ class Fused(Options, Averages):
 
     def state_dict(self) -> dict[str, Any]:
         """See `torch.optim.Optimizer.state_dict`; ``torch.optim``'s class of the same name can load it."""
-        found = super().state_dict()  # type: ignore[misc]
-        return {**found, "state": self._apart(found["state"])}
+        handle = self.register_state_dict_post_hook(Fused._take_counters_apart, prepend=True)  # type: ignore[attr-defined]
+        try:
+            return super().state_dict()  # type: ignore[misc]
+        finally:
+            handle.remove()
 
-    def _apart(self, states: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Copies of the dicts, with counters that are no elements of one array."""
-        return {
-            key: {name: _copy_of(value) if name in self._counters else value for name, value in state.items()}
-            for key, state in states.items()
-        }
+    def _take_counters_apart(self, found: dict[str, Any]) -> None:
+        found["state"] = self._apart(found["state"])
+
+    def _apart(self, states: Any) -> Any:
+        """A copy of the state whose counters are no elements of one array."""
+        found = copy(states)
+        for key, state in states.items():
+            if isinstance(state, dict) and not state.keys().isdisjoint(self._counters):
+                found[key] = copy(state)
+                found[key].update({name: _copy_of(state[name]) for name in self._counters if name in state})
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         kept: Any = super().__getstate__()
-        states: Any = defaultdict(dict, self._apart(self.state))
-        return {**kept, "state": states, **options_of(self)}
+        return {**kept, "state": self._apart(self.state), **options_of(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._begin()
         super().__setstate__(state)  # type: ignore[misc]
+        for group in self.param_groups:
+            for name in self.defaults.keys() - {
+                "differentiable"
+            }:  # which torch puts there whether a class has it or not
+                group.setdefault(name, self.defaults[name])
         self._step_supports_amp_scaling = True
         if self.fused_backward:
             self._backward.await_gradients()

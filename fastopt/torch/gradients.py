@@ -14,6 +14,7 @@ from ..gradients import BaseGradients
 from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
 from ..parameters import Parameter
 from .layout import QuickReader, layout
+from .memory import few_threads
 
 
 class _Lying(NamedTuple):
@@ -82,6 +83,7 @@ class TensorGradients(BaseGradients):
         staged = STAGED if np.any(self.table[LAYOUT, present] != DIRECT) else 0
         return staged | (self._zero_option(grads) if zero else 0)
 
+    @few_threads()
     def zero_all(self, grads: Any) -> None:
         """See `BaseGradients.zero_all`."""
         for grad in grads:
@@ -90,8 +92,8 @@ class TensorGradients(BaseGradients):
 
     def zero(self) -> None:
         """See `BaseGradients.zero`."""
-        for grad in self._staged:
-            grad.zero_()
+        if self._staged:
+            self.zero_all(self._staged)
 
     def _examine_all(self, found: list[torch.Tensor], numbers: list[int], zero: bool) -> None:
         """Look at those gradients that differ from the last ones."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from ..device import AnyArray, Place
 from ..device.strides import is_dense, same_strides
+from ..kernels.launch import get_num_threads
 from ..plan import Slot
 
 DTYPES = (torch.float32, torch.float64)
@@ -40,8 +43,10 @@ def check_parameter(name: str, tensor: torch.Tensor) -> None:
     Raises
     ------
     TypeError
-        If it is sparse, neither float32 nor float64, or on a device without kernels.
+        If it is sparse, neither float32 nor float64, of a class that has its own operations, or on a device without
+        kernels.
     """
+    check_class(name, local(tensor))
     if tensor.layout is not torch.strided:
         raise TypeError(f"{name} is {tensor.layout}: fastopt.torch updates dense parameters only")
     if tensor.dtype in (torch.float16, torch.bfloat16):
@@ -55,8 +60,39 @@ def check_parameter(name: str, tensor: torch.Tensor) -> None:
         raise TypeError(f"{name} is on {tensor.device}: fastopt.torch works on CPUs and CUDA GPUs")
 
 
+def check_class(name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor whose class does what torch would do to its memory, if it has any."""
+    kind: Any = type(tensor)
+    if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        raise _has_no_memory(name, tensor)
+
+
+def check_memory(name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor whose elements are not in memory of its own.
+
+    Raises
+    ------
+    TypeError
+    """
+    check_class(name, tensor)
+    try:
+        has_memory = tensor.data_ptr() != 0 or tensor.numel() == 0
+    except RuntimeError:  # inside the transforms of torch.func
+        has_memory = False
+    if not has_memory:
+        raise _has_no_memory(name, tensor)
+
+
+def _has_no_memory(name: str, tensor: torch.Tensor) -> TypeError:
+    return TypeError(
+        f"{name} is a {type(tensor).__name__} without memory of its own: fastopt.torch works on plain tensors, outside of "
+        "FakeTensorMode and the transforms of torch.func; use an optimizer of torch.optim"
+    )
+
+
 def as_array(name: str, tensor: torch.Tensor, place: Place) -> AnyArray:
     """The tensor's memory as an array of a place."""
+    check_memory(name, tensor)
     return place.view(name, tensor.detach() if place.on_gpu else tensor.detach().numpy())
 
 
@@ -82,12 +118,15 @@ def kept(
     return tensor, view
 
 
-def new_state(parameter: Any, array: AnyArray, slot: Slot) -> torch.Tensor:
-    """A state tensor as a slot begins; for a distributed parameter as torch.optim makes it, distributed too."""
+def new_state(parameter: Any, array: AnyArray | None, slot: Slot) -> torch.Tensor:
+    """A state tensor as a slot begins; for a distributed parameter as torch.optim makes it, distributed too.
+
+    ``array`` is the parameter's; None where it has no elements.
+    """
     own = local(parameter)
     if slot.without is not None:
-        return own.new_zeros(_shape_without(array.shape, slot.without))
-    tensor = empty_like(array, own)
+        return own.new_zeros(_shape_without(tuple(own.shape), slot.without))
+    tensor = torch.empty_like(own) if array is None else empty_like(array, own)
     tensor = tensor.copy_(own) if slot.copies_parameter else tensor.fill_(slot.start)
     return as_distributed(tensor, parameter) if is_distributed(parameter) else tensor
 
@@ -106,6 +145,20 @@ def empty_like(array: AnyArray, like: torch.Tensor) -> torch.Tensor:
     if not is_dense(array):
         return like.new_empty(array.shape, dtype=dtype)
     return like.new_empty_strided(array.shape, strides, dtype=dtype)
+
+
+@contextmanager
+def few_threads() -> Iterator[None]:
+    """Context in which torch has no threads where steps have none: in a forked child, where OpenMP's hang."""
+    before = torch.get_num_threads()
+    if get_num_threads() > 1 or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _shape_without(shape: tuple[int, ...], without: int | None) -> tuple[int, ...]:
