@@ -12,6 +12,7 @@ DEMO := $(VENV)/.demo
 DEV := $(VENV)/.dev
 PEERS := $(VENV)/.peers
 STAGE := $(VENV)/stage
+OLDEST := .venv-oldest
 CPU_RESULTS := $(OUT)/cpu.json
 
 # Two workers on however many cores: most of a run is compiling, which is serial in each worker. How many threads the
@@ -19,13 +20,15 @@ CPU_RESULTS := $(OUT)/cpu.json
 BENCH := $(BIN)/python -m pytest -q -p no:xdist -W default -p no:cacheprovider
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help train test test-all lint bench bench-quick bench-baseline bench-results performance gpu clean
+.PHONY: help train test test-all test-oldest torture lint bench bench-quick bench-baseline bench-results performance gpu clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make train      train the demo model, live in the terminal  (ARGS="--help" lists its options)'
 	@echo 'make test       the test suite, less the slow and networked tests  (ARGS="-k adam", WORKERS=4)'
 	@echo 'make test-all   every test'
+	@echo 'make test-oldest  the tests with the lowest versions of all that fastopt needs'
+	@echo 'make torture    a minute of interrupted steps: each must be whole or not done  (ARGS="--seconds 600")'
 	@echo 'make lint       ruff, mypy and import-linter'
 	@echo 'make bench      every optimizer against the memory and other libraries, as ratios that must hold'
 	@echo '                (ARGS="--cases gpt2"); bench-quick: a few; bench-baseline: keep the ratios;'
@@ -42,6 +45,20 @@ test: $(DEV)
 
 test-all: $(DEV)
 	$(PYTEST) $(ARGS)
+
+# With the lowest versions that pyproject.toml allows. What trains with optimizers that it is given is left out: fastopt
+# imports none of it. No warning is an error: old packages warn of what newer Pythons and packages change.
+test-oldest:
+	rm -rf $(OLDEST)
+	$(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) .ci/oldest.py > $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -r $(OLDEST)/requirements.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -W default -m "not full" \
+	  --ignore tests/test_torch_libraries.py $(ARGS)
+
+torture: $(DEV)
+	$(BIN)/python tests/torture.py $(ARGS)
 
 # mypy and import-linter look at folders, not at the import hook of an editable install, so they would not find kernels/
 # under the name fastopt.kernels: they get a normal install.
@@ -87,7 +104,7 @@ gpu:
 	$(PYTHON) bench/gpu/gpu.py --out '$(OUT)' $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find fastopt kernels tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # A stamp is written only after everything before it went well, so an interrupted installation is taken up again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ Array = npt.NDArray[Any]
 
 
 def floating(name: str, value: Any) -> Array:
-    """``value`` as a float32 or float64 array; lists and numbers become float64, as in NumPy.
+    """``value`` as a float32 or float64 array; lists, numbers and integers of all kinds become float64, as in NumPy.
 
     Raises
     ------
@@ -21,7 +22,7 @@ def floating(name: str, value: Any) -> Array:
         If it is on another device or of another dtype.
     """
     array = numbers(name, value)
-    if not isinstance(value, np.ndarray) and array.dtype.kind in "bui":
+    if array.dtype.kind in "bui":
         array = array.astype(np.float64)
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}: convert it with astype")
@@ -54,6 +55,29 @@ def check_axis(axis: Any, ndim: int) -> int:
     if not -ndim <= axis < ndim:
         raise ValueError(f"axis must be in [{-ndim}, {ndim}) for an array of {ndim} axes, got {axis}")
     return int(axis) % ndim
+
+
+def check_axes(axes: Any, ndim: int) -> tuple[int, ...]:
+    """Axes counted from 0: one or several, or all of them for None."""
+    if axes is None:
+        return tuple(range(ndim))
+    if not isinstance(axes, (tuple, list)):
+        return (check_axis(axes, ndim),)
+    checked = tuple(check_axis(axis, ndim) for axis in axes)
+    if len(set(checked)) < len(checked):
+        raise ValueError(f"axis: expected each axis once, got {axes}")
+    return checked
+
+
+def axes_last(array: Array, axes: tuple[int, ...]) -> Array:
+    """A view with ``axes`` moved to the end, in their order."""
+    return np.moveaxis(array, axes, range(array.ndim - len(axes), array.ndim))
+
+
+def rows_and_columns(moved: Array, columns: int) -> tuple[int, int]:
+    """Numbers of elements of all axes but the last ``columns``, and of those."""
+    split = moved.ndim - columns
+    return math.prod(moved.shape[:split]), math.prod(moved.shape[split:])
 
 
 def check_output(out: Any, shape: tuple[int, ...], dtype: Any, like: str) -> None:

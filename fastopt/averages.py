@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .flat import flatten
+from .kernels.launch import one_call
 from .plan import AVERAGE_SLOT
 
 if TYPE_CHECKING:
     from .parameters import Parameter
     from .plan import Plan
+
+LEAVE_FIRST = "leave the context first; if leaving it was interrupted, call leave_evaluation()"
 
 
 class Averages:
@@ -20,44 +24,68 @@ class Averages:
     use_ema: bool
     _evaluating: bool
     _gradients: Any
+    _one_at_a_time: Callable[[], Any]
     _parameters: list[Parameter]
     _place: Any
     _plans: list[Plan]
     _read_stand_ins: Callable[[], None]
     _require_built: Callable[[str], None]
+    _stand_ins: list[tuple[Any, Any]]
     _steps: Any
+    _training: list[tuple[Any, Any]]
+    """While averages are in their place: the parameters' arrays, and what they held."""
     _write_back: Callable[[], None]
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:
         """Context in which the parameters hold the averaged weights; afterwards the training weights, bit for bit.
 
+        The optimizer holds the training weights meanwhile. Should leaving be interrupted, `leave_evaluation` does it.
+
         Raises
         ------
         RuntimeError
-            If the optimizer keeps no average (``use_ema=False``), is not built, or is in such a context already.
+            If the optimizer keeps no average (``use_ema=False``), is not built, is in such a context already, or in the
+            middle of a step.
         """
         self._require_built("evaluation_weights()")
-        if self._evaluating:
-            raise RuntimeError("evaluation_weights() does not nest")
-        self._check_averages()
-        self._gradients.check_parameters()
-        place = self._place
-        with self._steps.in_order():
-            self._read_stand_ins()
-            training = [(p.array, place.clone(p.array)) for plan in self._plans for p in plan.parameters]
-        self._evaluating = True
+        with self._one_at_a_time():
+            if self._evaluating:
+                raise RuntimeError(f"evaluation_weights() does not nest: {LEAVE_FIRST}")
+            self._check_averages()
+            self._gradients.check_parameters()
         try:
-            with self._steps.in_order():
-                self._load_averages()
-                self._write_back()
+            self._enter_evaluation()
             yield
         finally:
-            with self._steps.in_order():
-                for array, values in training:
-                    place.copy(array, values)
-                self._write_back()
+            try:
+                self.leave_evaluation()
+            except BaseException:  # interrupted before it had begun
+                self.leave_evaluation()
+                raise
+
+    def _enter_evaluation(self) -> None:
+        with self._steps.in_order():
+            self._read_stand_ins()
+            self._training = [(p.array, self._place.clone(p.array)) for plan in self._plans for p in plan.parameters]
+        self._evaluating = True
+        with self._steps.in_order():
+            self._load_averages()
+            self._write_back()
+
+    def leave_evaluation(self) -> None:
+        """Put the training weights back, if `evaluation_weights` has taken them away and was interrupted on leaving.
+
+        Does nothing where the parameters are the training weights, so it can be called at any time, and again.
+        """
+        if not self._training:
             self._evaluating = False
+            return
+        copying = self._place.copying
+        back = [copying(array, values) for array, values in self._training]
+        back += [copying(origin, stand_in) for origin, stand_in in self._stand_ins]
+        with self._steps.in_order():
+            one_call([*back, partial(vars(self).update, _training=[], _evaluating=False)])()
 
     def _check_averages(self) -> None:
         if not self.use_ema:
@@ -87,6 +115,6 @@ class Averages:
                 raise ValueError("var_list must be the parameters that the optimizer was built with")
         if self.use_ema:
             self._gradients.check_parameters()
-            with self._steps.in_order():
+            with self._one_at_a_time(), self._steps.in_order():
                 self._load_averages()
                 self._write_back()

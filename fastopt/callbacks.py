@@ -41,7 +41,28 @@ Logs = MutableMapping[str, Any] | None
 
 
 class Callback:
-    """All hooks, doing nothing. A loop may call each of them on every callback it has."""
+    """All hooks, doing nothing. A loop may call each of them on every callback it has.
+
+    Keras's ``fit`` hands no optimizer over, and is refused: it takes the callbacks of the same names of
+    ``keras.callbacks``, which work with the optimizers of `fastopt.keras`.
+    """
+
+    async_safe = True  # or Keras looks for its own hooks first, and fails without a word about why
+
+    def set_params(self, params: Any) -> None:
+        """What Keras's ``fit`` calls first.
+
+        Raises
+        ------
+        TypeError
+            Always.
+        """
+        raise TypeError(
+            f"{type(self).__name__} of fastopt is for training loops of your own: in Keras's fit use "
+            "that of keras.callbacks, which works with the optimizers of fastopt.keras"
+        )
+
+    set_model = set_params
 
     def on_train_begin(self, logs: Logs, optimizer: Any) -> None:
         """Before the first epoch."""

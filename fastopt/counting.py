@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from array import array as numbers
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
+
+from .hyper_parameters import without_axes
+from .parameters import check_count
+from .state import checked_counter
 
 
 class Counting:
@@ -11,6 +17,10 @@ class Counting:
 
     _gpu: Any
     _learning_rate: Any
+    _one_at_a_time: Callable[[], AbstractContextManager[Any]]
+    _state_is_set: Callable[[], None]
+    _unchanged_by_failure: Callable[[], AbstractContextManager[None]]
+    gradient_accumulation_steps: int | None
 
     def _start_counting(self) -> None:
         """Nothing has been done."""
@@ -41,9 +51,24 @@ class Counting:
 
     @property
     def iterations(self) -> int:
-        """Updates done so far; micro-steps of an accumulation do not count. On a GPU, reading it waits."""
+        """Updates done so far; micro-steps of an accumulation do not count. On a GPU, reading it waits.
+
+        Settable to an int from 0 on: bias corrections, schedules and averages go on from there, at the beginning of a
+        window of accumulation. Slots stay as they are, and so does what an optimizer keeps as a number of its own, such
+        as Nadam's product of momenta: as in Keras, when it is assigned to there.
+        """
         self._confirm()
         return self._iterations
+
+    @iterations.setter
+    def iterations(self, count: int) -> None:
+        count = without_axes(count)
+        check_count("iterations", count, 0)
+        micro_steps = checked_counter("iterations", count, 0) * (self.gradient_accumulation_steps or 1)
+        self._confirm()
+        with self._one_at_a_time(), self._unchanged_by_failure():
+            self._counted[:] = numbers("q", [int(count), int(checked_counter("iterations", micro_steps, 0))])
+            self._state_is_set()
 
     @property
     def last_grad_norm(self) -> float | None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import numbers
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+from numba.core.errors import NumbaError, UnsupportedBytecodeError
 
 from .hyper_parameters import COMMON, common_arguments, hyper_parameters
 from .kernels.registry import rule as register_elementwise
 from .kernels.registry import two_phase_rule
 from .optimizer import Optimizer
-from .parameters import check_number
+from .parameters import Array, check_number
 from .plan import Slot
 from .registry import add, is_built_in
 
@@ -34,9 +38,10 @@ def register_rule(
     name : str
         Of the class.
     rule : function
-        ``(param, grad, slots, s) -> (param, slots)`` over numbers, in the language that Numba compiles. With
-        ``second``: the first phase, ``-> (terms, slots)``, where ``terms`` is a tuple of numbers to be summed over the
-        parameter.
+        ``(param, grad, slots, s) -> (param, slots)`` over numbers and tuples of numbers, in the language that Numba
+        compiles: a plain function, or one decorated with ``numba.njit``, whose flags are not used.
+        With ``second``: the first phase, ``-> (terms, slots)``, where ``terms`` is a tuple of numbers to be summed over
+        the parameter.
     scalars_type : NamedTuple class
         Of ``s``. Its values come in the parameter's dtype.
     slots : mapping
@@ -58,8 +63,16 @@ def register_rule(
     Raises
     ------
     TypeError, ValueError
-        If the pieces do not fit together; the rule is tried on plain numbers first.
+        If the pieces do not fit together; the rule is tried on plain numbers first. What passes there and yet is not in
+        Numba's language is a TypeError when an optimizer is built.
     """
+    for key, mapping in (("slots", slots), ("defaults", defaults)):
+        if mapping is not None and not isinstance(mapping, Mapping):
+            raise TypeError(f"{name}: {key} must be a dict, got {type(mapping).__name__}")
+    rule, between, second = (
+        _function(f"{name}: {key}", function)
+        for key, function in (("rule", rule), ("between", between), ("second", second))
+    )
     starts, defaults = dict(slots or {}), dict(defaults or {})
     _check_names(name, scalars_type, starts, defaults, between, second)
     fields = scalars_type._fields  # type: ignore[attr-defined]
@@ -73,6 +86,7 @@ def register_rule(
         raise ValueError(f"{name}: the scalars need {error}, which is not among the defaults") from None
     if not isinstance(sample, scalars_type):
         raise TypeError(f"{name}: scalars must return a {scalars_type.__name__}, got {type(sample).__name__}")
+    _check_numbers(f"{name}: scalars", sample)
     terms = _try(name, rule, second, between, starts, sample)
     if second is not None:
         two_phase_rule(private, rule, between, second, terms)
@@ -82,6 +96,15 @@ def register_rule(
     class Registered(Optimizer):
         def _rule_slots(self, branch: str) -> dict[str, Slot]:
             return {slot: Slot(start=start) for slot, start in starts.items()}
+
+        def _plan(self, keep: dict[str, Array] | None = None) -> None:
+            try:
+                super()._plan(keep)
+            except (NumbaError, UnsupportedBytecodeError) as error:
+                raise TypeError(
+                    f"{name}: Numba cannot compile the rule {rule.__name__}: it may work on numbers and tuples of them "
+                    "only, and call functions that Numba knows or that numba.njit has compiled; see the error above"
+                ) from error
 
         def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
             values = {key: _value(getattr(self, key)) for key in self._own}
@@ -110,6 +133,8 @@ def _check_names(
     if (between is None) != (second is None):
         raise ValueError(f"{name}: between and second belong together")
     for slot, start in slots.items():
+        if not isinstance(slot, str):
+            raise TypeError(f"{name}: the name of a slot must be a str, got {slot!r}")
         check_number(f"{name}: the start of slot {slot}", start)
         if "/" in slot or slot in ("average", "gradient_accumulator"):
             raise ValueError(f"{name}: a slot cannot be called {slot!r}")
@@ -118,22 +143,60 @@ def _check_names(
             raise ValueError(f"{name}: {key} is an argument of every optimizer, not one of the rule's own")
 
 
+def _function(what: str, function: Any) -> Any:
+    """A function that Numba can compile into another; None as it is."""
+    function = getattr(function, "py_func", function)  # what numba.njit was given
+    if function is None or inspect.isfunction(function):
+        return function
+    raise TypeError(
+        f"{what} must be a plain function, got {type(function).__name__}: write it with def or lambda, with what it "
+        "needs besides its arguments in scalars_type, or as global constants"
+    )
+
+
 def _try(name: str, rule: Any, second: Any, between: Any, slots: dict[str, float], sample: Any) -> int:
     """Run the rule on plain numbers; the number of its terms."""
     state = tuple(float(start) for start in slots.values())
+    with _failing(f"{name}: the rule fails on param 1.0, grad 0.5, slots {state}"):
+        found = rule(1.0, 0.5, state, sample)
+        first, new = found
+    _check_tuple(f"{name}: what the rule returns", found)
+    _check_numbers(f"{name}: the slots that the rule returns", new)
+    if len(new) != len(state):
+        raise TypeError(f"{name}: the rule has {len(state)} slots but returns {len(new)}")
+    if second is None:
+        _check_numbers(f"{name}: the parameter that the rule returns", (first,))
+        return 0
+    _check_numbers(f"{name}: the terms that the first phase returns", first)
+    with _failing(f"{name}: between fails on sums of 1.0, n 1"):
+        factor = between([1.0] * len(first), 1, sample)
+    _check_numbers(f"{name}: what between returns", (factor,))
+    with _failing(f"{name}: second fails on param 1.0, grad 0.5, slots {new}, number {factor}"):
+        param = second(1.0, 0.5, new, float(factor), sample)
+    _check_numbers(f"{name}: the parameter that second returns", (param,))
+    return len(first)
+
+
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """Whatever a user's function raises is a TypeError that says which."""
     try:
-        first, new = rule(1.0, 0.5, state, sample)
-        terms = 0 if second is None else len(first)
-        if second is not None:
-            second(1.0, 0.5, new, float(between([1.0] * terms, 1, sample)), sample)
-        else:
-            float(first)
-        count = len(new)
+        yield
     except Exception as error:
-        raise TypeError(f"{name}: the rule fails on param 1.0, grad 0.5, slots {state}: {error!r}") from error
-    if count != len(state):
-        raise TypeError(f"{name}: the rule has {len(state)} slots but returns {count}")
-    return terms
+        raise TypeError(f"{what}: {error!r}") from error
+
+
+def _check_tuple(what: str, value: Any) -> None:
+    if not isinstance(value, tuple):
+        raise TypeError(f"{what} must be a tuple, got a {type(value).__name__}: Numba compiles nothing else")
+
+
+def _check_numbers(what: str, values: Any) -> None:
+    """Refuse what is no tuple of real numbers."""
+    _check_tuple(what, values)
+    for value in values:
+        if not isinstance(value, numbers.Real):
+            raise TypeError(f"{what} must be real numbers, got a {type(value).__name__}: {value!r}")
 
 
 def _init_with(defaults: dict[str, Any]) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+import dataclasses
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +21,10 @@ class Segment(NamedTuple):
 
 
 def flatten(structure: Any) -> tuple[list[str], list[Any]]:
-    """The leaves of nested lists, tuples and mappings, in order, each with its path.
+    """The leaves of nested lists, tuples, mappings, namedtuples and dataclasses, in order, each with its path.
 
-    A path joins keys and indices with "/", as in "layers/0/kernel". Anything that is no container is a leaf, None too;
-    a bare leaf has the path "0", as if it stood in a list.
+    A path joins keys, fields and indices with "/", as in "layers/0/kernel". Anything that is no container is a leaf,
+    None too; a bare leaf has the path "0", as if it stood in a list.
 
     Raises
     ------
@@ -33,25 +35,53 @@ def flatten(structure: Any) -> tuple[list[str], list[Any]]:
         return list(structure.paths), list(structure.arrays)
     paths: list[str] = []
     leaves: list[Any] = []
-    _collect(structure if _is_container(structure) else [structure], "", paths, leaves)
+    _collect(structure if is_container(structure) else [structure], "", paths, leaves)
     if len(set(paths)) != len(paths):
         twice = sorted({path for path in paths if paths.count(path) > 1})
         raise ValueError(f"two arrays have the path {twice[0]!r}: keys that differ as objects must differ as text")
     return paths, leaves
 
 
-def _is_container(structure: Any) -> bool:
-    return isinstance(structure, (list, tuple, Mapping))
+def is_container(structure: Any) -> bool:
+    """Whether `flatten` looks into it."""
+    return isinstance(structure, (list, tuple, Mapping, FlatBuffer)) or _is_record(structure)
+
+
+def is_plain(structure: Any) -> bool:
+    """Whether leaves stand in nothing but their order: a list or tuple without fields and nesting, or a bare leaf."""
+    if isinstance(structure, FlatBuffer):
+        return is_plain(structure.views)
+    if not isinstance(structure, (list, tuple)):
+        return not is_container(structure)
+    examples = {type(child): child for child in structure}.values()
+    return not hasattr(structure, "_fields") and not any(map(is_container, examples))
+
+
+_OF_ARRAYS = ("__array__", "__cuda_array_interface__", "__dlpack__")
+
+
+def _is_record(node: Any) -> bool:
+    """Whether it is a dataclass instance, and no array that is written as one."""
+    kind = type(node)
+    return dataclasses.is_dataclass(kind) and not any(hasattr(kind, name) for name in _OF_ARRAYS)
+
+
+def _items(node: Any) -> Iterable[tuple[Any, Any]]:
+    """The keys, fields or indices of a container, each with what is there."""
+    if isinstance(node, Mapping):
+        return node.items()
+    if isinstance(node, (list, tuple)):
+        return zip(node._fields, node, strict=True) if hasattr(node, "_fields") else enumerate(node)
+    return [(field.name, getattr(node, field.name)) for field in dataclasses.fields(node)]
 
 
 def _collect(node: Any, prefix: str, paths: list[str], leaves: list[Any]) -> None:
-    items = node.items() if isinstance(node, Mapping) else enumerate(node)
-    for key, child in items:
+    for key, child in _items(node):
         path = f"{prefix}{key}"
         if isinstance(child, FlatBuffer):
             paths += [f"{path}/{segment.path}" for segment in child.segments]
             leaves += child.arrays
-        elif _is_container(child):
+        elif is_container(child):
             _collect(child, f"{path}/", paths, leaves)
         else:
             paths.append(path)
@@ -59,15 +89,63 @@ def _collect(node: Any, prefix: str, paths: list[str], leaves: list[Any]) -> Non
 
 
 def rebuild(structure: Any, replacement: Callable[[Any], Any]) -> Any:
-    """The same nesting with every leaf replaced; mappings become dicts."""
+    """The same nesting with every leaf, or `FlatBuffer`, replaced.
+
+    Mappings become dicts, namedtuples and dataclasses stay what they are, without a call of their own code.
+    """
+    if isinstance(structure, FlatBuffer) or not is_container(structure):
+        return replacement(structure)
+    children = {key: rebuild(child, replacement) for key, child in _items(structure)}
+    kind: Any = type(structure)
     if isinstance(structure, Mapping):
-        return {key: rebuild(child, replacement) for key, child in structure.items()}
+        return children
     if isinstance(structure, tuple):
-        children = [rebuild(child, replacement) for child in structure]
-        return type(structure)(*children) if hasattr(structure, "_fields") else tuple(children)
+        return kind._make(children.values()) if hasattr(structure, "_fields") else tuple(children.values())
     if isinstance(structure, list):
-        return [rebuild(child, replacement) for child in structure]
-    return replacement(structure)
+        return list(children.values())
+    record = copy.copy(structure)
+    for name, child in children.items():
+        object.__setattr__(record, name, child)  # a frozen one too
+    return record
+
+
+def match(paths: Sequence[str], structure: Any, optional: Container[str] = ()) -> list[Any]:
+    """The leaves of a structure in the order of the paths that another one has; None for those that are not there.
+
+    Leaves of a plain list or tuple are taken in order. All others go by their paths, which must be the same, as for
+    ``jax.tree.map``; unlike there a dict may stand for a namedtuple, and a list for a tuple.
+
+    Parameters
+    ----------
+    paths : sequence of str
+    structure : as for `flatten`
+    optional : container of str
+        Paths that need not be there.
+
+    Raises
+    ------
+    ValueError
+        If the structures do not agree.
+    """
+    found, leaves = flatten(structure)
+    if list(paths) == found:
+        return leaves
+    if is_plain(structure):
+        if len(leaves) == len(paths):
+            return leaves
+        raise ValueError(
+            f"expected {len(paths)} gradients, one per parameter, got {len(leaves)}: "
+            "pass None for a parameter without a gradient"
+        )
+    by_path = dict(zip(found, leaves, strict=True))
+    unexpected = by_path.keys() - set(paths)
+    absent = [path for path in paths if path not in by_path and path not in optional]
+    if unexpected or absent:
+        raise ValueError(
+            "the gradients' structure is not the parameters': "
+            f"missing {absent[:5] or 'nothing'}, unexpected {sorted(unexpected)[:5] or 'nothing'}"
+        )
+    return [by_path.get(path) for path in paths]
 
 
 def aligned_offsets(sizes: list[int], dtype: np.dtype[Any]) -> tuple[list[int], int]:
@@ -158,7 +236,7 @@ def pack(structure: Any) -> FlatBuffer:
 
     Parameters
     ----------
-    structure : array, or nested lists, tuples and mappings of arrays
+    structure : array, or nested lists, tuples, mappings, namedtuples and dataclasses of arrays
         Of one dtype, float32 or float64; any shapes and strides, NumPy scalars included. All NumPy's, or all of one
         other library and on one GPU.
 
@@ -189,16 +267,15 @@ def pack(structure: Any) -> FlatBuffer:
         names = " and ".join(sorted(dtype.name for dtype in dtypes))
         raise ValueError(f"a FlatBuffer holds one dtype, got {names}: pack each dtype by itself or cast first")
     dtype = dtypes.pop() if dtypes else np.dtype(np.float32)
-    container = structure if _is_container(structure) or isinstance(structure, FlatBuffer) else [structure]
-    nesting = container.views if isinstance(container, FlatBuffer) else _plain(container)
+    nesting = _with_views(structure if is_container(structure) else [structure])
     buffer = FlatBuffer(nesting, paths, [array.shape for array in arrays], dtype, place)
     for path, view, array in zip(paths, buffer.arrays, arrays, strict=True):
         place.copy(place.view(path, view), array)
     return buffer
 
 
-def _plain(structure: Any) -> Any:
-    """The structure with nested buffers replaced by their views."""
+def _with_views(structure: Any) -> Any:
+    """The structure with buffers replaced by their views."""
     return rebuild(structure, lambda leaf: leaf.views if isinstance(leaf, FlatBuffer) else leaf)
 
 

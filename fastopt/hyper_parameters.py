@@ -6,16 +6,17 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
 
-from .parameters import check_count, check_flag, check_number
+from .parameters import check_count, check_flag, check_number, check_pattern
 from .schedules import LearningRateSchedule
 from .schedules import deserialize as deserialize_schedule
 from .schedules import serialize as serialize_schedule
 
-Rate = float | LearningRateSchedule | Callable[[], float]
+Rate = float | LearningRateSchedule | Callable[[], float] | Callable[[int], float]
 Coefficient = float | Callable[[], float]
 
 _ELSEWHERE = {
@@ -102,8 +103,45 @@ def hint(key: str, elsewhere: Mapping[str, str], valid: list[str]) -> str:
 
 
 def without_axes(value: Any) -> Any:
-    """A constant tensor or array without axes as the number it holds; anything else as it is."""
-    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+    """A constant tensor or array without axes, of any library, as the number it holds; anything else as it is."""
+    if getattr(value, "shape", None) != ():
+        return value
+    return value.item() if hasattr(value, "item") else float(value)
+
+
+def takes_step(rate: Callable[..., Any]) -> bool:
+    """Whether a function that is a learning rate takes the step, as schedules do; else it takes no argument.
+
+    Raises
+    ------
+    TypeError
+        If it can be called neither way.
+    """
+    try:
+        signature = inspect.signature(rate)
+    except ValueError:  # a built-in function that does not say
+        return False
+    for arguments in ((), (0,)):
+        with suppress(TypeError):
+            signature.bind(*arguments)
+            return bool(arguments)
+    raise TypeError(
+        f"learning_rate is a function of {signature}: expected one of no argument, or of one, the step; "
+        "fix the others with functools.partial"
+    )
+
+
+def _checked_exclusion(excluded: Any) -> dict[str, list[str]]:
+    """What a config says of exclusions from weight decay."""
+    name = "exclude_from_weight_decay"
+    if not isinstance(excluded, Mapping) or excluded.keys() - {"paths", "names"}:
+        raise ValueError(f'{name} must be a dict of the lists "paths" and "names", got {excluded!r}')
+    for values in excluded.values():
+        if not isinstance(values, (list, tuple)):
+            raise TypeError(f"{name} must hold lists, got {values!r}")
+    for pattern in excluded.get("names", ()):
+        check_pattern(name, pattern)
+    return {key: list(excluded.get(key, ())) for key in ("paths", "names")}
 
 
 class HyperParameters:
@@ -124,6 +162,7 @@ class HyperParameters:
         arguments = {key: without_axes(value) for key, value in arguments.items()}
         self._own = [key for key in arguments if key not in COMMON]
         self._learning_rate: Rate = 0.0
+        self._rate_takes_step = False
         self._bounds: dict[str, tuple[float, float, bool]] = {}  # of coefficients
         self._asked: dict[str, float] = {}  # what callable coefficients have said for the present step
         self.weight_decay: float | None = arguments["weight_decay"]
@@ -201,24 +240,40 @@ class HyperParameters:
 
     @property
     def learning_rate(self) -> float:
-        """The rate that the next step uses. Settable, unless a schedule rules it."""
+        """The rate that the next step uses. Settable to what the constructor takes, unless a function of the step
+        rules it: then to another function only.
+
+        A number; a function without arguments, asked once per step; or a function of the step, asked with the number of
+        gradients taken so far, from 0, as Keras asks its schedules: those of `fastopt.schedules`, of Keras or optax,
+        or your own.
+        """
         return self._rate()
 
     @learning_rate.setter
     def learning_rate(self, value: Rate) -> None:
-        if isinstance(self._learning_rate, LearningRateSchedule) and not callable(value):
+        value = without_axes(value)
+        if self._rate_takes_step and not callable(value):
             raise TypeError(
                 "the learning rate follows a schedule and cannot be set to a number: "
                 "build the optimizer with a float, or set another schedule"
             )
-        value = without_axes(value)
         if not callable(value):
             check_number("learning_rate", value)
-            value = float(value)
-        elif isinstance(value, type):
+            return self._set_rate(float(value), False)
+        if isinstance(value, type):
             raise TypeError(f"learning_rate is the class {value.__name__}: pass an instance")
-        self._learning_rate = value
-        self._rate_was_set()
+        self._set_rate(value, takes_step(value))
+
+    def _set_rate(self, rate: Rate, of_step: bool) -> None:
+        """Take over a rate that has been checked; if that fails, the old one is in force."""
+        before = self._learning_rate, self._rate_takes_step
+        self._learning_rate, self._rate_takes_step = rate, of_step
+        try:
+            self._rate_was_set()
+        except BaseException:
+            self._learning_rate, self._rate_takes_step = before
+            self._rate_was_set()
+            raise
 
     def _rate_was_set(self) -> None:
         """Note that the learning rate is another one now."""
@@ -227,14 +282,13 @@ class HyperParameters:
         rate = self._learning_rate
         if type(rate) is float:
             return rate
-        value = without_axes(rate(self._calls) if isinstance(rate, LearningRateSchedule) else rate())  # type: ignore[operator]
+        value = without_axes(rate(self._calls) if self._rate_takes_step else rate())  # type: ignore[operator,call-arg]
         check_number(f"the value of learning_rate ({type(rate).__name__})", value)
         return float(value)
 
     def _rate_of_step(self) -> float:
-        """`_rate`; a user's function is asked once per step."""
-        rate = self._learning_rate
-        if type(rate) is float or isinstance(rate, LearningRateSchedule):
+        """`_rate`; a user's function is asked once per step. One of the step may be asked for each anew."""
+        if type(self._learning_rate) is float or self._rate_takes_step:
             return self._rate()
         if "learning_rate" not in self._asked:
             self._asked["learning_rate"] = self._rate()
@@ -273,7 +327,7 @@ class HyperParameters:
             arguments["learning_rate"] = deserialize_schedule(arguments["learning_rate"])
         optimizer = cls(**arguments)
         if excluded:
-            optimizer._excluded = {key: list(value) for key, value in excluded.items()}
+            optimizer._excluded = _checked_exclusion(excluded)
         return optimizer
 
     def __repr__(self) -> str:

@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from .hyper_parameters import Rate
+from .hyper_parameters import Rate, without_axes
 from .optimizer import Optimizer
 from .parameters import Array, check_count, check_number
 from .state import checked_counter
 from .steps.gpu import Captured, GpuSteps, Scaling
+from .steps.host import Call
 
 _LEAST, _GREATEST = 2.0**-126, 2.0**126
+
+
+def _scale(name: str, value: Any) -> float:
+    """A scale; refuses what is no finite number above zero."""
+    value = without_axes(value)
+    check_number(name, value)
+    if value <= 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+    return float(value)
+
+
+def _bound(name: str, value: Any) -> float | None:
+    return None if value is None else _scale(name, value)
+
+
+def _growth_steps(name: str, value: Any) -> int:
+    check_count(name, value, 1)
+    return int(checked_counter(name, value, 0))
+
+
+def _steps(name: str, value: Any) -> int:
+    value = without_axes(value)
+    check_count(name, value, 0)
+    return int(checked_counter(name, value, 0))
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "initial_scale": _scale, "dynamic_scale": _scale, "minimum_scale": _bound, "maximum_scale": _bound,
+    "dynamic_growth_steps": _growth_steps, "step_counter": _steps,
+}  # fmt: skip
+"""What may be set, and what it must be."""
 
 
 class LossScaleOptimizer(Optimizer):
@@ -55,23 +88,15 @@ class LossScaleOptimizer(Optimizer):
             raise TypeError(f"inner_optimizer must be an Optimizer, got {type(inner_optimizer).__name__}")
         if isinstance(inner_optimizer, LossScaleOptimizer) or inner_optimizer.loss_scale_factor is not None:
             raise ValueError("the inner optimizer scales losses itself: scale in one place only")
-        for key, value in (
-            ("initial_scale", initial_scale), ("minimum_scale", minimum_scale), ("maximum_scale", maximum_scale),
-        ):  # fmt: skip
-            if value is not None:
-                check_number(key, value)
-                if value <= 0:
-                    raise ValueError(f"{key} must be positive, got {value}")
-        check_count("dynamic_growth_steps", dynamic_growth_steps, 1)
+        self.inner_optimizer = inner_optimizer
+        self.initial_scale = initial_scale
+        self.dynamic_growth_steps = dynamic_growth_steps
+        self.minimum_scale, self.maximum_scale = minimum_scale, maximum_scale
         low, high = minimum_scale or 0.0, maximum_scale or float("inf")
         if not low <= initial_scale <= high:
             raise ValueError(
                 f"initial_scale {initial_scale} is not between minimum_scale {low} and maximum_scale {high}"
             )
-        self.inner_optimizer = inner_optimizer
-        self.initial_scale = float(initial_scale)
-        self.dynamic_growth_steps = dynamic_growth_steps
-        self.minimum_scale, self.maximum_scale = minimum_scale, maximum_scale
         self.name = name or "loss_scale_optimizer"
         self._dynamic_scale = self.initial_scale
         self._step_counter = 0
@@ -83,7 +108,10 @@ class LossScaleOptimizer(Optimizer):
         return getattr(self.inner_optimizer, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What is the inner optimizer's is set there."""
+        """What is the inner optimizer's is set there; what is no scale or count is refused as in the constructor."""
+        if name in _CHECKS:
+            value = _CHECKS[name](name, value)
+            self._check_bounds(name, value)
         inner = self.__dict__.get("inner_optimizer")
         own = inner is None or name in self.__dict__ or hasattr(type(self), name)
         if own or name.startswith("_") or not hasattr(inner, name):
@@ -91,11 +119,18 @@ class LossScaleOptimizer(Optimizer):
         else:
             setattr(inner, name, value)
 
+    def _check_bounds(self, name: str, value: Any) -> None:
+        bounds = {**self.__dict__, name: value}
+        low, high = bounds.get("minimum_scale"), bounds.get("maximum_scale")
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"minimum_scale {low} is above maximum_scale {high}")
+
     def build(self, params: Any, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         """See `Optimizer.build`."""
-        self.inner_optimizer.build(params, overrides)
-        for plan in self.inner_optimizer._plans:
-            plan.engine.prepare(norms=True, clip_each=False, accumulate=False)
+        with self.inner_optimizer._unchanged_by_failure():
+            self.inner_optimizer.build(params, overrides)
+            for plan in self.inner_optimizer._plans:
+                plan.engine.prepare(norms=True, clip_each=False, accumulate=False)
 
     @property
     def dynamic_scale(self) -> float:
@@ -104,7 +139,7 @@ class LossScaleOptimizer(Optimizer):
 
     @dynamic_scale.setter
     def dynamic_scale(self, value: float) -> None:
-        self._set_scaling(float(value), self.step_counter)
+        self._set_scaling(value, self.step_counter)
 
     @property
     def step_counter(self) -> int:
@@ -113,7 +148,7 @@ class LossScaleOptimizer(Optimizer):
 
     @step_counter.setter
     def step_counter(self, value: int) -> None:
-        self._set_scaling(self.dynamic_scale, int(value))
+        self._set_scaling(self.dynamic_scale, value)
 
     def _scaling(self) -> Scaling:
         gpu = self._gpu_that_scales()
@@ -149,20 +184,22 @@ class LossScaleOptimizer(Optimizer):
         unscale: float | None = None,
         nonfinite: str | None = None,
         scaling: Scaling | None = None,
+        ends: Sequence[Call] = (),
+        learns: bool = False,
     ) -> None:
         inner = self.inner_optimizer
         known = self._known_scaling()
-        inner._apply(grads, params, zero_grads, 1.0 / self._dynamic_scale, "skip", known)
-        if inner._gpu is not None:
-            return
-        if inner.last_step_skipped:
-            self._step_counter = 0
-            self._dynamic_scale = max(self._dynamic_scale * 0.5, known.least)
-        elif self._step_counter == self.dynamic_growth_steps - 1:
-            self._step_counter = 0
-            self._dynamic_scale = min(self._dynamic_scale * 2.0, known.greatest)
-        else:
-            self._step_counter += 1
+        if inner._gpu is None:
+            ends = (partial(vars(self).update, self._scaling_after_growth(known)), *ends)
+        inner._apply(grads, params, zero_grads, 1.0 / known.scale, "skip", known, ends)
+        if inner._gpu is None and inner.last_step_skipped:
+            vars(self).update(_step_counter=0, _dynamic_scale=max(known.scale * 0.5, known.least))
+
+    def _scaling_after_growth(self, known: Scaling) -> dict[str, float]:
+        """Counter and scale after a step whose gradients were finite, by attribute."""
+        if known.growth == known.growth_steps - 1:
+            return {"_step_counter": 0, "_dynamic_scale": min(known.scale * 2.0, known.greatest)}
+        return {"_step_counter": known.growth + 1, "_dynamic_scale": known.scale}
 
     def _prepare(self, steps: int, nonfinite: str | None = None, scaling: Scaling | None = None) -> None:
         self.inner_optimizer._prepare(steps, "skip", self._known_scaling())
@@ -184,8 +221,12 @@ class LossScaleOptimizer(Optimizer):
 
     @property
     def iterations(self) -> int:
-        """Of the inner optimizer: steps that were left out do not count."""
+        """Of the inner optimizer: steps that were left out do not count. Settable."""
         return self.inner_optimizer.iterations
+
+    @iterations.setter
+    def iterations(self, count: int) -> None:
+        self.inner_optimizer.iterations = count
 
     @property
     def built(self) -> bool:
@@ -218,6 +259,10 @@ class LossScaleOptimizer(Optimizer):
         """See `Optimizer.evaluation_weights`."""
         with self.inner_optimizer.evaluation_weights():
             yield
+
+    def leave_evaluation(self) -> None:
+        """See `Optimizer.leave_evaluation`."""
+        self.inner_optimizer.leave_evaluation()
 
     def finalize_variable_values(self, var_list: Any = None) -> None:
         """See `Optimizer.finalize_variable_values`."""

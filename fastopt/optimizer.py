@@ -6,26 +6,31 @@ import math
 import re
 import weakref
 from array import array as numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from operator import setitem
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from . import state
-from .averages import Averages
+from .averages import LEAVE_FIRST, Averages
 from .counting import Counting
 from .device import HOST, Place, is_array
-from .flat import FlatBuffer, flatten, rebuild
+from .flat import FlatBuffer, flatten, is_container, is_plain, match, rebuild
 from .gradients import ABSENT, BaseGradients, gradients_of
 from .hyper_parameters import HyperParameters
 from .kernels.clipping import ALL, EACH
+from .kernels.launch import one_call
 from .kernels.layout import AVERAGED, OVERWRITE
 from .kernels.registry import running_after, scalars_of
 from .parameters import Array, Parameter, check_count, check_pattern, collect
 from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Slot, Storage, allocate
+from .steps.alone import alone, refuse_while
 from .steps.gpu import Captured, GpuSteps, Scaling
-from .steps.host import HostSteps
+from .steps.host import Call, HostSteps
 from .steps.repeated import RepeatedSteps
 
 MANY = 8
@@ -87,8 +92,6 @@ class Optimizer(Averages, HyperParameters, Counting):
     """Whether they follow from `_settings` and the update's number."""
     _running: Any = None
     """The last of the settings, if it is a number that every update changes, as an array that compiled code knows."""
-    _advances = False
-    """Whether `_advance` is a subclass's own."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """What a class says of its scalars does not hold for those of a subclass."""
@@ -96,20 +99,22 @@ class Optimizer(Averages, HyperParameters, Counting):
         author = next(each for each in cls.__mro__ if {"_scalars", "_settings"} & vars(each).keys())
         for flag in ("_takes_rates", "_keeps_scalars", "_follows_settings"):
             setattr(cls, flag, vars(author).get(flag, False))
-        cls._advances = cls._advance is not Optimizer._advance
 
-    def _advance(self, t: int) -> None:
-        """Note that update number ``t`` has been done."""
-        if self._running is not None:
-            self._running[0] = running_after(self._settings("", 1.0), t)
+    def _advancing(self, t: int) -> list[Callable[[], None]]:
+        """C functions that note, beside the counters, that update number ``t`` has been done."""
+        if self._running is None:
+            return []
+        return [partial(setitem, self._running, 0, running_after(self._settings("", 1.0), t))]
 
     def _reset(self) -> None:
         """Set what changes while training to its start."""
         self._start_counting()
         self._excluded_arrays: list[Any] = []
         self._built = self._evaluating = False
+        self._training = []
         self._gpu = None
         self._repeated = None
+        self._stepping = Lock()
 
     def _state_is_set(self) -> None:
         """Go on from counters and slots that were set from outside."""
@@ -154,8 +159,7 @@ class Optimizer(Averages, HyperParameters, Counting):
         return self._gpu
 
     def _replay(self, captured: Captured, nonfinite: str | None = None, scaling: Scaling | None = None) -> None:
-        if self._evaluating:
-            raise RuntimeError("a step inside evaluation_weights(): leave the context first")
+        self._refuse_while_evaluating()
         self._capturing_steps().replay(captured, self._unscale(), nonfinite or self.nonfinite, scaling)
 
     def _unscale(self) -> float:
@@ -192,10 +196,11 @@ class Optimizer(Averages, HyperParameters, Counting):
             check_pattern("var_names", name)
         arrays = list(var_list or [])
         paths = self._paths_of(arrays) if self._built else []
-        self._excluded = {"paths": paths, "names": names}
-        self._excluded_arrays = [] if self._built else arrays
-        if self._built:
-            self._plan(keep=state.snapshot(self))
+        with self._one_at_a_time(), self._unchanged_by_failure():
+            self._excluded = {"paths": paths, "names": names}
+            self._excluded_arrays = [] if self._built else arrays
+            if self._built:
+                self._plan(keep=state.snapshot(self))
 
     def _paths_of(self, arrays: list[Any]) -> list[str]:
         by_identity = {id(parameter.given): parameter.path for parameter in self._parameters}
@@ -211,12 +216,12 @@ class Optimizer(Averages, HyperParameters, Counting):
 
         Parameters
         ----------
-        params : list, tuple, mapping, nested containers of arrays, or FlatBuffer
+        params : list, tuple, mapping, namedtuple, dataclass, nested ones of arrays, or FlatBuffer
             float32 or float64, writeable, dense in any axis order, not overlapping. They are updated where they lie.
             NumPy arrays; or arrays on one GPU: torch CUDA tensors, CuPy's, Numba's, or any with
-            ``__cuda_array_interface__`` or DLPack.
+            ``__cuda_array_interface__`` or DLPack. A step refuses NumPy arrays that have been made read-only since.
         overrides : dict, optional
-            Regular expression, searched in each parameter's path (its keys and indices joined with "/") →
+            Regular expression, searched in each parameter's path (its keys, fields and indices joined with "/") →
             ``{"learning_rate_multiplier": float, "weight_decay": float or None, "trainable": bool}``.
 
         Raises
@@ -229,25 +234,30 @@ class Optimizer(Averages, HyperParameters, Counting):
         """
         if self._built:
             raise RuntimeError("the optimizer is built already: make a new one for other parameters")
-        if not isinstance(params, (list, tuple, Mapping, FlatBuffer)) and not is_array(params):
-            raise TypeError(f"params must be a list, tuple, dict, FlatBuffer or array, got {type(params).__name__}")
+        if not is_container(params) and not is_array(params):
+            raise TypeError(
+                "params must be a list, tuple, dict, namedtuple, dataclass, FlatBuffer or array, "
+                f"got {type(params).__name__}"
+            )
         parameters = collect(params, overrides)
         with self._unchanged_by_failure():
             # A container of our own: whatever happens to the user's, this is what was built.
-            self._structure = params if isinstance(params, FlatBuffer) else rebuild(params, lambda leaf: leaf)
-            self._overrides = overrides
+            self._structure = rebuild(params, lambda leaf: leaf)
+            self._overrides = (
+                None if overrides is None else {key: dict(settings) for key, settings in overrides.items()}
+            )
             self._take_charge(parameters, allocate)
 
     @contextmanager
-    def _unchanged_by_failure(self) -> Iterator[None]:
-        """If what happens inside is cut short, the optimizer is as it was."""
+    def _unchanged_by_failure(self, unless_stepped: bool = False) -> Iterator[None]:
+        """If what happens inside is cut short, the optimizer is as it was; or, once a step has been done, as it is."""
         before, counted = dict(self.__dict__), self._counted[:]
         try:
             yield
         except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            self._counted[:] = counted
+            if not (unless_stepped and self._calls > counted[1]):
+                restore = [self.__dict__.clear, partial(self.__dict__.update, before)]
+                one_call([*restore, partial(setitem, before["_counted"], slice(None), counted)])()
             raise
 
     def _take_charge(self, parameters: list[Parameter], storage: Storage) -> None:
@@ -349,7 +359,8 @@ class Optimizer(Averages, HyperParameters, Counting):
         ----------
         grads : list, tuple, mapping, nested, FlatBuffer, or one flat array
             A gradient per parameter, float32 or float64, of any strides, read where it lies; None leaves a parameter
-            alone.
+            alone. Those in a plain list or tuple are in the parameters' order; all others go by key, field and index.
+            For NumPy parameters NumPy arrays, or arrays in host memory of libraries with DLPack, such as JAX and torch.
         params : list of ndarray, optional
             On first use: what to build with. Later: which of the parameters built the gradients belong to.
         zero_grads : bool
@@ -362,10 +373,14 @@ class Optimizer(Averages, HyperParameters, Counting):
         """
         repeated = self._repeated
         if repeated is None or params is not None or zero_grads:
-            return self._apply(grads, params, zero_grads)
-        if not repeated.step(self, grads):
-            self._apply(grads, None, False)
-            repeated.learn(self)
+            self._apply(grads, params, zero_grads)
+        elif not repeated.step(self, grads):
+            self._apply(grads, None, False, learns=True)
+
+    def _apply_with(self, grads: Any, ends: Sequence[Call]) -> None:
+        """`apply`, with C functions that are called together with the kernels, after them."""
+        if self._repeated is None or not self._repeated.step(self, grads, ends):
+            self._apply(grads, None, False, ends=ends, learns=self._repeated is not None)
 
     def apply_gradients(self, pairs: Iterable[tuple[Any, Array]]) -> None:
         """One step from ``(gradient, parameter)`` pairs."""
@@ -382,44 +397,73 @@ class Optimizer(Averages, HyperParameters, Counting):
         unscale: float | None = None,
         nonfinite: str | None = None,
         scaling: Scaling | None = None,
+        ends: Sequence[Call] = (),
+        learns: bool = False,
     ) -> None:
+        """A step of any kind. ``learns``: whether the next ones may be like it."""
+        with self._one_at_a_time():
+            self._refuse_while_evaluating()
+            repeated = self._repeated
+            if repeated is not None:
+                repeated.forget()  # now compiled code begins no step; another thread's may have begun before
+                refuse_while(repeated.is_running)
+            if self._built:
+                self._apply_alone(grads, params, zero_grads, unscale, nonfinite, scaling, ends)
+            else:
+                self._first_step(grads, params, zero_grads, unscale, nonfinite, scaling, ends)
+            if learns and repeated is not None:
+                repeated.learn(self)
+
+    def _one_at_a_time(self) -> Lock:
+        """See `alone`."""
+        repeated = self._repeated
+        return alone(self._stepping, repeated is not None and repeated.is_running)
+
+    def _refuse_while_evaluating(self) -> None:
         if self._evaluating:
-            raise RuntimeError("a step inside evaluation_weights(): leave the context first")
-        if self._repeated is not None:
-            self._repeated.forget()
-        if not self._built:
-            if params is None:
-                raise RuntimeError("the optimizer is not built: call build(params), or pass params with the gradients")
-            if not flatten(params)[0] and not flatten(grads)[0]:
-                return
-            return self._first_step(grads, params, zero_grads, unscale, nonfinite, scaling)
+            raise RuntimeError(f"a step inside evaluation_weights(): {LEAVE_FIRST}")
+
+    def _apply_alone(self, grads: Any, params: Any, *options: Any) -> None:
         if params is not None:
             grads = self._align(grads, params)
         try:
-            self._read_and_step(grads, zero_grads, unscale, nonfinite or self.nonfinite, scaling)
+            self._read_and_step(grads, *options)
         finally:
             self._gradients.release()
 
     def _read_and_step(
-        self, grads: Any, zero_grads: bool, unscale: float | None, nonfinite: str, scaling: Scaling | None
+        self,
+        grads: Any,
+        zero_grads: bool,
+        unscale: float | None,
+        nonfinite: str | None,
+        scaling: Scaling | None,
+        ends: Sequence[Call] = (),
     ) -> None:
         options = self._gradients.read(grads, zero_grads)
         if not self._plans:
-            if zero_grads:
-                self._gradients.zero()
+            for each in (*self._gradients.zeroing(), *ends):
+                each()
             return
         if self._stand_ins:
             with self._steps.in_order():
                 self._read_stand_ins()
         if unscale is None:
             unscale = self._unscale()
-        self._steps.step(unscale, nonfinite, options, scaling)
-        if self._stand_ins or (zero_grads and (self._gradients.zeroes or self._last_step_skipped)):
-            with self._steps.in_order(gradients=True):
-                self._end_step(grads, zero_grads)
+        nonfinite = nonfinite or self.nonfinite
+        if self._gpu is not None:
+            self._gpu.step(unscale, nonfinite, options, scaling)
+            if self._stand_ins or (zero_grads and (self._gradients.zeroes or self._last_step_skipped)):
+                with self._steps.in_order(gradients=True):
+                    self._end_step(grads, zero_grads)
+            return
+        back = [self._place.copying(origin, stand_in) for origin, stand_in in self._stand_ins]
+        self._steps.step(unscale, nonfinite, options, scaling, [*back, *self._gradients.zeroing(), *ends])
+        if zero_grads and self._last_step_skipped:
+            self._gradients.zero_all(grads)
 
     def _end_step(self, grads: Any, zero_grads: bool) -> None:
-        """What no kernel does: stand-ins are copied back, and other gradients zeroed."""
+        """What no kernel does on a GPU: stand-ins are copied back, and other gradients zeroed."""
         self._write_back()
         if zero_grads and self._last_step_skipped:
             self._gradients.zero_all(grads)
@@ -428,9 +472,13 @@ class Optimizer(Averages, HyperParameters, Counting):
 
     def _first_step(self, grads: Any, params: Any, *options: Any) -> None:
         """Build and step; if the step is refused, the optimizer is as it was."""
-        with self._unchanged_by_failure():
+        if params is None:
+            raise RuntimeError("the optimizer is not built: call build(params), or pass params with the gradients")
+        if not flatten(params)[0] and not flatten(grads)[0]:
+            return
+        with self._unchanged_by_failure(unless_stepped=True):
             self.build(params)
-            self._apply(grads, None, *options)
+            self._apply_alone(grads, None, *options)
 
     def _read_stand_ins(self) -> None:
         """Copy those of the user's arrays that something stands in for; in order."""
@@ -445,18 +493,10 @@ class Optimizer(Averages, HyperParameters, Counting):
     def _align(self, grads: Any, params: Any) -> Any:
         """Gradients for all parameters built, from gradients for ``params``, which may be some of them."""
         paths, arrays = flatten(params)
-        if len(arrays) == len(self._parameters) and all(map(_is_array_of, arrays, self._parameters)):
+        is_whole = len(arrays) == len(self._parameters) and all(map(_is_array_of, arrays, self._parameters))
+        if is_whole and (is_plain(grads) or paths == [parameter.path for parameter in self._parameters]):
             return grads
-        grad_paths, leaves = flatten(grads)
-        if isinstance(params, Mapping) and isinstance(grads, Mapping):
-            by_path = dict(zip(grad_paths, leaves, strict=True))
-            if by_path.keys() != set(paths):
-                raise ValueError(
-                    f"the gradients' keys {sorted(by_path)[:5]} are not the parameters' {sorted(paths)[:5]}"
-                )
-            leaves = [by_path[path] for path in paths]
-        if len(leaves) != len(arrays):
-            raise ValueError(f"{len(leaves)} gradients for {len(arrays)} parameters")
+        leaves = match(paths, grads)
         aligned: list[Any] = [ABSENT] * len(self._parameters)
         for grad, array in zip(leaves, arrays, strict=True):
             k = self._index.get(id(array))
@@ -541,7 +581,8 @@ class Optimizer(Averages, HyperParameters, Counting):
             If the optimizer is not built.
         """
         self._require_built("load_state_dict()")
-        state.load(self, d, strict)
+        with self._one_at_a_time():
+            state.load(self, d, strict)
 
     def __getstate__(self) -> dict[str, Any]:
         if self._evaluating:
@@ -551,7 +592,7 @@ class Optimizer(Averages, HyperParameters, Counting):
                 "the parameters' library cannot copy or pickle its arrays: pack them with fastopt.pack, or keep "
                 "get_config() and state_dict()"
             )
-        kept = {key: value for key, value in self.__dict__.items() if key not in _REBUILT}
+        kept = {key: value for key, value in self.__dict__.items() if key not in _MADE_ANEW}
         if self._built:
             kept["_restore"] = (self._structure, self._overrides, state.export(self))
             kept["_excluded_arrays"] = []
@@ -560,6 +601,7 @@ class Optimizer(Averages, HyperParameters, Counting):
     def __setstate__(self, kept: dict[str, Any]) -> None:
         restore = kept.pop("_restore", None)
         self.__dict__.update(kept)
+        self._stepping = Lock()
         self._counted = numbers("q", self._counted)  # a shallow copy counts for itself
         if self._running is not None:
             self._running = numbers("d", self._running)
@@ -570,7 +612,8 @@ class Optimizer(Averages, HyperParameters, Counting):
             state.load(self, arrays, strict=True)
 
 
-_REBUILT = (
+_MADE_ANEW = (
+    "_stepping",
     "_parameters", "_place", "_pinned", "_stand_ins", "_structure", "_overrides", "_storage", "_index", "_plans",
     "_gradients", "_gpu", "_steps", "_repeated", "_rows",
 )  # fmt: skip

@@ -21,6 +21,7 @@ from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 
 from . import _jit
+from ._aside import aside
 from .cuda.errors import INSTALL, CudaUnavailable
 
 NVVM_OPTIONS = ("-opt=3", "-fma=0")
@@ -85,7 +86,12 @@ def cuda_program(kernel, name, arguments, bindings, capability, key=None):
     clone = _jit.clone_of(kernel, name, bindings)
     if is_simulated():
         return Program(clone.__name__, None, clone)
-    path = _jit.cache_path(clone.__name__, key, arguments, *toolkit(capability))
+    version = aside(toolkit, capability)
+    path = _jit.cache_path(clone.__name__, key, arguments, *version)
+    return aside(_program_of, clone, arguments, capability, path, says=_jit.notice_of(clone.__name__, path))
+
+
+def _program_of(clone, arguments, capability, path):
     kept = path and _jit.read_cached(path)
     if kept:
         _jit.loads += 1
@@ -101,12 +107,12 @@ def cuda_program(kernel, name, arguments, bindings, capability, key=None):
 
 def cuda_ptx(kernel, name, arguments, bindings, capability):
     """The PTX that `cuda_program` makes its cubin of."""
-    return _ptx_of(_jit.clone_of(kernel, name, bindings), arguments, capability)[1]
+    return aside(_ptx_of, _jit.clone_of(kernel, name, bindings), arguments, capability)[1]
 
 
 def cuda_resources(kernel, name, arguments, bindings, capability):
     """The `Resources` of what `cuda_program` makes, as ptxas reports them."""
-    _, log = _linked(cuda_ptx(kernel, name, arguments, bindings, capability), capability)
+    _, log = aside(_linked, cuda_ptx(kernel, name, arguments, bindings, capability), capability)
     report = re.search(
         r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill.*\s+.*Used (\d+) reg", log
     )
@@ -286,7 +292,8 @@ def _require_no_contraction(ptx, llvm):
 def _stand_in_device(dispatcher, capability):
     """Functions that a kernel calls are compiled for the current GPU: let it be one of ``capability``.
 
-    Numba's lock keeps other threads' compilations out of the block.
+    They are compiled even where ``NUMBA_DISABLE_JIT`` says otherwise: a GPU interprets nothing. Numba's lock keeps
+    other threads' compilations out of the block.
     """
 
     class Device:
@@ -294,12 +301,12 @@ def _stand_in_device(dispatcher, capability):
         compute_capability = capability
 
     with global_compiler_lock:
-        original = dispatcher.get_current_device
-        dispatcher.get_current_device = Device
+        original, disabled = dispatcher.get_current_device, numba.config.DISABLE_JIT
+        dispatcher.get_current_device, numba.config.DISABLE_JIT = Device, 0
         try:
             yield
         finally:
-            dispatcher.get_current_device = original
+            dispatcher.get_current_device, numba.config.DISABLE_JIT = original, disabled
 
 
 def _linked(ptx, capability):

@@ -10,6 +10,7 @@ calls goes unnoticed, and one unreadable entry spoils the others. Ours keeps one
 everything that its machine code depends on, and guarded by a checksum.
 """
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -26,10 +27,12 @@ import llvmlite
 import numba
 import numpy as np
 from llvmlite import binding as llvm
-from numba import njit
-from numba.core import compiler
+from numba import njit, types
+from numba.core import compiler, sigutils
 from numba.core.serialize import dumps
 from numba.extending import register_jitable
+
+from ._aside import aside
 
 # The Python error model checks every division for zero, which blocks vectorisation. No fastmath: it gains nothing on
 # memory-bound work, and without it no result depends on how elements are grouped into vectors, chunks and threads.
@@ -75,19 +78,40 @@ def specialise(kernel, name, signature, bindings, *, parallel=False, nogil=True,
     Returns
     -------
     dispatcher
-        Compiled for ``signature`` alone.
+        Compiled for ``signature`` alone; or `Interpreted`, where ``NUMBA_DISABLE_JIT`` is set.
     """
     clone = clone_of(kernel, name, bindings)
-    dispatcher = njit(nogil=nogil, parallel=parallel, **FLAGS)(clone)
+    if is_interpreted():
+        return Interpreted(clone, signature)
     path = cache_path(clone.__name__, key, signature, parallel)
+    flags = {"nogil": nogil, "parallel": parallel, **FLAGS}
+    return aside(_compiled, clone, signature, flags, path, says=notice_of(clone.__name__, path))
+
+
+def _compiled(clone, signature, flags, path):
+    dispatcher = njit(**flags)(clone)
     if path is not None:
         dispatcher._cache = _FileCache(path)
     dispatcher.compile(signature)
     dispatcher.disable_compile()
+    _kept.append(dispatcher)
     global compilations, loads
     loads += bool(dispatcher.stats.cache_hits)
     compilations += not dispatcher.stats.cache_hits
     return dispatcher
+
+
+_kept: list[object] = []
+"""All that was compiled. Nothing frees machine code while this process forks, after an interrupt left it to nobody."""
+
+
+def notice_of(name, path):
+    """What to say to whoever waits for a compilation; nothing where its code lies at ``path``, None for nowhere."""
+    if path is None:
+        return f"fastopt: compiling {name} and others (not kept on disk)"
+    if path.exists():
+        return ""
+    return f"fastopt: compiling {name} and others (once on this machine: kept in {path.parent})"
 
 
 def entry_point(dispatcher):
@@ -95,14 +119,56 @@ def entry_point(dispatcher):
 
     A dispatcher first looks up what it has compiled for the arguments' types. This takes them to be right.
     """
+    if isinstance(dispatcher, Interpreted):
+        return dispatcher
     (compiled,) = dispatcher.overloads.values()
     return compiled.entry_point
 
 
 def c_address(dispatcher):
     """Where the machine code of a specialisation lies, for calls as of a C function. Its arguments are numbers."""
+    if isinstance(dispatcher, Interpreted):
+        return id(dispatcher)
+    return aside(_c_address, dispatcher)
+
+
+def _c_address(dispatcher):
     (compiled,) = dispatcher.overloads.values()
     return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+
+
+def is_interpreted():
+    """Whether Python is to run everything, slowly: ``NUMBA_DISABLE_JIT`` is set, as for coverage and debuggers."""
+    return bool(numba.config.DISABLE_JIT)
+
+
+class Interpreted:
+    """A specialisation that Python runs as it stands. It is called like a compiled one, and warns as little.
+
+    Parameters
+    ----------
+    function : function
+    signature : numba signature or tuple of types
+    """
+
+    def __init__(self, function, signature):
+        kinds = sigutils.normalize_signature(signature)[0]
+        self._kinds = [np.dtype(kind.name).type if isinstance(kind, types.Float) else None for kind in kinds]
+        self._function = function
+        _interpreted[id(self)] = self
+
+    def __call__(self, *numbers):
+        with np.errstate(all="ignore"):
+            return self._function(*(kind(x) if kind else x for kind, x in zip(self._kinds, numbers, strict=True)))
+
+
+_interpreted: dict[int, Interpreted] = {}
+"""By the number that stands for its address. They live on, as machine code does."""
+
+
+def call_interpreted(address, *numbers):
+    """Call what `c_address` was asked for."""
+    return _interpreted[address](*numbers)
 
 
 def clone_of(kernel, name, bindings):
@@ -168,27 +234,55 @@ def read_cached(path):
     except OSError:
         return None
     checksum, payload = content[:32], content[32:]
-    return payload if hashlib.sha256(payload).digest() == checksum else None
+    return payload if _checksum(path, payload) == checksum else None
+
+
+def _checksum(path, payload):
+    """Of a file's name too: under another name, which tools that copy folders may give it, it is other code."""
+    return hashlib.sha256(path.name.encode() + b"\0" + payload).digest()
 
 
 def write_cached(path, serialise):
     """Keep the bytes that ``serialise()`` gives, with their checksum. Whatever prevents that, the caller carries on."""
     try:
         payload = serialise()
-        _replace(path, hashlib.sha256(payload).digest() + payload)
+        _remove_leftovers(path.parent)
+        _replace(path, _checksum(path, payload) + payload)
     except Exception as error:
         _report_unwritten(path, error)
 
 
 def _replace(path, content):
     """Write a file that is there in full or not at all."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
+    descriptor, name = tempfile.mkstemp(UNFINISHED, dir=path.parent)
     try:
-        os.replace(file.name, path)
-    except OSError:
-        os.unlink(file.name)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
         raise
+
+
+UNFINISHED = ".fastopt-unfinished"
+"""How the name ends of what is being written."""
+
+LEFTOVER_AGE = 3600
+"""Seconds after which nobody is writing it any more."""
+
+
+@functools.cache
+def _remove_leftovers(folder):
+    """Remove what processes left that were killed while they wrote; once per process."""
+    patterns = [f"*{UNFINISHED}"]
+    if folder.name == "fastopt":  # nobody else's, so that even the names are ours that earlier versions gave
+        patterns.append("tmp" + "[a-z0-9_]" * 8)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        now = os.fstat(file.fileno()).st_mtime  # by the clock of whoever keeps the folder
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
+        with contextlib.suppress(FileNotFoundError):  # another process is doing the same
+            if now - path.stat().st_mtime > LEFTOVER_AGE:
+                path.unlink()
 
 
 def _report_unwritten(path, error):

@@ -3,6 +3,7 @@
 The gradient is read three times: for the row and column sums, for the size of the update, for the update.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from .cpu import CONTROLS, DTYPE, SCALARS, finish_chunk
 from .engines import Elementwise
 from .intrinsics import array_at, scalars_at
 from .layout import ACCUMULATED, ADDRESS, CHUNK, CLIP, EXTRA, PARAM, SLOTS, STAGED, Control
-from .maths import clip, constant, maximum, sqrt
+from .maths import clip, constant, decayed, maximum, sqrt
 from .reduction import ROW_LANES, row_sum, sum_of, sum_of_squares, sums_of_rows, sums_of_squared_rows
 from .registry import RULES, Rule
 from .rules.adafactor import AdafactorScalars
@@ -509,7 +510,7 @@ def _move(param, updates, length, decay):
 @inlined_callee
 def moved(param, update, length, decay):
     """A parameter after its step."""
-    return (param - param * decay) - length * update
+    return decayed(param, decay) - length * update
 
 
 class Factored(Elementwise):
@@ -533,15 +534,17 @@ class Factored(Elementwise):
         self._columns = launch.serial_function(columns_pass, 0, scalars, slots, self.dtype)
         self._lengths = launch.serial_function(lengths_pass, 0, scalars, slots, self.dtype)
 
-    def __call__(self, options):
-        """Do the step that the work's tables describe."""
-        work = self._tiles
+    def calls(self, options):
+        """See `Elementwise.calls`."""
+        work, reading = self._tiles, options & (ACCUMULATED | STAGED)
         sums, size, update = self._kernels
-        launch.launch(sums, work, options & (ACCUMULATED | STAGED))
-        self._columns(work.handle)
-        launch.launch(size, work, options & (ACCUMULATED | STAGED))
-        self._lengths(work.handle)
-        launch.launch(update, work, options)
+        return [
+            launch.call(sums, work, reading),
+            partial(self._columns, work.handle),
+            launch.call(size, work, reading),
+            partial(self._lengths, work.handle),
+            launch.call(update, work, options),
+        ]
 
 
 RULES[AdafactorScalars] = Rule("adafactor", engine=Factored)

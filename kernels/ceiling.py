@@ -69,7 +69,9 @@ class Loop:
         self._addresses = np.array([[array.ctypes.data] for array in self._arrays], np.int64)
         self.handle, self.elements, self.count = self._addresses.ctypes.data, source.size, source.size
         self._bins = {}
-        self._run = launch.launcher(_compiled(function, len(targets), source.dtype), self)
+        kernel = _compiled(function, len(targets), source.dtype)
+        run = functools.partial(kernel.run, 0, self.count, self.handle, 0)
+        self._run = run if launch.is_serial(self) else functools.partial(launch.launch, kernel, self, 0)
 
     def bins(self, threads):
         """Boundaries of equal shares of the elements."""
@@ -79,7 +81,7 @@ class Loop:
 
     def __call__(self):
         """Run over all elements once."""
-        self._run(0)
+        self._run()
 
 
 @functools.cache

@@ -41,7 +41,7 @@ from .layout import (
     ZERO,
     Control,
 )
-from .maths import clip
+from .maths import clip, decayed
 from .reduction import LANES, nonfinite, row_sum, sum_of, sum_of_squares
 from .registry import between_phases, first_phase, second_phase, update
 from .staging import chunk_gradient, scratch_for
@@ -116,7 +116,7 @@ def _open_chunk(t, k, options, scratch, slot_rows, dtype):
 def _update_chunk(param, grad, slots, s, scale, factor, limit, decay):
     for i in range(param.size):
         g = clip(grad[i] * scale * factor, -limit, limit)
-        p = param[i] - param[i] * decay
+        p = decayed(param[i], decay)
         p, new_slots = update(p, g, load(slots, i), s)
         param[i] = p
         store(slots, i, new_slots)
@@ -211,7 +211,7 @@ def phase_one(first, last, handle, options):
 def _first_phase_chunk(param, grad, slots, terms, s, scale, factor, limit, decay):
     for i in range(param.size):
         g = clip(grad[i] * scale * factor, -limit, limit)
-        p = param[i] - param[i] * decay
+        p = decayed(param[i], decay)
         new_terms, new_slots = first_phase(p, g, load(slots, i), s)
         store(terms, i, new_terms)
         store(slots, i, new_slots)
@@ -236,7 +236,7 @@ def phase_two(first, last, handle, options):
 def _second_phase_chunk(param, grad, slots, s, extra, scale, factor, limit, decay):
     for i in range(param.size):
         g = clip(grad[i] * scale * factor, -limit, limit)
-        p = param[i] - param[i] * decay
+        p = decayed(param[i], decay)
         param[i] = second_phase(p, g, load(slots, i), extra, s)
 
 

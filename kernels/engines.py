@@ -1,8 +1,11 @@
 """How a rule's kernels make up one step: which run, in which order.
 
 An engine is made for one plan: an object with ``work`` (`launch.Work`), ``scalars`` (the class that selects the rule),
-``rule_slots`` (names), ``slots`` (name → array per parameter) and ``parameters``. Calling the engine does the step.
+``rule_slots`` (names), ``slots`` (name → array per parameter) and ``parameters``. It says what a step calls; its user
+calls that, with what else belongs to the step, as one (`launch.one_call`).
 """
+
+from functools import partial
 
 import numpy as np
 
@@ -18,27 +21,32 @@ class Elementwise:
     ----------
     alone : launch.Kernel or None
         What does the whole step, if that is one kernel, and not on threads.
+    on_threads : bool
+        Whether the work is large enough for threads.
+    uses_numpy : bool
+        Whether NumPy's functions are among the calls, so that they may warn.
     """
 
     alone = None
+    uses_numpy = False
 
     def __init__(self, plan):
         self.work = plan.work
         self.dtype = plan.work.table.dtype
+        self.on_threads = not launch.is_serial(plan.work)
         self._compile(plan.scalars, len(plan.rule_slots))
 
     def _compile(self, scalars, slots):
-        kernel = launch.kernel(cpu.step, scalars, slots, self.dtype)
-        self._step = launch.launcher(kernel, self.work)
-        self.alone = kernel if launch.is_serial(self.work) else None
+        self._step = launch.kernel(cpu.step, scalars, slots, self.dtype)
+        self.alone = None if self.on_threads else self._step
 
-    def __call__(self, options):
-        """Do the step that the work's tables describe."""
-        self._step(options)
+    def calls(self, options):
+        """What does the step that the work's tables describe: C functions without arguments, to be called in order."""
+        return [launch.call(self._step, self.work, options)]
 
-    def accumulate(self, options):
-        """Add the gradients to the accumulators."""
-        launch.launch(launch.kernel(cpu.accumulate, None, 0, self.dtype), self.work, options)
+    def accumulating(self, options):
+        """What adds the gradients to the accumulators, as of `calls`."""
+        return [launch.call(launch.kernel(cpu.accumulate, None, 0, self.dtype), self.work, options)]
 
     def norms(self, options):
         """Sum of the squares of all gradients, and whether they are finite: one launch that reads the gradients."""
@@ -73,12 +81,13 @@ class TwoPhase(Elementwise):
         self._between = launch.serial_function(cpu.between, 0, scalars, slots, self.dtype)
         self._second = launch.kernel(cpu.phase_two, scalars, slots, self.dtype)
 
-    def __call__(self, options):
-        """Do the step that the work's tables describe."""
-        work = self.work
-        launch.launch(self._first, work, options)
-        self._between(work.handle)
-        launch.launch(self._second, work, options)
+    def calls(self, options):
+        """See `Elementwise.calls`."""
+        return [
+            launch.call(self._first, self.work, options),
+            partial(self._between, self.work.handle),
+            launch.call(self._second, self.work, options),
+        ]
 
 
 def engine_for(scalars):

@@ -1,6 +1,7 @@
 """The few operations that Python cannot express: memory at an address, a table row as a NamedTuple.
 
-Those that CUDA kernels use do the same in plain Python, on the host's memory: the CUDA simulator runs them so.
+Those that kernels use do the same in plain Python, on the host's memory: the CUDA simulator runs them so, and so does
+everything where ``NUMBA_DISABLE_JIT`` is set.
 """
 
 import ctypes
@@ -15,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from numba.np.arrayobj import populate_array
 
-from ._jit import FLAGS
+from ._jit import FLAGS, call_interpreted
 
 
 def in_python(body):
@@ -31,10 +32,17 @@ def in_python(body):
 
 def _host_memory(address, shape, dtype):
     nbytes = math.prod(shape) * np.dtype(dtype).itemsize
-    memory: Any = (ctypes.c_char * int(nbytes)).from_address(int(address)) if nbytes else b""
+    memory: Any = (ctypes.c_char * int(nbytes)).from_address(int(address)) if nbytes else bytearray()
     return np.ndarray(shape, dtype, memory)
 
 
+def _strided_in_python(address, size, stride, dtype):
+    first = min(0, (size - 1) * stride)
+    memory = _host_memory(address + first, ((size - 1) * abs(stride) + np.dtype(dtype).itemsize,), np.uint8)
+    return np.ndarray((size,), dtype, memory, -first, (stride,))
+
+
+@in_python(_strided_in_python)
 @intrinsic
 def strided_at(typing, address, size, stride, dtype):
     """A 1-D array over ``size`` elements from ``address`` on, ``stride`` bytes apart. It owns nothing."""
@@ -108,6 +116,7 @@ def scalars_at(typing, scalars, table, row, column):
     return result(scalars, table, types.intp, types.intp), build
 
 
+@in_python(call_interpreted)
 @intrinsic
 def call_kernel(typing, address, first, last, handle, options):
     """Call the C function of four int64 at an address."""
@@ -120,6 +129,7 @@ def call_kernel(typing, address, first, last, handle, options):
     return types.void(number, number, number, number, number), build
 
 
+@in_python(call_interpreted)
 @intrinsic
 def call_kernel_without_gil(typing, address, first, last, handle, options):
     """`call_kernel` by a thread that holds the GIL, which others may have meanwhile."""
@@ -135,6 +145,7 @@ def call_kernel_without_gil(typing, address, first, last, handle, options):
     return types.void(number, number, number, number, number), build
 
 
+@in_python(call_interpreted)
 @intrinsic
 def call_for_number(typing, address, one, two, three, four):
     """What the C function of four int64 at an address gives, an int64."""
@@ -170,6 +181,7 @@ def call_parallel(typing, address, function, task, threads):
     return types.void(number, number, number, number), build
 
 
+@in_python(lambda address: None)
 @intrinsic
 def prefetch(typing, address):
     """Ask the caches for the line at an address, which need not be anybody's."""
@@ -233,6 +245,15 @@ TILE_ROWS, REGISTER_BYTES = _registers()[0] // 4, _registers()[1]
 """Rows of a tile of `multiply_tile`, whose sums take half of the registers; bytes of one."""
 
 
+def _multiply_in_python(wide, left, left_row, left_step, right, right_step, product, product_row, depth):
+    rows, columns = np.arange(TILE_ROWS), np.arange(wide * REGISTER_BYTES // left.itemsize)
+    sums = np.zeros((rows.size, columns.size), left.dtype)
+    for k in range(depth):
+        sums += left[rows * left_row + k * left_step, None] * right[columns + k * right_step]
+    product[rows[:, None] * product_row + columns] = sums
+
+
+@in_python(_multiply_in_python)
 @intrinsic(prefer_literal=True)
 def multiply_tile(typing, wide, left, left_row, left_step, right, right_step, product, product_row, depth):
     """One tile of a matrix product, `TILE_ROWS` by ``wide`` registers, 1 or 2, its sums in registers.

@@ -1,9 +1,12 @@
 """Compiled kernels and how they are started: serial or on threads, safely after fork and between threads."""
 
 import functools
+import operator
 import os
 import re
 import threading
+from collections import deque
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 
 from . import threads
-from ._jit import c_address, entry_point, fingerprint, specialise
+from ._jit import c_address, entry_point, fingerprint, is_interpreted, specialise
 from .layout import CHUNK, LENGTH, SLOTS
 from .registry import RULES
 from .tables import Tables, handle_of
@@ -21,7 +24,9 @@ from .tables import Tables, handle_of
 PARALLEL_FROM = 32_768
 """Fewer elements than this run serially: waking threads costs more than they save."""
 
-exclusively = threading.Lock()  # Numba's workqueue layer aborts the process when two Python threads launch at once.
+# Numba's workqueue layer aborts the process when two Python threads launch at once. A signal's handler that steps
+# another optimizer may find the lock held by its own thread: no launch of that is under way then, see `one_call`.
+exclusively = threading.RLock()
 _state: dict[str, Any] = {"threads": None, "forked": False}
 
 
@@ -47,15 +52,16 @@ def set_num_threads(threads):
 
 def get_num_threads():
     """The threads that a step uses at most."""
-    if _state["forked"]:
+    if _state["forked"] or is_interpreted():
         return 1
     return _state["threads"] or numba.config.NUMBA_NUM_THREADS
 
 
 def _after_fork_in_child():
-    # Once any OpenMP runtime has run in the parent (torch's too), entering one in the child hangs or kills it. Steps
-    # without threads take no lock here, so one that another thread of the parent held does no harm.
-    _state["forked"] = True
+    # Once any OpenMP runtime has run in the parent (torch's too), entering one in the child hangs or kills it. A lock
+    # that another thread of the parent held would never be released.
+    global exclusively
+    _state["forked"], exclusively = True, threading.RLock()
     global_compiler_lock.release()
 
 
@@ -146,20 +152,48 @@ def is_serial(work):
     return work.elements < PARALLEL_FROM
 
 
-def launcher(kernel, work):
-    """`launch` of a kernel over a work, as a function of the options; fast where it is serial."""
-    if is_serial(work):
-        return functools.partial(kernel.run, 0, work.count, work.handle)
-    return functools.partial(launch, kernel, work)
+def call(kernel, work, options):
+    """A run of ``kernel`` over all chunks of ``work`` that is still to be called: a C function with its arguments."""
+    if is_serial(work) or (count := _useful_threads(work)) == 1:
+        return functools.partial(kernel.run, 0, work.count, work.handle, options)
+    return threads.call(kernel.address, work.bins(count), work.handle, options)
+
+
+def one_call(calls):
+    """Calls of C functions as a single one, which a signal finds done or not begun.
+
+    Python runs a signal's handler between two instructions of its own, never within a C function
+    (https://docs.python.org/3/library/signal.html#execution-of-python-signal-handlers). Here one C function calls the
+    next, so that Ctrl-C, or a handler that saves a checkpoint, comes before the first or after the last. None of them
+    may run Python code.
+
+    Parameters
+    ----------
+    calls : sequence of functions without arguments
+
+    Returns
+    -------
+    function
+        Without arguments, to be called once; it returns something false.
+    """
+    return functools.partial(deque, map(operator.call, calls), 0)
+
+
+def run(calls, on_threads):
+    """Call C functions, most of them of `call`, as `one_call`; ``on_threads``: whether one of them may use several."""
+    with exclusively if on_threads else nullcontext():
+        one_call(calls)()
+
+
+def run_unless(first, rest, on_threads):
+    """Call a C function and, unless that returns something true, a second one, as `run` does; whether it did."""
+    with exclusively if on_threads else nullcontext():
+        return not any(map(operator.call, (first, rest)))
 
 
 def launch(kernel, work, options):
     """Run ``kernel`` over all chunks of ``work``."""
-    if is_serial(work) or (count := _useful_threads(work)) == 1:
-        kernel.run(0, work.count, work.handle, options)
-    else:
-        with exclusively:
-            threads.run(kernel.address, work.bins(count), work.handle, options)
+    run((call(kernel, work, options),), not is_serial(work))
 
 
 @functools.cache

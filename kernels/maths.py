@@ -119,6 +119,29 @@ def minimum(x, y):
 
 
 @callee
+def decayed(param, decay):
+    """``param - decay * param``; without a decay, or where it is infinite, the parameter as it is."""
+    rest = param - param * decay
+    return where((rest == rest) & (decay != constant(0, decay)), rest, param)
+
+
+@callee
+def with_decay(grad, param, decay):
+    """``grad + decay * param``; without a decay the gradient alone, whatever the parameter is."""
+    return where(decay != constant(0, decay), grad + decay * param, grad)
+
+
+@callee
+def mean_square(mean, x, share):
+    """A running mean of squares, ``mean + (x² - mean) * share``. Once infinite it stays so.
+
+    Ordered as in torch, where the share of a square may be finite though the square is not.
+    """
+    lost, most = mean * share, greatest(mean)
+    return mean + (share * x * x - where(lost < most, lost, most))
+
+
+@callee
 def clip(x, low, high):
     """``x`` limited to ``[low, high]``; a NaN stays NaN."""
     x = high if x > high else x
@@ -145,6 +168,17 @@ def constant(value, like):
 def _constant(value, like):
     kind = like
     return lambda value, like: kind(value)
+
+
+def greatest(like):
+    """The greatest finite number of the type of ``like``."""
+    return np.finfo(np.asarray(like).dtype).max
+
+
+@overload(greatest, jit_options=FLAGS)
+def _greatest(like):
+    most = np.finfo(np.dtype(like.name)).max
+    return lambda like: most
 
 
 def sign(x):

@@ -5,6 +5,8 @@ same bits on one machine with one number of BLAS threads.
 """
 
 import math
+from functools import partial
+from operator import setitem
 from typing import NamedTuple
 
 import numpy as np
@@ -118,6 +120,7 @@ class Orthogonal(Elementwise):
             small, update.addresses, update.gradients, update.layouts, table, factors=update.factors
         )
         self._large = [k for k, shape in enumerate(shapes) if 0 not in shape and not is_small(shape)]
+        self.uses_numpy = bool(self._large)
 
     def _compile(self, scalars, slots):
         self._momentum = launch.kernel(cpu.step, scalars, slots + 1, self.dtype)
@@ -126,24 +129,36 @@ class Orthogonal(Elementwise):
         self._small = launch.kernel(newton_schulz.orthogonal_pass, scalars, slots, self.dtype)
         self._update = launch.kernel(cpu.step, SgdScalars, 0, self.dtype)
 
-    def __call__(self, options):
-        """Do the step that the work's tables describe."""
-        launch.launch(self._momentum, self._momentum_work, options & (ACCUMULATED | ZERO | STAGED))
-        update, present = self._update_work, self.work.gradients[ADDRESS] != 0
-        scalars = scalars_of(self.work.table)
-        update.table[:, cpu.CONTROLS :] = self.work.table[:, cpu.CONTROLS :]
-        update.gradients[ADDRESS] = np.where(present, self._where, 0)
+    def calls(self, options):
+        """See `Elementwise.calls`."""
+        update = self._update_work
+        self._follow_tables()
+        return [
+            launch.call(self._momentum, self._momentum_work, options & (ACCUMULATED | ZERO | STAGED)),
+            launch.call(self._norms, update, 0),
+            partial(self._divisors, update.handle),
+            launch.call(self._small, self._small_work, 0),
+            *self._large_products(),
+            launch.call(self._update, update, options & (AVERAGED | OVERWRITE)),
+        ]
+
+    def _follow_tables(self):
+        """Have the update's tables say what the step's tables say."""
+        common, update = self.work, self._update_work
+        keep = Control._fields.index("keep")
+        update.table[:, cpu.CONTROLS :] = common.table[:, cpu.CONTROLS :]
+        update.table[:, keep] = common.table[:, keep]
+        update.gradients[ADDRESS] = np.where(common.gradients[ADDRESS] != 0, self._where, 0)
         update.gradients[LAYOUT] = DIRECT
-        launch.launch(self._norms, update, 0)
-        self._divisors(update.handle)
-        launch.launch(self._small, self._small_work, 0)
+
+    def _large_products(self):
+        """What makes the directions of large matrices orthogonal, of those with a gradient."""
+        scalars, update = scalars_of(self.work.table), self._update_work
         for k in self._large:
             direction, s = self._directions[k], scalars[self._rows[k]]
-            if present[k]:
-                self._products.orthogonalise(direction, update.factors[EXTRA, k], s)
+            if update.gradients[ADDRESS, k]:
                 update.factors[CLIP, k] = factor_of(max(direction.shape), s.rms_rate)
-        update.table[:, Control._fields.index("keep")] = self.work.table[:, Control._fields.index("keep")]
-        launch.launch(self._update, update, options & (AVERAGED | OVERWRITE))
+                yield from self._products.calls(direction, update.factors[EXTRA, k : k + 1], s)
 
 
 def shapes_in_memory(plan):
@@ -178,24 +193,33 @@ class Products:
 
     def orthogonalise(self, direction, divisor, s):
         """Replace a matrix by a nearly orthogonal one of its shape; ``divisor`` is its norm."""
+        with np.errstate(all="ignore"):
+            for call in self.calls(direction, divisor, s):
+                call()
+
+    def calls(self, direction, divisor, s):
+        """The library's functions that `orthogonalise` calls, with their arguments."""
         tall = direction.shape[0] > direction.shape[1]
         source = direction.T if tall else direction
         rows, columns = source.shape
         x, product = (wide[: rows * columns].reshape(rows, columns) for wide in self._wide)
         gram, square = (flat[: rows * rows].reshape(rows, rows) for flat in self._squares)
-        matmul = self._library.matmul
-        with np.errstate(all="ignore"):
-            self._library.divide(source, divisor, out=x)
-            for _ in range(int(s.steps)):
-                matmul(x, x.T, out=gram)
-                matmul(gram, gram, out=square)
-                gram *= s.b
-                square *= s.c
-                gram += square
-                matmul(gram, x, out=product)
-                x *= s.a
-                x += product
-            source[...] = x
+        matmul, multiply, add = self._library.matmul, self._library.multiply, self._library.add
+        iteration = [
+            partial(matmul, x, x.T, out=gram),
+            partial(matmul, gram, gram, out=square),
+            partial(multiply, gram, s.b, out=gram),
+            partial(multiply, square, s.c, out=square),
+            partial(add, gram, square, out=gram),
+            partial(matmul, gram, x, out=product),
+            partial(multiply, x, s.a, out=x),
+            partial(add, x, product, out=x),
+        ]
+        return [
+            partial(self._library.divide, source, divisor, out=x),
+            *iteration * int(s.steps),
+            partial(setitem, source, Ellipsis, x),
+        ]
 
 
 class HostProducts(Products):

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 from numba import types
 
-from ._jit import callee, entry_point, specialise
+from ._jit import callee, entry_point, is_interpreted, specialise
 from .intrinsics import array_at, table_at
 from .layout import ADDRESS, DIRECT, LAYOUT
 
@@ -22,11 +22,15 @@ _DATA, _AXES, _EXTENTS, _STRIDES, _DESCR, _FLAGS = (_HEAD + 8 * k for k in (0, 1
 SIZE, ITEMS = _HEAD, _HEAD + 8
 """Offsets in lists and tuples: of the number of items; of the items of a tuple, and of their address of a list."""
 
-ALIGNED, _WRITEABLE = 0x0100, 0x0400
+ALIGNED, WRITEABLE = 0x0100, 0x0400
 """Flags of arrays."""
 
-HANDLE, COUNT = 9, 6
+HANDLE, COUNT = 10, 7
 """Numbers in a handle; which of them is the number of parameters."""
+
+OBJECT, DATA, NEEDED = range(3)
+"""Rows of the table of parameters, int64 ``[3, parameters]``: addresses of the array object and of its first element,
+and flags that must still be set."""
 
 LAYOUT_KEY = f"{_HEAD} {np.__version__}"
 """What compiled code depends on that looks into objects."""
@@ -36,14 +40,21 @@ LAYOUT_KEY = f"{_HEAD} {np.__version__}"
 def read_addresses(sequence, is_list, start, flags, handle):
     """Fill the gradient table from a list or tuple of arrays; the GIL is held.
 
-    Requires ``sequence``, the address of a list (``is_list`` 1) or tuple (0) of an object per parameter,
-    and a ``handle`` from `handle_of`. ``flags`` must be set in each array's flags.
+    If ``start`` is 0, first looks whether the parameters are what they were.
+
+    Requires ``sequence``, the address of a list (``is_list`` 1) or tuple (0) of an object per parameter, and a
+    ``handle`` from `handle_of`. ``flags`` must be set in each array's flags.
 
     Writes both rows of the gradient table from ``start`` on, up to the first object that is no array of the expected
-    dtype, shape and strides, or touches occupied memory. Returns that object's number.
+    dtype, shape and strides, or touches occupied memory. Returns that object's number, or that of a parameter that is
+    not what it was.
     """
-    kind, descrs, expected, starts, occupied, gradients = _unpack(handle)
+    kind, descrs, expected, starts, occupied, gradients, parameters = _unpack(handle)
     count = gradients.shape[1]
+    if start == 0:
+        changed = _first_changed(parameters)
+        if changed < count:
+            return changed
     items = sequence + ITEMS
     if is_list:
         items = array_at(items, 0, 1, np.int64)[0]
@@ -77,14 +88,30 @@ def _unpack(handle):
     return (
         handle[0],
         array_at(handle[1], 0, count, np.int64),
-        array_at(handle[2], 0, handle[7], np.int64),
+        array_at(handle[2], 0, handle[8], np.int64),
         array_at(handle[3], 0, count, np.int64),
-        table_at(handle[4], handle[8], 2, np.int64),
+        table_at(handle[4], handle[9], 2, np.int64),
         table_at(handle[5], 2, count, np.int64),
+        table_at(handle[6], 3, count, np.int64),
     )
 
 
-def handle_of(descrs, expected, starts, occupied, gradients):
+def first_changed(handle):
+    """The number of the first parameter that has moved, or lost a flag; theirs if none has. The GIL is held."""
+    return _first_changed(table_at(handle[6], 3, handle[COUNT], np.int64))
+
+
+@callee
+def _first_changed(parameters):
+    for i in range(parameters.shape[1]):
+        head = array_at(parameters[OBJECT, i], 0, 9, np.int64)
+        needed = parameters[NEEDED, i]
+        if head[_DATA // 8] != parameters[DATA, i] or (head[_FLAGS // 8] & needed) != needed:
+            return i
+    return parameters.shape[1]
+
+
+def handle_of(descrs, expected, starts, occupied, gradients, parameters):
     """What `read_addresses` needs to know of the parameters, in one array; it keeps none of the arrays alive.
 
     Parameters
@@ -99,8 +126,10 @@ def handle_of(descrs, expected, starts, occupied, gradients):
         Sorted disjoint ranges of addresses that no gradient may touch.
     gradients : int64 array [2, parameters]
         The gradient table.
+    parameters : int64 array [3, parameters]
+        The table of parameters, whose objects live as long as the handle is used.
     """
-    arrays = (descrs, expected, starts, occupied, gradients)
+    arrays = (descrs, expected, starts, occupied, gradients, parameters)
     sizes = (gradients.shape[1], len(expected), len(occupied))
     return np.array([id(np.ndarray), *(array.ctypes.data for array in arrays), *sizes], np.int64)
 
@@ -120,22 +149,27 @@ def touches(occupied, start, end):
 
 @functools.cache
 def compiled():
-    """`read_addresses`, compiled; or None where this interpreter's objects are not laid out as it expects."""
+    """`read_addresses` and `first_changed`, compiled; or None where this interpreter's objects lie in another way."""
     if not layout_is_known():
         return None
-    number = types.int64
-    signature = number(number, number, number, number, types.Array(number, 1, "C"))
-    return entry_point(specialise(read_addresses, "numpy", signature, {}, nogil=False, key=LAYOUT_KEY))
+    number, handle = types.int64, types.Array(types.int64, 1, "C")
+    signatures = {read_addresses: number(number, number, number, number, handle), first_changed: number(handle)}
+    return [
+        entry_point(specialise(function, "numpy", signature, {}, nogil=False, key=LAYOUT_KEY))
+        for function, signature in signatures.items()
+    ]
 
 
 def required_flags(writeable):
     """Bits that must be set in an array's flags: aligned, and writeable if it is to be zeroed."""
-    return ALIGNED | _WRITEABLE if writeable else ALIGNED
+    return ALIGNED | WRITEABLE if writeable else ALIGNED
 
 
 @functools.cache
 def layout_is_known():
-    """Whether this interpreter's objects, arrays among them, are laid out as they are read."""
+    """Whether this interpreter's objects, arrays among them, are laid out as they are read, by compiled code."""
+    if is_interpreted():
+        return False
     if sys.implementation.name != "cpython" or sys.byteorder != "little" or ctypes.sizeof(ctypes.c_void_p) != 8:
         return False
     if not getattr(sys, "_is_gil_enabled", lambda: True)():

@@ -1,7 +1,8 @@
 """A step like the last one, in one call: gradients are read, the scalars follow the count, the rule runs.
 
 Calls from Python cost more than a small array. What is as at the last step is not handed over again: one array of
-numbers, the task, holds it. Launches on threads, and those of several kernels, are left to the caller.
+numbers, the task, holds it. Launches on threads, and those of several kernels, are left to the caller, who calls
+`begin`, these and `end` as one (`launch.one_call`).
 """
 
 import functools
@@ -12,7 +13,7 @@ import numpy as np
 from numba import types
 
 from . import object_reader, reader
-from ._jit import c_address, entry_point, fingerprint, specialise
+from ._jit import c_address, callee, entry_point, fingerprint, specialise
 from .intrinsics import array_at, call_for_number, call_kernel, call_kernel_without_gil, scalars_at, table_at
 from .layout import Control
 from .object_reader import word_at
@@ -37,9 +38,11 @@ class Task(NamedTuple):
     handle: int  # of the reader's handle
     write: int  # of `write_scalars`, compiled; 0: the row of scalars is as it must be
     settings: int
+    fields: int  # of the settings; behind them stands what the running number will be
     running: int  # 0: no number runs
     row: int
-    kernel: int  # 0: the caller launches, and counts
+    flags: int  # of two int64: see `Flags`
+    kernel: int  # 0: the caller launches
     chunks: int  # all of the work's
     work: int  # its handle
     long: int  # whether other Python threads may run
@@ -48,46 +51,69 @@ class Task(NamedTuple):
     tag: int = 0  # of the dict
 
 
+class Flags(NamedTuple):
+    """Whether a step may run now, each 0 or 1."""
+
+    usual: int = 0  # whether steps may be like the last one: tables are as it left them, and nobody writes to them
+    running: int = 0  # whether one is under way
+
+
 TASK, TAG_OFFSET, TAG = len(Task._fields), Task._fields.index("tag_offset"), Task._fields.index("tag")
+FLAGS, IS_USUAL, IS_RUNNING = len(Flags._fields), 0, 1
 
 
-def repeated_step(task, gradients, attributes):
-    """Do the next update, or all of it but the launch, if it is like the last one.
+def begin(task, gradients, attributes):
+    """Do the next update, or all of it before the launch, if it is like the last one.
 
     Requires the address of the numbers of a `Task`, those of two Python objects, the second a dict, that of the
     optimizer's attributes, and the GIL.
-    Returns whether that has been done: it has not unless the dict is unchanged, and the gradients are a tuple of as
-    many arrays as there are parameters, just like them. Then nothing but tables has been written.
+    Returns whether something is in the way: unless the flags allow it, the dict is unchanged, and the gradients are a
+    tuple of as many arrays as there are parameters, just like them. Then nothing but tables has been written. Otherwise
+    a step is under way if the caller launches: `end` must follow.
     """
     own = scalars_at(Task, table_at(task, 1, TASK, np.int64), 0, 0)
-    counters = array_at(own.counters, 0, 2, np.int64)
+    counters, flags = array_at(own.counters, 0, 2, np.int64), array_at(own.flags, 0, FLAGS, np.int64)
     handle = array_at(own.handle, 0, reader.HANDLE, np.int64)
     t, count, head = counters[0] + 1, handle[reader.COUNT], array_at(gradients, 0, reader.ITEMS // 8, np.int64)
-    if t == 1 or (own.tag_offset != 0 and word_at(attributes + own.tag_offset) != own.tag):
-        return False
-    if head[reader.TYPE // 8] != own.tuple_type or head[reader.SIZE // 8] != count:
-        return False
-    if reader.read_addresses(gradients, 0, 0, reader.ALIGNED, handle) < count:
-        return False
-    if own.write != 0 and call_for_number(own.write, own.settings, own.running, own.row, t) == 0:
-        return False
-    if own.kernel == 0:
+    if flags[IS_USUAL] == 0 or flags[IS_RUNNING] != 0:
         return True
-    if own.long:
-        call_kernel_without_gil(own.kernel, 0, own.chunks, own.work, own.options)
-    else:
-        call_kernel(own.kernel, 0, own.chunks, own.work, own.options)
+    if t == 1 or (own.tag_offset != 0 and word_at(attributes + own.tag_offset) != own.tag):
+        return True
+    if head[reader.TYPE // 8] != own.tuple_type or head[reader.SIZE // 8] != count:
+        return True
+    if reader.read_addresses(gradients, 0, 0, reader.ALIGNED, handle) < count:
+        return True
+    if own.write != 0 and call_for_number(own.write, own.settings, own.running, own.row, t) == 0:
+        return True
+    flags[IS_RUNNING] = 1
+    if own.kernel != 0:
+        if own.long:
+            call_kernel_without_gil(own.kernel, 0, own.chunks, own.work, own.options)
+        else:
+            call_kernel(own.kernel, 0, own.chunks, own.work, own.options)
+        end(task)
+    return False
+
+
+@callee
+def end(task):
+    """Count the step that has been launched, and have what runs go on. Requires what `begin` does, and it before."""
+    own = scalars_at(Task, table_at(task, 1, TASK, np.int64), 0, 0)
+    counters, flags = array_at(own.counters, 0, 2, np.int64), array_at(own.flags, 0, FLAGS, np.int64)
+    if own.running != 0:
+        array_at(own.running, 0, 1, np.float64)[0] = array_at(own.settings, 0, own.fields + 1, np.float64)[own.fields]
     counters[0] += 1
     counters[1] += 1
-    return True
+    flags[IS_RUNNING] = 0
 
 
 def write_scalars(settings, running, row, t):
-    """Work out a row of scalars for update ``t``, and have what runs go on; whether all scalars fit the dtype.
+    """Work out a row of scalars for update ``t``, and what the running number is after it; whether all fit the dtype.
 
-    Requires addresses of settings, of the number that runs, 0 if there is none, and of the row.
+    Requires addresses of settings, of the number that runs, 0 if there is none, and of the row. Writes the row and,
+    behind the settings, the running number.
     """
-    numbers, t = table_at(settings, 1, FIELDS, np.float64), np.float64(t)
+    numbers, t = table_at(settings, 1, FIELDS + 1, np.float64), np.float64(t)
     if running != 0:
         numbers[0, FIELDS - 1] = array_at(running, 0, 1, np.float64)[0]
     known = scalars_at(SETTINGS, numbers, 0, 0)
@@ -99,12 +125,12 @@ def write_scalars(settings, running, row, t):
     for k in range(len(scalars)):
         own[k] = scalars[k]
     if running != 0:
-        array_at(running, 0, 1, np.float64)[0] = running_after(known, t)
+        numbers[0, FIELDS] = running_after(known, t)
     return 1
 
 
 class RepeatedStep:
-    """`repeated_step` of an optimizer with one plan.
+    """`begin` and `end` of an optimizer with one plan.
 
     Parameters
     ----------
@@ -125,38 +151,71 @@ class RepeatedStep:
 
     Attributes
     ----------
-    run : function
-        ``(gradients, attributes)``, of the `id` of each: see `repeated_step`. It does what `take` has said.
+    begin : function
+        ``(gradients, attributes)``, of the `id` of each. It does what `take` has said.
+    end : function
+        Without arguments.
     writes : bool
         Whether it writes the row of scalars.
     watches : bool
         Whether it looks if the dict is unchanged.
     launches : bool
-        Whether it runs the kernel.
+        Whether `begin` runs the kernel, and what `end` does.
     """
 
     def __init__(self, counters, handle, kernel, work, settings, running, watch):
         self.writes, self.launches = settings is not None, kernel is not None
-        self._settings = np.zeros(len(settings._fields) if self.writes else 0)
+        fields = len(settings._fields) if self.writes else 0
+        self._settings = np.zeros(fields + 1)
+        self._flags = np.zeros(FLAGS, np.int64)
         self._writer = _writer(settings, work.table.dtype) if self.writes else None
-        write = c_address(self._writer) if self.writes else 0
-        scalars = write, self._settings.ctypes.data, _address(running), work.table.ctypes.data
-        address = 0 if kernel is None else kernel.address
-        launch = address, work.count, work.handle, work.elements >= LONG
-        where = _address(counters), handle.ctypes.data
         tag_offset = (watch and object_reader.offset_of_tag()) or 0
         self.watches = tag_offset != 0
-        task = Task(id(tuple), *where, *scalars, *launch, tag_offset=tag_offset)
+        task = Task(
+            tuple_type=id(tuple),
+            counters=_address(counters),
+            handle=handle.ctypes.data,
+            write=c_address(self._writer) if self.writes else 0,
+            settings=self._settings.ctypes.data,
+            fields=fields,
+            running=_address(running),
+            row=work.table.ctypes.data,
+            flags=self._flags.ctypes.data,
+            kernel=0 if kernel is None else kernel.address,
+            chunks=work.count,
+            work=work.handle,
+            long=work.elements >= LONG,
+            tag_offset=tag_offset,
+        )
         self._task = np.array(task, np.int64)
         self._kept = counters, handle, work, running
-        self.run = functools.partial(_compiled(), self._task.ctypes.data)
-        self._note = functools.partial(_noting(), self._task.ctypes.data)
+        address = self._task.ctypes.data
+        self.begin, self.end = (functools.partial(compiled, address) for compiled in _compiled())
+        self._note = functools.partial(_noting(), address)
+
+    @property
+    def is_usual(self):
+        """Whether `begin` may do steps. Settable."""
+        return bool(self._flags[IS_USUAL])
+
+    @is_usual.setter
+    def is_usual(self, usual):
+        self._flags[IS_USUAL] = usual
+
+    @property
+    def is_running(self):
+        """Whether a step is under way."""
+        return bool(self._flags[IS_RUNNING])
+
+    def give_up(self):
+        """Say that no step is under way: the one that was has failed."""
+        self._flags[IS_RUNNING] = 0
 
     def take(self, options, settings):
         """Run with other options from now on, with scalars that follow from other settings of the same class."""
         self._task[Task._fields.index("options")] = options
         if self.writes:
-            self._settings[:] = settings
+            self._settings[:-1] = settings
 
     def watch(self, attributes):
         """Step from now on as long as a dict is as it is now."""
@@ -183,9 +242,11 @@ def _noting():
 
 @functools.cache
 def _compiled():
-    number = types.int64
-    signature = types.boolean(number, number, number)
-    return entry_point(specialise(repeated_step, "numpy", signature, {}, nogil=False, key=reader.LAYOUT_KEY))
+    """`begin` and `end`, compiled."""
+    number, options = types.int64, {"bindings": {}, "nogil": False, "key": reader.LAYOUT_KEY}
+    ends = specialise(end, "numpy", types.void(number), **options)
+    begins = specialise(begin, "numpy", types.boolean(number, number, number), **options)
+    return entry_point(begins), entry_point(ends)
 
 
 @functools.cache

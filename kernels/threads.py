@@ -27,8 +27,8 @@ _SYSTEMS = ("libgomp.so.1", "libomp.so.5", "libomp.so")
 _FUNCTIONS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "omp_get_max_threads")
 
 
-def run(kernel, bins, handle, options):
-    """Run a kernel over ``bins.size - 1`` ranges, on as many threads or, if there are not so many, fewer.
+def call(kernel, bins, handle, options):
+    """A run of a kernel over ``bins.size - 1`` ranges, on as many threads or, if there are not so many, fewer.
 
     Parameters
     ----------
@@ -37,12 +37,16 @@ def run(kernel, bins, handle, options):
     bins : int64 array
         Boundaries of the ranges.
     handle, options : int
+
+    Returns
+    -------
+    function
+        Without arguments, in C: it runs the kernel.
     """
     team = _team(_has_torch())
     if team is None:
-        _numbas_threads()(kernel, bins, handle, options)
-    else:
-        _forking()[0](team, kernel, bins, handle, options)
+        return functools.partial(_numbas_threads(), kernel, bins, handle, options)
+    return functools.partial(_forking()[0], team, kernel, bins, handle, options)
 
 
 def layer():
@@ -60,7 +64,7 @@ def layer():
 
 
 def spread(kernel, bins, handle, options):
-    """`run` on Numba's threads."""
+    """A kernel on Numba's threads."""
     for b in prange(bins.size - 1):
         call_kernel(kernel, bins[b], bins[b + 1], handle, options)
 
@@ -77,7 +81,7 @@ def _numbas_threads():
 
 
 def fork(team, kernel, bins, handle, options):
-    """`run` on the threads of an OpenMP runtime; ``team`` is of `_team`."""
+    """A kernel on the threads of an OpenMP runtime; ``team`` is of `_team`."""
     count, task = bins.size - 1, np.empty(7, np.int64)
     task[0], task[1], task[2], task[3], task[4] = kernel, bins.ctypes.data, count, handle, options
     task[5], task[6] = team[1], team[2]

@@ -1,6 +1,5 @@
 """The cache of compiled code: what it notices, what it survives, where it lies."""
 
-import hashlib
 import importlib.util
 import itertools
 import os
@@ -384,10 +383,6 @@ def test_what_cannot_be_told_has_no_fingerprint(fingerprint_of):
 # -- damage ------------------------------------------------------------------------------------------------------------
 
 
-def checked(payload):
-    return hashlib.sha256(payload).digest() + payload
-
-
 def flipped(content, position):
     return content[:position] + bytes([content[position] ^ 16]) + content[position + 1 :]
 
@@ -412,9 +407,11 @@ DAMAGES = {
     "flipped bit at the start": lambda content: flipped(content, 33),
     "flipped bit in the middle": lambda content: flipped(content, len(content) // 2),
     "flipped last bit": lambda content: flipped(content, len(content) - 1),
-    "no pickle": lambda content: checked(b"no pickle"),
-    "pickle of something else": lambda content: checked(pickle.dumps((1, 2, 3))),
-    "pickle from a missing module": lambda content: checked(pickle.dumps(Missing())),
+}
+PAYLOADS = {
+    "no pickle": b"no pickle",
+    "pickle of something else": pickle.dumps((1, 2, 3)),
+    "pickle from a missing module": pickle.dumps(Missing()),
 }
 
 
@@ -435,12 +432,39 @@ def tiny(tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_file_is_replaced(damage, tiny):
-    tiny.file.write_bytes(DAMAGES[damage](tiny.file.read_bytes()))
+def assert_replaced(tiny):
     assert tiny() == (5.0, 1)
     assert tiny() == (5.0, 0)
     assert list(tiny.file.parent.iterdir()) == [tiny.file]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_file_is_replaced(damage, tiny):
+    tiny.file.write_bytes(DAMAGES[damage](tiny.file.read_bytes()))
+    assert_replaced(tiny)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_file_of_something_else_is_replaced(payload, tiny):
+    _jit.write_cached(tiny.file, lambda: PAYLOADS[payload])
+    assert_replaced(tiny)
+
+
+def test_exchanged_files_are_not_run(tmp_path, monkeypatch):
+    """What a tool that synchronises folders may do to them; the right values are Python's own."""
+    monkeypatch.setattr(_jit, "cache_folder", lambda: tmp_path)
+    number, expected = types.float64, [max(2.0, 5.0), min(2.0, 5.0)]
+
+    def values():
+        functions = [maths.maximum, maths.minimum]
+        return [_jit.specialise(f, "tiny", number(number, number), {}, key="tiny")(2.0, 5.0) for f in functions]
+
+    assert values() == expected
+    one, other = tmp_path.iterdir()
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    assert values() == expected
 
 
 def test_all_files_truncated(cache, uncached_digest):
@@ -462,6 +486,48 @@ def test_file_that_cannot_be_replaced_costs_the_cache_alone(tiny):
     (tiny.file / "in the way").mkdir(parents=True)
     assert tiny() == (5.0, 1)
     assert list(tiny.file.parent.iterdir()) == [tiny.file], "a temporary file was left behind"
+
+
+def test_write_that_the_system_cuts_short_leaves_nothing(tmp_path):
+    """Files are limited to fewer bytes than the code has, which fails in the middle, as on a full disk."""
+    pytest.importorskip("resource", reason="no limits on this platform")
+    code = f"""
+        import pathlib, resource
+        import children
+        from fastopt.kernels import _jit, maths
+        from numba import types
+
+        _jit.cache_folder = lambda: pathlib.Path({str(tmp_path)!r})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        number = types.float64
+        value = _jit.specialise(maths.maximum, "tiny", number(number, number), {{}}, key="tiny")(2.0, 5.0)
+        children.report(value=value)
+    """
+    assert children.run(code) == {"compilations": 1, "value": 5.0}
+    assert files_in(tmp_path) == []
+
+
+def test_interrupt_while_a_file_is_written_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*names):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        _jit.write_cached(tmp_path / "some.fastopt", lambda: b"code")
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("folder, others", [("fastopt", []), ("chosen", ["tmp01234567"])])
+def test_leftovers_of_killed_processes_are_removed(folder, others, tmp_path):
+    """Not what is being written, nor what may be another program's: only a folder called fastopt is ours alone."""
+    folder = tmp_path / folder
+    folder.mkdir()
+    for name in ("tmp01234567", "notes.txt", f"old{_jit.UNFINISHED}"):
+        (folder / name).touch()
+        os.utime(folder / name, (1e9, 1e9))
+    (folder / f"new{_jit.UNFINISHED}").touch()
+    _jit.write_cached(folder / "some.fastopt", lambda: b"code")
+    assert files_in(folder) == sorted([f"new{_jit.UNFINISHED}", "notes.txt", "some.fastopt", *others])
 
 
 # -- where it lies -----------------------------------------------------------------------------------------------------

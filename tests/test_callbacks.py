@@ -26,6 +26,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't
 ERAS = (callbacks_2_2, callbacks_2_3)
 
 
+@pytest.mark.parametrize("kind", ["LearningRateScheduler", "ReduceLROnPlateau", "SwapEMAWeights"])
+def test_fit_of_keras_is_told_that_they_are_not_for_it(kind):
+    """`fit` makes a list of its callbacks before anything else."""
+    arguments = [lambda epoch: 0.1] if kind == "LearningRateScheduler" else []
+    with pytest.raises(
+        TypeError, match=rf"^{kind} of fastopt is for .* own: in Keras's fit use that of keras\.callbacks"
+    ):
+        keras.callbacks.CallbackList([getattr(callbacks, kind)(*arguments)], model=object(), epochs=1)
+    assert hasattr(keras.callbacks, kind)
+
+
 class Old:
     """What the callbacks need of the optimizers of Keras 1.0 and 2.2."""
 

@@ -18,6 +18,7 @@ from fastopt.kernels import _jit
 import fastopt
 import fastopt.compat
 from fastopt.compat import arguments_for, keras_1_0, keras_2_2, keras_2_3, load_weights, releases, weights_of
+from fastopt.compat import backend as K
 
 pytestmark = pytest.mark.xdist_group("compat")
 
@@ -272,6 +273,48 @@ def test_rate_can_be_set(release, name):
         optimizer.lr = 0.25
         assert optimizer.learning_rate == 0.25
     assert optimizer.get_config()["learning_rate" if release == "2.3.1" else "lr"] == optimizer.lr
+
+
+@every_class
+def test_rate_and_count_can_be_set_as_the_backends_set_variables(release, name):
+    """``K.set_value(x, value)`` of 1.0 to 2.3 is ``x.set_value(value)`` on Theano; 2.3's ``lr`` has no other setter.
+
+    Source: https://github.com/keras-team/keras/blob/2.3.1/keras/backend/theano_backend.py
+    """
+    one, other = make(release, name), make(release, name)
+    before = one.lr
+    one.lr.set_value(np.float32(0.25))
+    K.set_value(other.lr, np.array(0.25))
+    assert one.lr == other.lr == other.learning_rate == 0.25
+    assert (K.get_value(before), type(before.get_value()), before) == (0.25, float, other.__class__().lr)
+    params = [trained(optimizer, 2) for optimizer in (one, other)]
+    K.set_value(one.iterations, 7)
+    other.iterations = 7
+    assert (one.iterations, K.get_value(one.iterations)) == (7, 7)
+    for optimizer in (one, other):
+        step(optimizer, [3])
+    same(*params)
+    assert one.get_config() == other.get_config()
+    assert type(copy.deepcopy(one.lr)) is float
+    assert type(pickle.loads(pickle.dumps(one.iterations))) is int
+    assert json.loads(json.dumps({"lr": one.lr})) == {"lr": 0.25}
+
+
+def test_what_set_value_refuses():
+    optimizer = keras_2_2.SGD(lr=0.5, momentum=0.25)
+    with pytest.raises(TypeError, match=r"0\.25 is a plain float.*optimizer\.momentum = "):
+        K.set_value(optimizer.momentum, 0.5)
+    with pytest.raises(ValueError, match="learning_rate"):
+        optimizer.lr.set_value(float("nan"))
+    with pytest.raises(ValueError, match="iterations"):
+        optimizer.iterations.set_value(-1)
+    assert (optimizer.lr, optimizer.iterations) == (0.5, 0)
+
+
+@every_class
+def test_initial_decay_is_there_where_the_release_had_it(release, name):
+    """1.0 had none, and Nadam never had a decay."""
+    assert hasattr(make(release, name), "initial_decay") == (release != "1.0.2" and name != "Nadam")
 
 
 # -- clipping ----------------------------------------------------------------------------------------------------------

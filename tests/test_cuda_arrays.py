@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fastopt.kernels.layout import DIRECT, FLOAT64, STAGED, ZERO
 from gpu_arrays import KINDS, STREAMS, DLPack, Interface
+from numpy.lib.stride_tricks import as_strided
 
 import fastopt
 from fastopt import device, optimizers
@@ -240,6 +241,8 @@ def misaligned():
         (zeros(3, dtype=np.float16), TypeError, "parameter 0.*got float16: cast"),
         (zeros(6)[::2], ValueError, "parameter 0.*gaps.*copy"),
         (zeros(3, 8)[:, :4], ValueError, "parameter 0.*gaps"),
+        (as_strided(zeros(1), (5,), (0,)), ValueError, "parameter 0.*overlaps itself"),
+        (as_strided(zeros(6), (4, 3), (4, 4)), ValueError, "parameter 0.*overlaps itself"),
         (misaligned(), ValueError, "parameter 0.*not aligned"),
     ],
 )

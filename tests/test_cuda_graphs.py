@@ -86,6 +86,7 @@ RATES = {"initial_learning_rate": 0.1, "decay_steps": 2, "decay_rate": 0.5}
 OPTIMIZERS = {
     "Adam": lambda: fastopt.Adam(0.1),
     "schedule": lambda: fastopt.Adam(schedules.ExponentialDecay(**RATES)),
+    "function": lambda: fastopt.Adam(lambda step: 0.1 / (1 + step)),
     "average": lambda: fastopt.Adam(0.1, use_ema=True, ema_overwrite_frequency=3, nonfinite="skip"),
     "clipped": lambda: fastopt.SGD(0.1, momentum=0.9, clipnorm=0.5),
     "Nadam": lambda: fastopt.Nadam(0.1, nonfinite="skip", global_clipnorm=1.0),
@@ -96,7 +97,7 @@ OPTIMIZERS = {
     "Adafactor": lambda: fastopt.Adafactor(0.1),
 }
 SKIPS = ("average", "Nadam", "Lamb", "accumulation", "scaled", "scaled accumulation")
-COVERING = ("schedule", "Lamb", "accumulation", "scaled")
+COVERING = ("function", "Lamb", "accumulation", "scaled")
 over_optimizers = pytest.mark.parametrize("name", [name if name in COVERING else full(name) for name in OPTIMIZERS])
 
 

@@ -3,9 +3,11 @@
 import concurrent.futures
 import contextlib
 import copy
+import dataclasses
 import inspect
 import json
 import pickle
+from collections import namedtuple
 from typing import NamedTuple
 
 import keras_reference
@@ -199,6 +201,103 @@ def test_gradients_in_a_dict_go_by_key(orders):
     assert dict_step(*orders) == {key: (number if key in orders[0] else 0) for number, key in enumerate("abc", 1)}
 
 
+WB, BW = namedtuple("WB", "w b"), namedtuple("BW", "b w")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """As `WB`; it has as many fields as arrays, and code of its own that nobody need run again."""
+
+    w: object
+    b: object
+
+    def __post_init__(self):
+        assert self.w is not None
+
+
+def in_layer(make):
+    return lambda w, b: {"layer": [make(w, b)]}
+
+
+# How two arrays may be held: the paths of w and b, and what makes it.
+HOLDERS = {
+    "list": ("0", "1", lambda w, b: [w, b]),
+    "tuple": ("0", "1", lambda w, b: (w, b)),
+    "dict": ("w", "b", lambda w, b: {"w": w, "b": b}),
+    "turned dict": ("w", "b", lambda w, b: {"b": b, "w": w}),
+    "namedtuple": ("w", "b", WB),
+    "turned namedtuple": ("w", "b", lambda w, b: BW(b, w)),
+    "nested": ("0/0", "1", lambda w, b: [[w], b]),
+    "nested otherwise": ("0", "1/0", lambda w, b: [w, [b]]),
+    "dict in a dict": ("layer/0/w", "layer/0/b", in_layer(lambda w, b: {"w": w, "b": b})),
+    "namedtuple in a dict": ("layer/0/w", "layer/0/b", in_layer(WB)),
+    "turned namedtuple in a dict": ("layer/0/w", "layer/0/b", in_layer(lambda w, b: BW(b, w))),
+}
+
+
+@pytest.mark.parametrize("by_params", [False, True], ids=["build", "params"])
+@pytest.mark.parametrize("held", HOLDERS)
+@pytest.mark.parametrize("given", HOLDERS)
+def test_gradients_go_where_keras_tree_puts_them(held, given, by_params):
+    """``keras.tree.map_structure``, like ``jax.tree.map``, pairs leaves by keys and refuses structures that differ.
+
+    fastopt takes more: what has the same paths, and plain lists in order. Nothing else.
+    """
+    w, b = np.zeros(2, F32), np.zeros(2, F32)
+    *paths, hold = HOLDERS[held]
+    *grad_paths, hold_grads = HOLDERS[given]
+    params, grads = hold(w, b), hold_grads(ones(2), 2 * ones(2))
+    wanted = [-1.0, -2.0]
+    try:
+        keras.tree.map_structure(np.multiply, params, grads)
+    except (TypeError, ValueError):
+        is_plain = given in ("list", "tuple")
+        if is_plain and held.startswith("turned"):
+            wanted.reverse()
+        if not (is_plain or paths == grad_paths):
+            wanted = [0.0, 0.0]
+    else:
+        keras.tree.map_structure(lambda param, grad: np.subtract(param, grad, out=param), params, grads)
+        wanted, w[:], b[:] = [w[0], b[0]], 0, 0
+    optimizer, _ = built(fastopt.SGD(1.0), [b, w] if by_params else params)
+    with contextlib.nullcontext() if any(wanted) else pytest.raises(ValueError, match="structure is not the param"):
+        optimizer.apply(grads, params if by_params else None)
+    assert [w[0], b[0]] == wanted
+
+
+def test_a_plain_list_is_in_order_whatever_its_arrays_are():
+    """Keys that look like indices, and a gradient of another dtype, which is read in another way."""
+    for dtype in ("float32", "float64"):
+        params = {"1": np.zeros(2, F32), "0": np.zeros(2, F32)}
+        optimizer, _ = built(fastopt.SGD(1.0), params)
+        optimizer.apply([ones(2), 2 * ones(2, dtype=dtype)])
+        assert [param[0] for param in params.values()] == [-1, -2]
+
+
+@pytest.mark.parametrize("make", [WB, Layer])
+def test_namedtuples_and_dataclasses_keep_their_class_and_name_the_state(make):
+    """What a class is, and what its fields are called, Python says itself."""
+    structure = {"first": make(ones(2), ones(3)), "rest": [make(ones(1), make(ones(), ones(4)))]}
+    buffer = fastopt.pack(structure)
+    for views in (buffer.views, buffer.like().views, pickle.loads(pickle.dumps(buffer)).views):
+        assert type(views["first"]) is make
+        assert type(views["rest"][0].b) is make
+        assert views["rest"][0].b.b.shape == (4,)
+    optimizer, _ = built(fastopt.SGD(1.0, momentum=0.5), structure)
+    optimizer.apply(buffer.views)
+    assert not structure["first"].w.any()
+    names = {name.removesuffix("/momentum") for name in optimizer.state_dict() if "/" in name}
+    assert names == {"first/w", "first/b", "rest/0/w", "rest/0/b/w", "rest/0/b/b"} == set(buffer.paths)
+    assert copy.deepcopy(optimizer).state_dict().keys() == optimizer.state_dict().keys()
+
+
+def test_a_dataclass_is_a_structure_by_itself():
+    layer = Layer(ones(2), ones(3))
+    optimizer, _ = built(fastopt.SGD(1.0), layer)
+    optimizer.apply({"b": ones(3), "w": 2 * ones(2)})
+    assert (layer.w[0], layer.b[0]) == (-1, 0)
+
+
 def test_parameters_without_gradient_stay():
     optimizer, params = built(make("Adam", use_ema=True, weight_decay=0.1))
     stepped(optimizer, params, 1, 3)
@@ -338,6 +437,36 @@ def test_iterations_count_updates():
         counts.append(optimizer.iterations)
     assert counts == [0, 0, 1, 1, 1, 2, 2]
     assert type(optimizer.iterations) is int
+
+
+@reads_keras_variables
+@pytest.mark.parametrize("name", ["Adam", "Nadam"])
+@pytest.mark.parametrize("accumulated", [None, 2])
+def test_iterations_may_be_set(name, accumulated):
+    """Against real Keras, whose variable is assigned to; it counts micro-steps. Nadam's product stays what it is."""
+    params, variables = arrays(0), [keras.Variable(array) for array in arrays(0)]
+    options = {"gradient_accumulation_steps": accumulated, "learning_rate": 0.125}
+    ours, theirs = getattr(fastopt, name)(**options), getattr(keras.optimizers, name)(**options)
+    ours.build(params)
+    theirs.build(variables)
+    for seed in range(1, 13):
+        if seed == 7:
+            ours.iterations = np.int64(50)
+            theirs._iterations.assign(50 * (accumulated or 1))
+        ours.apply(arrays(seed))
+        theirs.apply([keras.ops.convert_to_tensor(grad) for grad in arrays(seed)], variables)
+    assert ours.iterations == 50 + 6 // (accumulated or 1)
+    assert ours.state_dict()["micro_steps"] == 50 * (accumulated or 1) + 6
+    for param, variable in zip(params, variables, strict=True):
+        np.testing.assert_allclose(param, keras.ops.convert_to_numpy(variable.value), rtol=2e-5, atol=2e-5)
+
+
+def test_iterations_may_be_set_before_building_and_through_a_wrapper():
+    optimizer = fastopt.LossScaleOptimizer(fastopt.SGD(schedules.ExponentialDecay(1.0, 1, 0.5)))
+    optimizer.iterations = 3
+    _, params = built(optimizer, [np.zeros(2)])
+    optimizer.apply([np.full(2, optimizer.dynamic_scale)])
+    assert (params[0][0], optimizer.iterations) == (-(0.5**3), 4)
 
 
 @pytest.mark.parametrize("rate", [0.25, 1, np.float32(0.25), np.float64(0.25), np.int64(1)])

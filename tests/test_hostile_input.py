@@ -1,5 +1,7 @@
 """Bad calls, one table: each is refused with an error that says why, and leaves no trace."""
 
+import copy
+import functools
 import re
 import warnings
 from collections.abc import Callable
@@ -7,12 +9,15 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import children
+import numba
 import numpy as np
 import pytest
+from fastopt.kernels.engines import Elementwise
 from numpy.lib.stride_tricks import as_strided
 
 import fastopt
 from fastopt import optimizers, registry, schedules
+from fastopt.device.host import Host
 
 SHAPES = {"w": (3, 4), "b": (4,), "s": ()}
 W, B, S = range(3)  # their positions in a list
@@ -94,6 +99,14 @@ def frozen(value):
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.strides, value.tobytes()
     return value if isinstance(value, (int, float, str)) else type(value)
+
+
+class Named(NamedTuple):
+    """The arrays by name."""
+
+    w: np.ndarray
+    b: np.ndarray
+    s: np.ndarray
 
 
 class Dial:
@@ -300,6 +313,11 @@ def heavy_ball(param, grad, slots, s):
     return param - s.learning_rate * velocity, (velocity,)
 
 
+TWO_PHASES = {
+    "rule": lambda p, g, v, s: ((g * g,), v),
+    "between": lambda sums, n, s: sums[0],
+    "second": lambda p, g, v, factor, s: p - factor * g,
+}
 GOOD_RULE = {
     "name": "NeverRegistered",
     "rule": heavy_ball,
@@ -322,6 +340,24 @@ def wrap(inner=None, **options):
     return lambda scene: fastopt.LossScaleOptimizer(fastopt.SGD() if inner is None else inner, **options)
 
 
+def set_to(name, value):
+    return lambda scene: setattr(scene.optimizer, name, value)
+
+
+def set_bounds_crossed(scene):
+    scene.optimizer.maximum_scale = 2.0
+    scene.optimizer.minimum_scale = 4.0
+
+
+class Ball:
+    """Rules that are no plain functions."""
+
+    def rule(self, param, grad, slots, s):
+        return heavy_ball(param, grad, slots, s)
+
+    __call__ = rule
+
+
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
@@ -340,6 +376,7 @@ def rows(prefix, scene, *table):
 
 
 A = fastopt.Adam
+EXCLUDES = "exclude_from_weight_decay"
 NAN, INF = float("nan"), float("inf")
 
 CONSTRUCTORS = rows(
@@ -492,7 +529,10 @@ GRADIENTS = rows(
     ("list", lambda s: s.apply({B: [0.0, 0.0, 0.0, 0.0]}), (TypeError, ValueError), "gradient"),
     ("number", lambda s: s.apply({S: 1.0}), TypeError, "gradient 2.*float"),
     ("masked", lambda s: s.apply({W: np.ma.masked_array(zeros())}), TypeError, "gradient 0.*MaskedArray"),
-    ("tensor", lambda s: s.apply({W: tensor(3, 4)}), TypeError, r"gradient 0.*Tensor.*numpy\(\)"),
+    ("tensor_in_graph", lambda s: s.apply({W: tensor(3, 4).requires_grad_()}), TypeError, r"gradient 0.*detach\(\)"),
+    ("tensor_bfloat16", lambda s: s.apply({W: tensor(3, 4).bfloat16()}), TypeError, "gradient 0.*BFloat16"),
+    ("tensor_of_ints", lambda s: s.apply({W: tensor(3, 4).int()}), TypeError, "gradient 0.*int32"),
+    ("tensor_meta", lambda s: s.apply({W: tensor(3, 4).to("meta")}), TypeError, "gradient 0.*meta"),
     ("cuda", lambda s: s.apply({W: CudaArray()}), TypeError, "gradient 0.*CUDA"),
     ("byte_order", lambda s: s.apply({W: zeros(dtype=">f8")}), TypeError, "gradient 0.*native byte order"),
     ("misaligned", lambda s: s.apply({W: misaligned(3, 4)}), ValueError, "gradient 0.*aligned"),
@@ -510,7 +550,9 @@ GRADIENTS = rows(
     ("all_none", lambda s: s.optimizer.apply([None] * 3), ValueError, "all.*None"),
     ("generator", lambda s: s.optimizer.apply(g for g in s.grads), (TypeError, ValueError), "grad"),
     ("a_dict_for_a_list", lambda s: s.optimizer.apply(dict(zip("wbs", s.grads, strict=True))), ValueError, "missing"),
-    ("deeper", lambda s: s.optimizer.apply([s.grads[:2]]), ValueError, "3 gradients.*got 2"),
+    ("deeper", lambda s: s.optimizer.apply([s.grads[:2]]), ValueError, "structure.*'2'.*'0/1'"),
+    ("deeper_as_many", lambda s: s.optimizer.apply([s.grads[:2], s.grads[2]]), ValueError, "structure.*'2'.*'0/1'"),
+    ("named", lambda s: s.optimizer.apply(Named(*s.grads)), ValueError, "structure.*'0'.*'w'"),
     ("part_of_its_parameter", lambda s: s.apply({B: shifted(s.params[B], 1)[:4]}), ValueError, "overlaps"),
     ("transposed_parameter", lambda s: s.apply({W: s.params[W].reshape(4, 3).T}), ValueError, "gradient 0.*overlaps"),
     ("other_parameter", lambda s: s.apply({B: s.params[W][1]}), ValueError, "gradient 1.*overlaps"),
@@ -524,7 +566,7 @@ GRADIENTS = rows(
     ("equal_parameter", apply_to(lambda p: p[B], lambda p: p[W].copy()), ValueError, "not built with"),
     ("view_of_parameter", apply_to(lambda p: p[W][:]), ValueError, "not built with"),
     ("parameter_twice", apply_to(lambda p: p[B], lambda p: p[B]), ValueError, "1 is given twice"),
-    ("subset_lengths", lambda s: s.optimizer.apply(s.grads[:2], s.params[:1]), ValueError, "2 gradients.*1 param"),
+    ("subset_lengths", lambda s: s.optimizer.apply(s.grads[:2], s.params[:1]), ValueError, "1 gradients.*got 2"),
     ("subset_all_none", lambda s: s.optimizer.apply([None], s.params[:1]), ValueError, "None"),
     ("subset_bad_dtype", lambda s: s.optimizer.apply([zeros(4, dtype=int)], [s.params[B]]), TypeError, "gradient 1"),
     ("pairs_none", lambda s: s.optimizer.apply_gradients(None), TypeError, "NoneType"),
@@ -627,7 +669,7 @@ UNBUILT = rows(
     ("load_state_dict", lambda s: s.optimizer.load_state_dict({}), RuntimeError, "load_state_dict.*not built"),
     ("evaluation_weights", evaluate, RuntimeError, "evaluation_weights.*not built"),
     ("finalize", lambda s: s.optimizer.finalize_variable_values(), RuntimeError, "finalize.*not built"),
-    ("set_iterations", lambda s: setattr(s.optimizer, "iterations", 5), AttributeError, "iterations"),
+    ("iterations_negative", lambda s: setattr(s.optimizer, "iterations", -1), ValueError, "iterations.*-1"),
     ("exclude_text", lambda s: s.optimizer.exclude_from_weight_decay(var_names="b"), TypeError, "var_names.*'b'"),
     ("exclude_pattern", lambda s: s.optimizer.exclude_from_weight_decay(var_names=["["]), ValueError, "var_names"),
     ("exclude_number", lambda s: s.optimizer.exclude_from_weight_decay(var_names=[3]), TypeError, "var_names.*int"),
@@ -642,7 +684,11 @@ SETTERS = [
         ("rate_text", lambda s: setattr(s.optimizer, "learning_rate", "fast"), TypeError, "learning_rate.*str"),
         ("rate_none", lambda s: setattr(s.optimizer, "learning_rate", None), TypeError, "learning_rate.*None"),
         ("rate_bool", lambda s: setattr(s.optimizer, "learning_rate", False), TypeError, "learning_rate.*bool"),
-        ("iterations", lambda s: setattr(s.optimizer, "iterations", 5), AttributeError, "iterations"),
+        ("iterations_negative", lambda s: setattr(s.optimizer, "iterations", -1), ValueError, "iterations.*-1"),
+        ("iterations_fraction", lambda s: setattr(s.optimizer, "iterations", 1.5), TypeError, "iterations.*1.5"),
+        ("iterations_bool", lambda s: setattr(s.optimizer, "iterations", True), TypeError, "iterations.*True"),
+        ("iterations_array", lambda s: setattr(s.optimizer, "iterations", np.ones(1, int)), TypeError, "iterations"),
+        ("iterations_beyond", lambda s: setattr(s.optimizer, "iterations", 2**62), ValueError, "below 2.*62"),
         ("exclude_stranger", lambda s: s.optimizer.exclude_from_weight_decay([zeros()]), ValueError, r"var_list\[0\]"),
     ),
     *rows(
@@ -783,6 +829,22 @@ LOSS_SCALES = [
         ("below_minimum", wrap(initial_scale=1.0, minimum_scale=2.0), ValueError, "minimum_scale 2"),
         ("above_maximum", wrap(initial_scale=4.0, maximum_scale=2.0), ValueError, "maximum_scale 2"),
         ("minimum_zero", wrap(minimum_scale=0.0), ValueError, "minimum_scale.*0"),
+        ("set_scale_negative", set_to("dynamic_scale", -1), ValueError, "dynamic_scale.*positive.*-1"),
+        ("set_scale_zero", set_to("dynamic_scale", 0), ValueError, "dynamic_scale.*positive.*0"),
+        ("set_scale_nan", set_to("dynamic_scale", NAN), ValueError, "dynamic_scale.*finite.*nan"),
+        ("set_scale_inf", set_to("dynamic_scale", INF), ValueError, "dynamic_scale.*finite.*inf"),
+        ("set_scale_text", set_to("dynamic_scale", "8"), TypeError, "dynamic_scale.*str"),
+        ("set_scale_bool", set_to("dynamic_scale", True), TypeError, "dynamic_scale.*bool"),
+        ("set_counter_negative", set_to("step_counter", -1), ValueError, "step_counter.*-1"),
+        ("set_counter_fraction", set_to("step_counter", 1.5), TypeError, "step_counter.*1.5"),
+        ("set_counter_beyond", set_to("step_counter", 2**62), ValueError, "step_counter.*2.*62"),
+        ("set_growth_zero", set_to("dynamic_growth_steps", 0), ValueError, "dynamic_growth_steps.*0"),
+        ("set_growth_none", set_to("dynamic_growth_steps", None), TypeError, "dynamic_growth_steps.*None"),
+        ("set_initial_nan", set_to("initial_scale", NAN), ValueError, "initial_scale.*nan"),
+        ("set_minimum_zero", set_to("minimum_scale", 0.0), ValueError, "minimum_scale.*0"),
+        ("set_maximum_inf", set_to("maximum_scale", INF), ValueError, "maximum_scale.*inf"),
+        ("set_bounds_crossed", set_bounds_crossed, ValueError, "minimum_scale 4.*above maximum_scale 2"),
+        ("set_iterations", set_to("iterations", -1), ValueError, "iterations.*-1"),
         ("gradient_int", lambda s: s.apply({W: zeros(dtype=int)}), TypeError, "gradient 0.*int"),
         ("gradients_none", lambda s: s.optimizer.apply([None] * 3), ValueError, "None"),
         ("set_rate", lambda s: setattr(s.optimizer, "learning_rate", "fast"), TypeError, "learning_rate.*str"),
@@ -819,6 +881,26 @@ FUNCTIONS = rows(
     ("register-nothing_returned", register(rule=lambda p, g, v, s: None), TypeError, "NeverRegistered.*rule fails"),
     ("register-wrong_field", register(rule=lambda p, g, v, s: (s.rate, v)), TypeError, "rule fails.*rate"),
     ("register-no_function", register(rule="heavy_ball"), TypeError, "NeverRegistered"),
+    ("register-bound_method", register(rule=Ball().rule), TypeError, "rule must be a plain function, got method"),
+    ("register-object", register(rule=Ball()), TypeError, "rule must be a plain function, got Ball"),
+    ("register-partial", register(rule=functools.partial(heavy_ball)), TypeError, "plain function, got partial"),
+    ("register-built_in_function", register(rule=max), TypeError, "plain function, got builtin_function"),
+    ("register-static", register(rule=staticmethod(heavy_ball)), TypeError, "plain function, got staticmethod"),
+    ("register-list_of_slots", register(rule=lambda p, g, v, s: (p, [*v])), TypeError, "slots.*a tuple, got a list"),
+    ("register-list", register(rule=lambda p, g, v, s: [p, v]), TypeError, "returns must be a tuple, got a list"),
+    ("register-text_slot", register(rule=lambda p, g, v, s: (p, ("a",))), TypeError, "slots.*real.*str: 'a'"),
+    ("register-none", register(rule=lambda p, g, v, s: (None, v)), TypeError, "parameter.*real.*NoneType"),
+    ("register-complex", register(rule=lambda p, g, v, s: (1j, v)), TypeError, "parameter.*real.*complex"),
+    ("register-array", register(rule=lambda p, g, v, s: (zeros(1), v)), TypeError, "parameter.*real.*ndarray"),
+    ("register-two_phases", register(**TWO_PHASES | {"between": min}), TypeError, "between must be a plain function"),
+    ("register-terms", register(**TWO_PHASES | {"rule": heavy_ball}), TypeError, "terms.*a tuple, got a float"),
+    ("register-no_factor", register(**TWO_PHASES | {"between": lambda m, n, s: None}), TypeError, "between.*NoneType"),
+    ("register-factor_fails", register(**TWO_PHASES | {"between": lambda m, n, s: m[1]}), TypeError, "between fails"),
+    ("register-second", register(**TWO_PHASES | {"second": lambda *a: a}), TypeError, "second.*real.*tuple"),
+    ("register-text_scalar", register(defaults={"learning_rate": 0.1, "momentum": "0.9"}), TypeError, "scalars.*'0.9'"),
+    ("register-slots_as_list", register(slots=["velocity"]), TypeError, "slots must be a dict, got list"),
+    ("register-defaults_as_list", register(defaults=["momentum"]), TypeError, "defaults must be a dict, got list"),
+    ("register-slot_number", register(slots={1: 0.0}), TypeError, "name of a slot.*1"),
     ("register-common_argument", register(defaults={"momentum": 0.9, "clipnorm": 1.0}), ValueError, "clipnorm"),
     ("register-no_default", register(defaults={"learning_rate": 0.1}), (TypeError, ValueError), "momentum"),
     ("register-wrong_scalars", register(scalars=lambda h, rate, t: (rate, 0.9)), TypeError, "Scalars.*tuple"),
@@ -850,6 +932,15 @@ FUNCTIONS = rows(
         TypeError,
         "beta",
     ),
+    *[
+        (f"config-{id}", lambda s, bad=bad: A.from_config({**A().get_config(), EXCLUDES: bad}), error, EXCLUDES)
+        for id, bad, error in (
+            ("no_dict", ["0"], ValueError),
+            ("unknown_key", {"name": ["0"]}, ValueError),
+            ("text", {"names": "0"}, TypeError),
+            ("bad_pattern", {"names": ["("]}, ValueError),
+        )
+    ],
     ("deserialize-unknown", lambda s: optimizers.deserialize({"class_name": "X", "config": {}}), ValueError, "'X'"),
     (
         "deserialize-class_number",
@@ -985,6 +1076,66 @@ def test_an_option_that_needs_state_cannot_be_switched_on_after_build(name, valu
     found = children.run(SWITCHED_ON.format(name=name, value=value))
     assert found["refused"] in ("RuntimeError", "AttributeError", "ValueError")
     assert found["unchanged"]
+
+
+def test_an_exclusion_that_fails_leaves_no_exclusion_behind(monkeypatch):
+    """A copy is planned anew: only it would show one."""
+
+    def without_memory(self, size, dtype):
+        raise MemoryError
+
+    scene = training(weight_decay=0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(Host, "zeros", without_memory)
+        with pytest.raises(MemoryError):
+            scene.optimizer.exclude_from_weight_decay(var_names=["0"])
+    assert scene.optimizer.get_config() == training(weight_decay=0.5).optimizer.get_config()
+    twin, params = copy.deepcopy((scene.optimizer, scene.params))
+    scene.step()
+    twin.apply(scene.grads)
+    assert frozen(params) == frozen(scene.params)
+
+
+def test_overrides_may_be_changed_after_build():
+    overrides = {"0": {"weight_decay": 0.5}}
+    scene = Scene(A(), overrides=overrides)
+    overrides["0"]["weight_decay"] = "no number"
+    overrides["("] = None
+    twin, params = copy.deepcopy((scene.optimizer, scene.params))
+    scene.step()
+    twin.apply(scene.grads)
+    assert frozen(params) == frozen(scene.params)
+
+
+def test_a_wrapper_whose_build_is_cut_short_is_not_built(monkeypatch):
+    optimizer = fastopt.LossScaleOptimizer(fastopt.SGD(1.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(Elementwise, "prepare", lambda *args, norms, **options: 1 / (not norms))
+        with pytest.raises(ZeroDivisionError):
+            optimizer.build([zeros(3)])
+    assert not optimizer.built
+    optimizer.apply([np.ones(3, F32)], [zeros(3)])
+
+
+def untyped(param, grad, slots, s):
+    return param if grad > s.momentum - 9 else nobody_knows(param), slots  # noqa: F821
+
+
+def test_a_rule_that_numba_cannot_compile_is_refused_in_a_sentence():
+    """Numba's own message has pages."""
+    kind = fastopt.register_rule(**GOOD_RULE | {"name": "Untyped", "rule": untyped})
+    optimizer = kind()
+    with pytest.raises(TypeError, match=r"^Untyped: Numba cannot compile the rule untyped: [^\n]*$") as caught:
+        optimizer.build([zeros(3)])
+    assert "nobody_knows" in str(caught.value.__cause__)
+    assert not optimizer.built
+
+
+def test_a_rule_may_be_one_that_numba_has_compiled():
+    kind = fastopt.register_rule(**GOOD_RULE | {"name": "Compiled", "rule": numba.njit(heavy_ball)})
+    param = zeros(3)
+    kind(0.5).apply([np.ones(3, F32)], [param])
+    assert param.tolist() == [-0.5] * 3
 
 
 def test_a_refused_first_step_leaves_the_optimizer_unbuilt():

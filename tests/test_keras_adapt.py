@@ -1,5 +1,6 @@
 """fastopt.keras.adapt: a fastopt class, a user's own included, as a Keras optimizer; and the objectives for Keras."""
 
+import importlib
 import types
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from keras_cases import CLOSE, COPY_KEYWORD, ON_BOTH_BACKENDS, gradients, is_fus
 from keras_cases import variables_of as variables_of_keras
 
 import fastopt
-from fastopt.compat import keras_2_2
+from fastopt.compat import backend, keras_2_2
 
 pytestmark = [pytest.mark.filterwarnings(COPY_KEYWORD), *ON_BOTH_BACKENDS]
 
@@ -121,6 +122,44 @@ def test_a_schedule_of_keras(adapted, keras, steps):
         np.testing.assert_array_equal(variable.numpy(), array)
     again = adapted.Push.from_config(optimizer.get_config())
     assert again.get_config() == optimizer.get_config()
+
+
+@pytest.mark.parametrize("release", ["keras_1_0", "keras_2_2", "keras_2_3"])
+def test_programs_of_old_set_and_read_what_were_variables(fast, keras, release):
+    """As on Theano, where ``K.set_value(x, value)`` was ``x.set_value(value)``: by hand, rate / (1 + decay * count)."""
+    kind = importlib.import_module(f"fastopt.keras.compat.{release}").SGD
+    optimizer = kind(0.5, decay=1.0)
+    assert hasattr(optimizer, "initial_decay") == (release != "keras_1_0")
+    variables = variables_of_keras(keras, [np.zeros(3)])
+    ones = [[np.ones(3, np.float32)]]
+    train(optimizer, keras, variables, ones)
+    optimizer.lr.set_value(0.25)
+    assert (float(optimizer.lr.get_value()), float(optimizer.learning_rate)) == (0.25, 0.25)
+    backend.set_value(optimizer.iterations, 3)
+    train(optimizer, keras, variables, ones)
+    assert int(backend.get_value(optimizer.iterations)) == 4
+    np.testing.assert_allclose(variables[0].numpy(), -(0.5 + 0.25 / 4))
+    optimizer.iterations = 1
+    if release != "keras_1_0":
+        optimizer.initial_decay = 0.0  # the releases then leave decay out
+        train(optimizer, keras, variables, ones)
+        np.testing.assert_allclose(variables[0].numpy(), -(0.5 + 0.25 / 4 + 0.25))
+    assert kind.from_config(optimizer.get_config()).get_config() == optimizer.get_config()
+
+
+@pytest.mark.parametrize("name", ["Push", "SGD"])
+def test_a_function_of_the_step(adapted, keras, fast, name):
+    """Rates of 1, 1/2 and 1/4 move by 1.75 where the gradient is 1 and nothing keeps speed."""
+    options = {"friction": 0.0} if name == "Push" else {}
+    optimizer = getattr(adapted if name == "Push" else fast, name)(lambda step: 0.5**step, **options)
+    variables = variables_of_keras(keras, [np.zeros(3)])
+    train(optimizer, keras, variables, [[np.ones(3, np.float32)]] * 3)
+    np.testing.assert_array_equal(variables[0].numpy(), np.full(3, -1.75))
+    assert float(optimizer.learning_rate) == 0.125
+    with pytest.raises(TypeError, match="cannot be set to a number"):
+        optimizer.learning_rate = 0.1
+    with pytest.raises(TypeError, match="learning_rate is a function of"):
+        adapted.Push(lambda epoch, rate: rate)
 
 
 def test_a_learning_rate_set_while_training(adapted, keras):

@@ -55,6 +55,11 @@ ELEMENTWISE = [scalars for scalars, rule in BUILT_IN.items() if rule.update]
 pytestmark = pytest.mark.xdist_group("kernels")  # serial and parallel forms are compiled together
 
 
+def do(engine, options):
+    """Do the step that an engine's tables describe."""
+    launch.run(engine.calls(options), engine.on_threads)
+
+
 def uses_power(scalars):
     """Powers are not correctly rounded: NumPy's and the compiler's may differ in the last bits."""
     return "power" in BUILT_IN[scalars].update.__code__.co_names
@@ -202,7 +207,7 @@ def threads(request, monkeypatch):
 @over_rules()
 def test_step_does_what_the_plain_rule_does(scalars, dtype, threads):
     case = case_of(scalars, dtype)
-    case.engine()(0)
+    do(case.engine(), 0)
     param, slots = case.by_python()
     assert {param.dtype, *(slot.dtype for slot in slots)} == {dtype}, "the plain rule changed the dtype"
     if uses_power(scalars):
@@ -224,7 +229,7 @@ def test_step_does_what_the_plain_rule_does(scalars, dtype, threads):
 @over_dtypes
 def test_options_of_a_step(options, dtype):
     case = case_of(AdamScalars, dtype)
-    case.engine()(options)
+    do(case.engine(), options)
     param, slots = case.by_python(options)
     keep = case.control.keep
     average = keep * case.average.start + (dtype.type(1) - keep) * param
@@ -241,7 +246,7 @@ def test_options_of_a_step(options, dtype):
 def test_segments_without_gradient_stay(dtype):
     case = case_of(AdamScalars, dtype)
     case.work.gradients[ADDRESS] = 0
-    case.engine()(ACCUMULATED | AVERAGED | OVERWRITE | ZERO)
+    do(case.engine(), ACCUMULATED | AVERAGED | OVERWRITE | ZERO)
     for guarded in case.all_arrays:
         guarded.assert_holds(guarded.start)
 
@@ -249,7 +254,8 @@ def test_segments_without_gradient_stay(dtype):
 @over_dtypes
 def test_accumulate(dtype, threads):
     case = case_of(SgdScalars, dtype)
-    case.engine().accumulate(ZERO)
+    engine = case.engine()
+    launch.run(engine.accumulating(ZERO), engine.on_threads)
     case.accumulator.assert_holds(case.accumulator.start + case.grad.start * case.control.unscale)
     case.grad.assert_holds(np.zeros(PERIOD, dtype))
     case.param.assert_holds(case.param.start)
@@ -272,8 +278,8 @@ def test_strided_gradients_of_the_other_dtype(dtype, options):
     if dtype.itemsize == 8:  # the strided gradients lost half of their bits on the way
         straight.grad = Guarded(case.grad.start.astype(np.float32).astype(np.float64))
         straight.work.gradients[ADDRESS] = straight.grad.addresses
-    case.engine()(options | STAGED)
-    straight.engine()(options)
+    do(case.engine(), options | STAGED)
+    do(straight.engine(), options)
     for one, two in zip(case.param.arrays, straight.param.arrays, strict=True):
         np.testing.assert_array_equal(one, two)
     case.param.assert_intact()
@@ -293,7 +299,7 @@ def test_two_phases_do_what_the_plain_rule_does(dtype, threads):
     ]
     terms = np.array([terms for terms, _ in firsts])
     slots = np.array([slots for _, slots in firsts])
-    case.engine(TwoPhase)(0)
+    do(case.engine(TwoPhase), 0)
     for k, guarded in enumerate(case.slots):
         guarded.assert_holds(slots[:, k])
     case.param.assert_intact()

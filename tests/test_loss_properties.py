@@ -91,7 +91,7 @@ def test_losses_of_anything(case):
     check()
 
 
-@pytest.mark.parametrize("case", test_activations.CASES, ids=str)
+@pytest.mark.parametrize("case", test_activations.LIKE_KERAS, ids=str)
 def test_activations_of_anything(case):
     keras = import_keras()
 

@@ -354,6 +354,53 @@ def test_extreme_softmax(dtype):
 
 
 @over_dtypes
+def test_infinite_logits_cost_nothing_where_the_target_is_zero(dtype):
+    """torch's crossentropy of indices, and the limit of finite logits; optax.safe_softmax_cross_entropy says the same.
+
+    With smoothing no target is zero: both say infinity, also when the label's own class gets all of it from there.
+    """
+    logits = np.array([[0.0, 1.0, -np.inf], [2.0, -np.inf, -np.inf], [0.5, -np.inf, 1.5]], dtype)
+    labels, tensor = np.array([0, 0, 2]), torch.tensor(logits, requires_grad=True)
+    values = torch.nn.functional.cross_entropy(tensor, torch.tensor(labels), reduction="none")
+    values.sum().backward()
+    one_hot = np.eye(3)[labels]
+    for loss in (losses, keras_2_3):
+        compute = loss.value_and_grad("categorical_crossentropy", from_logits=True)
+        value, gradient = compute(one_hot, logits, reduction="none")
+        np.testing.assert_allclose(value, values.detach(), rtol=1e-6)
+        np.testing.assert_allclose(gradient, tensor.grad, atol=1e-6)
+        np.testing.assert_array_equal(compute(one_hot, np.maximum(logits, -1e30), reduction="none")[0], value)
+    for given in (labels, one_hot):
+        np.testing.assert_array_equal(losses.softmax_crossentropy(logits, given, reduction="none")[0], value)
+        for smoothing in (0.1, 1.0):
+            value_of_smoothed, slopes = losses.softmax_crossentropy(
+                logits, (labels + 1) % 3, reduction="none", label_smoothing=smoothing
+            )
+            np.testing.assert_array_equal(value_of_smoothed, np.inf)
+            assert np.isfinite(slopes).all()
+    nan = np.where(np.isinf(logits), np.nan, logits)
+    assert np.isnan(losses.softmax_crossentropy(nan, one_hot, reduction="none")[0]).all()
+
+
+@over_dtypes
+def test_other_losses_where_a_target_of_zero_meets_infinity(dtype, keras):
+    """Keras's values of finite predictions that go to infinity."""
+    one_hot = np.array([[1.0, 0, 0], [0, 1, 0]], dtype)
+    scores = np.array([[0.5, -np.inf, -np.inf], [0.25, 1.0, -np.inf]], dtype)
+    value, gradient = losses.value_and_grad("categorical_hinge")(one_hot, scores, reduction="none")
+    limit, slopes = losses.value_and_grad("categorical_hinge")(one_hot, np.maximum(scores, -1e30), reduction="none")
+    np.testing.assert_allclose(value, keras.losses.categorical_hinge(one_hot, np.maximum(scores, -1e30)))
+    np.testing.assert_array_equal(value, limit)
+    np.testing.assert_array_equal(gradient, slopes)
+    value, gradient = losses.value_and_grad("poisson")(np.zeros((1, 2), dtype), np.array([[np.inf, 2.0]], dtype))
+    assert value == np.inf and (gradient == 0.5).all()
+    value = losses.poisson(np.zeros((1, 2), dtype), np.array([[3.0, 2.0]], dtype))
+    np.testing.assert_allclose(value, keras.losses.poisson(np.zeros((1, 2)), np.array([[3.0, 2.0]])))
+    for value in (losses.kl_divergence(one_hot, one_hot), losses.categorical_crossentropy(one_hot, one_hot)):
+        np.testing.assert_allclose(value, 0, atol=1e-6)
+
+
+@over_dtypes
 @over_cases
 def test_nan_stays_nan(case, dtype):
     y_true, y_pred = case.data(dtype, (4, 3))

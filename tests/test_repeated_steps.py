@@ -290,7 +290,7 @@ def test_counts_that_nobody_reaches_are_refused(count):
 class Interrupted(fastopt.SGD):
     """The user is impatient."""
 
-    def _advance(self, t):
+    def _advancing(self, t):
         raise KeyboardInterrupt
 
 
@@ -346,11 +346,14 @@ def test_counters_of_copies_are_their_own():
     assert copy.copy(fastopt.Adam()).iterations == 0
 
 
-@pytest.mark.parametrize("kind", ["schedule", "callable", "callable coefficient", "legacy decay"])
+@pytest.mark.parametrize(
+    "kind", ["schedule", "callable", "callable of the step", "callable coefficient", "legacy decay"]
+)
 def test_rates_that_follow_the_count_are_not_repeated(kind, repeated):
     made = {
         "schedule": lambda: fastopt.SGD(schedules.ExponentialDecay(0.1, 2, 0.5)),
         "callable": lambda: fastopt.SGD(Rates()),
+        "callable of the step": lambda: fastopt.SGD(lambda step: 0.5**step),
         "callable coefficient": lambda: fastopt.RMSprop(0.01, rho=Rates()),
         "legacy decay": lambda: keras_2_2.SGD(lr=0.1, decay=0.1),
     }[kind]

@@ -2,6 +2,7 @@
 
 import copy
 import doctest
+import functools
 import importlib
 import inspect
 import json
@@ -150,6 +151,130 @@ def test_optimizers_take_schedules_that_keras_lacks(ours):
     for step in range(8):
         assert optimizer.learning_rate == ours(step)
         optimizer.apply([np.ones(1)], [weights])
+
+
+# -- functions as learning rates ---------------------------------------------------------------------------------------
+
+
+def halving(step):
+    return 0.5**step
+
+
+class Halving:
+    """The same in forms that are no plain function."""
+
+    def __call__(self, step):
+        return halving(step)
+
+    def method(self, step):
+        return halving(step)
+
+
+FUNCTIONS = {
+    "function": halving,
+    "lambda": lambda step: halving(step),
+    "object": Halving(),
+    "bound method": Halving().method,
+    "partial": functools.partial(lambda base, step: base**step, 0.5),
+    "with an option": lambda step, base=0.5, *, scale=1.0: scale * base**step,
+    "NumPy scalar": lambda step: np.float32(halving(step)),
+    "0-d array": lambda step: np.array(halving(step)),
+    "0-d tensor": lambda step: torch.tensor(halving(step), requires_grad=True),
+    "int": lambda step: 1 if step == 0 else halving(step),
+    "without hash": type("Unhashable", (Halving,), {"__eq__": lambda self, other: False})(),
+}
+
+
+@pytest.mark.parametrize("form", FUNCTIONS)
+@pytest.mark.parametrize("name", ["SGD", "LossScaleOptimizer"])
+def test_functions_of_one_argument_are_asked_with_the_step(form, name):
+    """Steps count from 0, so the rates are 1, 1/2, 1/4, …; with gradients of 1 the weights are exact sums of them."""
+    weights, optimizer = np.zeros(3), fastopt.SGD(FUNCTIONS[form])
+    if name == "LossScaleOptimizer":
+        optimizer = fastopt.LossScaleOptimizer(optimizer, 1.0)
+    for step in range(6):
+        assert optimizer.learning_rate == 0.5**step
+        optimizer.apply([np.ones(3)], [weights])
+    assert -weights[0] == 2 - 2 * 0.5**6
+
+
+@pytest.mark.parametrize("accumulated", [None, 2])
+@pytest.mark.parametrize("name", ["SGD", "Nadam"])
+def test_optimizers_take_schedules_of_keras(name, accumulated):
+    """Against Keras's optimizer with the same schedule, which it asks with the count of calls, from 0."""
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.25, 6, 0.0)
+    options = {"gradient_accumulation_steps": accumulated}
+    optimizer, weights = getattr(fastopt, name)(schedule, **options), np.zeros(3, np.float32)
+    theirs, variable = getattr(keras.optimizers, name)(schedule, **options), keras.Variable(np.zeros(3))
+    for step in range(8):
+        gradient = np.cos(np.arange(3, dtype=np.float32) + step)
+        optimizer.apply([gradient], [weights])
+        theirs.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+    np.testing.assert_allclose(weights, keras.ops.convert_to_numpy(variable.value), rtol=1e-5, atol=1e-6)
+
+
+def test_optimizers_take_schedules_of_optax():
+    """Against optax.sgd, which asks its schedules with the count of updates, from 0."""
+    optax = pytest.importorskip("optax", reason="comes with the extra bench")
+    schedule = optax.linear_onecycle_schedule(8, 0.25)
+    optimizer, weights = fastopt.SGD(schedule), np.zeros(3, np.float32)
+    theirs, params = optax.sgd(schedule), np.zeros(3, np.float32)
+    state = theirs.init(params)
+    for _ in range(8):
+        optimizer.apply([np.ones(3, np.float32)], [weights])
+        updates, state = theirs.update(np.ones(3, np.float32), state)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(weights, params, rtol=1e-6)
+
+
+@pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
+def test_copies_go_on_with_a_function_of_the_step(make_copy):
+    optimizer = fastopt.SGD(halving)
+    optimizer.build([np.zeros(3)])
+    optimizer.apply([np.ones(3)])
+    assert make_copy(optimizer).learning_rate == 0.5
+    fresh = fastopt.SGD(halving)
+    fresh.build([np.zeros(3)])
+    fresh.load_state_dict(optimizer.state_dict())
+    assert fresh.learning_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda epoch, rate: rate, lambda step, *, total: step / total, lambda *, step: step, math.pow],
+    ids=["two arguments", "keyword without default", "by keyword only", "built-in of two"],
+)
+def test_functions_that_cannot_be_asked_are_refused_when_they_are_set(function):
+    with pytest.raises(TypeError, match="learning_rate is a function of"):
+        fastopt.SGD(function)
+    optimizer = fastopt.SGD(0.5)
+    with pytest.raises(TypeError, match="learning_rate is a function of"):
+        optimizer.learning_rate = function
+    assert optimizer.learning_rate == 0.5
+
+
+def test_functions_without_required_arguments_are_asked_without():
+    for function in (lambda step=5: 1.0 / step, lambda *steps: 0.2 + len(steps), iter([0.2]).__next__, lambda: 0.2):
+        assert fastopt.SGD(function).learning_rate == 0.2
+
+
+def test_a_function_of_the_step_is_followed_by_another_function_only():
+    """As Keras has it for schedules."""
+    optimizer = fastopt.SGD(lambda step: 0.5)
+    with pytest.raises(TypeError, match="follows a schedule"):
+        optimizer.learning_rate = 0.1
+    optimizer.learning_rate = lambda: 0.25
+    assert optimizer.learning_rate == 0.25
+    optimizer.learning_rate = 0.125
+    assert optimizer.learning_rate == 0.125
+
+
+def test_what_a_function_of_the_step_returns_is_checked():
+    for answer, error in ((np.ones(2), TypeError), ("0.1", TypeError), (None, TypeError), (math.nan, ValueError)):
+        weights, optimizer = np.zeros(3), fastopt.SGD(lambda step, answer=answer: answer)
+        with pytest.raises(error, match="learning_rate"):
+            optimizer.apply([np.ones(3)], [weights])
+        assert not weights.any()
 
 
 def test_configs_hold_no_numpy_and_no_shared_list():

@@ -75,7 +75,7 @@ def lightning_module(lightning, kind):
     return Module()
 
 
-def fit_with_lightning(lightning, kind, folder, epochs, checkpoint=None):
+def fit_with_lightning(lightning, kind, folder, epochs, checkpoint=None, **options):
     """A trained module: accumulation, clipping, and a checkpoint after the last epoch."""
     saving = lightning.pytorch.callbacks.ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)
     trainer = lightning.Trainer(
@@ -87,6 +87,7 @@ def fit_with_lightning(lightning, kind, folder, epochs, checkpoint=None):
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **options,
     )
     module = lightning_module(lightning, kind)
     trainer.fit(module, torch.utils.data.DataLoader(batches(4), batch_size=None), ckpt_path=checkpoint)
@@ -106,6 +107,14 @@ def test_lightning(tmp_path):
             found, _ = fit_with_lightning(lightning, second, tmp_path / "resumed", 2, checkpoint)
             assert found.trainer.global_step == 4
             assert alike([expected, found], 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_clips_in_mixed_precision(tmp_path):
+    """It does not where an optimizer says that it unscales by itself, as torch's with ``fused=True`` do."""
+    lightning = pytest.importorskip("lightning", reason="comes with the extra torch-libraries")
+    found = [fit_with_lightning(lightning, kind, tmp_path, 1, precision="bf16-mixed")[0] for kind in CLASSES]
+    assert alike(found, 1e-3)
 
 
 # -- Hugging Face's Trainer --------------------------------------------------------------------------------------------

@@ -279,6 +279,66 @@ def test_overlapping_parameters_are_refused():
         step_both([optimizer], 0)
 
 
+@pytest.mark.parametrize(
+    ("make", "torch_refuses"),
+    [
+        (lambda: torch.zeros(1).expand(4), True),
+        (lambda: torch.zeros(3, 1).expand(3, 4), True),
+        (lambda: torch.zeros(6).as_strided((4, 3), (1, 1)), False),
+        (lambda: torch.zeros(10).unfold(0, 4, 2), False),
+    ],
+)
+def test_parameters_that_overlap_themselves_are_refused(make, torch_refuses):
+    """torch refuses stride 0 in its own words; with other strides its steps race."""
+    for kind in (torch.optim.SGD, fastopt.torch.SGD):
+        params = [*leaves(((2,),)), torch.nn.Parameter(make())]
+        for p in params:
+            p.grad = torch.ones(p.shape)
+        before = [p.detach().clone() for p in params]
+        if kind is torch.optim.SGD and torch_refuses:
+            with pytest.raises(RuntimeError, match="more than one element of the written-to tensor"):
+                kind(params[1:], foreach=False).step()
+    optimizer = fastopt.torch.SGD(params, momentum=0.9)
+    with pytest.raises(ValueError, match=r"parameter 1 of group 0 overlaps itself .*clone"):
+        optimizer.step()
+    assert all(map(torch.equal, params, before)) and not optimizer.state
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.ones(4).as_strided((1, 4), (0, 1)),
+        lambda: torch.ones(4).as_strided((4, 1), (1, 0)),
+        lambda: torch.ones(1).as_strided((0, 4), (0, 0)),
+        lambda: torch.ones(11).as_strided((3, 3), (2, 3)),
+        lambda: torch.ones(10).unfold(0, 2, 4),
+    ],
+)
+def test_parameters_with_odd_strides_that_do_not_overlap(make):
+    found = []
+    for kind in (torch.optim.AdamW, fastopt.torch.AdamW):
+        p = torch.nn.Parameter(make())
+        optimizer = kind([p], lr=0.1)
+        for t in range(3):
+            p.grad = torch.linspace(-1, 1 + t, p.numel()).view(p.shape)
+            optimizer.step()
+        found.append(p.detach())
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_state_that_overlaps_itself_is_copied():
+    """torch refuses to write to it; what is loaded expanded goes on as if it had been whole."""
+    optimizers = [module.Adam(leaves(((2, 3),)), lr=0.1) for module in (torch.optim, fastopt.torch)]
+    step_both(optimizers, 0)
+    for optimizer in optimizers:
+        (state,) = optimizer.state.values()
+        moment = torch.tensor([[1.0], [2.0]]).expand(2, 3)
+        state["exp_avg"] = moment.clone() if optimizer is optimizers[0] else moment
+    step_both(optimizers, 1)
+    step_both(optimizers, 2)
+    assert_alike(optimizers)
+
+
 def test_differentiable_is_refused():
     with pytest.raises(ValueError, match="differentiable"):
         fastopt.torch.AdamW(leaves(), differentiable=True)

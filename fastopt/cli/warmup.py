@@ -64,11 +64,17 @@ def _warm_up(
     kinds: Sequence[type[Optimizer]], dtypes: Sequence[str], console: Console, stopped: Callable[[], bool]
 ) -> bool:
     """Whether all was compiled before the user stopped it."""
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from fastopt.kernels._aside import be_silent
+
+    if console.is_terminal:
+        be_silent()
     jobs = [(kind, arguments, dtype) for kind in kinds for arguments in variants(kind) for dtype in dtypes]
     columns = TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    # Of one that is disabled instead, older versions of rich leave an empty line.
+    with Progress(*columns, console=console if console.is_terminal else Console(quiet=True)) as bars:
         task = bars.add_task("", total=len(jobs))
         for kind, arguments, dtype in jobs:
             if stopped():

@@ -7,7 +7,7 @@ that of the same fused kernels. Import the release that a program was written fo
 >>> opt = keras_2_2.SGD(lr=0.01, decay=1e-6, momentum=0.9, nesterov=True, clipnorm=1.0)
 
 `load_weights` and `weights_of` carry an optimizer's state between the releases, ``tf_keras``, Keras 3 and today's
-classes.
+classes. ``opt.lr.set_value(0.1)``, and ``K.set_value(opt.lr, 0.1)`` with `backend` as ``K``, set a rate.
 
 What the releases accept is accepted as long as its result is defined: a negative rate, a momentum above 1. Refused,
 where the releases go on with NaN, are: numbers that are not finite, ``rho`` outside of [0, 1] or, in Adam and Nadam,

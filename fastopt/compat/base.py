@@ -13,6 +13,7 @@ from ..hyper_parameters import Rate, bind, common_arguments, without_axes
 from ..kernels.clipping import STEEP
 from ..optimizer import Optimizer
 from ..parameters import Array, check_number
+from .backend import FloatVariable, IntVariable
 from .weights import Entry, assign, entries, read
 
 EPSILON = 1e-7
@@ -97,45 +98,55 @@ class LegacyOptimizer(Optimizer):
             else:
                 self._bounds[name] = self._limits.get(name, _ANY)
                 setattr(self, name, self._checked(name, value))
-        self.initial_decay = self.decay
+        if "decay" in self._own and not self._decays_always:
+            self.initial_decay = self.decay  # asked for by programs, and by nothing else in releases without it
 
     def _check_clips(self, clips: list[str]) -> None:
         """The releases took both."""
 
     @property
     def learning_rate(self) -> float:
-        """The rate before decay: what the releases call ``lr``."""
-        return self._learning_rate  # type: ignore[return-value]
+        """The rate before decay: what the releases call ``lr``. It has the methods of a `backend.Variable`."""
+        return FloatVariable(self._learning_rate, self, "learning_rate")
 
     @learning_rate.setter
     def learning_rate(self, value: Rate) -> None:
         value = without_axes(value)
         check_number("learning_rate", value)
-        self._learning_rate = float(value)  # type: ignore[arg-type]
-        self._rate_was_set()
+        self._set_rate(float(value), False)  # type: ignore[arg-type]
 
     @property
     def lr(self) -> float:
-        """The learning rate before decay; settable."""
+        """The learning rate before decay; settable, also by ``lr.set_value(0.1)``."""
         return self.learning_rate
 
     @lr.setter
     def lr(self, value: float) -> None:
         self.learning_rate = value
 
+    @property
+    def iterations(self) -> int:
+        """See `Optimizer.iterations`; settable, also by ``iterations.set_value(0)``."""
+        return IntVariable(super().iterations, self, "iterations")
+
+    @iterations.setter
+    def iterations(self, count: int) -> None:
+        Optimizer.iterations.fset(self, count)  # type: ignore[attr-defined]
+
     def _rate(self) -> float:
-        if not (self._decays_always or self.initial_decay > 0):
-            return self.learning_rate
+        rate: float = self._learning_rate  # type: ignore[assignment]
+        if not (self._decays_always or getattr(self, "initial_decay", 0.0) > 0):
+            return rate
         divisor = 1.0 + self.decay * self._iterations
         if divisor == 0:
             raise ValueError(f"decay {self.decay} divides the learning rate by zero at iteration {self._iterations}")
-        return self.learning_rate * (1.0 / divisor)
+        return rate * (1.0 / divisor)
 
     def get_config(self) -> dict[str, Any]:
         """The keys of the release, and no others; the clipping arguments if they were given."""
         clips = {key: getattr(self, key) for key in CLIPS if getattr(self, key) is not None}
         own = {key: getattr(self, key) for key in self._config_keys if key in self._own}
-        return {**clips, self._rate_key: self.learning_rate, **own}
+        return {**clips, self._rate_key: self._learning_rate, **own}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Any:

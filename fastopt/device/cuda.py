@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -255,6 +256,14 @@ class Gpu:
         from ..kernels.cuda.strided import copy_strided
 
         copy_strided(self.device, target, source, self.stream())
+
+    def copying(self, target: CudaArray, source: CudaArray) -> Callable[[], None]:
+        """See `Place.copying`."""
+        return partial(self.copy, target, source)
+
+    def filling(self, array: CudaArray, number: float) -> Callable[[], None]:
+        """See `Place.filling`."""
+        return partial(self.fill, array, number)
 
     def clone(self, array: CudaArray) -> CudaArray:
         """See `Place.clone`: it lies as the original does."""

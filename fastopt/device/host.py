@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,11 +26,11 @@ class Host:
         return "HOST"
 
     def view(self, name: str, array: Any) -> Array:
-        """See `Place.view`: here the very same."""
+        """See `Place.view`: here the very same, unless it is of a subclass, whose attributes may say anything."""
         from . import check_array
 
         check_array(name, array)
-        return array
+        return array if type(array) is np.ndarray else np.ndarray.view(array, np.ndarray)
 
     def flat(self, size: int, dtype: np.dtype[Any]) -> Array:
         """See `Place.flat`."""
@@ -44,6 +47,14 @@ class Host:
     def copy(self, target: Array, source: Array) -> None:
         """See `Place.copy`."""
         target[...] = source
+
+    def copying(self, target: Array, source: Array) -> Callable[[], Any]:
+        """See `Place.copying`: here one C function."""
+        return partial(np.ndarray.__setitem__, target, Ellipsis, source)
+
+    def filling(self, array: Array, number: float) -> Callable[[], Any]:
+        """See `Place.filling`: here one C function."""
+        return partial(np.ndarray.fill, array, number)
 
     def clone(self, array: Array) -> Array:
         """See `Place.clone`."""
@@ -78,10 +89,14 @@ class Host:
 
 
 def aligned_zeros(size: int, dtype: np.dtype[Any]) -> Array:
-    """A 1-D array of zeros that starts at a multiple of `ALIGNMENT` bytes."""
+    """A 1-D array of zeros that starts at a multiple of `ALIGNMENT` bytes, in memory that nobody can resize."""
     raw = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)
+    _UNRESIZABLE[id(raw)] = raw
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size * dtype.itemsize].view(dtype)
 
+
+_UNRESIZABLE: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
+"""NumPy resizes no array that is weakly referenced, whatever its ``refcheck``: kernels know the address."""
 
 HOST = Host()

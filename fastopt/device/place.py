@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,6 +42,12 @@ class Place(Protocol):
 
     def copy(self, target: AnyArray, source: AnyArray) -> None:
         """Copy the elements of an array of the same shape; on a GPU of the same dtype too."""
+
+    def copying(self, target: AnyArray, source: AnyArray) -> Callable[[], Any]:
+        """`copy`, to be called later, without arguments."""
+
+    def filling(self, array: AnyArray, number: float) -> Callable[[], Any]:
+        """`fill`, to be called later, without arguments."""
 
     def clone(self, array: AnyArray) -> AnyArray:
         """A copy of an array without gaps."""

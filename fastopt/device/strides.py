@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 AnyArray = Any
 """A NumPy array or a `CudaArray`: they share the attributes that the front end looks at."""
 
@@ -34,6 +36,30 @@ def is_dense(array: AnyArray) -> bool:
             return False
         expected *= array.shape[axis]
     return True
+
+
+def overlaps_itself(array: AnyArray) -> bool:
+    """Whether two elements have a byte in common."""
+    axes = sorted(
+        (abs(stride), extent) for stride, extent in zip(array.strides, array.shape, strict=True) if extent > 1
+    )
+    if array.size == 0 or not axes:
+        return False
+    reach = array.itemsize
+    for stride, extent in axes:
+        if stride < reach:
+            return _overlaps_closely(axes, array)
+        reach += stride * (extent - 1)
+    return False
+
+
+def _overlaps_closely(axes: list[tuple[int, int]], array: AnyArray) -> bool:
+    """`overlaps_itself` where a step along one axis, ``(stride, extent)``, is shorter than another axis is long."""
+    span = array.itemsize + sum(stride * (extent - 1) for stride, extent in axes)
+    if axes[0][0] < array.itemsize or span < array.size * array.itemsize:
+        return True
+    starts = sum(np.ix_(*(stride * np.arange(extent) for stride, extent in axes)))
+    return bool(np.any(np.diff(np.sort(starts, axis=None)) < array.itemsize))
 
 
 def same_strides(one: AnyArray, other: AnyArray) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ..device import HOST, AnyArray, Array, is_array
 from ..device.strides import same_strides
-from ..flat import FlatBuffer, flatten
+from ..flat import FlatBuffer, flatten, match
 from ..kernels.layout import ADDRESS, DIRECT, FLOAT32, FLOAT64, LAYOUT
 from ..kernels.repeated_step import RepeatedStep
 from ..parameters import Parameter
@@ -53,6 +53,7 @@ class BaseGradients:
         self._count = len(parameters)
         self._frozen = [k for k, parameter in enumerate(parameters) if not parameter.trainable]
         self._paths = tuple(parameter.path for parameter in parameters)
+        self._optional = {self._paths[k] for k in self._frozen}
         self._buffer = buffer
         if buffer is not None:
             self._flat_size, self._flat_dtype = buffer.size, buffer.dtype
@@ -78,7 +79,7 @@ class BaseGradients:
         Parameters
         ----------
         grads : list, tuple, mapping, nested, FlatBuffer, or one flat array
-            In the parameters' structure, or as many leaves in their order.
+            In the parameters' structure, or a plain list or tuple in their order.
         zero : bool
             Whether they are to be zeroed after the step: by the kernels as far as they can, the rest by `zero`.
 
@@ -122,10 +123,14 @@ class BaseGradients:
         """Whether `zero` has something to do."""
         return bool(self._staged)
 
+    def zeroing(self) -> list[Callable[[], Any]]:
+        """What zeroes those gradients of the last `read` that the kernels leave alone: see `Place.filling`."""
+        return [self._place.filling(grad, 0) for grad in self._staged]
+
     def zero(self) -> None:
-        """Zero those gradients of the last `read` that the kernels leave alone."""
-        for grad in self._staged:
-            self._place.fill(grad, 0)
+        """Do what `zeroing` gives."""
+        for each in self.zeroing():
+            each()
 
     def zero_all(self, grads: Any) -> None:
         """Zero all gradients, after a step that was skipped."""
@@ -152,28 +157,7 @@ class BaseGradients:
                     whole[segment.offset : segment.offset + math.prod(segment.shape)].reshape(segment.shape)
                     for segment in self._buffer.segments  # type: ignore[union-attr]
                 ]
-        paths, leaves = flatten(grads)
-        if tuple(paths) == self._paths:
-            return leaves
-        by_path = dict(zip(paths, leaves, strict=True))
-        if isinstance(grads, Mapping) or set(paths) == set(self._paths):
-            return self._by_path(by_path)
-        if len(leaves) != len(self.parameters):
-            raise ValueError(
-                f"expected {len(self.parameters)} gradients, one per parameter, got {len(leaves)}: "
-                "pass None for a parameter without a gradient"
-            )
-        return leaves
-
-    def _by_path(self, by_path: dict[str, Any]) -> list[Any]:
-        unexpected = [path for path in by_path if path not in set(self._paths)]
-        absent = [p.path for p in self.parameters if p.path not in by_path and p.trainable]
-        if unexpected or absent:
-            raise ValueError(
-                "the gradients' structure is not the parameters': "
-                f"missing {absent[:5] or 'nothing'}, unexpected {unexpected[:5] or 'nothing'}"
-            )
-        return [by_path.get(path) for path in self._paths]
+        return match(self._paths, grads, self._optional)
 
     def _is_flat(self, grads: AnyArray) -> bool:
         if self._buffer is None or grads.ndim != 1 or (self._count == 1 and grads.shape == self._shapes[0]):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..device import AnyArray, CudaArray, Gpu, is_array
 from ..device.strides import byte_range
-from ..flat import FlatBuffer
+from ..flat import FlatBuffer, is_plain
 from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
 from ..parameters import Parameter
 from .base import ABSENT, BaseGradients, check_gradient
@@ -100,10 +99,8 @@ class CudaGradients(BaseGradients):
 
     def _leaves(self, grads: Any) -> list[Any]:
         ordered = self._in_order(grads)
-        if type(ordered) in (list, tuple) and len(ordered) == self._count:
-            kinds = set(map(type, ordered))
-            if not any(issubclass(kind, (list, tuple, Mapping, FlatBuffer)) for kind in kinds):
-                return list(ordered)
+        if type(ordered) in (list, tuple) and len(ordered) == self._count and is_plain(ordered):
+            return list(ordered)
         return self._match(grads)
 
     def _find(self, leaves: list[Any], wanted: list[int]) -> None:

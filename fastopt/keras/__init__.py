@@ -14,6 +14,7 @@ from keras.optimizers import LossScaleOptimizer, MultiOptimizer, OptimizerMap
 
 from . import losses
 from .adapter import adapt
+from .conversion import from_keras
 from .optimizers import (
     SGD,
     Adadelta,
@@ -50,5 +51,6 @@ __all__ = [
     "RMSprop",
     "ScheduleFreeAdamW",
     "adapt",
+    "from_keras",
     "losses",
 ]

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import keras
 
-from ..hyper_parameters import COMMON
+from ..hyper_parameters import COMMON, takes_step
 from ..optimizer import Optimizer
+from ..parameters import check_count
 from .fused import KEPT_BY_KERAS, Fused
 
 _Kind = TypeVar("_Kind", bound=type[Optimizer])
@@ -41,13 +42,15 @@ class Adapter(Fused, keras.optimizers.Optimizer):
         )
         self._prototype = prototype
         for name in self._followed:
-            setattr(self, name, getattr(prototype, name))
+            setattr(self, name, vars(prototype)[name])
         self._own_slots: dict[str, list[Any]] = {}
         self._own_counters: dict[str, Any] = {}
 
     @property
     def _followed(self) -> list[str]:
-        return [name for name in (*COMMON, *self._prototype._own) if name not in KEPT_BY_KERAS]
+        prototype = self._prototype
+        release = [name for name in ("initial_decay",) if name in vars(prototype)]
+        return [name for name in (*COMMON, *prototype._own, *release) if name not in KEPT_BY_KERAS]
 
     def _make_engine(self) -> Optimizer:
         engine = copy.deepcopy(self._prototype)
@@ -62,14 +65,24 @@ class Adapter(Fused, keras.optimizers.Optimizer):
 
     @property
     def lr(self) -> Any:
-        """The learning rate, by its old name; settable where the release's was."""
-        return self.learning_rate
+        """The learning rate, by its old name; settable where the release's was, and by ``lr.set_value(0.1)``."""
+        return _with_old_methods(self.learning_rate)
 
     @lr.setter
     def lr(self, value: Any) -> None:
         if getattr(getattr(self._engine_class, "lr", None), "fset", None) is None:
             raise AttributeError(f"lr of {type(self).__name__} is read-only: set learning_rate")
         self.learning_rate = value
+
+    @property
+    def iterations(self) -> Any:
+        """Updates done so far; settable, without an accumulation also by ``iterations.set_value(0)``."""
+        return _with_old_methods(super().iterations)
+
+    @iterations.setter
+    def iterations(self, count: int) -> None:
+        check_count("iterations", count, 0)
+        self._iterations.assign(count * (self.gradient_accumulation_steps or 1))
 
     @keras.src.utils.tracking.no_automatic_dependency_tracking
     def build(self, variables: Any) -> None:
@@ -106,6 +119,13 @@ class Adapter(Fused, keras.optimizers.Optimizer):
         )
 
 
+def _with_old_methods(variable: Any) -> Any:
+    """A Keras variable that can also be read and set as those of Keras 1 and 2 on Theano could."""
+    if isinstance(variable, keras.Variable):
+        variable.get_value, variable.set_value = variable.numpy, variable.assign
+    return variable
+
+
 def _without_schedule(kind: type[Optimizer], args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
     """What Keras is to have as the learning rate, if it is no number, and the arguments without it."""
     try:
@@ -115,6 +135,7 @@ def _without_schedule(kind: type[Optimizer], args: Any, kwargs: dict[str, Any]) 
     rate = bound.arguments.get("learning_rate")
     if not callable(rate):
         return None, args, kwargs
+    takes_step(rate)  # or raises
     del bound.arguments["learning_rate"]
     return rate, (), dict(bound.arguments)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+import operator
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from ..gradients import ABSENT
@@ -10,9 +11,17 @@ from ..hyper_parameters import without_axes
 from ..optimizer import Optimizer
 from ..parameters import Array, Parameter, check_parameters
 from ..plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Slot
-from .memory import NumpyMemory, TorchMemory, untraced
+from ..steps.host import Call
+from .counting import counting
+from .memory import NumpyMemory, TorchMemory, untraced, writes_its_own_way
 
 Memory = NumpyMemory | TorchMemory
+
+_HELD = (
+    "_trainable_variables", "_model_variables_moving_average", "_accumulated_gradients",
+    "_exclude_from_weight_decay_cache",
+)  # fmt: skip
+"""What Keras makes anew when an optimizer is built, or weights are excluded from decay, again."""
 
 
 class Unsupported(Exception):
@@ -49,6 +58,8 @@ class Attachment:
         }
         self._follow_hyper_parameters()
         parameters = [self._parameter(variable) for variable in self._variables]
+        self._names = (*_HELD, *optimizer._slot_attributes.values(), *optimizer._counter_attributes.values())
+        self._attributes = self._attributes_now()
         self._check(parameters)
         self._place = {id(parameter.array): k for k, parameter in enumerate(parameters)}
         self.engine._take_charge(parameters, self._storage)
@@ -61,7 +72,7 @@ class Attachment:
 
     def _parameter(self, variable: Any) -> Parameter:
         array = self._array(variable)
-        trainable = not getattr(variable, "overwrite_with_gradient", False)
+        trainable = not self._optimizer._overwrite_variable_with_gradient(variable)
         settings = {} if self._optimizer._use_weight_decay(variable) else {"weight_decay": 0.0}
         return Parameter(variable.path, array, tuple(range(array.ndim)), trainable, 1.0, settings)
 
@@ -87,19 +98,24 @@ class Attachment:
 
     def _array(self, variable: Any) -> Array:
         value = self._memory.value(variable)
-        obstacle = self._memory.obstacle(value)
+        obstacle = writes_its_own_way(variable) or self._memory.obstacle(value)
         if obstacle:
             raise Unsupported(f"{variable.path} {obstacle}")
         self._held.append((variable, value, self._memory.place(value)))
         return self._memory.array(value)
 
     def is_current(self) -> bool:
-        """Whether every variable still lies where it was found, and hyper-parameters still select the same rules."""
+        """Whether all state still lies where it was found, and hyper-parameters still select the same rules."""
         self._follow_hyper_parameters()
         place = self._memory.place
-        return all(
-            type(self.engine._scalars(plan.branch, 1.0, 1)) is plan.scalars for plan in self.engine._plans
-        ) and all(variable._value is value and place(value) == where for variable, value, where in self._held)
+        return (
+            all(type(self.engine._scalars(plan.branch, 1.0, 1)) is plan.scalars for plan in self.engine._plans)
+            and all(map(operator.is_, self._attributes_now(), self._attributes))
+            and all(variable._value is value and place(value) == where for variable, value, where in self._held)
+        )
+
+    def _attributes_now(self) -> list[Any]:
+        return list(map(vars(self._optimizer).get, self._names))
 
     @untraced
     def step(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
@@ -112,13 +128,20 @@ class Attachment:
                 raise ValueError(f"{variable.path} is given twice: add its gradients up")
             aligned[k] = read(grad)
         self._follow_time()
-        before = self.engine.iterations
-        self.engine.apply(aligned)
-        if self.engine.iterations > before:
-            self._tell_counters()
-            if self.engine.use_ema and len(variables) < len(self._variables):
-                self._average_unmoved(k for k, grad in enumerate(aligned) if grad is ABSENT)
         self._memory.written(value for _, value, _ in self._held)
+        absent = [k for k, grad in enumerate(aligned) if grad is ABSENT]
+        self.engine._apply_with(aligned, self._ends(absent))
+
+    def _ends(self, absent: list[int]) -> list[Call]:
+        """What Keras's variables learn of a step, in the call that does it; ``absent`` have no gradient."""
+        engine = self.engine
+        steps, calls, t = engine.gradient_accumulation_steps or 1, engine._calls + 1, engine._iterations + 1
+        ends = counting(self._optimizer._iterations, self._memory, calls)
+        if calls % steps == 0:
+            ends += [self._memory.following(variable, engine._running) for variable in self._counters.values()]
+            if engine.use_ema and absent:
+                ends += self._averages_of(absent, t)
+        return ends
 
     def _follow_hyper_parameters(self) -> None:
         """Take over what the user may have changed."""
@@ -135,19 +158,15 @@ class Attachment:
         for attribute, variable in self._counters.items():
             setattr(engine, attribute, number(variable._value))
 
-    def _tell_counters(self) -> None:
-        for attribute, variable in self._counters.items():
-            variable.assign(getattr(self.engine, attribute))
-
-    def _average_unmoved(self, absent: Iterable[int]) -> None:
-        """Keras's averages also follow the variables that had no gradient."""
-        engine = self.engine
-        keep = engine.ema_momentum if engine.iterations > 1 else 0.0
-        overwrites = engine.ema_overwrite_frequency and engine.iterations % engine.ema_overwrite_frequency == 0
-        averages = self._slots[AVERAGE_SLOT]
+    def _averages_of(self, absent: list[int], t: int) -> list[Call]:
+        """Keras's averages also follow the variables that had no gradient at update ``t``."""
+        engine, assigning = self.engine, self._memory.assigning
+        keep = engine.ema_momentum if t > 1 else 0.0
+        overwrites = engine.ema_overwrite_frequency and t % engine.ema_overwrite_frequency == 0
+        averages, ends = self._slots[AVERAGE_SLOT], []
         for k in absent:
             variable, average = self._variables[k], averages[k]
             if average is not None:
-                average.assign(average * keep + variable * (1.0 - keep))
-                if overwrites:
-                    variable.assign(average)
+                value = average * keep + variable * (1.0 - keep)
+                ends += [assigning(each, value) for each in (average, *((variable,) if overwrites else ()))]
+        return ends

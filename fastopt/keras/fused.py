@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import warnings
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
+from ..hyper_parameters import takes_step, without_axes
 from ..optimizer import Optimizer
-from ..schedules import LearningRateSchedule
 from . import memory
 from .attachment import Attachment, Unsupported
+from .counting import forget
 
 KEPT_BY_KERAS = ("learning_rate", "name", "loss_scale_factor", "nonfinite")
 """Hyper-parameters that stay with Keras: it names, schedules and unscales by itself."""
+
+REPLACED = (
+    # what BaseOptimizer._backend_apply_gradients calls, and what that calls
+    "_get_variable_index", "_var_key", "_clip_gradients", "_clip_by_norm", "_apply_weight_decay", "_use_weight_decay",
+    "learning_rate", "iterations", "_backend_update_step", "update_step", "assign", "assign_add", "assign_sub",
+    "_backend_increment_gradient_accumulators", "_backend_reset_gradient_accumulators",
+    "_update_model_variables_moving_average", "_overwrite_model_variables_with_average_value",
+    # what the update_step of Adafactor, and of Muon, calls
+    "_rms",
+    "_should_use_adamw", "_adamw_update_step", "_muon_update_step", "zeropower_via_newtonschulz5",
+    "transpose_last_axis", "lr_adjust",
+)  # fmt: skip
+"""Methods and properties of Keras's optimizers in whose place the fused pass works: it calls none of them."""
+
+
+def _is_of_step(rate: Any) -> bool:
+    """Whether a learning rate is a function of the step and none of Keras's schedules: Keras would call it without."""
+    is_keras = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+    return callable(rate) and not is_keras and takes_step(rate)
 
 
 class Fused:
@@ -23,14 +45,15 @@ class Fused:
 
     Keras keeps everything else: its variables, their order and names, configs, saving, counters, schedules, checks of
     gradients, constraints. Where no kernel can work on a variable's memory (another backend, a GPU, half precision, a
-    stateless scope) Keras's own update runs, after one warning that says why.
+    stateless scope), and where a subclass, a mixin or the instance has its own version of anything in `REPLACED`,
+    Keras's own update runs, after one warning that says why.
 
     Results are Keras's, but for rounding. What differs on purpose:
 
     - with gradient accumulation the moving average follows, and overwrites, on real updates only, not on every call;
     - hyper-parameters out of range are a ValueError at the first step, and gradients must have their variable's shape;
     - coefficients such as ``beta_1`` may be callables, as Keras documents, and the learning rate one of
-      `fastopt.schedules`;
+      `fastopt.schedules`, or any function of the step, such as optax's;
     - Adafactor does not keep up Keras's ``velocity`` of factored variables, which nothing reads;
     - ScheduleFreeAdamW is right on the torch backend, where Keras 3.15 reads a moment that it has overwritten.
     """
@@ -44,6 +67,38 @@ class Fused:
 
     _attachment: Attachment | None = None
     _warned = False
+
+    _replaced: ClassVar[tuple[str, ...]]
+    """`REPLACED`, as far as fastopt's class has it."""
+    _look_up: ClassVar[Callable[[Any], tuple[Any, ...]]]
+    _original: ClassVar[tuple[Any, ...]]
+    """What was there under these names when fastopt's class was made."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "_engine_class" in vars(cls):
+            cls._replaced = tuple(name for name in REPLACED if hasattr(cls, name))
+            cls._look_up = operator.attrgetter(*cls._replaced)
+            cls._original = cls._versions()
+
+    # -- whether the fused pass is what the user asked for -----------------------------------------------------------
+
+    @classmethod
+    def _versions(cls) -> tuple[Any, ...]:
+        """What the class has now of what the pass replaces; last, what mixins after `Fused` would hide from it."""
+        behind: Any = super()
+        return (*cls._look_up(cls), behind._backend_apply_gradients, behind.learning_rate)
+
+    def _is_overridden(self) -> bool:
+        """Whether the class, or the instance, has anything of its own that the pass would not call: asked each step."""
+        return self._versions() != self._original or not vars(self).keys().isdisjoint(self._replaced)
+
+    def _overridden(self) -> list[str]:
+        """The names of what `_is_overridden` found."""
+        names = (*self._replaced, "_backend_apply_gradients", "learning_rate")
+        versions = zip(names, self._versions(), self._original, strict=True)
+        of_class = [name for name, now, then in versions if now is not then]
+        return of_class + [name for name in self._replaced if name in vars(self)]
 
     # -- what the attachment asks ------------------------------------------------------------------------------------
 
@@ -63,47 +118,44 @@ class Fused:
 
     # -- what Keras calls --------------------------------------------------------------------------------------------
 
-    def exclude_from_weight_decay(self, *args: Any, **kwargs: Any) -> None:
-        """See `keras.optimizers.Optimizer.exclude_from_weight_decay`."""
-        super().exclude_from_weight_decay(*args, **kwargs)  # type: ignore[misc]
-        self._attachment = None
-
     @property
     def learning_rate(self) -> Any:
         """The rate of the next step; settable, unless a schedule rules it."""
-        return self._get_current_learning_rate()
+        return super().learning_rate  # type: ignore[misc]
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         rate = self._learning_rate  # type: ignore[attr-defined]
-        if isinstance(rate, LearningRateSchedule) and not callable(value):
+        if _is_of_step(rate) and not callable(value):
             raise TypeError(
                 f"the learning rate follows {type(rate).__name__} and cannot be set to a number: make the optimizer "
                 "with a float, or set another schedule"
             )
-        keras.optimizers.Optimizer.learning_rate.fset(self, value)
+        super(Fused, type(self)).learning_rate.__set__(self, value)  # type: ignore[misc]
 
     def _get_current_learning_rate(self) -> Any:
         rate = self._learning_rate  # type: ignore[attr-defined]
-        if not isinstance(rate, LearningRateSchedule):
+        if not _is_of_step(rate):
             return super()._get_current_learning_rate()  # type: ignore[misc]
         if self._memory is None:
             raise TypeError(
                 f"{type(rate).__name__} is computed in Python, which the {keras.backend.backend()} backend does not "
                 "run at each step: use one of keras.optimizers.schedules"
             )
-        return rate(self._memory.number(self._iterations._value))  # type: ignore[attr-defined]
+        return without_axes(rate(self._memory.number(self._iterations._value)))  # type: ignore[attr-defined]
 
     def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
         attachment = self._attach()
         if attachment is None:
+            forget(self._iterations)  # type: ignore[attr-defined]
             return super()._backend_apply_gradients(grads, trainable_variables)  # type: ignore[misc]
         attachment.step(grads, trainable_variables)
 
     @memory.untraced
     def _attach(self) -> Attachment | None:
         """The engine on Keras's memory; None where Keras's own update must run."""
-        if self._attachment is None or not self._attachment.is_current() or in_stateless_scope():
+        attachment = self._attachment
+        if attachment is None or self._is_overridden() or not attachment.is_current() or in_stateless_scope():
             self._attachment = None
             try:
                 self._attachment = self._new_attachment()
@@ -116,9 +168,9 @@ class Fused:
             raise Unsupported(f"the {keras.backend.backend()} backend's variables are not memory to write to")
         if in_stateless_scope():
             raise Unsupported("a stateless scope holds values, not variables")
-        kinds = type(self).__mro__
-        if any("update_step" in vars(kind) for kind in kinds[: kinds.index(Fused)]):
-            raise Unsupported("a subclass has an update_step of its own")
+        if self._is_overridden():
+            names = ", ".join(self._overridden())
+            raise Unsupported(f"a subclass, a mixin or the optimizer itself has {names} of its own")
         return Attachment(self, self._memory)
 
     def _explain(self, reason: str) -> None:

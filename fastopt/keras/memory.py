@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+from operator import setitem
 from typing import Any, TypeVar
 
 import keras
@@ -20,6 +22,16 @@ def untraced(function: _Function) -> _Function:
     import torch
 
     return torch.compiler.disable(function)
+
+
+def writes_its_own_way(variable: Any) -> str:
+    """Why a variable must be written through its methods: some of them are not Keras's. Empty if they are."""
+    own = [
+        name
+        for name in ("assign", "assign_add", "assign_sub", "_direct_assign")
+        if name in vars(variable) or getattr(type(variable), name) is not getattr(keras.Variable, name)
+    ]
+    return f"has {', '.join(own)} of its own" if own else ""
 
 
 class NumpyMemory:
@@ -54,8 +66,21 @@ class NumpyMemory:
         """A scalar as a Python number."""
         return value.item() if isinstance(value, (np.ndarray, np.generic)) else float(value)
 
+    def assigning(self, variable: Any, value: Any) -> Callable[[], Any]:
+        """What gives a variable a value of its shape: a C function, to be called later."""
+        held = variable._value
+        if np.ndim(held):
+            return partial(np.ndarray.__setitem__, held, Ellipsis, np.asarray(value))
+        return partial(setitem, vars(variable), "_value", np.asarray(value, held.dtype))
+
+    def following(self, variable: Any, numbers: Any) -> Callable[[], Any]:
+        """What gives a scalar variable the first of an `array.array`'s numbers then: a C function."""
+        if not isinstance(variable._value, np.ndarray):
+            variable._value = np.array(variable._value)
+        return partial(np.ndarray.__setitem__, variable._value, Ellipsis, np.frombuffer(numbers)[:1].reshape(()))
+
     def written(self, values: Iterable[Any]) -> None:
-        """Note that values were written behind the backend's back."""
+        """Note that values are written behind the backend's back."""
 
 
 class TorchMemory:
@@ -101,6 +126,21 @@ class TorchMemory:
     def number(self, value: Any) -> float:
         """See `NumpyMemory.number`."""
         return value.item() if isinstance(value, self._torch.Tensor) else float(value)
+
+    def assigning(self, variable: Any, value: Any) -> Callable[[], Any]:
+        """See `NumpyMemory.assigning`."""
+        held = variable._value.detach()
+        if isinstance(value, self._torch.Tensor):
+            return partial(self._torch.Tensor.copy_, held, value.detach())
+        return partial(self._torch.Tensor.fill_, held, value)
+
+    def following(self, variable: Any, numbers: Any) -> Callable[[], Any]:
+        """See `NumpyMemory.following`."""
+        return partial(
+            self._torch.Tensor.copy_,
+            variable._value.detach(),
+            self._torch.from_numpy(np.frombuffer(numbers)[0:1]).reshape(()),
+        )
 
     def written(self, values: Iterable[Any]) -> None:
         """Have autograd refuse a backward pass through values that it had saved, as after any update in place."""

@@ -6,6 +6,8 @@ Common to all of them:
 - ``y_true`` has its shape; any dtype of numbers, cast to that of ``y_pred``. Where the ranks differ by one, a last axis
   of one element goes, as in Keras. Other shapes are an error: Keras broadcasts them, which rarely is what was meant.
 - The last axis, or ``axis``, is reduced: values have the shape of ``y_pred`` without it. Sums are in float64.
+- Where a target of 0 meets an infinite term, it costs 0, as the limit says; Keras has NaN there. A sample weight of 0
+  is a factor: times an infinite value it is NaN, as in Keras and torch.
 - t is a target, p a prediction, ε = 1e-7.
 - TypeError and ValueError for dtypes, shapes, labels and options that do not fit.
 
@@ -156,6 +158,9 @@ def categorical_crossentropy(
     from_logits : bool
         Predictions are logits: p = softmax(logits). Else they are divided by their sum and clipped to [ε, 1 − ε]; the
         gradient passes the division, and is 0 past the clip.
+
+        A logit of -inf has probability 0: where the target is 0 it costs 0 (Keras says NaN), where it is not, as after
+        label smoothing, the value is inf.
     label_smoothing : float
         s in [0, 1]: targets become t (1 − s) + s / classes.
     axis : int

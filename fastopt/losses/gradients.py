@@ -142,7 +142,8 @@ def softmax_crossentropy(
     The exponentials are within 1.2 units in the last place: a reduction of the argument by ln 2, a Taylor polynomial of
     degree 7 for float32 and 13 for float64. Those below twice the smallest normal number count as 0. Sums are float64.
 
-    A logit of -inf has probability 0; where it is the label's, the value is inf, and the gradient is that of any other.
+    A logit of -inf has probability 0 and, unlike in Keras, costs 0 where the target is 0, for both kinds of labels.
+    Where it is the label's, or is smoothed, the value is inf, and the gradient is that of any other.
     A sample whose logits are all -inf, or one of which is inf or NaN, has NaN as value and gradient.
 
     Parameters

@@ -17,7 +17,7 @@ class Adadelta(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, schedule or zero-argument callable
+    learning_rate : float, schedule, or function of the step or of nothing
     rho : float in [0, 1], or callable
     epsilon : float >= 0, or callable
         Inside both roots.

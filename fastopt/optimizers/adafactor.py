@@ -19,7 +19,7 @@ class Adafactor(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, schedule or zero-argument callable
+    learning_rate : float, schedule, or function of the step or of nothing
         The relative step is ``min(learning_rate, 1 / √t)`` times the parameter's root mean square.
     beta_2_decay : float
         The running means keep ``1 − t ** beta_2_decay``.

@@ -18,7 +18,7 @@ class Adagrad(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, schedule or zero-argument callable
+    learning_rate : float, schedule, or function of the step or of nothing
     initial_accumulator_value : float >= 0
     epsilon : float >= 0, or callable
         Inside the root.

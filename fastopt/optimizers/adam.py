@@ -20,7 +20,7 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, schedule or zero-argument callable
+    learning_rate : float, schedule, or function of the step or of nothing
     beta_1, beta_2 : float in [0, 1), or callable
         Shares that the running means of the gradient and of its square keep.
     epsilon : float >= 0, or callable
@@ -69,7 +69,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    learning_rate : float, schedule or zero-argument callable
+    learning_rate : float, schedule, or function of the step or of nothing
     weight_decay : float >= 0
         The parameter shrinks by ``weight_decay * learning_rate`` of itself before each step.
     beta_1, beta_2, epsilon, amsgrad

@@ -16,7 +16,7 @@ class Ftrl(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float > 0, schedule or zero-argument callable
+    learning_rate : float > 0, schedule, or function of the step or of nothing
     learning_rate_power : float <= 0
         -0.5 is fast; any other value takes two powers per element.
     initial_accumulator_value : float >= 0

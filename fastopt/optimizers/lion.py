@@ -15,7 +15,7 @@ class Lion(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, schedule or zero-argument callable
+    learning_rate : float, schedule, or function of the step or of nothing
     beta_1 : float in (0, 1], or callable
         Share of the momentum in the direction.
     beta_2 : float in [0, 1], or callable

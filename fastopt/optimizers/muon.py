@@ -24,7 +24,7 @@ class Muon(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, schedule or zero-argument callable
+    learning_rate : float, schedule, or function of the step or of nothing
     adam_beta_1, adam_beta_2 : float in [0, 1), or callable
     epsilon : float >= 0, or callable
         Of the Adam branch.

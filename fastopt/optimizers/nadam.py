@@ -18,7 +18,7 @@ class Nadam(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, schedule or zero-argument callable
+    learning_rate : float, schedule, or function of the step or of nothing
     beta_1, beta_2 : float in [0, 1), or callable
         Shares that the running means of the gradient and of its square keep.
     epsilon : float >= 0, or callable

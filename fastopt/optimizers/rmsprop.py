@@ -23,7 +23,7 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, schedule or zero-argument callable
+    learning_rate : float, schedule, or function of the step or of nothing
     rho : float in [0, 1], or callable
         Share that the running mean keeps.
     momentum : float in [0, 1], or callable

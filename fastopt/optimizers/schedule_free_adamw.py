@@ -20,7 +20,7 @@ class ScheduleFreeAdamW(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, schedule or zero-argument callable
+    learning_rate : float, schedule, or function of the step or of nothing
     beta_1 : float in (0, 1), or callable
         Share of the average in the point where gradients are taken.
     beta_2 : float in [0, 1), or callable

@@ -17,7 +17,7 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    learning_rate : float, schedule or zero-argument callable
+    learning_rate : float, schedule, or function of the step or of nothing
     momentum : float in [0, 1], or callable
         Keras accepts a float only.
     nesterov : bool

@@ -313,7 +313,8 @@ class GpuSteps:
         optimizer = self._optimizer
         if closing:
             optimizer._iterations += 1
-            optimizer._advance(optimizer._iterations)
+            for advance in optimizer._advancing(optimizer._iterations):
+                advance()
         optimizer._calls += 1
 
     def rebase(self) -> None:

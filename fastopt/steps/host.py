@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 import weakref
+from array import array as numbers
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from operator import setitem
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..kernels import launch
 from ..kernels.clipping import EACH, common_factor
 from ..kernels.layout import ACCUMULATED, ADDRESS, STAGED
 from ..plan import ACCUMULATOR_SLOT
@@ -19,9 +24,15 @@ if TYPE_CHECKING:
     from ..plan import Plan
     from .gpu import Scaling
 
+Call = Callable[[], Any]
+"""Part of a step: a C function with its arguments, see `launch.one_call`."""
+
 
 class HostSteps:
     """What `Optimizer` does per step, on the host.
+
+    Everything that a step changes for good, parameters, slots, counters, is changed in one call, which signals find
+    done or not begun. What comes before writes to tables that the next step writes anew.
 
     Parameters
     ----------
@@ -38,12 +49,15 @@ class HostSteps:
         for plan in plans:
             plan.connect_on_host(gradients.table, gradients.layouts)
 
-    def step(self, unscale: float, nonfinite: str, options: int, scaling: Scaling | None) -> None:
-        """One step with the gradients that have been read; ``options`` are those of `Gradients.read`."""
+    def step(self, unscale: float, nonfinite: str, options: int, scaling: Scaling | None, ends: Sequence[Call]) -> None:
+        """One step with the gradients that have been read; ``options`` are those of `Gradients.read`.
+
+        ``ends`` is what else belongs to a step that is not left out: C functions to be called after the kernels.
+        """
         optimizer: Any = self._optimizer()
         steps = optimizer.gradient_accumulation_steps or 1
-        closing = steps == 1 or (optimizer._calls + 1) % steps == 0
-        t = optimizer._iterations + 1
+        t, calls = optimizer._iterations + 1, optimizer._calls + 1
+        closing = calls % steps == 0
         if closing and steps > 1:
             options |= ACCUMULATED
         if optimizer.use_ema > self._keeps_average or (steps > 1) > self._accumulates:
@@ -51,52 +65,56 @@ class HostSteps:
         for plan in self._plans:
             plan.take_gradients()
         optimizer._write_rows(unscale, float(steps), t if closing else 0)
-        optimizer._last_step_skipped, optimizer._last_grad_norm = False, None
-        clips = closing and bool(optimizer.clipnorm or optimizer.global_clipnorm)
-        if (clips or nonfinite != "propagate") and not self._measure(optimizer, options, nonfinite, closing, clips):
-            return
+        clips, norm = closing and bool(optimizer.clipnorm or optimizer.global_clipnorm), None
+        if clips or nonfinite != "propagate":
+            goes_on, norm = self._measure(optimizer, options, nonfinite, closing, clips)
+            if not goes_on:
+                optimizer._last_step_skipped, optimizer._last_grad_norm = True, None
+                return
+        outcome = partial(vars(optimizer).update, _last_step_skipped=False, _last_grad_norm=norm)
         if not closing:
-            for plan in self._plans:
-                plan.engine.accumulate(options)
-        else:
-            if optimizer.use_ema:
-                options |= optimizer._ema_options(t)
-            if self._clipped and not clips:
-                self._clip_all(1.0)
-                self._clipped = False
-            for plan in self._plans:
-                plan.engine(options)
-            if steps > 1:
-                self._empty_unread_accumulators()
-            optimizer._iterations = t
-            optimizer._advance(t)
-        optimizer._calls += 1
+            kernels = [call for plan in self._plans for call in plan.engine.accumulating(options)]
+            run(self._plans, [*kernels, counting(optimizer, t - 1, calls), outcome, *ends])
+            return
+        if optimizer.use_ema:
+            options |= optimizer._ema_options(t)
+        if self._clipped and not clips:
+            self._clip_all(1.0)
+            self._clipped = False
+        kernels = [call for plan in self._plans for call in plan.engine.calls(options)]
+        emptied = self._unread_accumulators() if steps > 1 else ()
+        empty = [partial(np.ndarray.fill, accumulator, 0) for accumulator in emptied]
+        run(self._plans, [*kernels, *empty, *optimizer._advancing(t), counting(optimizer, t, calls), outcome, *ends])
 
     def in_order(self, gradients: bool = False) -> AbstractContextManager[None]:
         """See `GpuSteps.in_order`: here everything has happened when a call returns."""
         return nullcontext()
 
-    def _empty_unread_accumulators(self) -> None:
-        """The end of a window forgets what parameters without a gradient at that step had accumulated, as in Keras."""
+    def _unread_accumulators(self) -> Iterator[Any]:
+        """The accumulators that the kernels leave alone: those of parameters without a gradient at this step.
+
+        The end of a window forgets what they had accumulated, as in Keras.
+        """
         for plan in self._plans:
             for k in np.flatnonzero(plan.work.gradients[ADDRESS] == 0):
-                plan.slots[ACCUMULATOR_SLOT][k].fill(0)  # type: ignore[union-attr]
+                yield plan.slots[ACCUMULATOR_SLOT][k]
 
-    def _measure(self, optimizer: Optimizer, options: int, nonfinite: str, closing: bool, clips: bool) -> bool:
-        """Norm, finiteness and clipping factors; whether the step goes on."""
+    def _measure(
+        self, optimizer: Optimizer, options: int, nonfinite: str, closing: bool, clips: bool
+    ) -> tuple[bool, float | None]:
+        """Have the step clip by the norm, if it ``clips``; whether it goes on, and the norm, at a ``closing`` step."""
         found = [plan.engine.norms(options & (ACCUMULATED | STAGED)) for plan in self._plans]
         if nonfinite != "propagate" and not all(finite for _, finite in found):
             sums = [plan.work.sums for plan in self._plans]
-            return _refuse(optimizer, nonfinite, nonfinite_message(self._plans, sums))
+            return _refuse(nonfinite, nonfinite_message(self._plans, sums))
         if not closing:
-            return True
+            return True, None
         norm = math.sqrt(sum(squares for squares, _ in found))
         if clips and nonfinite != "propagate" and not math.isfinite(norm):
-            return _refuse(optimizer, nonfinite, OVERFLOW)
-        optimizer._last_grad_norm = norm
-        self._clip(norm, *optimizer._clipping())
+            return _refuse(nonfinite, OVERFLOW)
         self._clipped = True
-        return True
+        self._clip(norm, *optimizer._clipping())
+        return True, norm
 
     def _clip(self, norm: float, way: int, limit: float) -> None:
         """Have the step clip gradients whose norm, over all of them, is ``norm``."""
@@ -111,11 +129,22 @@ class HostSteps:
             plan.engine.clip_all(factor)
 
 
-def _refuse(optimizer: Optimizer, nonfinite: str, message: str) -> bool:
+def run(plans: list[Plan], calls: Sequence[Call]) -> None:
+    """Call what a step consists of, the plans' kernels among it, as one."""
+    quiet = np.errstate(all="ignore") if any(plan.engine.uses_numpy for plan in plans) else nullcontext()
+    with quiet:
+        launch.run(calls, any(plan.engine.on_threads for plan in plans))
+
+
+def counting(optimizer: Any, updates: int, calls: int) -> Call:
+    """What sets an optimizer's counters."""
+    return partial(setitem, optimizer._counted, slice(2), numbers("q", [updates, calls]))
+
+
+def _refuse(nonfinite: str, message: str) -> tuple[bool, None]:
     if nonfinite == "raise":
         raise FloatingPointError(message)
-    optimizer._last_step_skipped = True
-    return False
+    return False, None
 
 
 OVERFLOW = "the gradients' norm overflows; nothing was updated"

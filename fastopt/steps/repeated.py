@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from ..hyper_parameters import COMMON, HyperParameters
+from ..kernels import launch
+from .host import Call, counting, run
 
 if TYPE_CHECKING:
     from ..gradients import BaseGradients
@@ -35,13 +39,13 @@ class RepeatedSteps:
     """
 
     def __init__(self, optimizer: Optimizer, plans: list[Plan], gradients: BaseGradients) -> None:
-        self._gradients, self._counted = gradients, optimizer._counted
-        self._engines = [plan.engine for plan in plans]
+        self._gradients, self._plans = gradients, plans
         self._apart = [plan for plan in plans if not plan.shares_gradients]
         self._call = _one_call(optimizer, plans[0], gradients) if len(plans) == 1 and not self._apart else None
         self._fills = not (optimizer._keeps_scalars or (self._call is not None and self._call.writes))
-        self._at_once = self._call.run if self._call is not None and self._call.watches else None
-        self._launches = self._call is None or not self._call.launches
+        watches = self._call is not None and self._call.watches
+        self._at_once = self._call.begin if watches and self._call.launches else None
+        self._watches = watches
         own = optimizer.__dict__
         self._values: Any = itemgetter(*(key for key in _names(optimizer) if key in own))
         self._known: Any = None  # values of hyper-parameters at the last step
@@ -49,61 +53,87 @@ class RepeatedSteps:
         self._is_alike = False  # whether those after it can be like it
         self._options = 0  # for the launch, beside those of the gradients
 
-    def step(self, optimizer: Optimizer, grads: Any) -> bool:
-        """One step, if it is like the last; whether it was. See `Optimizer.apply` for what is raised."""
+    @property
+    def is_running(self) -> bool:
+        """Whether a step is under way in compiled code, which lets other threads run."""
+        return self._call is not None and self._call.is_running
+
+    def step(self, optimizer: Optimizer, grads: Any, ends: Sequence[Call] = ()) -> bool:
+        """One step, if it is like the last; whether it was. See `Optimizer.apply` for what is raised.
+
+        ``ends`` are as of `HostSteps.step`.
+        """
         if not self._is_alike:
             return False
         held = tuple(grads) if type(grads) is list else grads  # another thread may empty a list
         attributes = optimizer.__dict__  # held, like the gradients, while compiled code looks at it
-        if self._at_once is not None and self._at_once(id(held), id(attributes)):
-            if self._launches:
-                self._launch(self._options)
+        if self._at_once is not None and not ends:
+            if not self._at_once(id(held), id(attributes)):
+                return True
+        elif self._watches and self._run(held, attributes, ends):
             return True
-        return self._step_in_turn(optimizer, held, grads)
+        return self._step_in_turn(optimizer, held, grads, ends)
 
-    def _step_in_turn(self, optimizer: Optimizer, held: Any, grads: Any) -> bool:
+    def _step_in_turn(self, optimizer: Optimizer, held: Any, grads: Any, ends: Sequence[Call]) -> bool:
         """The same, one thing after the other; ``held`` is ``grads`` or a tuple of them."""
         attributes, t = optimizer.__dict__, optimizer._iterations + 1
         values = self._values(attributes)
         if values != self._known or t == 1 or optimizer._evaluating:  # at first averages begin
             return False
-        if len(attributes) != self._size or (self._at_once is not None and not _are_numbers(values)):
+        if len(attributes) != self._size or (self._watches and not _are_numbers(values)):
             return False  # a method may have got another body; what is equal now may change where nobody looks
-        if self._fills:
-            optimizer._fill_rows(t)
         call = self._call
-        if call is not None:
+        if call is not None and not self._fills:
             call.watch(attributes)
-        if call is None or not call.run(id(held), id(attributes)):
-            self._read_and_launch(optimizer, grads, t)
-        elif self._launches:
-            self._launch(self._options)
+            if self._run(held, attributes, ends):
+                return True
+        with optimizer._one_at_a_time():
+            if self._fills:
+                optimizer._fill_rows(t)
+            if not (self._fills and call is not None and self._run(held, attributes, ends)):
+                self._read_and_launch(optimizer, grads, t, ends)
         return True
 
-    def _launch(self, options: int) -> None:
-        """Run the kernels on gradients that have been read, and count the step."""
-        for engine in self._engines:
-            engine(options)
-        self._counted[0] += 1
-        self._counted[1] += 1
+    def _run(self, held: Any, attributes: dict[str, Any], ends: Sequence[Call]) -> bool:
+        """Do a step with gradients that are as usual, in one call; whether that was possible."""
+        call: Any = self._call
+        begin = partial(call.begin, id(held), id(attributes))
+        if call.launches:
+            return launch.run_unless(begin, launch.one_call(ends), False)
+        (plan,) = self._plans
+        after = launch.one_call((*plan.engine.calls(self._options), call.end, *ends))
+        try:
+            return launch.run_unless(begin, after, plan.engine.on_threads)
+        except MemoryError:
+            call.give_up()
+            raise
 
-    def _read_and_launch(self, optimizer: Optimizer, grads: Any, t: int) -> None:
+    def _read_and_launch(self, optimizer: Optimizer, grads: Any, t: int, ends: Sequence[Call]) -> None:
         """A step with gradients of any kind."""
         gradients = self._gradients
+        self._let_steps_begin(False)
         try:
             options = gradients.read(grads, False) | self._options
             for plan in self._apart:
                 plan.take_gradients()
             if not (self._fills or optimizer._keeps_scalars):
                 optimizer._fill_rows(t)
-            self._launch(options)
+            kernels = [call for plan in self._plans for call in plan.engine.calls(options)]
+            counted = counting(optimizer, t, optimizer._calls + 1)
+            run(self._plans, [*kernels, *optimizer._advancing(t), counted, *ends])
+            self._let_steps_begin(True)
         finally:
             gradients.release()
-        optimizer._advance(t)
+
+    def _let_steps_begin(self, usual: bool) -> None:
+        """Whether compiled code may begin a step by itself, also in other threads: it finds tables of the last one."""
+        if self._call is not None:
+            self._call.is_usual = usual
 
     def forget(self) -> None:
         """A step of another kind writes tables that the next one must not find."""
         self._is_alike = False
+        self._let_steps_begin(False)
 
     def learn(self, optimizer: Optimizer) -> None:
         """After a step of `HostSteps` with these hyper-parameters: see whether the next ones can be like it.
@@ -112,13 +142,15 @@ class RepeatedSteps:
         """
         values = self._values(optimizer.__dict__)
         changed, self._known, self._size = values != self._known, values, len(optimizer.__dict__)
-        if not changed and optimizer._iterations > 1:
-            self._is_alike = _are_numbers(values) and _is_repeatable(optimizer)
-            self._options = optimizer._ema_options(1) if optimizer.use_ema else 0
-            if self._is_alike and self._call is not None:
-                _, plan, _, learning_rate, _ = optimizer._rows[0]
-                follows = self._call.writes
-                self._call.take(self._options, optimizer._settings(plan.branch, learning_rate) if follows else None)
+        if changed or optimizer._iterations <= 1 or not (_are_numbers(values) and _is_repeatable(optimizer)):
+            return
+        self._options = optimizer._ema_options(1) if optimizer.use_ema else 0
+        if self._call is not None:
+            _, plan, _, learning_rate, _ = optimizer._rows[0]
+            follows = self._call.writes
+            self._call.take(self._options, optimizer._settings(plan.branch, learning_rate) if follows else None)
+        self._let_steps_begin(True)
+        self._is_alike = True
 
 
 def _names(optimizer: Optimizer) -> tuple[str, ...]:
@@ -138,7 +170,7 @@ def _one_call(optimizer: Optimizer, plan: Plan, gradients: BaseGradients) -> Rep
     settings = None
     if optimizer._follows_settings and len(plan.groups) == 1:
         settings = type(optimizer._settings(plan.branch, 1.0))
-    if optimizer._advances or (optimizer._running is not None and settings is None):
+    if optimizer._running is not None and settings is None:
         return None
     sees_to_all = optimizer._keeps_scalars or settings is not None
     return gradients.repeated_step(optimizer._counted, plan.engine, settings, optimizer._running, sees_to_all)

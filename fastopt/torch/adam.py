@@ -100,9 +100,10 @@ class NAdam(Fused, torch.optim.NAdam):
         )
         return scalars, share
 
-    def _count(self, cohort: Cohort) -> None:
-        super()._count(cohort)
-        cohort.counters["mu_product"] *= self._momentum(cohort.group, cohort.count)
+    def _counted(self, cohort: Cohort) -> tuple[int, dict[str, float]]:
+        count, counters = super()._counted(cohort)
+        product = cohort.counters["mu_product"] * self._momentum(cohort.group, count)
+        return count, {**counters, "mu_product": product}
 
     @staticmethod
     def _momentum(group: Mapping[str, Any], t: int) -> float:

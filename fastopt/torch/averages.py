@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
+from ..averages import LEAVE_FIRST
+from ..kernels.launch import one_call
+from ..steps.host import Call
 from .memory import few_threads, local
 from .several import check_sharded
 
@@ -19,6 +23,8 @@ class Averages:
     param_groups: list[dict[str, Any]]
     state: Any
     _evaluating = False
+    _training: list[tuple[Any, Any]] = []  # noqa: RUF012
+    """While averages are in their place: the parameters, and what they held."""
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:
@@ -35,7 +41,7 @@ class Averages:
         if self.ema is None:
             raise RuntimeError("there are no averaged weights: make the optimizer with ema=0.99, for example")
         if self._evaluating:
-            raise RuntimeError("evaluation_weights() does not nest")
+            raise RuntimeError(f"evaluation_weights() does not nest: {LEAVE_FIRST}")
         pairs = [
             (p, self.state[p]["ema"])
             for group in self.param_groups
@@ -46,25 +52,35 @@ class Averages:
             raise RuntimeError("there are no averaged weights before the first step")
         averaged = [p for p, _ in pairs]
         check_sharded(averaged, "before evaluation_weights()")
-        with few_threads():
-            training = [(p, local(p).detach().clone()) for p, _ in pairs]
-        self._evaluating = True
         try:
-            _copy(pairs)
+            with few_threads():
+                self._training = [(p, local(p).detach().clone()) for p, _ in pairs]
+                self._evaluating = True
+                one_call(_copying(pairs))()
             yield
         finally:
-            _copy(training)
-            self._evaluating = False
+            try:
+                self.leave_evaluation()
+            except BaseException:  # interrupted before it had begun
+                self.leave_evaluation()
+                raise
         check_sharded(averaged, "at the end of evaluation_weights()")
+
+    @few_threads()
+    @torch.no_grad()
+    def leave_evaluation(self) -> None:
+        """Put the training weights back, if `evaluation_weights` has taken them away and was interrupted on leaving.
+
+        Does nothing where the parameters are the training weights, so it can be called at any time, and again.
+        """
+        left = partial(vars(self).update, _training=[], _evaluating=False)
+        one_call([*_copying(self._training), left])()
 
     def _refuse_to_step_while_evaluating(self) -> None:
         if self._evaluating:
-            raise RuntimeError("a step inside evaluation_weights(): leave the context first")
+            raise RuntimeError(f"a step inside evaluation_weights(): {LEAVE_FIRST}")
 
 
-@few_threads()
-@torch.no_grad()
-def _copy(pairs: list[tuple[Any, Any]]) -> None:
-    """Copy into each parameter; autograd notices."""
-    for p, values in pairs:
-        local(p).copy_(local(values))
+def _copying(pairs: list[tuple[Any, Any]]) -> list[Call]:
+    """What copies into each parameter; autograd notices."""
+    return [partial(torch.Tensor.copy_, local(p).detach(), local(values)) for p, values in pairs]

@@ -84,8 +84,7 @@ class BackwardSteps:
             single = self._build(parameter, *place)
             self._prepare(single, parameter, place)
         engine = single.engine
-        engine.run(_own_gradient(single, parameter), 1.0, False)
-        engine.commit()
+        engine.run(_own_gradient(single, parameter), False)
         count_up([parameter])
         parameter.grad = None
         self._singles[parameter] = single
@@ -123,7 +122,7 @@ class BackwardSteps:
             and owner.param_groups[place[0]] is single.group
             and engine.has_state_of(owner)
             and engine.is_current([parameter.grad])
-            and engine.prepare_step(_own_gradient(single, parameter), 1.0)
+            and engine.prepare_step(_own_gradient(single, parameter))
         )
 
     @few_threads()

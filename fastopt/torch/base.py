@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Mapping
-from copy import copy
 from operator import itemgetter
+from threading import Lock
 from typing import Any, ClassVar
 
 import torch
 from torch._compile import _disable_dynamo
 
 from ..hyper_parameters import hint
+from ..kernels.launch import one_call
 from ..plan import Slot
+from ..steps.alone import alone
+from ..steps.host import Call
 from .averages import Averages
 from .backward import BackwardSteps
 from .building import Built, Seen, build, local_gradient, own
 from .cohorts import Cohort, path_of
-from .memory import check_parameter, few_threads
+from .memory import check_parameter, few_threads, local
 from .names import ELSEWHERE
 from .options import NAMES, Options, options_of
 from .versions import Zeroed, count_up
@@ -70,6 +73,7 @@ class Fused(Options, Averages):
     defaults: dict[str, Any]
     param_groups: list[dict[str, Any]]
     state: Any
+    _unscales_itself = False
 
     # -- what a subclass says ---------------------------------------------------------------------------------------
 
@@ -97,11 +101,10 @@ class Fused(Options, Averages):
         """Updates that a parameter has had, as far as its scalars depend on them."""
         return int(state["step"]) if "step" in state else 0
 
-    def _count(self, cohort: Cohort) -> None:
-        """Note that a cohort has been updated."""
-        cohort.count += 1
-        if "step" in cohort.counters:
-            cohort.counters["step"] = float(cohort.count)
+    def _counted(self, cohort: Cohort) -> tuple[int, dict[str, float]]:
+        """What ``count`` and ``counters`` of a cohort are after one more update."""
+        count = cohort.count + 1
+        return count, {"step": float(count)} if "step" in self._counters else {}
 
     def _counted_apart(self, group: int) -> Hashable:
         """What cohorts must have in common beside their counters."""
@@ -139,7 +142,7 @@ class Fused(Options, Averages):
                 f"differentiable=True: fastopt.torch.{type(self).__name__} updates in place, where autograd cannot "
                 f"follow: use torch.optim.{type(self).__name__}"
             )
-        self._step_supports_amp_scaling = True
+        self._unscales_itself = False  # torch's constructors may have set it, for fused=True
 
     def _refuse_unknown(self, known: Mapping[str, inspect.Parameter], kwargs: Mapping[str, Any]) -> None:
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
@@ -154,6 +157,7 @@ class Fused(Options, Averages):
         self._zeroed = Zeroed()
         self._buffers: dict[Any, torch.Tensor] = getattr(self, "_buffers", {})
         self._last_step_skipped = False
+        self._stepping = Lock()
         self._backward: BackwardSteps
         self._hyper_parameters: Callable[[Any], Any] = itemgetter(*self._reads)
         if "_backward" in self.__dict__:
@@ -202,55 +206,80 @@ class Fused(Options, Averages):
                 loss = closure()
         if self.fused_backward:
             self._backward.finish()
-            self._end_step()
+            one_call(self._ends())()
             return loss
         found_inf = getattr(self, "found_inf", None)
         self._last_step_skipped = found_inf is not None and bool(found_inf)
         if not self._last_step_skipped:
-            scale = getattr(self, "grad_scale", None)
-            self._step(1.0 if scale is None else 1.0 / float(scale))
+            with alone(self._stepping):
+                self._unscale_gradients()
+                self._step()
         return loss
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a ``GradScaler`` is to hand over its scale, by the attributes ``grad_scale`` and ``found_inf``.
+
+        It passes over all gradients in any case, and unscales them in the same pass if this is False; Lightning clips
+        only then. A ``grad_scale`` that is there before is multiplied by the scaler's, as torch does.
+        """
+        return self._unscales_itself or self.fused_backward or getattr(self, "grad_scale", None) is not None
+
+    @_step_supports_amp_scaling.setter
+    def _step_supports_amp_scaling(self, value: bool) -> None:
+        self._unscales_itself = value
+
+    def _unscale_gradients(self) -> None:
+        """Divide the gradients by ``grad_scale`` where they lie, as torch's fused optimizers do."""
+        scale = getattr(self, "grad_scale", None)
+        if scale is None:
+            return
+        grads = [local(p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if grads:
+            torch._foreach_div_(grads, float(scale))
+
     @_disable_dynamo
-    def _step(self, unscale: float) -> None:
+    def _step(self) -> None:
         built = self._built
         if built is not None and built.seen.again(self):
             params, same_settings = built.params, built.seen.same_settings()
         else:
             params, same_settings = [p for group in self.param_groups for p in group["params"]], False
         grads = [p.grad for p in params]
-        if built is None or not (
-            built.is_current(self, params, grads) and built.prepare_step(grads, unscale, same_settings)
-        ):
+        if built is None or not (built.is_current(self, params, grads) and built.prepare_step(grads, same_settings)):
             built = build(self, params, grads, {} if built is None else built.cohorts)
-            built.prepare_step(grads, unscale, False)
+            built.prepare_step(grads, False)
         built.check_options(self)
-        # A list: every engine is to run.
-        ran = [self._run(engine, own(grads, numbers), unscale) for engine, numbers in built.engines]
-        self._last_step_skipped = not all(ran)
-        if all(ran):
+        if self._run(built.engines, grads):
             self._built = built if built.seen.again(self) else built._replace(seen=Seen(self))
             self._built.seen.accept_settings()
-            self._end_step()
         if self.fused_zero_grad:
             self._zeroed.note([grad for grad in grads if grad is not None])
 
-    def _run(self, engine: Any, grads: list[Any], unscale: float) -> bool:
-        if engine.distributed:
-            grads = list(map(local_gradient, engine.members, grads))
-        if not engine.run(grads, unscale, self.fused_zero_grad):
-            return False
-        engine.commit()
-        # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
-        count_up(engine.stepped)
-        return True
+    def _run(self, engines: list[tuple[Any, list[int] | None]], grads: list[Any]) -> bool:
+        """Run all engines; whether none has left the step out."""
+        ran, ends = [], self._ends()
+        for engine, numbers in engines:
+            given = own(grads, numbers)
+            if engine.distributed:
+                given = list(map(local_gradient, engine.members, given))
+            is_last = engine is engines[-1][0]
+            ran.append(engine.run(given, self.fused_zero_grad, ends if is_last else ()))
+            if ran[-1]:
+                # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
+                count_up(engine.stepped)
+        if not engines:
+            one_call(ends)()
+        self._last_step_skipped = not all(ran)
+        return all(ran)
 
     def _check_ready(self) -> None:
         """Refuse to step where the optimizer is not in the state for it."""
         self._refuse_to_step_while_evaluating()
 
-    def _end_step(self) -> None:
-        """What belongs to a step that is no parameter's."""
+    def _ends(self) -> list[Call]:
+        """What belongs to a step and is no parameter's: C functions, to be called with the kernels."""
+        return []
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """See `torch.optim.Optimizer.zero_grad`; gradients that ``fused_zero_grad`` left at zero stay as they are."""
@@ -260,39 +289,17 @@ class Fused(Options, Averages):
                 return
         super().zero_grad(set_to_none)  # type: ignore[misc]
 
-    def state_dict(self) -> dict[str, Any]:
-        """See `torch.optim.Optimizer.state_dict`; ``torch.optim``'s class of the same name can load it."""
-        handle = self.register_state_dict_post_hook(Fused._take_counters_apart, prepend=True)  # type: ignore[attr-defined]
-        try:
-            return super().state_dict()  # type: ignore[misc]
-        finally:
-            handle.remove()
-
-    def _take_counters_apart(self, found: dict[str, Any]) -> None:
-        found["state"] = self._apart(found["state"])
-
-    def _apart(self, states: Any) -> Any:
-        """A copy of the state whose counters are no elements of one array."""
-        found = copy(states)
-        for key, state in states.items():
-            if isinstance(state, dict) and not state.keys().isdisjoint(self._counters):
-                found[key] = copy(state)
-                found[key].update({name: _copy_of(state[name]) for name in self._counters if name in state})
-        return found
-
     def __getstate__(self) -> dict[str, Any]:
         kept: Any = super().__getstate__()
-        return {**kept, "state": self._apart(self.state), **options_of(self)}
+        return {**kept, **options_of(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._begin()
         super().__setstate__(state)  # type: ignore[misc]
+        own = self.defaults.keys() - {"differentiable"}  # torch adds that, whether a class has it or not
         for group in self.param_groups:
-            for name in self.defaults.keys() - {
-                "differentiable"
-            }:  # which torch puts there whether a class has it or not
-                group.setdefault(name, self.defaults[name])
-        self._step_supports_amp_scaling = True
+            for name in own - group.keys():
+                group[name] = self.defaults[name]
         if self.fused_backward:
             self._backward.await_gradients()
 
@@ -316,8 +323,3 @@ class Fused(Options, Averages):
         Those of the last step: where parameters come in or move, the next step makes new ones.
         """
         return list(self._buffers.values())
-
-
-def _copy_of(value: Any) -> Any:
-    """A tensor's own copy, without the rest of its memory; anything else as it is."""
-    return value.clone() if isinstance(value, torch.Tensor) else value

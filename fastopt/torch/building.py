@@ -53,9 +53,9 @@ class Built(NamedTuple):
             and all(engine.is_current(own(grads, numbers), seen_again) for engine, numbers in self.engines)
         )
 
-    def prepare_step(self, grads: list[Any], unscale: float, same_settings: bool) -> bool:
+    def prepare_step(self, grads: list[Any], same_settings: bool) -> bool:
         """See `Engine.prepare_step`."""
-        return all(engine.prepare_step(own(grads, numbers), unscale, same_settings) for engine, numbers in self.engines)
+        return all(engine.prepare_step(own(grads, numbers), same_settings) for engine, numbers in self.engines)
 
     def check_options(self, owner: Fused) -> None:
         """Refuse options that have been set since, and do not go with what the engines are for."""

@@ -44,8 +44,8 @@ class SGD(Fused, torch.optim.SGD):
     def _count_of(self, state: Mapping[str, Any]) -> int:
         return int(state.get("momentum_buffer") is not None)
 
-    def _count(self, cohort: Cohort) -> None:
-        cohort.count = 1  # the second update is like all later ones
+    def _counted(self, cohort: Cohort) -> tuple[int, dict[str, float]]:
+        return 1, {}  # the second update is like all later ones
 
 
 class RMSprop(Fused, torch.optim.RMSprop):

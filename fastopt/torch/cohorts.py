@@ -1,13 +1,13 @@
-"""Parameters that have been updated equally often, and the tensors in state that count their updates."""
+"""Parameters that have been updated equally often."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 
+from .counters import counter_of
 from .memory import device_of, is_updatable
 
 if TYPE_CHECKING:
@@ -44,44 +44,7 @@ class Member(NamedTuple):
     group: int  # number of its parameter group
     state: dict[str, Any]
     cohort: Cohort
-
-
-class Counters:
-    """The tensors that count updates: one for each parameter, as torch has them, but all elements of one array.
-
-    Parameters
-    ----------
-    names : tuple of str
-    cohorts : list of Cohort
-        Of each parameter.
-    """
-
-    def __init__(self, names: Sequence[str], cohorts: list[Cohort]) -> None:
-        self._names, self._cohorts = names, list(dict.fromkeys(cohorts))
-        numbers = {cohort: k for k, cohort in enumerate(self._cohorts)}
-        self._places = np.array([numbers[cohort] for cohort in cohorts], np.int64)
-        dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-        self._tensor = torch.zeros((len(names), len(cohorts)), dtype=dtype, device="cpu")
-        self._array = self._tensor.numpy()
-        self.write()
-
-    def of(self, k: int) -> dict[str, torch.Tensor]:
-        """Those of parameter ``k``."""
-        return {name: self._tensor[row, k] for row, name in enumerate(self._names)}
-
-    def write(self) -> None:
-        """Have the tensors say what the cohorts say; these take up the rounding."""
-        for row, name in enumerate(self._names):
-            values = np.array([cohort.counters[name] for cohort in self._cohorts], self._array.dtype)
-            values.take(self._places, out=self._array[row])
-            for cohort, value in zip(self._cohorts, values.tolist(), strict=True):
-                cohort.counters[name] = value
-        self._written = self._array.tobytes()
-
-    @property
-    def unchanged(self) -> bool:
-        """Whether nobody else has written to the tensors."""
-        return self._array.tobytes() == self._written
+    counters: dict[str, torch.Tensor]  # the tensors that count its updates: those in its state, or new ones
 
 
 Known = Mapping[Any, Cohort]
@@ -105,20 +68,22 @@ def members_of(owner: Fused, params: list[Any], grads: list[Any], known: Known) 
 def member_of(owner: Fused, tensor: Any, grad: Any, g: int, k: int, cohorts: dict[Any, Cohort], known: Known) -> Member:
     """Parameter ``k`` of group ``g``; its cohort is one of ``cohorts``, or is added to them."""
     group, state = owner.param_groups[g], dict(owner.state.get(tensor, ()))
-    counters = {name: float(state.pop(name, owner._start(name, group))) for name in owner._counters}
+    tensors = {name: counter_of(name, state.pop(name, owner._start(name, group))) for name in owner._counters}
+    counters = {name: float(tensor) for name, tensor in tensors.items()}
     count = owner._count_of({**counters, **state})
     averages = "ema" in state
     key = (
         known.get(tensor),
         device_of(tensor),
         *counters.values(),
+        *(tensor.dtype for tensor in tensors.values()),  # each rounds in its own way
         count,
         averages,
         grad is None,
         owner._counted_apart(g),
     )
     cohort = cohorts.get(key) or cohorts.setdefault(key, Cohort(group, counters, count, averages))
-    return Member(path_of(group, g, k), tensor, g, state, cohort)
+    return Member(path_of(group, g, k), tensor, g, state, cohort, tensors)
 
 
 def _is_member(owner: Fused, tensor: Any, grad: Any, known: Known) -> bool:

@@ -6,18 +6,21 @@ import math
 import sys
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..device import HOST, AnyArray, place_of
-from ..device.strides import is_dense, memory_order
+from ..device.strides import is_dense, memory_order, overlaps_itself
 from ..gradients import ABSENT, BaseGradients
 from ..optimizer import Optimizer
 from ..parameters import Parameter, check_disjoint
 from ..plan import AVERAGE_SLOT, Plan, Slot, allocate
-from .cohorts import Cohort, Counters, Member
+from ..steps.host import Call
+from .cohorts import Cohort, Member
+from .counters import Counters
 from .gradients import TensorGradients, present_of
 from .layout import Held
 from .memory import as_array, check_parameter, is_distributed, kept, local, new_state
@@ -32,7 +35,7 @@ class Engine(Optimizer):
     """One launch per rule and dtype for the parameters of one device, in all groups.
 
     Hyper-parameters, numbers and state are the torch optimizer's, its ``owner``: nothing of them is kept here. New
-    state becomes the owner's when `commit` is called.
+    state becomes the owner's with the step that uses it first.
 
     Parameters
     ----------
@@ -63,12 +66,12 @@ class Engine(Optimizer):
         self._tensors = [member.tensor for member in members]
         self.distributed = any(map(is_distributed, self._tensors))
         self._whereabouts = self._find_whereabouts()
-        self._counting = Counters(owner._counters, [member.cohort for member in members])
+        self._counting = Counters(self._owner, members)
         self._present: list[int] | None = []
         self._active: list[Cohort] = []
         self._take_charge(self._collect(), allocate)
         self._tables = [Rows(self._owner, plan) for plan in self._plans]
-        self._uncommitted = list(enumerate(members))
+        self._unrecorded = list(members)
         self._state: list[tuple[Any, list[dict[str, Any]], Held]] = []
         self._live: list[dict[str, Any] | None] = []
 
@@ -85,6 +88,12 @@ class Engine(Optimizer):
         tensors = [local(member.tensor).detach() for member in members]
         place = place_of([member.path for member in members], tensors) if on_gpu else HOST
         arrays = [as_array(m.path, tensor, place) for m, tensor in zip(members, tensors, strict=True)]
+        for member, array in zip(members, arrays, strict=True):
+            if overlaps_itself(array):
+                raise ValueError(
+                    f"{member.path} overlaps itself in memory (shape {tuple(array.shape)}, strides in bytes "
+                    f"{tuple(array.strides)}): what is one element there cannot be updated as several; pass a clone()"
+                )
         dense = [k for k, array in enumerate(arrays) if is_dense(array)]
         names = [members[k].path.removeprefix("parameter ") for k in dense]
         check_disjoint(names, [arrays[k] for k in dense], place)
@@ -140,27 +149,29 @@ class Engine(Optimizer):
 
     # -- the owner's state ------------------------------------------------------------------------------------------
 
-    def commit(self) -> bool:
-        """After a step: make new state the owner's; whether there was some.
+    def _recording(self) -> list[Call]:
+        """What is said of a step where others look, counts and new state: C functions, to be called with it."""
+        averaging = [partial(setattr, cohort, "averages", self.use_ema) for cohort in self._active]
+        state = [call for member in self._unrecorded for call in self._recording_of(member)]
+        return [*self._counting.writes, *averaging, *state]
 
-        Where a parameter had no gradient, what it did not have before stays unsaid: torch has no such state either.
+    def _recording_of(self, member: Member) -> list[Call]:
+        """What makes a parameter's state the owner's.
+
+        Where it had no gradient, what it did not have before stays unsaid: torch has no such state either.
         """
-        if not self._uncommitted:
-            return False
-        for k, member in self._uncommitted:
-            self._commit(member, self._counting.of(k), member.cohort in self._active)
-        self._uncommitted = [(k, member) for k, member in self._uncommitted if member.cohort not in self._active]
-        self._note_state()
-        return True
-
-    def _commit(self, member: Member, counters: dict[str, torch.Tensor], stepped: bool) -> None:
-        found = {**counters, **member.state}  # counters first, as torch.optim has them
+        found = {**member.counters, **member.state}  # counters first, as torch.optim has them
         if not found:
-            return
+            return []
         live = self._owner.state[member.tensor]
-        known = set(live)
-        live.clear()
-        live.update({name: value for name, value in found.items() if stepped or name in known})
+        if member.cohort not in self._active:
+            found = {name: value for name, value in found.items() if name in live}
+        return [live.clear, partial(live.update, found)]
+
+    def _note_recorded(self) -> None:
+        if self._unrecorded:
+            self._unrecorded = [member for member in self._unrecorded if member.cohort not in self._active]
+            self._note_state()
 
     def _note_state(self) -> None:
         """For each name the dicts that have it, and what they hold, where."""
@@ -191,11 +202,14 @@ class Engine(Optimizer):
 
         ``same_state`` says that the state certainly is the same objects.
         """
-        if self.use_ema != (self._owner.ema is not None) or not self._counting.unchanged:
+        if self.use_ema != (self._owner.ema is not None):
             return False
         quick = not (self._place.on_gpu or self.distributed) and self._gradients.read_quickly
         if not (quick and quick(self._tensors, grads)) and self._find_whereabouts() != self._whereabouts:
             return False
+        return self._state_stayed(same_state) and self._counting.read()
+
+    def _state_stayed(self, same_state: bool) -> bool:
         if same_state:
             return all(held.stayed() for _, _, held in self._state)
         try:
@@ -205,7 +219,7 @@ class Engine(Optimizer):
 
     # -- stepping ---------------------------------------------------------------------------------------------------
 
-    def prepare_step(self, grads: Sequence[torch.Tensor | None], unscale: float, same_settings: bool = False) -> bool:
+    def prepare_step(self, grads: Sequence[torch.Tensor | None], same_settings: bool = False) -> bool:
         """Work out the scalars for a step; False if a new engine must do it. Nothing is written before `run`.
 
         ``same_settings`` says that the hyper-parameters certainly are the same objects as at the last step.
@@ -216,12 +230,18 @@ class Engine(Optimizer):
         self.ema_momentum = owner.ema if owner.ema is not None else 0.0
         is_read = not self._place.on_gpu and self._gradients.is_read
         limit = math.inf if owner.clip_value is None else owner.clip_value
-        return self._find_active(None if is_read else present_of(grads)) and all(
-            table.work_out(unscale, limit, self.ema_momentum, same_settings) for table in self._tables
-        )
+        if not self._find_active(None if is_read else present_of(grads)) or not all(
+            table.work_out(limit, self.ema_momentum, same_settings) for table in self._tables
+        ):
+            return False
+        self._counting.prepare(self._active)
+        return True
 
-    def run(self, grads: Sequence[torch.Tensor | None], unscale: float, zero: bool) -> bool:
+    def run(self, grads: Sequence[torch.Tensor | None], zero: bool, ends: Sequence[Call] = ()) -> bool:
         """One step, after `prepare_step`; whether it was done, not skipped.
+
+        On a CPU signals find it whole or not begun. ``ends`` is what else belongs to it: C functions to be called after
+        the kernels.
 
         Raises
         ------
@@ -233,17 +253,19 @@ class Engine(Optimizer):
             given = [ABSENT if grad is None else grad for grad in grads]
         else:
             self._gradients.present = self._present
+        ends = [*self._recording(), *ends]
         try:
-            self._read_and_step(given, zero, unscale, self.nonfinite, None)
+            self._read_and_step(given, zero, 1.0, self.nonfinite, None, ends)
         finally:
             self._gradients.release()
         # On a GPU whether a step was skipped costs waiting for it: only asked where it can be.
         if self.nonfinite != "propagate" and self.last_step_skipped:
             return False
-        for cohort in self._active:
-            self._owner._count(cohort)
-            cohort.averages = self.use_ema
-        self._counting.write()
+        if self._place.on_gpu:
+            for each in ends:
+                each()
+        self._counting.accept()
+        self._note_recorded()
         return True
 
     def _find_active(self, present: list[int] | None) -> bool:

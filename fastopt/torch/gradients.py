@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..gradients import BaseGradients
 from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
 from ..parameters import Parameter
 from .layout import QuickReader, layout
-from .memory import few_threads
+from .memory import NO_MEMORY, few_threads, in_few_threads
 
 
 class _Lying(NamedTuple):
@@ -55,6 +56,7 @@ class TensorGradients(BaseGradients):
         self._zeroes = False  # whether it was examined for zeroing
         self._dense_sizes = np.array([parameter.array.nbytes for parameter in parameters], np.int64)
         self._sizes = self._dense_sizes.copy()  # bytes that each gradient reaches over
+        self._itemsizes = np.zeros_like(self._sizes)
         self._ends, self._starts_occupied = self._occupied[:, 1].copy(), self._occupied[:, 0].copy()
         known = layout()
         self._quick = QuickReader(known, parameters, self._occupied, self.table) if known is not None else None
@@ -79,6 +81,7 @@ class TensorGradients(BaseGradients):
         addresses = self.table[ADDRESS]
         addresses[:] = 0
         addresses[present] = [grad.data_ptr() for grad in found]
+        self._check_memory(found, present)
         self._check_overlaps(grads, zero)
         staged = STAGED if np.any(self.table[LAYOUT, present] != DIRECT) else 0
         return staged | (self._zero_option(grads) if zero else 0)
@@ -90,10 +93,9 @@ class TensorGradients(BaseGradients):
             if grad is not None:
                 grad.zero_()
 
-    def zero(self) -> None:
-        """See `BaseGradients.zero`."""
-        if self._staged:
-            self.zero_all(self._staged)
+    def zeroing(self) -> list[Callable[[], Any]]:
+        """See `BaseGradients.zeroing`."""
+        return in_few_threads([partial(torch.Tensor.zero_, grad) for grad in self._staged])
 
     def _examine_all(self, found: list[torch.Tensor], numbers: list[int], zero: bool) -> None:
         """Look at those gradients that differ from the last ones."""
@@ -127,7 +129,14 @@ class TensorGradients(BaseGradients):
         if grad.data_ptr() % view.itemsize:
             raise ValueError(f"the gradient of {parameter.path} is not aligned to its dtype: pass a copy")
         self._find_layout(k, view)
-        self._sizes[k] = np.subtract(*byte_range(0, view)[::-1])
+        self._sizes[k], self._itemsizes[k] = np.subtract(*byte_range(0, view)[::-1]), view.itemsize
+
+    def _check_memory(self, found: list[torch.Tensor], numbers: list[int]) -> None:
+        """Refuse gradients whose storage is at address 0."""
+        offsets = np.array([grad.storage_offset() for grad in found], np.int64) * self._itemsizes[numbers]
+        nowhere = (self.table[ADDRESS, numbers] == offsets) & (self._dense_sizes[numbers] > 0)
+        for place in np.flatnonzero(nowhere).tolist():
+            raise TypeError(f"the gradient of {self.parameters[numbers[place]].path} {NO_MEMORY}")
 
     def _check_overlaps(self, grads: Any, zero: bool) -> None:
         """A gradient's memory may be none that the step writes to."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,11 @@ from ..plan import Slot
 
 DTYPES = (torch.float32, torch.float64)
 DEVICES = ("cpu", "cuda")
+NO_MEMORY = (
+    "has no memory: it wraps other tensors, is only traced, or its storage was freed; expected a tensor whose elements "
+    "lie in memory"
+)
+"""What is said of a tensor whose storage is at address 0."""
 
 
 def is_distributed(tensor: Any) -> bool:
@@ -61,37 +67,31 @@ def check_parameter(name: str, tensor: torch.Tensor) -> None:
 
 
 def check_class(name: str, tensor: torch.Tensor) -> None:
-    """Refuse a tensor whose class does what torch would do to its memory, if it has any."""
+    """Refuse a tensor of a class that has operations of its own, instead of those on its memory."""
     kind: Any = type(tensor)
     if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        raise _has_no_memory(name, tensor)
+        raise TypeError(f"{name}, a {kind.__name__}, {NO_MEMORY}")
 
 
 def check_memory(name: str, tensor: torch.Tensor) -> None:
-    """Refuse a tensor whose elements are not in memory of its own.
+    """Refuse a tensor whose elements are not in memory of its own."""
+    check_class(name, tensor)
+    try:
+        has_memory = not tensor.numel() or tensor.data_ptr() != tensor.storage_offset() * tensor.element_size()
+    except RuntimeError:  # inside the transforms of torch.func
+        has_memory = False
+    if not has_memory:
+        raise TypeError(f"{name} {NO_MEMORY}")
+
+
+def as_array(name: str, tensor: torch.Tensor, place: Place) -> AnyArray:
+    """The tensor's memory as an array of a place.
 
     Raises
     ------
     TypeError
+        If it has none.
     """
-    check_class(name, tensor)
-    try:
-        has_memory = tensor.data_ptr() != 0 or tensor.numel() == 0
-    except RuntimeError:  # inside the transforms of torch.func
-        has_memory = False
-    if not has_memory:
-        raise _has_no_memory(name, tensor)
-
-
-def _has_no_memory(name: str, tensor: torch.Tensor) -> TypeError:
-    return TypeError(
-        f"{name} is a {type(tensor).__name__} without memory of its own: fastopt.torch works on plain tensors, outside of "
-        "FakeTensorMode and the transforms of torch.func; use an optimizer of torch.optim"
-    )
-
-
-def as_array(name: str, tensor: torch.Tensor, place: Place) -> AnyArray:
-    """The tensor's memory as an array of a place."""
     check_memory(name, tensor)
     return place.view(name, tensor.detach() if place.on_gpu else tensor.detach().numpy())
 
@@ -151,7 +151,7 @@ def empty_like(array: AnyArray, like: torch.Tensor) -> torch.Tensor:
 def few_threads() -> Iterator[None]:
     """Context in which torch has no threads where steps have none: in a forked child, where OpenMP's hang."""
     before = torch.get_num_threads()
-    if get_num_threads() > 1 or before == 1:
+    if not _are_too_many(before):
         yield
         return
     torch.set_num_threads(1)
@@ -159,6 +159,18 @@ def few_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def in_few_threads(calls: list[Callable[[], Any]]) -> list[Callable[[], Any]]:
+    """Calls to be made one after the other as in the context `few_threads`."""
+    before = torch.get_num_threads()
+    if not (calls and _are_too_many(before)):
+        return calls
+    return [partial(torch.set_num_threads, 1), *calls, partial(torch.set_num_threads, before)]
+
+
+def _are_too_many(threads: int) -> bool:
+    return get_num_threads() == 1 < threads
 
 
 def _shape_without(shape: tuple[int, ...], without: int | None) -> tuple[int, ...]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..kernels.launch import one_call
 from ..plan import Slot
-from .cohorts import Cohort, Member
+from ..steps.host import Call
+from .cohorts import Member
+from .counters import Counters
 from .memory import check_parameter, is_distributed, new_state
 
 if TYPE_CHECKING:
@@ -31,6 +36,7 @@ class MetaEngine:
     def __init__(self, owner: Fused, members: list[Member]) -> None:
         self._owner, self.members = owner, members
         self.distributed = any(is_distributed(member.tensor) for member in members)
+        self._counting = Counters(owner, members)
         self._present: list[Member] = []
         self._is_new = True
         for member in members:
@@ -44,24 +50,19 @@ class MetaEngine:
         """See `engine.Engine`."""
         return self._is_new
 
-    def prepare_step(self, grads: list[Any], unscale: float, same_settings: bool = False) -> bool:
+    def prepare_step(self, grads: list[Any], same_settings: bool = False) -> bool:
         """See `engine.Engine`."""
         self._present = [member for member, grad in zip(self.members, grads, strict=True) if grad is not None]
+        self._counting.prepare(list(dict.fromkeys(member.cohort for member in self._present)))
         return True
 
-    def run(self, grads: list[Any], unscale: float, zero: bool) -> bool:
+    def run(self, grads: list[Any], zero: bool, ends: Sequence[Call] = ()) -> bool:
         """See `engine.Engine`."""
         self._is_new = False
-        for cohort in dict.fromkeys(member.cohort for member in self._present):
-            self._owner._count(cohort)
+        states = [(self._owner.state[member.tensor], self._state_of(member)) for member in self._present]
+        one_call([*self._counting.writes, *(partial(live.update, found) for live, found in states), *ends])()
+        self._counting.accept()
         return True
-
-    def commit(self) -> None:
-        """See `engine.Engine`."""
-        for member in self._present:
-            live = self._owner.state[member.tensor]
-            found = {name: _as_tensor(live.get(name), member.cohort, name) for name in self._owner._counters}
-            live.update(found | self._state_of(member))
 
     def _state_of(self, member: Member) -> dict[str, Any]:
         owner, tensor = self._owner, member.tensor
@@ -70,18 +71,9 @@ class MetaEngine:
             slots["ema"] = Slot()
         missing = {name: slot for name, slot in slots.items() if member.state.get(name) is None}
         made = {name: new_state(tensor, None, slot) for name, slot in missing.items() if tensor.ndim in slot.axes}
-        return member.state | made
+        return {**member.counters, **member.state, **made}
 
     @property
     def stepped(self) -> list[torch.Tensor]:
         """See `engine.Engine`."""
         return [member.tensor for member in self._present]
-
-
-def _as_tensor(known: Any, cohort: Cohort, name: str) -> torch.Tensor:
-    """A counter, in the tensor that it is in already."""
-    value = cohort.counters[name]
-    if isinstance(known, torch.Tensor):
-        return known.fill_(value)
-    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-    return torch.tensor(value, dtype=dtype, device="cpu")

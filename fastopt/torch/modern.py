@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
+from operator import setitem
 from typing import Any
 
 import torch
 
 from ..kernels import adafactor  # noqa: F401  (registers the rule)
+from ..kernels.launch import one_call
 from ..kernels.muon import MuonScalars
 from ..kernels.rules.adafactor import AdafactorScalars
 from ..kernels.rules.lamb import CoupledLambScalars
 from ..kernels.rules.lion import LionScalars
 from ..kernels.rules.schedule_free_adamw import AuthorsScheduleFreeScalars
 from ..plan import Slot
+from ..steps.host import Call
 from .base import Fused, Slots
 from .cohorts import Cohort
 from .memory import few_threads, local
@@ -261,10 +265,13 @@ class ScheduleFreeAdamW(Fused, torch.optim.Optimizer):
         weight = t ** group["r"] * greatest ** group["weight_lr_power"]
         return lr, greatest, weight, group["weight_sum"] + weight
 
-    def _end_step(self) -> None:
-        for group in self.param_groups:
-            lr, greatest, _, weight_sum = self._weights(group)
-            group.update(scheduled_lr=lr, lr_max=greatest, weight_sum=weight_sum, k=group["k"] + 1)
+    def _ends(self) -> list[Call]:
+        return [partial(group.update, self._after_step(group)) for group in self.param_groups]
+
+    def _after_step(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """What a group holds after the coming step."""
+        lr, greatest, _, weight_sum = self._weights(group)
+        return {"scheduled_lr": lr, "lr_max": greatest, "weight_sum": weight_sum, "k": group["k"] + 1}
 
     def _check_ready(self) -> None:
         super()._check_ready()
@@ -293,10 +300,10 @@ class ScheduleFreeAdamW(Fused, torch.optim.Optimizer):
     def _set_mode(self, train: bool, weight: Callable[[float], float]) -> None:
         changing = [group for group in self.param_groups if group["train_mode"] != train]
         states = [(p, self.state.get(p, {}).get("z"), group) for group in changing for p in group["params"]]
-        begun = [(p, z, betas_of(group)[0]) for p, z, group in states if z is not None]
+        begun = [(p, z, weight(betas_of(group)[0])) for p, z, group in states if z is not None]
         check_sharded([p for p, *_ in begun], f"before {'train' if train else 'eval'}() of the optimizer")
-        for p, z, beta_1 in begun:
-            own = local(p)
-            own.lerp_(local(z).to(own), weight(beta_1))
-        for group in changing:
-            group["train_mode"] = train
+        calls: list[Call] = [partial(setitem, group, "train_mode", train) for group in changing]
+        for p, z, share in begun:
+            own = local(p).detach()
+            calls.append(partial(torch.Tensor.lerp_, own, local(z).to(own), share))
+        one_call(calls)()

@@ -40,7 +40,7 @@ class Rows:
         self._followed = np.zeros(0, np.int64)  # for each row its leader's place
         self._worked_out: Any = None
 
-    def work_out(self, unscale: float, limit: float, keep: float, same_settings: bool) -> bool:
+    def work_out(self, limit: float, keep: float, same_settings: bool) -> bool:
         """Find what `write` will write; whether the hyper-parameters select the plan's rule.
 
         ``keep`` is the share of itself that an average keeps, once it has begun. ``same_settings`` says that the
@@ -55,7 +55,7 @@ class Rows:
             values = list(map(self._owner._hyper_parameters, self._groups))
             if values != self._values:
                 self._find_leaders(values)
-        return all(self._write_row(place, k, unscale, limit, keep) for place, k in enumerate(self._leaders))
+        return all(self._write_row(place, k, limit, keep) for place, k in enumerate(self._leaders))
 
     def write(self) -> None:
         """Fill the table."""
@@ -73,13 +73,13 @@ class Rows:
         self._worked_out = np.zeros((len(self._leaders), table.shape[1]), table.dtype)
         self._values, self._are_numbers = values, all(map(_is_number, values))
 
-    def _write_row(self, place: int, k: int, unscale: float, limit: float, keep: float) -> bool:
+    def _write_row(self, place: int, k: int, limit: float, keep: float) -> bool:
         row, group, plan = self._rows[k], self._groups[k], self._plan
         cohort = row.cohort
         scalars, decay = self._owner._row(group, cohort.count + 1, cohort, row.extra)
         if type(scalars) is not plan.scalars:
             return False
-        control = -unscale if group.get("maximize") else unscale, 1.0, limit, decay, keep if cohort.averages else 0.0
+        control = -1.0 if group.get("maximize") else 1.0, 1.0, limit, decay, keep if cohort.averages else 0.0
         try:
             plan.pack(self._worked_out, place * self._worked_out.strides[0], *control, *scalars)
         except OverflowError:

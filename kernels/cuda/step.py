@@ -28,7 +28,7 @@ from ..layout import (
     ZERO,
     Control,
 )
-from ..maths import clip, constant
+from ..maths import clip, constant, decayed
 from ..registry import second_phase, update
 from .finish import finish
 from .gradient import clear, gradient_of, is_plain, numbers_of
@@ -187,7 +187,7 @@ def _update(work, numbers):
     """From param, grad, average, accumulated, slots…: param, average, slots…"""
     c, (param, grad, average, accumulated) = work.control, numbers[:4]
     g = clipped(grad, accumulated, work.options, c, work.factor)
-    p, slots = _moved(param - param * c.decay, g, numbers[4:], work.scalars, work.extra)
+    p, slots = _moved(decayed(param, c.decay), g, numbers[4:], work.scalars, work.extra)
     return (*averaged(constant(p, param), average, work.options, c), *cast(slots, param))
 
 

@@ -8,6 +8,7 @@ from numba import cuda
 from .._jit import callee
 from ..intrinsics import numbers_at, transposed
 from ..layout import ACCUMULATED, ACCUMULATOR, EXTRA, PARAM, Control
+from ..maths import decayed
 from ..reduction import LANES as SUM_LANES
 from ..registry import between_phases, first_phase
 from .finish import finish
@@ -75,7 +76,7 @@ def _first_in_lane(work, numbers):
     """From param, grad, accumulated, slots…: terms…, slots…"""
     c, (param, grad, accumulated) = work.control, numbers[:3]
     g = clipped(grad, accumulated, work.options, c, work.factor)
-    terms, slots = first_phase(param - param * c.decay, g, numbers[3:], work.scalars)
+    terms, slots = first_phase(decayed(param, c.decay), g, numbers[3:], work.scalars)
     return (*cast(terms, param), *cast(slots, param))
 
 

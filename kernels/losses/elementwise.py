@@ -7,7 +7,7 @@ when they are compiled. The derivative is zero where a clip holds the prediction
 from typing import NamedTuple
 
 from .._jit import inlined_callee
-from ..maths import constant, exp, log, log1p, maximum, sigmoid, sign, tanh
+from ..maths import constant, exp, log, log1p, maximum, sigmoid, sign, tanh, where
 
 
 class Epsilon(NamedTuple):
@@ -26,6 +26,13 @@ class Delta(NamedTuple):
 def zero_or_nan(x):
     """Zero; NaN if x is."""
     return constant(0, x) if x == x else x
+
+
+@inlined_callee
+def product(factor, x):
+    """factor · x; 0 where the factor is 0, whatever x is: what counts for nothing costs nothing."""
+    zero = constant(0, x)
+    return where(factor == zero, zero, factor * x)
 
 
 @inlined_callee
@@ -106,9 +113,12 @@ def kl_divergence(target, prediction, s):
 
 @inlined_callee
 def poisson(target, prediction, s):
-    """p − t log(p + ε)"""
+    """p − t log(p + ε); without its second part where t is 0, also for an infinite p."""
+    zero = constant(0, prediction)
     shifted = prediction + s.epsilon
-    return prediction - target * log(shifted), constant(1, prediction) - target / shifted
+    logarithm = target * log(shifted)
+    counted = zero if target == zero and shifted > zero else logarithm
+    return prediction - counted, constant(1, prediction) - target / shifted
 
 
 @inlined_callee
@@ -126,10 +136,9 @@ def binary_crossentropy(target, prediction, s):
 def binary_crossentropy_of_logit(target, prediction, s):
     """Binary crossentropy of sigmoid(p): (1 − t) max(p, 0) + t max(−p, 0) + log(1 + e^−|p|).
 
-    A factor that is zero stays zero when it meets infinity: a target that an infinite logit hits costs nothing.
+    A target that an infinite logit hits costs nothing.
     """
     one, zero = constant(1, prediction), constant(0, prediction)
-    rest = one - target
-    above = zero if rest == zero else rest * maximum(prediction, zero)
-    below = zero if target == zero else target * maximum(-prediction, zero)
+    above = product(one - target, maximum(prediction, zero))
+    below = product(target, maximum(-prediction, zero))
     return above + below + log1p(exp(-abs(prediction))), sigmoid(prediction) - target

@@ -76,7 +76,7 @@ def evaluate(formula, target, prediction, gradient, weights, table, mean):
     dtype = prediction.dtype
     rows, columns = prediction.shape
     pieces = max(1, -(-columns // BLOCK)) if formula.loop is loops.elements else 1
-    nothing = np.empty((0, 0), dtype)
+    nothing = np.empty((rows, 0), dtype)
     arrays = Arrays(
         target,
         prediction,

@@ -14,6 +14,7 @@ from ..intrinsics import arrays_at, scalars_at, store
 from ..maths import exp_decreasing, maximum
 from ..reduction import LANES, row_maximum, row_sum
 from ..rowwise import BLOCK, GRADIENT, SIDE_BY_SIDE, WEIGHTED, Nothing, row_of, table_of
+from .elementwise import product
 
 TERMS = (0, 1, 2)
 """Terms of a row loss, as rows of a table of addresses."""
@@ -274,7 +275,7 @@ def _softmax_terms(target, prediction, peak, powers, products, masses, factor, s
         t = target[i] * factor + shift
         below = prediction[i] - peak
         powers[i] = exp_decreasing(below)
-        products[i] = t * below
+        products[i] = product(t, below)
         masses[i] = t
 
 
@@ -297,7 +298,7 @@ def softmax_of_labels(first, last, handle, options):
             _ignore(g, sums, row, options)
             continue
         peak = row_maximum(p, best)
-        value = -np.float64(factor) * (p[label] - peak)
+        value = -product(np.float64(factor), np.float64(p[label] - peak))
         if shift != 0:
             _differences(p, peak, powers)
             value -= shift * row_sum(powers, lanes)

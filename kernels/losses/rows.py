@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .._jit import inlined_callee
 from ..maths import constant, log, maximum
-from .elementwise import zero_or_nan
+from .elementwise import product, zero_or_nan
 
 
 class RowLoss(NamedTuple):
@@ -70,14 +70,14 @@ categorical_crossentropy = RowLoss(
 @inlined_callee
 def wrong_score(target, prediction, s):
     """Anchor: the largest score of a wrong class."""
-    return (constant(1, prediction) - target) * prediction
+    return product(constant(1, prediction) - target, prediction)
 
 
 @inlined_callee
 def hinge_terms(target, prediction, anchor, s):
     """t q, and 1 where the largest wrong score is."""
     zero, one = constant(0, prediction), constant(1, prediction)
-    return target * prediction, one if (one - target) * prediction == anchor else zero, zero
+    return product(target, prediction), one if product(one - target, prediction) == anchor else zero, zero
 
 
 @inlined_callee
@@ -94,7 +94,7 @@ def hinge_between(sums, anchor, s):
 def hinge_derivative(target, prediction, anchor, active, share, s):
     """(1 − t) / ties at the largest wrong score, − t everywhere."""
     wrong = constant(1, prediction) - target
-    tied = wrong * prediction == anchor
+    tied = product(wrong, prediction) == anchor
     return (wrong * share if tied else constant(0, prediction)) - active * target
 
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from .._jit import callee
-from ..maths import sqrt
+from ..maths import sqrt, with_decay
 from ..registry import rule
 
 
@@ -26,7 +26,7 @@ def adadelta(param, grad, slots, s):
     Source: Zeiler 2012, https://arxiv.org/abs/1212.5701 (η = 1 there). Slot x holds steps before the factor η.
     """
     accumulated_grad, accumulated_delta_var = slots
-    accumulated_grad = s.rho * accumulated_grad + s.one_minus_rho * (grad * grad)
+    accumulated_grad = s.rho * accumulated_grad + s.one_minus_rho * grad * grad
     delta = sqrt(accumulated_delta_var + s.epsilon) * grad / sqrt(accumulated_grad + s.epsilon)
     accumulated_delta_var = s.rho * accumulated_delta_var + s.one_minus_rho * (delta * delta)
     return param - s.learning_rate * delta, (accumulated_grad, accumulated_delta_var)
@@ -48,4 +48,4 @@ def coupled_adadelta(param, grad, slots, s):
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.Adadelta.html.
     """
-    return adadelta(param, grad + s.weight_decay * param, slots, s)
+    return adadelta(param, with_decay(grad, param, s.weight_decay), slots, s)

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from .._jit import callee
-from ..maths import maximum, sqrt
+from ..maths import maximum, mean_square, sqrt, with_decay
 from ..registry import rule, scalars_for
 
 
@@ -51,7 +51,7 @@ def adam(param, grad, slots, s):
     """
     momentum, velocity = slots
     momentum = momentum + (grad - momentum) * s.one_minus_beta_1
-    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
+    velocity = mean_square(velocity, grad, s.one_minus_beta_2)
     return param - s.alpha * momentum / (sqrt(velocity) + s.epsilon), (momentum, velocity)
 
 
@@ -80,7 +80,7 @@ def amsgrad(param, grad, slots, s):
     """
     momentum, velocity, velocity_hat = slots
     momentum = momentum + (grad - momentum) * s.one_minus_beta_1
-    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
+    velocity = mean_square(velocity, grad, s.one_minus_beta_2)
     velocity_hat = maximum(velocity_hat, velocity)
     param = param - s.alpha * momentum / (sqrt(velocity_hat) + s.epsilon)
     return param, (momentum, velocity, velocity_hat)
@@ -103,7 +103,7 @@ def coupled_adam(param, grad, slots, s):
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.Adam.html. torch's √(v / (1 − β₂ᵗ)) + ε is this
     rule's √v + ε √(1 − β₂ᵗ), over √(1 − β₂ᵗ).
     """
-    return adam(param, grad + s.weight_decay * param, slots, s)
+    return adam(param, with_decay(grad, param, s.weight_decay), slots, s)
 
 
 class CoupledAmsgradScalars(CoupledAdamScalars):
@@ -113,4 +113,4 @@ class CoupledAmsgradScalars(CoupledAdamScalars):
 @rule(CoupledAmsgradScalars)
 def coupled_amsgrad(param, grad, slots, s):
     """`amsgrad` with weight decay in the gradient, as in torch."""
-    return amsgrad(param, grad + s.weight_decay * param, slots, s)
+    return amsgrad(param, with_decay(grad, param, s.weight_decay), slots, s)

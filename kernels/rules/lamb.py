@@ -1,9 +1,10 @@
 """Lamb."""
 
+import math
 from typing import NamedTuple
 
 from .._jit import callee
-from ..maths import sqrt
+from ..maths import mean_square, sqrt, with_decay
 from ..registry import scalars_for, two_phase_rule
 
 
@@ -45,7 +46,7 @@ def lamb(param, grad, slots, s):
     """
     momentum, velocity = slots
     momentum = momentum + (grad - momentum) * s.one_minus_beta_1
-    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
+    velocity = mean_square(velocity, grad, s.one_minus_beta_2)
     direction = _direction(momentum, velocity, s)
     return (param * param, direction * direction), (momentum, velocity)
 
@@ -56,8 +57,8 @@ def _direction(momentum, velocity, s):
 
 
 def trust_ratio(sums, n, s):
-    """Norm of the parameter over norm of its update; 1 where either is zero."""
-    if sums[0] > 0 and sums[1] > 0:
+    """Norm of the parameter over norm of its update; 1 where either is zero or not finite."""
+    if 0 < sums[0] < math.inf and 0 < sums[1] < math.inf:
         return sqrt(sums[0]) / sqrt(sums[1])
     return 1.0
 
@@ -87,15 +88,16 @@ def coupled_lamb(param, grad, slots, s):
     """`lamb` with weight decay inside the update, as in the paper and in PyTorch's packages: u ← u + λ p."""
     momentum, velocity = slots
     momentum = momentum + (grad - momentum) * s.one_minus_beta_1
-    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
-    direction = _direction(momentum, velocity, s) + s.weight_decay * param
+    velocity = mean_square(velocity, grad, s.one_minus_beta_2)
+    direction = with_decay(_direction(momentum, velocity, s), param, s.weight_decay)
     return (param * param, direction * direction), (momentum, velocity)
 
 
 def coupled_lamb_second(param, grad, slots, extra, s):
     """`coupled_lamb`, second phase."""
     momentum, velocity = slots
-    return param - extra * s.learning_rate * (_direction(momentum, velocity, s) + s.weight_decay * param)
+    direction = with_decay(_direction(momentum, velocity, s), param, s.weight_decay)
+    return param - extra * s.learning_rate * direction
 
 
 two_phase_rule(CoupledLambScalars, coupled_lamb, trust_ratio, coupled_lamb_second, terms=2)

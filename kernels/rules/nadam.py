@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from .._jit import callee
-from ..maths import sqrt
+from ..maths import mean_square, sqrt, with_decay
 from ..registry import rule, scalars_for
 
 
@@ -69,7 +69,7 @@ def nadam(param, grad, slots, s):
     """
     momentum, velocity = slots
     momentum = momentum + (grad - momentum) * s.one_minus_beta_1
-    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
+    velocity = mean_square(velocity, grad, s.one_minus_beta_2)
     ahead = s.momentum_weight * momentum + s.grad_weight * grad
     return param - s.learning_rate * ahead / (sqrt(s.velocity_weight * velocity) + s.epsilon), (momentum, velocity)
 
@@ -93,4 +93,4 @@ def coupled_nadam(param, grad, slots, s):
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.NAdam.html.
     """
-    return nadam(param, grad + s.weight_decay * param, slots, s)
+    return nadam(param, with_decay(grad, param, s.weight_decay), slots, s)

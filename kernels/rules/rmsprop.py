@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from .._jit import callee
-from ..maths import sqrt
+from ..maths import sqrt, where, with_decay
 from ..registry import rule
 
 
@@ -25,7 +25,7 @@ def rmsprop(param, grad, slots, s):
     As in Keras ε is inside the root; torch has it outside.
     """
     (velocity,) = slots
-    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    velocity = s.rho * velocity + s.one_minus_rho * grad * grad
     return param - s.learning_rate * grad / sqrt(velocity + s.epsilon), (velocity,)
 
 
@@ -38,7 +38,7 @@ class OutsideRMSpropScalars(RMSpropScalars):
 def outside_rmsprop(param, grad, slots, s):
     """`rmsprop` with ε outside the root, as in Keras 1.0.3 to 2.3: p ← p − η g / (√v + ε)."""
     (velocity,) = slots
-    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    velocity = s.rho * velocity + s.one_minus_rho * grad * grad
     return param - s.learning_rate * grad / (sqrt(velocity) + s.epsilon), (velocity,)
 
 
@@ -50,9 +50,16 @@ class MomentumRMSpropScalars(RMSpropScalars):
 def momentum_rmsprop(param, grad, slots, s):
     """RMSprop with momentum over the scaled steps: b ← μ b + η g / √(v + ε);  p ← p − b."""
     velocity, momentum = slots
-    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    velocity = s.rho * velocity + s.one_minus_rho * grad * grad
     momentum = s.momentum * momentum + s.learning_rate * grad / sqrt(velocity + s.epsilon)
     return param - momentum, (velocity, momentum)
+
+
+@callee
+def _variance(velocity, average):
+    """The mean of squares less the square of the mean; infinite where the mean of squares is."""
+    variance = velocity - average * average
+    return where(variance == variance, variance, velocity)
 
 
 class CenteredRMSpropScalars(RMSpropScalars):
@@ -66,9 +73,9 @@ def centered_rmsprop(param, grad, slots, s):
     Source: Graves 2013, https://arxiv.org/abs/1308.0850, equations 38 to 45.
     """
     velocity, average = slots
-    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    velocity = s.rho * velocity + s.one_minus_rho * grad * grad
     average = s.rho * average + s.one_minus_rho * grad
-    return param - s.learning_rate * grad / sqrt(velocity - average * average + s.epsilon), (velocity, average)
+    return param - s.learning_rate * grad / sqrt(_variance(velocity, average) + s.epsilon), (velocity, average)
 
 
 class CenteredMomentumRMSpropScalars(RMSpropScalars):
@@ -79,9 +86,9 @@ class CenteredMomentumRMSpropScalars(RMSpropScalars):
 def centered_momentum_rmsprop(param, grad, slots, s):
     """`centered_rmsprop` with momentum over the scaled steps."""
     velocity, momentum, average = slots
-    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    velocity = s.rho * velocity + s.one_minus_rho * grad * grad
     average = s.rho * average + s.one_minus_rho * grad
-    step = s.learning_rate * grad / sqrt(velocity - average * average + s.epsilon)
+    step = s.learning_rate * grad / sqrt(_variance(velocity, average) + s.epsilon)
     momentum = s.momentum * momentum + step
     return param - momentum, (velocity, momentum, average)
 
@@ -103,7 +110,7 @@ def coupled_rmsprop(param, grad, slots, s):
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.RMSprop.html.
     """
-    return outside_rmsprop(param, grad + s.weight_decay * param, slots, s)
+    return outside_rmsprop(param, with_decay(grad, param, s.weight_decay), slots, s)
 
 
 class CoupledMomentumRMSpropScalars(CoupledRMSpropScalars):
@@ -114,8 +121,8 @@ class CoupledMomentumRMSpropScalars(CoupledRMSpropScalars):
 def coupled_momentum_rmsprop(param, grad, slots, s):
     """With momentum, the rate outside of it: b ← μ b + g / (√v + ε);  p ← p − η b."""
     velocity, momentum = slots
-    grad = grad + s.weight_decay * param
-    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    grad = with_decay(grad, param, s.weight_decay)
+    velocity = s.rho * velocity + s.one_minus_rho * grad * grad
     momentum = s.momentum * momentum + grad / (sqrt(velocity) + s.epsilon)
     return param - s.learning_rate * momentum, (velocity, momentum)
 
@@ -128,10 +135,10 @@ class CoupledCenteredRMSpropScalars(CoupledRMSpropScalars):
 def coupled_centered_rmsprop(param, grad, slots, s):
     """By the estimated variance: a ← a + (g − a)(1 − ρ);  p ← p − η g / (√(v − a²) + ε)."""
     velocity, average = slots
-    grad = grad + s.weight_decay * param
-    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    grad = with_decay(grad, param, s.weight_decay)
+    velocity = s.rho * velocity + s.one_minus_rho * grad * grad
     average = average + (grad - average) * s.one_minus_rho
-    return param - s.learning_rate * grad / (sqrt(velocity - average * average) + s.epsilon), (velocity, average)
+    return param - s.learning_rate * grad / (sqrt(_variance(velocity, average)) + s.epsilon), (velocity, average)
 
 
 class CoupledCenteredMomentumRMSpropScalars(CoupledRMSpropScalars):
@@ -142,8 +149,8 @@ class CoupledCenteredMomentumRMSpropScalars(CoupledRMSpropScalars):
 def coupled_centered_momentum_rmsprop(param, grad, slots, s):
     """`coupled_centered_rmsprop` with momentum, the rate outside of it."""
     velocity, momentum, average = slots
-    grad = grad + s.weight_decay * param
-    velocity = s.rho * velocity + s.one_minus_rho * (grad * grad)
+    grad = with_decay(grad, param, s.weight_decay)
+    velocity = s.rho * velocity + s.one_minus_rho * grad * grad
     average = average + (grad - average) * s.one_minus_rho
-    momentum = s.momentum * momentum + grad / (sqrt(velocity - average * average) + s.epsilon)
+    momentum = s.momentum * momentum + grad / (sqrt(_variance(velocity, average)) + s.epsilon)
     return param - s.learning_rate * momentum, (velocity, momentum, average)

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ..maths import sqrt
+from ..maths import mean_square, sqrt
 from ..registry import rule, scalars_for
 
 
@@ -59,7 +59,7 @@ def schedule_free_adamw(param, grad, slots, s):
     authors' code weighs by the square of the learning rate.
     """
     momentum, velocity = slots
-    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
+    velocity = mean_square(velocity, grad, s.one_minus_beta_2)
     average = (param - s.one_minus_beta_1 * momentum) * s.one_over_beta_1
     momentum = momentum - s.learning_rate * grad / (sqrt(velocity * s.velocity_weight) + s.epsilon)
     average = average + (momentum - average) * s.average_weight
@@ -101,7 +101,7 @@ def authors_schedule_free_adamw(param, grad, slots, s):
     Source: https://github.com/facebookresearch/schedule_free, AdamWScheduleFreeReference and AdamWScheduleFree.
     """
     momentum, velocity = slots
-    velocity = velocity + (grad * grad - velocity) * s.one_minus_beta_2
+    velocity = mean_square(velocity, grad, s.one_minus_beta_2)
     direction = grad / (sqrt(velocity * s.velocity_weight) + s.epsilon) + s.weight_decay * param
     param = param + (momentum - param) * s.average_weight - s.descent * direction
     return param, (momentum - s.learning_rate * direction, velocity)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ...activations import Softmax, activation
 from ...activations import backward as _backward
 from ...activations import relu as _modern_relu
+from ...activations.forms import AlongAxes, activation
+from ...kernels.activations.engine import SOFTMAX
 from ..keras_2_2.activations import hard_sigmoid, linear, sigmoid, softplus, softsign, tanh
 from ..names import find_1
 
@@ -32,7 +33,7 @@ __all__ = [
 def softmax(x: Any) -> Any:
     """Over the last axis, for arrays of two or three axes; others are a ValueError (in 1.0 a plain Exception)."""
     refusal = "Cannot apply softmax to a tensor that is not 2D or 3D. Here, ndim={ndim}"
-    return Softmax(-1, (2, 3), refusal)
+    return AlongAxes(SOFTMAX, -1, (2, 3), refusal)
 
 
 @activation

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ...activations import backward as _backward
 from ...activations import (
-    Elementwise,
-    Softmax,
-    activation,
     elu,
     exponential,
     linear,
@@ -21,9 +19,10 @@ from ...activations import (
     softsign,
     tanh,
 )
-from ...activations import backward as _backward
 from ...activations import relu as _modern_relu
-from ...kernels.activations import HARD_SIGMOID
+from ...activations.forms import AlongAxes, Elementwise, activation
+from ...kernels.activations.engine import SOFTMAX
+from ...kernels.activations.piecewise import HARD_SIGMOID
 from ..names import find_2
 
 __all__ = [
@@ -46,7 +45,7 @@ __all__ = [
 @activation
 def softmax(x: Any, axis: int = -1) -> Any:
     """As in Keras 3, for arrays of two axes or more."""
-    return Softmax(axis, range(2, 65), "Cannot apply softmax to a tensor that is {ndim}D")
+    return AlongAxes(SOFTMAX, axis, range(2, 65), "Cannot apply softmax to a tensor that is {ndim}D")
 
 
 @activation

@@ -28,7 +28,7 @@ class Optimizer(LegacyOptimizer):
 
     @property  # type: ignore[misc]  # the release took the setter away
     def lr(self) -> float:
-        """The learning rate before decay."""
+        """The learning rate before decay; ``lr.set_value(0.1)`` sets it all the same."""
         return self.learning_rate
 
     def _completed(self, weights: list[Array], count: int) -> list[Array]:

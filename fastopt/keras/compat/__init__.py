@@ -5,8 +5,9 @@
 >>> model.compile(loss="mean_squared_error", optimizer=sgd)  # doctest: +SKIP
 
 Arguments and configs are those of `fastopt.compat`; ``learning_rate``, which Keras 3's callbacks read and set, is the
-rate before ``decay``. Gradients reach an optimizer through Keras 3, which leaves variables without one out, with a
-warning, where the releases raised an error.
+rate before ``decay``, and so is ``lr``: a Keras variable that also has ``get_value`` and ``set_value``, as
+``iterations`` has without an accumulation. Gradients reach an optimizer through Keras 3, which leaves variables without
+one out, with a warning, where the releases raised an error.
 """
 
 from . import keras_1_0, keras_2_2, keras_2_3

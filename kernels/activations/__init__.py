@@ -1,0 +1,1 @@
+"""Activations: their formulas, pairs of scalar functions, and the loops around them."""
