@@ -312,7 +312,8 @@ FIRST_STEPS_OF_TORCH = """
     def all_steps(given):
         return [few_steps(*case, *each) for case, each in zip(CASES, given, strict=True)]
 
-    in_parent, in_child = ([inputs() for _ in CASES] for _ in range(2))  # by torch, which would hang in the child itself
+    # By torch, which would hang in the child itself.
+    in_parent, in_child = ([inputs() for _ in CASES] for _ in range(2))
     parent = all_steps(in_parent)
     children.report(parent=parent, child=children.in_fork(lambda: all_steps(in_child)))
 """
