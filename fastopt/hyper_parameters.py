@@ -19,6 +19,24 @@ from .schedules import serialize as serialize_schedule
 Rate = float | LearningRateSchedule | Callable[[], float] | Callable[[int], float]
 Coefficient = float | Callable[[], float]
 
+_ELSEWHERE = {
+    "lr": "learning_rate",
+    "betas": "beta_1 and beta_2",
+    "beta1": "beta_1",
+    "beta2": "beta_2",
+    "b1": "beta_1",
+    "b2": "beta_2",
+    "eps": "epsilon",
+    "alpha": "rho",
+    "wd": "weight_decay",
+    "clip_norm": "global_clipnorm",
+    "max_norm": "global_clipnorm",
+    "max_grad_norm": "global_clipnorm",
+    "clip_value": "clipvalue",
+    "ema": "use_ema and ema_momentum",
+}
+"""What torch, optax and others call a hyper-parameter → what it is called here."""
+
 _Init = TypeVar("_Init", bound=Callable[..., None])
 
 
@@ -68,12 +86,20 @@ def _refuse_unknown(name: str, signature: inspect.Signature, kwargs: Mapping[str
     for key in kwargs:
         if key in signature.parameters:
             continue
-        hint = f"the valid ones are {', '.join(list(signature.parameters)[1:])}"
+        words = hint(key, _ELSEWHERE, list(signature.parameters)[1:])
         if key == "lr":
-            hint = "it is called learning_rate; fastopt.compat has the classes that took lr"
+            words += "; fastopt.compat has the classes that took lr"
         elif key == "decay":
-            hint = "use a schedule such as InverseTimeDecay; fastopt.compat has the classes that took decay"
-        raise TypeError(f"{name} has no argument {key!r}: {hint}")
+            words = "use a schedule such as InverseTimeDecay; fastopt.compat has the classes that took decay"
+        raise TypeError(f"{name} has no argument {key!r}: {words}")
+
+
+def hint(key: str, elsewhere: Mapping[str, str], valid: list[str]) -> str:
+    """What an unknown argument may have been meant for: ``elsewhere`` gives the valid name of what others call so."""
+    meant = elsewhere.get(key, "")
+    if set(meant.split(" and ")) <= set(valid):
+        return f"it is called {meant}"
+    return f"the valid ones are {', '.join(valid)}"
 
 
 def without_axes(value: Any) -> Any:

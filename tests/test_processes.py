@@ -280,6 +280,53 @@ def test_fork_where_only_torch_ran_in_parallel(layer, imported):
     assert found["child"] == children.steps_of("Adam")
 
 
+FIRST_STEPS_OF_TORCH = """
+    import children, torch, fastopt.torch
+
+    torch.set_num_threads(2)
+    CASES = [
+        ("Adam", {"ema": 0.9}),
+        ("SGD", {"flat": True, "fused_zero_grad": True}),
+        ("ScheduleFreeAdamW", {}),
+        ("Adagrad", {"initial_accumulator_value": 0.5}),
+    ]
+
+    def inputs():
+        wide = [torch.linspace(-k, 3, 2_000_000).reshape(1000, 2000) for k in range(2)]
+        return torch.nn.Parameter(torch.linspace(-1, 1, 1_000_000).reshape(1000, 1000)), [grad[:, ::2] for grad in wide]
+
+    def few_steps(name, options, p, grads):
+        optimizer = getattr(fastopt.torch, name)([p], **options)
+        if name == "ScheduleFreeAdamW":
+            optimizer.train()
+        for p.grad in grads:
+            optimizer.step()
+        found = [children.digest(p.detach().numpy(), *(grad.numpy() for grad in grads))]
+        if "ema" in options:
+            with optimizer.evaluation_weights():
+                found.append(children.digest(p.detach().numpy()))
+        if name == "ScheduleFreeAdamW":
+            optimizer.eval()
+        return [*found, children.digest(p.detach().numpy())]
+
+    def all_steps(given):
+        return [few_steps(*case, *each) for case, each in zip(CASES, given, strict=True)]
+
+    # By torch, which would hang in the child itself.
+    in_parent, in_child = ([inputs() for _ in CASES] for _ in range(2))
+    parent = all_steps(in_parent)
+    children.report(parent=parent, child=children.in_fork(lambda: all_steps(in_child)))
+"""
+
+
+@children.FORK
+def test_first_steps_of_torchs_parameters_in_a_fork():
+    """The parent's bits: what makes and fills state, averages and buffers does not enter OpenMP there."""
+    pytest.importorskip("torch", reason="its optimizers are stepped")
+    found = children.run(FIRST_STEPS_OF_TORCH, timeout=400, PYTHONWARNINGS="default")  # torch's own are none of ours
+    assert found["child"] == found["parent"]
+
+
 LOCKS = {
     "launches": "from fastopt.kernels.launch import exclusively as lock",
     "compiles": "from numba.core.compiler_lock import global_compiler_lock as lock",

@@ -88,6 +88,64 @@ def test_state_dict_and_pickles_have_counters_of_their_own():
         assert all(counter.untyped_storage().nbytes() == counter.nbytes for counter in counters)
 
 
+def test_state_that_is_no_parameters():
+    """Notes among the state go where torch.optim has them go: into dicts, copies and pickles, and back."""
+    both = twins("Adam", lr=0.1)
+    steps(both, range(2))
+    for params, optimizer in both:
+        optimizer.state["note"] = 1
+        optimizer.state["more"] = {"step": "second"}
+        give(params, 2)
+        optimizer.step()
+        saved = optimizer.state_dict()
+        found = [copy.deepcopy(optimizer).state, pickle.loads(pickle.dumps(optimizer)).state, saved["state"]]
+        optimizer.load_state_dict(copy.deepcopy(saved))
+        for state in (*found, optimizer.state):
+            assert (state["note"], state["more"], len(state)) == (1, {"step": "second"}, 4)
+    steps(both, range(3, 5))
+    assert_alike(both)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, fastopt.torch.Adam])
+@pytest.mark.parametrize("given", [[1, 2], {"a": 1}, {"state": [3]}, {"state": {0: 4}}])
+def test_hooks_give_the_state_dict_any_form(kind, given):
+    """A hook's result is what `state_dict` gives, in torch.optim as here."""
+    params = [leaf(3)]
+    optimizer = kind(params)
+    give(params, 0)
+    optimizer.step()
+    optimizer.register_state_dict_post_hook(lambda *_: given)
+    assert optimizer.state_dict() is given
+
+
+@pytest.mark.parametrize("name", fastopt.torch.__all__)
+def test_groups_of_a_checkpoint_that_lack_keys(name):
+    """torch.optim's classes say which of theirs have a default of old; the rest is as the optimizer was made."""
+    shape = (3, 4)
+    params = [leaf(*shape)]
+    optimizer = getattr(fastopt.torch, name)(params)
+    made = dict(optimizer.param_groups[0])
+    bare = {"state": {}, "param_groups": [{"params": [0]}]}
+    expected = dict(made)
+    if hasattr(torch.optim, name):
+        other = getattr(torch.optim, name)([leaf(*shape)])
+        other.load_state_dict(copy.deepcopy(bare))
+        expected |= {key: value for key, value in other.param_groups[0].items() if key != "params"}
+    optimizer.load_state_dict(copy.deepcopy(bare))
+    assert optimizer.param_groups[0] == expected
+    if name == "ScheduleFreeAdamW":
+        optimizer.train()
+    give(params, 0)
+    optimizer.step()
+
+
+def test_pickles_of_groups_that_lack_keys():
+    optimizer = fastopt.torch.Lion([leaf(3)], maximize=True)
+    del optimizer.param_groups[0]["maximize"], optimizer.param_groups[0]["lr"]
+    assert pickle.loads(pickle.dumps(optimizer)).param_groups[0]["maximize"] is True
+    assert copy.deepcopy(optimizer).param_groups[0]["lr"] == 1e-4
+
+
 @pytest.mark.parametrize(
     ("name", "kwargs"),
     [
@@ -253,6 +311,161 @@ def test_frozen_parameters_may_be_of_any_kind():
         optimizer.step()
 
 
+META = {
+    "SGD": {"momentum": 0.9}, "RMSprop": {"momentum": 0.9, "centered": True}, "Adagrad": {}, "Adadelta": {},
+    "Adam": {"amsgrad": True}, "AdamW": {}, "Adamax": {}, "NAdam": {}, "Adafactor": {}, "Muon": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", META)
+def test_parameters_on_the_device_meta(name):
+    """torch.optim steps them: state appears, on that device, and updates are counted."""
+    described = []
+    for kind in (getattr(torch.optim, name), getattr(fastopt.torch, name)):
+        shapes = [(3, 4)] if name == "Muon" else [(3, 4), (5,), ()]
+        params = [torch.nn.Parameter(torch.empty(shape, device="meta")) for shape in shapes]
+        optimizer = kind(params, **META[name])
+        for _ in range(2):
+            sum((p * p).sum() for p in params).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.step()
+        described.append([{key: _described(value) for key, value in optimizer.state[p].items()} for p in params])
+    assert described[0] == described[1]
+
+
+def _described(value):
+    numbers = value.item() if value.device.type == "cpu" else None
+    return value.shape, value.dtype, value.stride(), value.device.type, numbers
+
+
+OPTIONS = {"clip_norm": 1.0, "nonfinite": "skip", "fused_zero_grad": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("Lion", OPTIONS), ("Lamb", {"fused_backward": True}), ("ScheduleFreeAdamW", OPTIONS)]
+)
+def test_all_options_on_the_device_meta(name, options):
+    """State is where torch.optim's would be."""
+    p = torch.nn.Parameter(torch.empty(3, 4, device="meta"))
+    optimizer = getattr(fastopt.torch, name)([p], ema=0.9, flat=True, **options)
+    if name == "ScheduleFreeAdamW":
+        optimizer.train()
+    for _ in range(2):
+        (p * p).sum().backward()
+        optimizer.step()
+    with optimizer.evaluation_weights():
+        assert {value.device.type for key, value in optimizer.state[p].items() if key != "step"} == {"meta"}
+    assert optimizer.state[p].get("step", 2.0) == 2.0
+
+
+def test_parameters_on_the_device_meta_beside_others():
+    shapes = (3, 4), (5,)
+    for options in ({}, {"fused_backward": True}):
+        both = twins("SGD", *shapes, lr=0.1, momentum=0.9)
+        both[1][1].fused_backward = bool(options)
+        for params, optimizer in both:
+            meta = torch.nn.Parameter(torch.empty(2, device="meta"))
+            optimizer.add_param_group({"params": [meta]})
+            for _ in range(3):
+                meta.sum().backward()
+                sum((p**2).sum() for p in params).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        assert_alike(both)
+
+
+def _wrapper():
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    return torch.nn.Parameter(TwoTensor(torch.ones(3), torch.ones(3)))
+
+
+def _fake():
+    with torch._subclasses.fake_tensor.FakeTensorMode():
+        return torch.nn.Parameter(torch.ones(3))
+
+
+@pytest.mark.parametrize(("make", "kind"), [(_wrapper, "TwoTensor"), (_fake, "FakeTensor")])
+def test_parameters_of_classes_with_operations_of_their_own(make, kind):
+    """There is no memory behind them that a kernel could write to."""
+    optimizer = fastopt.torch.Adam([leaf(3)])
+    with pytest.raises(TypeError, match=rf"^parameter 1 of group 1, a {kind}, has no memory"):
+        optimizer.add_param_group({"params": [leaf(4), make()]})
+    assert len(optimizer.param_groups) == 1
+    frozen = make().requires_grad_(False)
+    optimizer.add_param_group({"params": [frozen]})
+    frozen.requires_grad_()
+    frozen.grad = torch.ones_like(frozen)
+    with pytest.raises(TypeError, match=rf"^parameter 0 of group 1, a {kind}, has no memory"):
+        optimizer.step()
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("options", [{}, {"flat": True}])
+@pytest.mark.parametrize("where", ["fake mode", "functionalize", "grad", "vmap", "freed"])
+def test_parameters_that_have_no_memory_at_the_step(where, options):
+    p, memory = torch.nn.Parameter(torch.ones(3)), torch.ones(3)
+    p.data = memory
+    optimizer = fastopt.torch.Adam([p], **options)
+
+    def step(value):
+        if where not in ("fake mode", "freed"):
+            optimizer.param_groups[0]["params"] = [value]
+        value.grad = torch.ones_like(value)
+        with pytest.raises(TypeError, match=r"^parameter 0 of group 0.* has no memory"):
+            optimizer.step()
+        return value.sum()
+
+    if where == "fake mode":
+        p.grad = torch.ones(3)
+        with torch._subclasses.fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
+            step(p)
+        assert type(p.data) is torch.Tensor
+    elif where == "freed":
+        p.grad = torch.ones(3)
+        memory.untyped_storage().resize_(0)
+        with pytest.raises(TypeError, match=r"^parameter 0 of group 0 has no memory"):
+            optimizer.step()
+    else:
+        transform = {"functionalize": torch.func.functionalize, "grad": torch.func.grad, "vmap": torch.vmap}[where]
+        transform(step)(torch.ones(3, 3))
+    assert not optimizer.state
+
+
+def test_a_parameter_twice_in_a_group():
+    """torch.optim warns that it will be an error, and steps it twice."""
+    p = leaf(3)
+    optimizer = fastopt.torch.SGD([leaf(4)], lr=0.1)
+    with (
+        pytest.warns(UserWarning, match="duplicate parameters"),
+        pytest.raises(ValueError, match=r"^parameter 2 of group 1 is parameter 0, too: pass a shared parameter once"),
+    ):
+        optimizer.add_param_group({"params": [p, leaf(2), p]})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("name", fastopt.torch.__all__)
+def test_unknown_arguments(name):
+    """Python names the class of a method that is called wrongly."""
+    kind = getattr(fastopt.torch, name)
+    with pytest.raises(TypeError, match=rf"^fastopt.torch.{name} has no argument 'foo': the valid ones are lr, "):
+        kind([leaf(3, 3)], foo=1)
+    with pytest.raises(TypeError, match=rf"{name} has no argument 'global_clipnorm': it is called clip_norm$"):
+        kind([leaf(3, 3)], global_clipnorm=1.0)
+
+
+def test_arguments_that_subclasses_take():
+    class Own(fastopt.torch.Adam):
+        def __init__(self, params, rate, **kwargs):
+            super().__init__(params, lr=rate, **kwargs)
+
+    assert Own([leaf(3)], 0.5, betas=(0.5, 0.5)).param_groups[0]["lr"] == 0.5
+    with pytest.raises(TypeError, match="Own has no argument 'learning_rate'"):
+        Own([leaf(3)], 0.5, learning_rate=0.1)
+
+
 def test_what_overlaps_is_named_once():
     base = torch.zeros(6)
     params = [torch.nn.Parameter(base[:4]), torch.nn.Parameter(base[2:])]
@@ -262,6 +475,10 @@ def test_what_overlaps_is_named_once():
         optimizer.step()
     assert not optimizer.state
     torch.optim.Adam(params).load_state_dict(optimizer.state_dict())
+
+
+def lies_in(tensor, buffer):
+    return 0 <= tensor.data_ptr() - buffer.data_ptr() <= buffer.nbytes - tensor.nbytes
 
 
 def test_all_that_is_trained_is_packed_at_once():
@@ -274,7 +491,7 @@ def test_all_that_is_trained_is_packed_at_once():
         q.sum().backward()
         optimizer.step()
         assert optimizer.flat_parameters[0] is buffer
-        assert q.untyped_storage().data_ptr() == buffer.data_ptr()
+        assert lies_in(q, buffer)
 
 
 def test_engines_of_several_devices_count_apart(monkeypatch):

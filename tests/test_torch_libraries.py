@@ -7,6 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import children
 import pytest
 import torch
 from torch_reference import batches, distance, loss_of, net
@@ -238,6 +239,8 @@ def test_fsdp2(mesh):
         ("Lamb", {}, "Lamb needs whole parameters"),
         ("Adafactor", {}, "Adafactor needs whole parameters"),
         ("AdamW", {"flat": True}, "flat=True cannot move"),
+        ("AdamW", {"nonfinite": "skip"}, "nonfinite='skip' sees this process's part of distributed tensors"),
+        ("AdamW", {"nonfinite": "raise"}, "one process alone would leave a step out"),
     ],
 )
 def test_what_distributed_tensors_are_refused_for(mesh, name, options, message):
@@ -248,6 +251,238 @@ def test_what_distributed_tensors_are_refused_for(mesh, name, options, message):
     (p * p).sum().backward()
     with pytest.raises(TypeError, match=message):
         optimizer.step()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_options_that_come_after_the_first_step_of_distributed_tensors(mesh):
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    p = torch.nn.Parameter(distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)]))
+    optimizer = fastopt.torch.SGD([p], lr=0.1)
+    for name, value in (("clip_norm", 1.0), ("nonfinite", "skip"), ("nonfinite", "raise")):
+        (p * p).sum().backward()
+        optimizer.step()
+        before = p.detach().full_tensor().clone()
+        setattr(optimizer, name, value)
+        with pytest.raises(TypeError, match=name):
+            optimizer.step()
+        setattr(optimizer, name, None if name == "clip_norm" else "propagate")
+        assert torch.equal(p.detach().full_tensor(), before)
+
+
+# -- several processes -------------------------------------------------------------------------------------------------
+
+EARLY = "fused_backward=True steps with each process's own gradients, before DistributedDataParallel"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("mesh")
+@pytest.mark.parametrize("options", [{}, {"static_graph": True}, {"gradient_as_bucket_view": True}])
+@pytest.mark.parametrize("first", ["optimizer", "wrapper", "step"])
+def test_fused_backward_is_refused_where_gradients_are_reduced_later(first, options):
+    """The reference of torch's DDP: hooks on parameters see gradients that are this process's own."""
+    if first == "step" and options.get("static_graph"):
+        pytest.skip("a wrapper that comes after a step, and leaves no gradients, cannot be seen")
+    model = net()
+    if first == "wrapper":
+        wrapped = torch.nn.parallel.DistributedDataParallel(model, **options)
+    optimizer = fastopt.torch.SGD(model.parameters(), lr=0.1, fused_backward=True)
+    batch = batches(1)[0]
+    if first == "step":
+        loss_of(model, batch).backward()
+        optimizer.step()
+    if first != "wrapper":
+        wrapped = torch.nn.parallel.DistributedDataParallel(model, **options)
+    if first == "step":
+        loss_of(wrapped, batch).backward()
+        with pytest.raises(RuntimeError, match=EARLY):
+            optimizer.step()
+        return
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(RuntimeError, match=EARLY):
+        loss_of(wrapped, batch).backward()
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fused_backward_of_what_no_wrapper_reduces(mesh):
+    """Beside a DDP module and inside FSDP2, which reduces before it calls hooks; as torch.optim.SGD's steps."""
+    from torch.distributed.fsdp import fully_shard
+
+    torch.nn.parallel.DistributedDataParallel(beside := net())
+    models = []
+    for kind, options in ((torch.optim.SGD, {}), (fastopt.torch.SGD, {"fused_backward": True})):
+        for shard in (False, True):
+            model = net()
+            if shard:
+                fully_shard(model, mesh=mesh)
+            optimizer = kind(model.parameters(), lr=0.1, momentum=0.9, **options)
+            for batch in batches(3):
+                loss_of(model, batch).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            models.append([getattr(p, "full_tensor", lambda p=p: p)().detach() for p in model.parameters()])
+    assert max(distance(models[0], other) for other in models[1:]) < 2e-6
+    assert all(map(torch.equal, beside.parameters(), net().parameters()))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_evaluation_of_an_fsdp2_model(mesh):
+    """What the model computes is what it computes with the averages, by `torch.func.functional_call`."""
+    from torch.distributed.fsdp import fully_shard
+
+    x = batches(1)[0][0].float()
+    model = net()
+    fully_shard(model, mesh=mesh)
+    optimizer = fastopt.torch.SGD(model.parameters(), lr=0.5, ema=0.5)
+    for batch in batches(3):
+        loss_of(model, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    names = [name for name, _ in model.named_parameters()]
+    states = [optimizer.state[p]["ema"] for p in model.parameters()]
+    averages = {name: state.full_tensor() for name, state in zip(names, states, strict=True)}
+    trained = [p.full_tensor().detach() for p in model.parameters()]
+    with torch.no_grad():
+        expected = torch.func.functional_call(net(), averages, x)
+        with optimizer.evaluation_weights():
+            assert torch.allclose(model(x), expected)
+            model.reshard()
+        before = model(x)
+        assert not torch.allclose(before, expected)
+        with pytest.raises(RuntimeError, match=r"model.reshard\(\) before evaluation_weights"):
+            optimizer.evaluation_weights().__enter__()
+        model.reshard()
+        with pytest.raises(RuntimeError, match=r"model.reshard\(\) at the end of"), optimizer.evaluation_weights():
+            assert torch.allclose(model(x), expected)
+        model.reshard()
+        assert torch.equal(model(x), before)
+        model.reshard()
+        with pytest.raises(KeyError), optimizer.evaluation_weights():
+            model(x)
+            raise KeyError
+        model.reshard()
+    assert all(map(torch.equal, trained, (p.full_tensor() for p in model.parameters())))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_schedule_free_modes_of_an_fsdp2_model(mesh):
+    from torch.distributed.fsdp import fully_shard
+
+    model = net()
+    fully_shard(model, mesh=mesh)
+    optimizer = fastopt.torch.ScheduleFreeAdamW(model.parameters())
+    batch = batches(1)[0]
+    with torch.no_grad():
+        loss_of(model, batch)
+    optimizer.train()
+    loss_of(model, batch).backward()
+    optimizer.step()
+    optimizer.eval()
+    with torch.no_grad():
+        loss_of(model, batch)
+    with pytest.raises(RuntimeError, match=r"call model.reshard\(\) before train\(\) of the optimizer"):
+        optimizer.train()
+    assert not optimizer.param_groups[0]["train_mode"]
+    model.reshard()
+    optimizer.train()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_distributed_tensors_of_no_module_beside_an_fsdp2_model(mesh):
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    class Holder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p = torch.nn.Parameter(distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)]))
+
+    holder, model = Holder(), net()
+    fully_shard(model, mesh=mesh)
+    optimizer = fastopt.torch.SGD(holder.parameters(), lr=0.1, ema=0.9)
+    (holder.p * holder.p).sum().backward()
+    optimizer.step()
+    model(batches(1)[0][0].float())
+    with optimizer.evaluation_weights():
+        pass
+
+
+TWO_PROCESSES = """
+    import children, torch, fastopt.torch
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+
+    dist.init_process_group("gloo", init_method="file://{store}", rank={rank}, world_size=2)
+    mesh = dist.init_device_mesh("cpu", (2,))
+
+    def model():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1))
+
+    def train(model, optimizer):
+        for k in range(3):
+            batch = torch.randn(2, 3, generator=torch.Generator().manual_seed({rank} + 2 * k))
+            model(batch).pow(2).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return [getattr(p, "full_tensor", lambda p=p: p)().detach().tolist() for p in model.parameters()]
+
+    def torchs():
+        wrapped = torch.nn.parallel.DistributedDataParallel(model())
+        return train(wrapped, torch.optim.SGD(wrapped.parameters(), lr=0.1))
+
+    def refused():
+        wrapped = torch.nn.parallel.DistributedDataParallel(own := model())
+        optimizer = fastopt.torch.SGD(own.parameters(), lr=0.1, fused_backward=True)
+        try:
+            train(wrapped, optimizer)
+        except RuntimeError as error:
+            assert [p.tolist() for p in own.parameters()] == [p.tolist() for p in model().parameters()]
+            return str(error)
+
+    def sharded():
+        fully_shard(own := model(), mesh=mesh)
+        return train(own, fastopt.torch.SGD(own.parameters(), lr=0.1, fused_backward=True))
+
+    children.report(torchs=torchs(), refused=refused(), sharded=sharded())
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.full
+def test_two_processes(tmp_path):
+    """The way out of the refusal: under FSDP2 both end where torch.optim.SGD ends under DDP."""
+    given = {"store": tmp_path / "store"}
+    both = [children.start(TWO_PROCESSES.format(rank=k, **given), PYTHONWARNINGS="ignore") for k in range(2)]
+    found = [children.finish(child) for child in both]
+    expected = found[0]["torchs"]
+    for each in found:
+        assert each["refused"].startswith(EARLY)
+        for one, other in zip(each["sharded"], expected, strict=True):
+            torch.testing.assert_close(torch.tensor(one), torch.tensor(other))
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_flat_parameters_are_saved_alone(tmp_path):
+    """By torch.save as by safetensors, whose `save_model` refuses tensors that are views of larger ones."""
+    safetensors = pytest.importorskip("safetensors.torch", reason="comes with the extra torch-libraries")
+    model = net()
+    optimizer = fastopt.torch.SGD(model.parameters(), lr=0.1, flat=True)
+    loss_of(model, batches(1)[0]).backward()
+    optimizer.step()
+    sizes = []
+    for kind in (model, copy.deepcopy(model)):
+        torch.save(kind.conv.weight, tmp_path / "weight")
+        sizes.append((tmp_path / "weight").stat().st_size)
+    assert sizes[0] == sizes[1]
+    safetensors.save_model(model, tmp_path / "model")
+    again = net()
+    safetensors.load_model(again, tmp_path / "model")
+    assert all(map(torch.equal, model.parameters(), again.parameters()))
+    assert not torch.equal(model.conv.weight, net().conv.weight)
 
 
 def test_the_example_trains_alike(monkeypatch, capsys):

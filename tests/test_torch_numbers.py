@@ -96,6 +96,7 @@ def test_float64(name):
 
 OWN = [
     (Lion, {"lr": 0.01, "betas": (0.8, 0.9), "weight_decay": 0.1, "maximize": True}),
+    (Lion, {"lr": 0.01, "betas": (0.8, 0.9), "weight_decay": 0.01, "decoupled_weight_decay": True}),
     (Lamb, {"lr": 0.01, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1, "bias_correction": True}),
     (Lamb, {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": 0.0, "bias_correction": False}),
     (
@@ -128,6 +129,38 @@ def test_what_torch_lacks(kind, kwargs):
     expected = run(reference, gradients, torch.float64)
     assert distance(run(make, gradients, torch.float64), expected) < 1e-11
     assert_as_near_as_torch(run(make, gradients, torch.float32), run(reference, gradients, torch.float32), expected)
+
+
+def test_lion_goes_on_from_lion_pytorch():
+    """Its checkpoints have neither ``maximize`` nor ``decoupled_weight_decay``, which it keeps elsewhere.
+
+    Rates of groups and schedules differ from the first, which the decay is divided by.
+    """
+    kwargs = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.2, "decoupled_weight_decay": True}
+    gradients = recorded_gradients(lambda params: Lion(params, **kwargs), 20)
+    trained = []
+    for kind in (Lion, fastopt.torch.Lion):
+        params = parameters_of(net(torch.float64))
+        groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.3}]
+        optimizer = Lion(groups, **kwargs)
+        replay(optimizer, params, gradients[:10])
+        saved = copy.deepcopy(optimizer.state_dict())
+        for group in saved["param_groups"]:
+            del group["decoupled_weight_decay"]
+        optimizer = kind([{"params": params[:2]}, {"params": params[2:]}], **kwargs)
+        optimizer.load_state_dict(saved)
+        for group in optimizer.param_groups:
+            if kind is Lion:
+                group["decoupled_weight_decay"] = True
+            group["lr"] /= 2
+        replay(optimizer, params, gradients[10:])
+        trained.append([p.detach() for p in params])
+    assert distance(trained[1], trained[0]) < 1e-12
+
+
+def test_lion_refuses_to_divide_by_no_rate():
+    with pytest.raises(ValueError, match=r"Invalid learning rate: 0.0; decoupled_weight_decay=True divides by it"):
+        fastopt.torch.Lion([torch.nn.Parameter(torch.ones(3))], 0.0, decoupled_weight_decay=True)
 
 
 def test_schedule_free_evaluates_the_average():

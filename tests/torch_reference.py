@@ -162,12 +162,13 @@ class Loop(torch.optim.Optimizer):
 
 
 class Lion(Loop):
-    """Chen et al. 2023, algorithm 2, in the form of lion-pytorch."""
+    """Chen et al. 2023, algorithm 2, in the form of lion-pytorch 0.2.5."""
 
     def update(self, p, grad, state, h):
-        m = state.setdefault("m", torch.zeros_like(p))
+        m = state.setdefault("exp_avg", torch.zeros_like(p))
         beta_1, beta_2 = h["betas"]
-        p.mul_(1 - h["lr"] * h["weight_decay"])
+        decay = h["weight_decay"] / self.defaults["lr"] if h.get("decoupled_weight_decay") else h["weight_decay"]
+        p.mul_(1 - h["lr"] * decay)
         p.add_((beta_1 * m + (1 - beta_1) * grad).sign(), alpha=-h["lr"])
         m.mul_(beta_2).add_(grad, alpha=1 - beta_2)
 

@@ -12,7 +12,8 @@ import torch
 from ..averages import LEAVE_FIRST
 from ..kernels.launch import one_call
 from ..steps.host import Call
-from .memory import local
+from .memory import few_threads, local
+from .several import check_sharded
 
 
 class Averages:
@@ -34,7 +35,8 @@ class Averages:
         Raises
         ------
         RuntimeError
-            If there is none: ``ema=None``, or no step yet; or if the context is entered twice.
+            If there is none: ``ema=None``, or no step yet; or if the context is entered twice. With FSDP2, if the model
+            would go on with other weights: call its ``reshard()`` before the context and at its end.
         """
         if self.ema is None:
             raise RuntimeError("there are no averaged weights: make the optimizer with ema=0.99, for example")
@@ -48,10 +50,13 @@ class Averages:
         ]
         if not pairs:
             raise RuntimeError("there are no averaged weights before the first step")
+        averaged = [p for p, _ in pairs]
+        check_sharded(averaged, "before evaluation_weights()")
         try:
-            self._training = [(p, local(p).detach().clone()) for p, _ in pairs]
-            self._evaluating = True
-            one_call(_copying(pairs))()
+            with few_threads():
+                self._training = [(p, local(p).detach().clone()) for p, _ in pairs]
+                self._evaluating = True
+                one_call(_copying(pairs))()
             yield
         finally:
             try:
@@ -59,7 +64,9 @@ class Averages:
             except BaseException:  # interrupted before it had begun
                 self.leave_evaluation()
                 raise
+        check_sharded(averaged, "at the end of evaluation_weights()")
 
+    @few_threads()
     @torch.no_grad()
     def leave_evaluation(self) -> None:
         """Put the training weights back, if `evaluation_weights` has taken them away and was interrupted on leaving.

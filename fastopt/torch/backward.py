@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch._compile import _disable_dynamo
 
-from .building import check_distribution, local_gradient, pack
+from .building import AnyEngine, check_members, engine_of, local_gradient, pack
 from .cohorts import Cohort, member_of
-from .engine import Engine
+from .memory import few_threads
+from .several import check_distribution, check_reduction, has_processes, later_reduction
 from .versions import count_up
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class _Single(NamedTuple):
     """The engine of one parameter, and what it was made for."""
 
-    engine: Engine
+    engine: AnyEngine
     group: dict[str, Any]
     cohort: Cohort
     place: tuple[int, int]
@@ -41,6 +42,7 @@ class BackwardSteps:
         self._hooked: set[int] = set()
         self._singles: dict[Any, _Single] = {}
         self._places: dict[Any, tuple[int, int]] = {}
+        self._stepped: set[int] = set()  # since `finish`
 
     def forget(self) -> None:
         """Let go of engines: state was exchanged."""
@@ -53,13 +55,20 @@ class BackwardSteps:
         def arrived(parameter: torch.Tensor) -> None:
             owner = reference()
             if owner is not None and owner.fused_backward:
-                owner._backward.step(parameter)
+                owner._backward.step_early(parameter)
 
-        for group in self._owner.param_groups:
-            for p in group["params"]:
-                if p.requires_grad and id(p) not in self._hooked:
-                    self._hooked.add(id(p))
-                    p.register_post_accumulate_grad_hook(arrived)
+        for p in self._params():
+            if p.requires_grad and id(p) not in self._hooked:
+                self._hooked.add(id(p))
+                p.register_post_accumulate_grad_hook(arrived)
+
+    @_disable_dynamo
+    def step_early(self, parameter: torch.Tensor) -> None:
+        """`step` during ``backward``, unless gradients are reduced after that."""
+        if not self._singles:
+            check_reduction(self._params())
+        self.step(parameter)
+        self._stepped.add(id(parameter))
 
     @_disable_dynamo
     @torch.no_grad()
@@ -81,7 +90,13 @@ class BackwardSteps:
         self._singles[parameter] = single
 
     def finish(self) -> None:
-        """Step what still has a gradient: parameters that were frozen when hooks were last placed."""
+        """Step what still has a gradient: parameters that were frozen when hooks were last placed.
+
+        Raises
+        ------
+        RuntimeError
+            If the gradients that were stepped with were scaled, or not reduced yet over processes.
+        """
         owner = self._owner
         if getattr(owner, "found_inf", None) is not None or getattr(owner, "grad_scale", None) is not None:
             raise RuntimeError(
@@ -89,10 +104,15 @@ class BackwardSteps:
                 "a GradScaler, or the scaler without fused_backward"
             )
         self.await_gradients()
-        for group in owner.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self.step(p)
+        left = [p for p in self._params() if p.grad is not None]
+        stepped, self._stepped = self._stepped, set()
+        if has_processes() and not stepped.isdisjoint(map(id, left)):
+            raise RuntimeError(later_reduction("DistributedDataParallel"))
+        for p in left:
+            self.step(p)
+
+    def _params(self) -> list[Any]:
+        return [p for group in self._owner.param_groups for p in group["params"]]
 
     def _prepare(self, single: _Single, parameter: Any, place: tuple[int, int]) -> bool:
         """Whether the engine fits what there is now, and is ready to run."""
@@ -105,12 +125,14 @@ class BackwardSteps:
             and engine.prepare_step(_own_gradient(single, parameter))
         )
 
+    @few_threads()
     def _build(self, parameter: Any, g: int, k: int) -> _Single:
         owner = self._owner
         check_distribution(owner, [parameter])
-        pack(owner, [p for group in owner.param_groups for p in group["params"]] if owner.flat else [])
         member = member_of(owner, parameter, parameter.grad, g, k, {}, {})
-        return _Single(Engine(owner, [member]), owner.param_groups[g], member.cohort, (g, k))
+        check_members([member])
+        pack(owner, self._params())
+        return _Single(engine_of(owner, [member]), owner.param_groups[g], member.cohort, (g, k))
 
     def _place_of(self, parameter: Any) -> tuple[int, int] | None:
         """Number of the group, and number in it."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch._compile import _disable_dynamo
 
+from ..hyper_parameters import hint
 from ..kernels.launch import one_call
 from ..plan import Slot
 from ..steps.alone import alone
@@ -19,7 +20,8 @@ from .averages import Averages
 from .backward import BackwardSteps
 from .building import Built, Seen, build, local_gradient, own
 from .cohorts import Cohort, path_of
-from .memory import check_parameter, local
+from .memory import check_parameter, few_threads, local
+from .names import ELSEWHERE
 from .options import NAMES, Options, options_of
 from .versions import Zeroed, count_up
 
@@ -51,8 +53,8 @@ class Fused(Options, Averages):
         version counters: what writes to a gradient behind autograd's back (``p.grad.data``, NumPy) is not seen.
     flat : bool
         Move the ``data`` of all parameters that are trained into one tensor per device and dtype, see
-        `flat_parameters`. They are views then: `torch.save` of one writes the whole tensor (save ``p.clone()``). What
-        is thawed or added later has all packed anew.
+        `flat_parameters`. Each has a storage of its own there, so that it is saved alone. What is thawed or added later
+        has all packed anew.
     fused_backward : bool
         Update each parameter as soon as its gradient is there, and free that: each ``backward`` is a step, so gradients
         cannot be accumulated over several, nor scaled by a ``GradScaler``. ``step`` only ends the step.
@@ -68,6 +70,7 @@ class Fused(Options, Averages):
     _needs_whole: ClassVar[bool] = False
     """Whether the rule looks at more than single elements."""
 
+    defaults: dict[str, Any]
     param_groups: list[dict[str, Any]]
     state: Any
     _unscales_itself = False
@@ -131,13 +134,22 @@ class Fused(Options, Averages):
         self.clip_norm, self.clip_value, self.ema, self.nonfinite = clip_norm, clip_value, ema, nonfinite
         self.fused_zero_grad, self.flat, self.fused_backward = fused_zero_grad, flat, fused_backward
         self._begin()
-        super().__init__(params, *args, **kwargs)  # type: ignore[call-arg]
-        if self.defaults.get("differentiable"):  # type: ignore[attr-defined]
+        self._refuse_unknown(inspect.signature(super().__init__).parameters, kwargs)
+        with few_threads():
+            super().__init__(params, *args, **kwargs)  # type: ignore[call-arg]
+        if self.defaults.get("differentiable"):
             raise ValueError(
                 f"differentiable=True: fastopt.torch.{type(self).__name__} updates in place, where autograd cannot "
                 f"follow: use torch.optim.{type(self).__name__}"
             )
         self._unscales_itself = False  # torch's constructors may have set it, for fused=True
+
+    def _refuse_unknown(self, known: Mapping[str, inspect.Parameter], kwargs: Mapping[str, Any]) -> None:
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            return
+        own = list(inspect.signature(type(self)).parameters)[1:]
+        for key in kwargs.keys() - known.keys():
+            raise TypeError(f"fastopt.torch.{type(self).__name__} has no argument {key!r}: {hint(key, ELSEWHERE, own)}")
 
     def _begin(self) -> None:
         """Set what follows from parameters and state to nothing."""
@@ -154,14 +166,24 @@ class Fused(Options, Averages):
             self._backward = BackwardSteps(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """See `torch.optim.Optimizer.add_param_group`. Frozen parameters may be of any kind."""
+        """See `torch.optim.Optimizer.add_param_group`. Frozen parameters may be of any kind.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter cannot be updated in place, or is in the group twice: torch warns, and would step it twice.
+        """
         super().add_param_group(param_group)  # type: ignore[misc]
-        number = len(self.param_groups) - 1
+        group, number = self.param_groups[-1], len(self.param_groups) - 1
+        places: dict[Any, int] = {}
         try:
-            for k, tensor in enumerate(self.param_groups[-1]["params"]):
+            for k, tensor in enumerate(group["params"]):
+                path = path_of(group, number, k)
+                if places.setdefault(tensor, k) != k:
+                    raise ValueError(f"{path} is parameter {places[tensor]}, too: pass a shared parameter once")
                 if tensor.requires_grad:
-                    check_parameter(path_of(self.param_groups[-1], number, k), tensor)
-        except TypeError:
+                    check_parameter(path, tensor)
+        except (TypeError, ValueError):
             del self.param_groups[-1]
             raise
         if self.fused_backward:
@@ -227,6 +249,7 @@ class Fused(Options, Averages):
         if built is None or not (built.is_current(self, params, grads) and built.prepare_step(grads, same_settings)):
             built = build(self, params, grads, {} if built is None else built.cohorts)
             built.prepare_step(grads, False)
+        built.check_options(self)
         if self._run(built.engines, grads):
             self._built = built if built.seen.again(self) else built._replace(seen=Seen(self))
             self._built.seen.accept_settings()
@@ -273,6 +296,10 @@ class Fused(Options, Averages):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._begin()
         super().__setstate__(state)  # type: ignore[misc]
+        own = self.defaults.keys() - {"differentiable"}  # torch adds that, whether a class has it or not
+        for group in self.param_groups:
+            for name in own - group.keys():
+                group[name] = self.defaults[name]
         if self.fused_backward:
             self._backward.await_gradients()
 

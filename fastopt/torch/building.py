@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from operator import is_
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,11 +11,16 @@ import torch
 from . import flat
 from .cohorts import Cohort, Known, Member, members_of
 from .engine import Engine
-from .memory import device_of, is_distributed, is_updatable, local
+from .memory import check_class, check_memory, device_of, few_threads, is_distributed, is_updatable, local
+from .meta import MetaEngine
+from .several import check_distribution
 from .watch import Watch
 
 if TYPE_CHECKING:
     from .base import Fused
+
+
+AnyEngine = Engine | MetaEngine
 
 
 class Built(NamedTuple):
@@ -23,9 +29,10 @@ class Built(NamedTuple):
     params: list[Any]
     groups: list[Any]
     waiting: list[int]  # parameters without an engine: they never had a gradient
-    engines: list[tuple[Engine, list[int] | None]]  # with the numbers of their parameters; None: all of them
+    engines: list[tuple[AnyEngine, list[int] | None]]  # with the numbers of their parameters; None: all of them
     cohorts: dict[Any, Cohort]  # of each parameter
     seen: Seen  # with which they were last found to be current
+    is_divided: bool  # over devices or processes
 
     def is_current(self, owner: Fused, params: list[Any], grads: list[Any]) -> bool:
         """Whether these are the engines for what the optimizer consists of now.
@@ -49,6 +56,13 @@ class Built(NamedTuple):
     def prepare_step(self, grads: list[Any], same_settings: bool) -> bool:
         """See `Engine.prepare_step`."""
         return all(engine.prepare_step(own(grads, numbers), same_settings) for engine, numbers in self.engines)
+
+    def check_options(self, owner: Fused) -> None:
+        """Refuse options that have been set since, and do not go with what the engines are for."""
+        if self.is_divided:
+            tensors = [member.tensor for engine, _ in self.engines for member in engine.members]
+            check_distribution(owner, tensors)
+            _check_devices(owner, list(dict.fromkeys(map(device_of, tensors))))
 
 
 class Seen:
@@ -88,49 +102,55 @@ def own(grads: list[Any], numbers: list[int] | None) -> list[Any]:
     return grads if numbers is None else [grads[k] for k in numbers]
 
 
+@few_threads()
 def build(owner: Fused, params: list[Any], grads: list[Any], known: Known) -> Built:
     """Make engines, one per device, for all parameters that have state or a gradient.
 
     ``known`` are the cohorts of the last build. The optimizer itself stays as it is.
     """
     check_distribution(owner, params)
-    pack(owner, params)
     members = members_of(owner, params, grads, known)
+    check_members(members.values())
+    pack(owner, params)
     devices: dict[Any, list[int]] = {}
     for number, member in members.items():
         devices.setdefault(device_of(member.tensor), []).append(number)
-    if len(devices) > 1 and (owner.clip_norm is not None or owner.nonfinite != "propagate"):
-        raise ValueError(
-            f"clip_norm and nonfinite look at all gradients together, and the parameters are on {list(devices)}: "
-            "use an optimizer per device"
-        )
+    _check_devices(owner, list(devices))
     engines = [
-        (Engine(owner, [members[k] for k in numbers]), None if len(numbers) == len(params) else numbers)
+        (engine_of(owner, [members[k] for k in numbers]), None if len(numbers) == len(params) else numbers)
         for numbers in devices.values()
     ]
     waiting = [k for k in range(len(params)) if k not in members]
     cohorts = {member.tensor: member.cohort for member in members.values()}
-    return Built(params, list(owner.param_groups), waiting, engines, cohorts, Seen(owner))
+    is_divided = len(engines) > 1 or any(engine.distributed for engine, _ in engines)
+    return Built(params, list(owner.param_groups), waiting, engines, cohorts, Seen(owner), is_divided)
+
+
+def check_members(members: Iterable[Member]) -> None:
+    """Refuse parameters without memory, before any is written."""
+    for member in members:
+        tensor = local(member.tensor).detach()  # under FakeTensorMode, of its class
+        (check_class if tensor.is_meta else check_memory)(member.path, tensor)
+
+
+def engine_of(owner: Fused, members: list[Member]) -> AnyEngine:
+    """An engine for parameters on one device."""
+    return (MetaEngine if local(members[0].tensor).is_meta else Engine)(owner, members)
+
+
+def _check_devices(owner: Fused, devices: list[Any]) -> None:
+    if len(devices) > 1 and (owner.clip_norm is not None or owner.nonfinite != "propagate"):
+        raise ValueError(
+            f"clip_norm and nonfinite look at all gradients together, and the parameters are on {devices}: "
+            "use an optimizer per device"
+        )
 
 
 def pack(owner: Fused, params: list[Any]) -> None:
     """With ``flat``, move what is trained into flat tensors, if it is not there."""
     if owner.flat:
-        flat.pack([p for p in params if p.requires_grad and is_updatable(p)], owner._buffers)
-
-
-def check_distribution(owner: Fused, params: list[Any]) -> None:
-    """Refuse distributed tensors where whole ones are needed."""
-    if not any(map(is_distributed, params)):
-        return
-    if owner.flat:
-        raise TypeError("flat=True cannot move distributed tensors (FSDP2, tensor parallel): leave it out")
-    if owner._needs_whole or owner.clip_norm is not None:
-        what = type(owner).__name__ if owner._needs_whole else "clip_norm"
-        raise TypeError(
-            f"{what} needs whole parameters, and these are distributed tensors (FSDP2, tensor parallel), of which "
-            "this process has a part: use an elementwise rule, and torch.nn.utils.clip_grad_norm_"
-        )
+        has_memory = [p for p in params if is_updatable(p) and not p.is_meta]
+        flat.pack([p for p in has_memory if p.requires_grad], owner._buffers)
 
 
 def local_gradient(member: Member, grad: Any) -> torch.Tensor | None:

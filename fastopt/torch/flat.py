@@ -11,7 +11,7 @@ from ..flat import aligned_offsets
 
 
 def pack(tensors: list[Any], buffers: dict[Any, torch.Tensor]) -> None:
-    """Make the ``data`` of each tensor a view of the buffer of its device and dtype, in ``buffers``.
+    """Make the ``data`` of each tensor a part of the buffer of its device and dtype, in ``buffers``.
 
     Buffers that hold all that they should stay. Tensors with gaps stay where they are.
     """
@@ -32,8 +32,8 @@ def _is_dense(tensor: torch.Tensor) -> bool:
 def _are_inside(tensors: list[Any], buffer: torch.Tensor | None) -> bool:
     if buffer is None:
         return False
-    storage = buffer.untyped_storage().data_ptr()
-    return all(tensor.untyped_storage().data_ptr() == storage for tensor in tensors)
+    first, size = buffer.data_ptr(), buffer.nbytes
+    return all(0 <= tensor.data_ptr() - first <= size - tensor.nbytes for tensor in tensors)
 
 
 def _packed(tensors: list[Any]) -> torch.Tensor:
@@ -41,6 +41,12 @@ def _packed(tensors: list[Any]) -> torch.Tensor:
     offsets, end = aligned_offsets([tensor.numel() for tensor in tensors], dtype)
     buffer = torch.zeros(end, dtype=tensors[0].dtype, device=tensors[0].device)
     for tensor, offset in zip(tensors, offsets, strict=True):
-        view = buffer.as_strided(tensor.shape, tensor.stride(), offset)
-        tensor.data = view.copy_(tensor)
+        tensor.data = _part_of(buffer, offset, tensor).copy_(tensor)
     return buffer
+
+
+def _part_of(buffer: torch.Tensor, offset: int, like: torch.Tensor) -> torch.Tensor:
+    """A tensor as another inside the buffer, with a storage of its own, so that what saves it saves no more."""
+    first = offset * buffer.itemsize
+    storage = buffer.untyped_storage()[first : first + like.nbytes]
+    return buffer.new_empty(0).set_(storage, 0, like.shape, like.stride())

@@ -15,7 +15,7 @@ from ..gradients import BaseGradients
 from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
 from ..parameters import Parameter
 from .layout import QuickReader, layout
-from .memory import NO_MEMORY
+from .memory import NO_MEMORY, few_threads, in_few_threads
 
 
 class _Lying(NamedTuple):
@@ -86,6 +86,7 @@ class TensorGradients(BaseGradients):
         staged = STAGED if np.any(self.table[LAYOUT, present] != DIRECT) else 0
         return staged | (self._zero_option(grads) if zero else 0)
 
+    @few_threads()
     def zero_all(self, grads: Any) -> None:
         """See `BaseGradients.zero_all`."""
         for grad in grads:
@@ -94,7 +95,7 @@ class TensorGradients(BaseGradients):
 
     def zeroing(self) -> list[Callable[[], Any]]:
         """See `BaseGradients.zeroing`."""
-        return [partial(torch.Tensor.zero_, grad) for grad in self._staged]
+        return in_few_threads([partial(torch.Tensor.zero_, grad) for grad in self._staged])
 
     def _examine_all(self, found: list[torch.Tensor], numbers: list[int], zero: bool) -> None:
         """Look at those gradients that differ from the last ones."""

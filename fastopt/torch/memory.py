@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
 from ..device import AnyArray, Place
 from ..device.strides import is_dense, same_strides
+from ..kernels.launch import get_num_threads
 from ..plan import Slot
 
 DTYPES = (torch.float32, torch.float64)
@@ -45,8 +49,10 @@ def check_parameter(name: str, tensor: torch.Tensor) -> None:
     Raises
     ------
     TypeError
-        If it is sparse, neither float32 nor float64, or on a device without kernels.
+        If it is sparse, neither float32 nor float64, of a class that has its own operations, or on a device without
+        kernels.
     """
+    check_class(name, local(tensor))
     if tensor.layout is not torch.strided:
         raise TypeError(f"{name} is {tensor.layout}: fastopt.torch updates dense parameters only")
     if tensor.dtype in (torch.float16, torch.bfloat16):
@@ -60,6 +66,24 @@ def check_parameter(name: str, tensor: torch.Tensor) -> None:
         raise TypeError(f"{name} is on {tensor.device}: fastopt.torch works on CPUs and CUDA GPUs")
 
 
+def check_class(name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor of a class that has operations of its own, instead of those on its memory."""
+    kind: Any = type(tensor)
+    if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        raise TypeError(f"{name}, a {kind.__name__}, {NO_MEMORY}")
+
+
+def check_memory(name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor whose elements are not in memory of its own."""
+    check_class(name, tensor)
+    try:
+        has_memory = not tensor.numel() or tensor.data_ptr() != tensor.storage_offset() * tensor.element_size()
+    except RuntimeError:  # inside the transforms of torch.func
+        has_memory = False
+    if not has_memory:
+        raise TypeError(f"{name} {NO_MEMORY}")
+
+
 def as_array(name: str, tensor: torch.Tensor, place: Place) -> AnyArray:
     """The tensor's memory as an array of a place.
 
@@ -68,8 +92,7 @@ def as_array(name: str, tensor: torch.Tensor, place: Place) -> AnyArray:
     TypeError
         If it has none.
     """
-    if tensor.numel() and tensor.data_ptr() == tensor.storage_offset() * tensor.element_size():
-        raise TypeError(f"{name} {NO_MEMORY}")
+    check_memory(name, tensor)
     return place.view(name, tensor.detach() if place.on_gpu else tensor.detach().numpy())
 
 
@@ -95,12 +118,15 @@ def kept(
     return tensor, view
 
 
-def new_state(parameter: Any, array: AnyArray, slot: Slot) -> torch.Tensor:
-    """A state tensor as a slot begins; for a distributed parameter as torch.optim makes it, distributed too."""
+def new_state(parameter: Any, array: AnyArray | None, slot: Slot) -> torch.Tensor:
+    """A state tensor as a slot begins; for a distributed parameter as torch.optim makes it, distributed too.
+
+    ``array`` is the parameter's; None where it has no elements.
+    """
     own = local(parameter)
     if slot.without is not None:
-        return own.new_zeros(_shape_without(array.shape, slot.without))
-    tensor = empty_like(array, own)
+        return own.new_zeros(_shape_without(tuple(own.shape), slot.without))
+    tensor = torch.empty_like(own) if array is None else empty_like(array, own)
     tensor = tensor.copy_(own) if slot.copies_parameter else tensor.fill_(slot.start)
     return as_distributed(tensor, parameter) if is_distributed(parameter) else tensor
 
@@ -119,6 +145,32 @@ def empty_like(array: AnyArray, like: torch.Tensor) -> torch.Tensor:
     if not is_dense(array):
         return like.new_empty(array.shape, dtype=dtype)
     return like.new_empty_strided(array.shape, strides, dtype=dtype)
+
+
+@contextmanager
+def few_threads() -> Iterator[None]:
+    """Context in which torch has no threads where steps have none: in a forked child, where OpenMP's hang."""
+    before = torch.get_num_threads()
+    if not _are_too_many(before):
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def in_few_threads(calls: list[Callable[[], Any]]) -> list[Callable[[], Any]]:
+    """Calls to be made one after the other as in the context `few_threads`."""
+    before = torch.get_num_threads()
+    if not (calls and _are_too_many(before)):
+        return calls
+    return [partial(torch.set_num_threads, 1), *calls, partial(torch.set_num_threads, before)]
+
+
+def _are_too_many(threads: int) -> bool:
+    return get_num_threads() == 1 < threads
 
 
 def _shape_without(shape: tuple[int, ...], without: int | None) -> tuple[int, ...]:

@@ -21,8 +21,9 @@ from ..plan import Slot
 from ..steps.host import Call
 from .base import Fused, Slots
 from .cohorts import Cohort
-from .memory import local
+from .memory import few_threads, local
 from .numbers import betas_of, number
+from .several import check_sharded
 
 
 def _check(lr: Any, betas: tuple[Any, Any], weight_decay: float, eps: float = 0.0) -> None:
@@ -49,20 +50,30 @@ class Lion(Fused, torch.optim.Optimizer):
     betas : tuple of two floats in [0, 1)
     weight_decay : float >= 0
         Decoupled: the parameter first loses ``lr * weight_decay`` of itself.
+    use_triton : bool
+        Without effect.
+    decoupled_weight_decay : bool
+        Have the parameter lose ``lr / first * weight_decay`` of itself instead, where ``first`` is the argument ``lr``,
+        whatever schedules and groups make of it.
     maximize : bool
 
     State: ``exp_avg``.
     """
 
-    _reads = ("lr", "betas", "weight_decay", "maximize")
+    _reads = ("lr", "betas", "weight_decay", "decoupled_weight_decay", "maximize")
     _counters = ()
 
     def __init__(
         self, params: Any, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0,
-        *, maximize: bool = False, **options: Any,
+        use_triton: bool = False, decoupled_weight_decay: bool = False, *, maximize: bool = False, **options: Any,
     ) -> None:  # fmt: skip
         _check(lr, betas, weight_decay)
-        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
+        if decoupled_weight_decay and not lr > 0.0:
+            raise ValueError(f"Invalid learning rate: {lr}; decoupled_weight_decay=True divides by it")
+        defaults = {
+            "lr": lr, "betas": betas, "weight_decay": weight_decay, "decoupled_weight_decay": decoupled_weight_decay,
+            "maximize": maximize,
+        }  # fmt: skip
         super().__init__(params, defaults, **options)
 
     def _slots(self, group: Mapping[str, Any]) -> Slots:
@@ -70,8 +81,10 @@ class Lion(Fused, torch.optim.Optimizer):
 
     def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
         beta_1, beta_2 = betas_of(group)
-        lr = number(group["lr"])
-        return LionScalars(lr, beta_1, 1.0 - beta_1, beta_2, 1.0 - beta_2), lr * number(group["weight_decay"])
+        lr, decay = number(group["lr"]), number(group["weight_decay"])
+        if group["decoupled_weight_decay"]:
+            decay /= number(self.defaults["lr"])
+        return LionScalars(lr, beta_1, 1.0 - beta_1, beta_2, 1.0 - beta_2), lr * decay
 
 
 class Lamb(Fused, torch.optim.Optimizer):
@@ -269,21 +282,28 @@ class ScheduleFreeAdamW(Fused, torch.optim.Optimizer):
             )
 
     def train(self) -> None:
-        """Have the parameters hold the points where gradients are taken."""
+        """Have the parameters hold the points where gradients are taken.
+
+        Raises
+        ------
+        RuntimeError
+            With FSDP2, if the model would go on with the other weights: call its ``reshard()`` first. So for `eval`.
+        """
         self._set_mode(True, lambda beta_1: 1.0 - beta_1)
 
     def eval(self) -> None:
         """Have the parameters hold the average."""
         self._set_mode(False, lambda beta_1: 1.0 - 1.0 / beta_1)
 
+    @few_threads()
     @torch.no_grad()
     def _set_mode(self, train: bool, weight: Callable[[float], float]) -> None:
         changing = [group for group in self.param_groups if group["train_mode"] != train]
+        states = [(p, self.state.get(p, {}).get("z"), group) for group in changing for p in group["params"]]
+        begun = [(p, z, weight(betas_of(group)[0])) for p, z, group in states if z is not None]
+        check_sharded([p for p, *_ in begun], f"before {'train' if train else 'eval'}() of the optimizer")
         calls: list[Call] = [partial(setitem, group, "train_mode", train) for group in changing]
-        for group in changing:
-            for p in group["params"]:
-                z = self.state.get(p, {}).get("z")
-                if z is not None:
-                    own = local(p).detach()
-                    calls.append(partial(torch.Tensor.lerp_, own, local(z).to(own), weight(betas_of(group)[0])))
+        for p, z, share in begun:
+            own = local(p).detach()
+            calls.append(partial(torch.Tensor.lerp_, own, local(z).to(own), share))
         one_call(calls)()

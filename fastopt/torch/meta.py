@@ -1,0 +1,79 @@
+"""Steps of parameters on the device "meta", which have no elements: all but the arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..kernels.launch import one_call
+from ..plan import Slot
+from ..steps.host import Call
+from .cohorts import Member
+from .counters import Counters
+from .memory import check_parameter, is_distributed, new_state
+
+if TYPE_CHECKING:
+    from .base import Fused
+
+
+class MetaEngine:
+    """Does to tensors without elements what an `engine.Engine` does to others: state appears, updates are counted.
+
+    It does one step.
+
+    Parameters
+    ----------
+    owner : Fused
+        Or a weak reference to it.
+    members : list of Member
+    """
+
+    last_grad_norm = None
+
+    def __init__(self, owner: Fused, members: list[Member]) -> None:
+        self._owner, self.members = owner, members
+        self.distributed = any(is_distributed(member.tensor) for member in members)
+        self._counting = Counters(owner, members)
+        self._present: list[Member] = []
+        self._is_new = True
+        for member in members:
+            check_parameter(member.path, member.tensor)
+
+    def has_state_of(self, owner: Fused) -> bool:
+        """See `engine.Engine`."""
+        return self._is_new
+
+    def is_current(self, grads: list[Any], same_state: bool = False) -> bool:
+        """See `engine.Engine`."""
+        return self._is_new
+
+    def prepare_step(self, grads: list[Any], same_settings: bool = False) -> bool:
+        """See `engine.Engine`."""
+        self._present = [member for member, grad in zip(self.members, grads, strict=True) if grad is not None]
+        self._counting.prepare(list(dict.fromkeys(member.cohort for member in self._present)))
+        return True
+
+    def run(self, grads: list[Any], zero: bool, ends: Sequence[Call] = ()) -> bool:
+        """See `engine.Engine`."""
+        self._is_new = False
+        states = [(self._owner.state[member.tensor], self._state_of(member)) for member in self._present]
+        one_call([*self._counting.writes, *(partial(live.update, found) for live, found in states), *ends])()
+        self._counting.accept()
+        return True
+
+    def _state_of(self, member: Member) -> dict[str, Any]:
+        owner, tensor = self._owner, member.tensor
+        slots = dict(owner._slots(member.cohort.group))
+        if owner.ema is not None:
+            slots["ema"] = Slot()
+        missing = {name: slot for name, slot in slots.items() if member.state.get(name) is None}
+        made = {name: new_state(tensor, None, slot) for name, slot in missing.items() if tensor.ndim in slot.axes}
+        return {**member.counters, **member.state, **made}
+
+    @property
+    def stepped(self) -> list[torch.Tensor]:
+        """See `engine.Engine`."""
+        return [member.tensor for member in self._present]

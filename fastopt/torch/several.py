@@ -1,0 +1,98 @@
+"""Models that several processes train: what would have these part, and is refused."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .memory import is_distributed
+
+if TYPE_CHECKING:
+    from .base import Fused
+
+
+def check_distribution(owner: Fused, params: list[Any]) -> None:
+    """Refuse distributed tensors where whole ones are needed."""
+    if not any(map(is_distributed, params)):
+        return
+    if owner.flat:
+        raise TypeError("flat=True cannot move distributed tensors (FSDP2, tensor parallel): leave it out")
+    if owner._needs_whole or owner.clip_norm is not None:
+        what = type(owner).__name__ if owner._needs_whole else "clip_norm"
+        raise TypeError(
+            f"{what} needs whole parameters, and these are distributed tensors (FSDP2, tensor parallel), of which "
+            "this process has a part: use an elementwise rule, and torch.nn.utils.clip_grad_norm_"
+        )
+    if owner.nonfinite != "propagate":
+        raise TypeError(
+            f"nonfinite={owner.nonfinite!r} sees this process's part of distributed tensors (FSDP2, tensor parallel), "
+            "and one process alone would leave a step out: step only where torch.nn.utils.get_total_norm of all "
+            "gradients, which is the same for every process, is finite"
+        )
+
+
+def has_processes() -> bool:
+    """Whether `torch.distributed` has been initialised."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def check_reduction(params: list[Any]) -> None:
+    """Refuse to step during ``backward`` parameters whose gradients are reduced over processes after that.
+
+    Raises
+    ------
+    RuntimeError
+        If one belongs to a DistributedDataParallel or FullyShardedDataParallel module.
+    """
+    if not has_processes():
+        return
+    fsdp = sys.modules.get(
+        "torch.distributed.fsdp"
+    )  # which takes seconds to import, and must have been for its modules
+    kinds = (torch.nn.parallel.DistributedDataParallel, *((fsdp.FullyShardedDataParallel,) if fsdp else ()))
+    own = set(map(id, params))
+    for wrapper in _modules(kinds):
+        if not own.isdisjoint(map(id, wrapper.parameters())):
+            raise RuntimeError(later_reduction(type(wrapper).__name__))
+
+
+def later_reduction(wrapper: str) -> str:
+    """The message of a step that came too early."""
+    return (
+        f"fused_backward=True steps with each process's own gradients, before {wrapper} has reduced them over the "
+        "processes, and these would train apart: leave fused_backward out, or shard the model by "
+        "torch.distributed.fsdp.fully_shard, which reduces first"
+    )
+
+
+def check_sharded(params: list[Any], when: str) -> None:
+    """Refuse to write to parameters of FSDP2 whose modules would not notice.
+
+    Each forward has the processes gather parameters in the place of those that the optimizer has. The outermost module
+    keeps what it has gathered until a ``backward``, or `torch.distributed.fsdp.FSDPModule.reshard`.
+
+    Raises
+    ------
+    RuntimeError
+        With ``when`` to call that.
+    """
+    fsdp, own = sys.modules.get("torch.distributed.fsdp"), set(map(id, filter(is_distributed, params)))
+    if not (fsdp and own):
+        return
+    modules = _modules(torch.nn.Module)
+    if any(isinstance(module, fsdp.FSDPModule) for module in modules):
+        for module in modules:
+            own.difference_update(map(id, module.parameters(recurse=False)))
+        if own:
+            raise RuntimeError(
+                "the model uses weights that FSDP2 has gathered in a forward pass, and would not notice others: call "
+                f"model.reshard() {when}"
+            )
+
+
+def _modules(kinds: type | tuple[type, ...]) -> list[Any]:
+    """Those that the process has; no parameter tells in which it is."""
+    return [each for each in gc.get_objects() if issubclass(type(each), kinds) and "_parameters" in vars(each)]
