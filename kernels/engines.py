@@ -25,10 +25,13 @@ class Elementwise:
         Whether the work is large enough for threads.
     uses_numpy : bool
         Whether NumPy's functions are among the calls, so that they may warn.
+    reads_tables : bool
+        Whether `calls` reads gradients and scalars, so that the tables must be filled before.
     """
 
     alone = None
     uses_numpy = False
+    reads_tables = False
 
     def __init__(self, plan):
         self.work = plan.work

@@ -96,6 +96,8 @@ def divisor_of(squares, s, dtype):
 class Orthogonal(Elementwise):
     """Muon's step: momentum, products, update. Scratch: the directions, and products of the largest matrix."""
 
+    reads_tables = True
+
     def __init__(self, plan):
         super().__init__(plan)
         common = self.work

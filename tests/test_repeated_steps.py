@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -100,6 +101,27 @@ def test_bits_are_those_of_ordinary_steps(name, options, repeated):
 def test_in_float64_with_groups(name, repeated):
     groups = {"^[01]$": {"learning_rate_multiplier": 0.5}, "^2$": {"weight_decay": 0.1}, "^3$": {"trainable": False}}
     Twins(lambda: make(name), np.float64, groups).step(6)
+    assert any(repeated)
+
+
+@every_optimizer
+def test_gradients_that_come_and_go(name, repeated):
+    """All of them matrices, so that Muon has one rule too."""
+    both = [make(name), make(name)]
+    params = [[np.full((6, 4), 0.5, np.float32), np.full((4, 6), 0.25, np.float32)] for _ in both]
+    for optimizer, own in zip(both, params, strict=True):
+        optimizer.build(own)
+    rng = np.random.default_rng(3)
+    for step in range(12):
+        grads = [rng.normal(size=p.shape).astype(np.float32) for p in params[0]]
+        if step in (5, 6, 9):
+            grads[step % 2] = None
+        both[1]._repeated = None
+        for optimizer in both:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                optimizer.apply(list(grads))
+        assert [p.tobytes() for p in params[0]] == [p.tobytes() for p in params[1]], step
     assert any(repeated)
 
 

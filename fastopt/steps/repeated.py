@@ -76,9 +76,9 @@ class RepeatedSteps:
 
     def _step_in_turn(self, optimizer: Optimizer, held: Any, grads: Any, ends: Sequence[Call]) -> bool:
         """The same, one thing after the other; ``held`` is ``grads`` or a tuple of them."""
-        attributes, t = optimizer.__dict__, optimizer._iterations + 1
+        attributes = optimizer.__dict__
         values = self._values(attributes)
-        if values != self._known or t == 1 or optimizer._evaluating:  # at first averages begin
+        if values != self._known or optimizer._iterations == 0 or optimizer._evaluating:  # at first averages begin
             return False
         if len(attributes) != self._size or (self._watches and not _are_numbers(values)):
             return False  # a method may have got another body; what is equal now may change where nobody looks
@@ -88,6 +88,9 @@ class RepeatedSteps:
             if self._run(held, attributes, ends):
                 return True
         with optimizer._one_at_a_time():
+            if not self._is_alike:  # another thread has taken a step of another kind meanwhile
+                return False
+            t = optimizer._iterations + 1
             if self._fills:
                 optimizer._fill_rows(t)
             if not (self._fills and call is not None and self._run(held, attributes, ends)):
@@ -165,7 +168,7 @@ def _are_numbers(values: tuple[Any, ...]) -> bool:
 
 def _one_call(optimizer: Optimizer, plan: Plan, gradients: BaseGradients) -> RepeatedStep | None:
     """What the only plan's steps repeat, in one call, where that is possible."""
-    if not _asks_for_values(optimizer):
+    if plan.engine.reads_tables or not _asks_for_values(optimizer):
         return None
     settings = None
     if optimizer._follows_settings and len(plan.groups) == 1:
