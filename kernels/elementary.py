@@ -193,7 +193,7 @@ def power_for(bits):
         q = selected(abs(p) < limit, q + rest * exponent, zero)
         sum_ = p + q
         value = exp(sum_)
-        value = selected(abs(sum_) < limit, value + value * (q - (sum_ - p)), value)
+        value = selected((abs(sum_) < limit) & (value != inf), value + value * (q - (sum_ - p)), value)
         value = selected(x == zero, selected(exponent < zero, inf, zero), value)
         value = selected(x == inf, selected(exponent < zero, zero, inf), value)
         value = selected(x < zero, nan, value)

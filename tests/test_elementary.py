@@ -117,6 +117,9 @@ def test_special_powers(dtype):
     expected[(x == 1) & np.isnan(exponents)] = math.nan  # the C library says 1: here no NaN is lost
     np.testing.assert_allclose(powers(x, exponents), expected, rtol=1e-5)
     assert np.isnan(powers(np.array([-1.0], dtype), np.array([0.5], dtype)))
+    largest = np.finfo(dtype).max  # the largest number or, one rounding later, infinity
+    x, exponents = np.array([[largest, 1], [np.sqrt(largest), 2], [1 / largest, -1]], dtype).T.copy()
+    assert (powers(x, exponents) > 0.99 * largest).all()
 
 
 @over_dtypes

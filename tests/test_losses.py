@@ -252,7 +252,8 @@ def test_values_are_those_of_keras(case, dtype, keras):
         y_true, y_pred = case.data(dtype, shape)
         values = case.function(y_true, y_pred, **case.options)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # one class
+            for kind in (SyntaxWarning, UserWarning):  # of one class
+                warnings.simplefilter("ignore", kind)
             reference = getattr(keras.losses, case.name)(np.asarray(y_true), y_pred.astype(np.float64), **case.options)
         assert values.dtype == dtype and values.shape == y_pred.shape[:-1]
         np.testing.assert_allclose(values, reference, **tolerance(DTYPES[0]), err_msg=str(shape))

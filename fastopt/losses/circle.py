@@ -82,7 +82,9 @@ class CircleRows(NamedTuple):
     labels: Array  # int64, of the references
     references: Array | None  # None: the predictions themselves
 
-    laid_out = Rows.laid_out
+    def laid_out(self, array: Array) -> Array:
+        """As of `Rows`."""
+        return Rows(*self[:5]).laid_out(array)
 
 
 def _matrix(name: str, value: Any) -> Array:

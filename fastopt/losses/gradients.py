@@ -180,5 +180,5 @@ def softmax_crossentropy(
     if is_distribution and ignore_class is not None:
         raise ValueError("ignore_class needs labels that are whole numbers, one per sample")
     formula = engine.softmax_of_targets if is_distribution else engine.softmax_of_labels
-    form = Form(formula, (), False, axis, label_smoothing, classes=True, ignore_class=ignore_class)
+    form = Form(formula, mean=False, axis=axis, smoothing=label_smoothing, classes=True, ignore_class=ignore_class)
     return evaluation.value_and_gradient(form, labels, logits, sample_weight, reduction, out)
