@@ -31,7 +31,7 @@ class Counts(NamedTuple):
 
 
 def warmup(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Optimizers; none means all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Optimizers; none means all.")] = None,
     dtype: Annotated[Precisions, typer.Option(help="Of the parameters.")] = Precisions.all,
 ) -> None:
     """Compile optimizers ahead of time, in all their variants, into the cache on disk.
@@ -64,11 +64,10 @@ def _warm_up(
     kinds: Sequence[type[Optimizer]], dtypes: Sequence[str], console: Console, stopped: Callable[[], bool]
 ) -> bool:
     """Whether all was compiled before the user stopped it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from .progress import counting_bars
 
     jobs = [(kind, arguments, dtype) for kind in kinds for arguments in variants(kind) for dtype in dtypes]
-    columns = TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with counting_bars(console) as bars:
         task = bars.add_task("", total=len(jobs))
         for kind, arguments, dtype in jobs:
             if stopped():
