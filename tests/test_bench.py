@@ -351,6 +351,28 @@ def test_a_peer_that_is_far_behind_is_in_for_a_few_rounds():
     assert ratio_of(times["slow"], times["fastopt"]).value == pytest.approx(25)
 
 
+@pytest.mark.parametrize("share, found", [(0.3, "this process ran for only 30% of the time"), (0.9, None), (2.0, None)])
+def test_rounds_in_which_others_had_the_processors_are_no_measurement(share, found):
+    """A thread that always has something to do is on a processor all the time, unless somebody else is."""
+    clock = Clock()
+    sides = [Timed(name, clock, [0.02], []) for name in ("fastopt", "ceiling")]
+    rounds = Contest(sides[0], sides[1:], 0.1, clock, lambda: share * clock())
+    rounds.play()
+    assert rounds.disturbance() == found
+
+
+@pytest.mark.parametrize("late, found", [(2, "a quarter of ceiling's rounds took 50 times as long"), (1, None)])
+def test_rounds_that_differ_tenfold_are_no_measurement(late, found):
+    """Of five rounds two are late, or one, which no median notices."""
+    clock = Clock()
+    ours, ceiling = (Timed(name, clock, [0.02], []) for name in ("fastopt", "ceiling"))
+    rounds = Contest(ours, [ceiling], 0.1, clock, lambda: clock())
+    ceiling._seconds = itertools.chain([0.02] * (5 - late), itertools.repeat(1.0))
+    rounds.play()
+    assert (rounds.disturbance() or "").startswith(found or "")
+    assert (rounds.disturbance() is None) == (found is None)
+
+
 def test_our_times_may_come_from_somebody_else():
     rounds, _ = contest(fastopt=[0.02], ceiling=[0.01])
     rounds.others()

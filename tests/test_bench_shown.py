@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from fastopt.bench import contest
 from fastopt.bench.cases import RECIPES, Case
 from fastopt.bench.measurement import ENOUGH, Measurement
 from fastopt.bench.outcome import Outcome, read_outcome
+from fastopt.bench.page import page
 from fastopt.bench.peers import PEERS
 from fastopt.bench.ratios import Ratio
 from fastopt.cli import app
+from fastopt.cli.bench_report import outcome_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,6 +26,14 @@ pytestmark = pytest.mark.xdist_group("bench")
 
 def run(*arguments):
     return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["bench", *map(str, arguments)])
+
+
+@pytest.fixture(autouse=True)
+def busy(monkeypatch):
+    """Whatever else runs on this machine, figures are shown; ``busy()``: as if too much did."""
+    monkeypatch.setattr(contest, "LEAST_SHARE", 0.0)
+    monkeypatch.setattr(contest, "TENFOLD", float("inf"))
+    return lambda: monkeypatch.setattr(contest, "LEAST_SHARE", float("inf"))
 
 
 QUICKLY = ("--model", "1e3", "--seconds", "0.1", "--peers", "numpy")
@@ -38,6 +49,22 @@ def test_a_table(tmp_path):
     assert "NumPy" in result.stdout and "geometric mean" in result.stdout
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     assert "sgd-momentum" in (tmp_path / "out.html").read_text()
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_on_a_busy_machine_there_are_no_figures(options, busy):
+    busy()
+    result = run("sgd", "lion", *QUICKLY, *options)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    for name in ("sgd", "lion"):
+        assert f"{name}/float32/1e3/plain/cpu: no figures, as the machine is busy: this process ran" in result.output
+
+
+def test_slow_memory_is_not_shown_as_none():
+    found = Outcome(Case("adam", "10"), 1.0, 28, None)
+    assert list(outcome_table([found]).columns[2].cells) == ["2.8e-07"]
+    assert "<td>2.8e-07</td>" in page([found], {}, "")
 
 
 def test_json_and_nothing_else():
@@ -143,6 +170,7 @@ def test_the_page_says_everything(performance, readme, tmp_path):
         assert (tmp_path / "docs" / picture).read_bytes().startswith(b"\x89PNG")
     shown = readme.read_text()
     assert "docs/performance/large.png" in shown and "a processor" in shown
+    assert "ran at 0.90 to 0.90 of the ceiling" in shown
     assert shown.count(performance.START) == shown.count(performance.END) == 1
     performance.write(tmp_path / "results", tmp_path / "docs", readme)
     assert readme.read_text() == shown, "a second run changes something"

@@ -16,6 +16,7 @@ import fastopt
 from fastopt import schedules
 from fastopt.cli import app
 from fastopt.cli.data import load_digits
+from fastopt.cli.info import _cuda, collect
 from fastopt.cli.mlp import Perceptron
 from fastopt.cli.objective import Objective
 from fastopt.cli.runs import UsageError, offered, plan_comparison, plan_run, read_flags, read_value
@@ -221,12 +222,28 @@ def test_problem_on_the_way_is_told():
         (["--optimizer", "adm"], "unknown optimizer 'adm', did you mean Adam? The names are SGD, RMSprop"),
         (["--optimizer", "LossScaleOptimizer"], "not offered here"),
         (["--momentum", ".9"], "Adam has no --momentum, did you mean --ema-momentum? It has --learning-rate, --beta-1"),
-        (["--lr=.1"], "Adam has no --lr"),
+        (["--lr=.1"], "Adam has no --lr, did you mean --learning-rate?"),
+        (["--lr"], "Adam has no --lr, did you mean --learning-rate?"),
+        (["--learning-rate"], "--learning-rate needs a value"),
+        (["--learning-rate", ""], "--learning-rate takes a number or a schedule"),
+        (["--learning-rate", "-1"], "--learning-rate must not be negative"),
+        (["--learning-rate", "PolynomialDecay(0.1, 60, -1)", "--epochs", "2"], "has a negative rate at step 6"),
+        (["--learning-rate", "CosineDecay(0.1"], "CosineDecay(0.1: '(' was never closed"),
+        (["--learning-rate", "CosineDecay(0.1, 5))"], "CosineDecay(0.1, 5)): ')' closes nothing"),
+        (["--learning-rate", "[0.1"], "[0.1: '[' was never closed"),
+        (["--epoch-schedule", "StepDecay(0.1"], "StepDecay(0.1: '(' was never closed"),
+        (["--epoch-schedule", "CosineDecay(-0.1, 5)"], "has a negative rate at step 0, -0.1"),
+        (["--compare", "sgd:learning_rate=CosineDecay(0.1,adam"], "'(' was never closed"),
+        (["--threads", "99999"], "--threads 99999: there are"),
+        (["--hidden", "9" * 19], "is too large"),
         (["--beta-1", "1.5"], "beta_1 must be in [0, 1), got 1.5"),
         (["--beta-1", "-0.5"], "beta_1 must be in [0, 1), got -0.5"),
         (["--beta-1"], "--beta-1 needs a value"),
         (["--amsgrad", "maybe"], "--amsgrad is true or false, got 'maybe'"),
-        (["--learning-rate", "fast"], "learning_rate must be a number"),
+        (
+            ["--learning-rate", "fast"],
+            "--learning-rate takes a number or a schedule, as 0.01 or CosineDecay(0.01, 500), got",
+        ),
         (["--learning-rate", "1e300"], "does not fit float32"),
         (["--learning-rate", "CosineDecay(0.1)"], "'decay_steps'"),
         (["--learning-rate", "CosineDecay(0.1, -5)"], "decay_steps must be > 0"),
@@ -428,6 +445,31 @@ def test_info_as_json():
     assert facts["cache"]["folder"] == os.environ["FASTOPT_CACHE_DIR"]
     assert facts["threading_layer"] in ("openmp", "omp", "tbb", "workqueue") or facts["numba_threads"] == 1
     assert not any("unknown" in str(fact) for fact in facts.values())
+
+
+def test_info_tells_of_cuda_what_was_seen(monkeypatch):
+    """The fake driver's functions and constants are those of NVIDIA's bindings: 12080 is how CUDA 12.8 calls itself."""
+    pytest.importorskip("cuda.bindings", reason="numba-cuda has no package for this platform")
+    from fake_driver import FakeDriver
+    from fastopt.kernels.cuda import gpu
+
+    monkeypatch.setattr(gpu, "bindings", FakeDriver)
+    assert _cuda() == (
+        "found, not tried: driver for CUDA 12.8, GPU 0: Fake GPU (compute capability 9.0), "
+        "GPU 1: Fake GPU (compute capability 9.0)"
+    )
+
+
+def test_info_without_a_driver_says_why(monkeypatch):
+    from fastopt.kernels.cuda import gpu
+    from fastopt.kernels.cuda.errors import CudaUnavailable
+
+    def bindings():
+        raise CudaUnavailable("CUDA needs the package numba-cuda, which is not installed")
+
+    monkeypatch.setattr(gpu, "bindings", bindings)
+    devices = collect()["devices"]
+    assert devices == {"CPU": "yes", "CUDA": "not found: CUDA needs the package numba-cuda, which is not installed"}
 
 
 def test_info_as_a_table():

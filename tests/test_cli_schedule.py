@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from fastopt import schedules
 from fastopt.cli import app
-from fastopt.cli.curves import examples, natural_steps, spread, telling_steps
-from fastopt.cli.runs import UsageError, plan_schedules, shown_schedule
+from fastopt.cli.curves import MOST_STEPS, examples, natural_steps, spread, telling_steps
+from fastopt.cli.runs import UsageError, plan_schedules, read_value, shown_schedule
 
 CONTROL_CODE = re.compile(r"\x1b\[[0-9;]*m")
 EVERY_SCHEDULE = [name for name in schedules.__all__ if name[0].isupper() and name != "LearningRateSchedule"]
@@ -150,7 +150,18 @@ def test_picture(tmp_path):
         (["cosine"], "unknown learning rate schedule 'cosine'; known are Chain, CosineDecay"),
         (["Cosine(0.1, 5)"], "unknown learning rate schedule 'Cosine'"),
         (["CosineDecay(0.1)"], "'decay_steps'"),
-        (["CosineDecay(0.1, 5"], "unknown learning rate schedule"),
+        (["CosineDecay(0.1, 5"], "CosineDecay(0.1, 5: '(' was never closed"),
+        (["CosineDecay[0.1, 5"], "CosineDecay[0.1, 5: '[' was never closed"),
+        (["Chain([CosineDecay(0.1, 5], [3])"], "']' closes nothing"),
+        (["stepdecay:variant=(code"], "stepdecay:variant=(code: '(' was never closed"),
+        (["CosineDecay(0.1, 5) junk"], "invalid syntax"),
+        (["CosineDecay(-0.1, 5)"], "CosineDecay(-0.1, 5) has a negative rate at step 0, -0.1"),
+        (["PolynomialDecay(0.1, 50, -0.1)"], "has a negative rate at step 26"),
+        (["cosinedecay", "--lr"], "CosineDecay has no --lr, did you mean --initial-learning-rate?"),
+        (["cosinedecay", "--initial-learning-rate"], "--initial-learning-rate needs a value"),
+        (["cosinedecay", "--initial-learning-rate", "-1"], "--initial-learning-rate must not be negative"),
+        ([f"CosineDecay(0.1, {10**400})"], "int too large to convert to float"),
+        (["CosineDecay(0.1, 1e12)", "--csv"], "choose --steps of at most 10,000,000"),
         (["CosineDecay(0.1, 0)"], "decay_steps must be > 0"),
         (["CosineDecay(open('x'), 5)"], "unknown learning rate schedule 'open'"),
         (["cosinedecay", "--decay-steps", "0"], "CosineDecay: decay_steps must be > 0, got 0"),
@@ -167,6 +178,18 @@ def test_picture(tmp_path):
 )
 def test_refusals_explain_themselves(arguments, message):
     assert message in refusal(*arguments)
+
+
+def test_schedules_that_take_for_ever_can_be_shown():
+    for text in ("CosineDecay(0.1, 1e300)", "cosinedecayrestarts:t_mul=1e200"):
+        assert natural_steps(planned(text)) == MOST_STEPS
+    assert "1.000e+15" in output("CosineDecay(0.1, 1e300)")
+
+
+def test_brackets_in_quotes_do_not_count():
+    """As Python reads a list."""
+    assert read_value("['a(', \"b]\"]") == ["a(", "b]"]
+    assert read_value("it's") == "it's"
 
 
 def test_says_how_to_get_matplotlib(monkeypatch, tmp_path):

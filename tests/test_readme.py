@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from keras_cases import COPY_KEYWORD
 from keras_reference import import_keras
@@ -15,13 +16,14 @@ def test_the_readme_runs(tmp_path, monkeypatch):
     _save_a_model(import_keras(), tmp_path / "model.keras")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     namespace = {"__name__": "readme"}
     exec("\n".join(blocks), namespace)
     turned = namespace["model"].optimizer
     assert type(turned).__module__ == "fastopt.keras.optimizers" and int(turned.iterations) == 1
     assert namespace["opt"].get_config()["global_clipnorm"] == 1.0
-    assert (tmp_path / "opt.npz").exists()
+    assert np.array_equal(np.load(tmp_path / "run.npz")["kernel"], namespace["kernel"])
+    assert np.any(namespace["kernel"])
 
 
 def _save_a_model(keras, path):

@@ -19,6 +19,12 @@ FEW_ROUNDS = 3
 SLOW = 4.0
 """A side that takes so many times as long as the fastest other one is in for `FEW_ROUNDS` only: it decides nothing."""
 
+LEAST_SHARE = 0.7
+"""Of the time of the rounds, in which some thread of this process runs: if less, other programs keep it waiting."""
+
+TENFOLD = 10.0
+"""Where a quarter of a side's rounds take so many times as long as its fastest step, the rounds say nothing."""
+
 Clock = Callable[[], float]
 
 
@@ -39,6 +45,11 @@ class Turn:
     def length(self) -> float:
         """Seconds that a turn takes, with what is not measured."""
         return (self.seconds + self._beside) * (self.repeats + 1)
+
+    @property
+    def spread(self) -> float:
+        """How many times as long as in its fastest step a quarter of the rounds took for a step, or longer."""
+        return sorted(self.times)[3 * len(self.times) // 4] / min(self.seconds, *self.times)
 
     def take(self) -> None:
         """Measure one turn, unless this side has had all its rounds."""
@@ -84,9 +95,18 @@ class Contest:
         What all rounds together should take.
     clock : function, optional
         Tells seconds.
+    processor : function, optional
+        Tells the seconds that this process has spent on processors, of all threads together.
     """
 
-    def __init__(self, ours: Side, others: Sequence[Side], seconds: float, clock: Clock = time.perf_counter) -> None:
+    def __init__(
+        self,
+        ours: Side,
+        others: Sequence[Side],
+        seconds: float,
+        clock: Clock = time.perf_counter,
+        processor: Clock = time.process_time,
+    ) -> None:
         self._ours, self._others = Turn(ours, clock), [Turn(side, clock) for side in others]
         fastest = min((turn.seconds for turn in self._others if turn.side.name != "ceiling"), default=0.0)
         everyone = [self._ours, *self._others]
@@ -100,6 +120,8 @@ class Contest:
         for turn in everyone:
             turn.rounds = min(turn.rounds, self.rounds)
         self._turn = 0
+        self._clock, self._processor = clock, processor
+        self._share = 1.0
 
     @property
     def repeats(self) -> int:
@@ -108,11 +130,22 @@ class Contest:
 
     def play(self) -> dict[str, list[float]]:
         """All rounds; seconds of a step in each of them, by side."""
+        began, had = self._clock(), self._processor()
         with undisturbed():
             for _ in range(self.rounds):
                 self._ours.take()
                 self.others()
+        self._share = (self._processor() - had) / max(self._clock() - began, 1e-9)
         return self.times()
+
+    def disturbance(self) -> str | None:
+        """What shows that other programs took part in the rounds that were played; None if nothing does."""
+        if self._share < LEAST_SHARE:
+            return f"this process ran for only {self._share:.0%} of the time"
+        turn = max((self._ours, *self._others), key=lambda turn: turn.spread)
+        if turn.spread >= TENFOLD:
+            return f"a quarter of {turn.side.name}'s rounds took {turn.spread:.0f} times as long as its fastest step"
+        return None
 
     def others(self) -> None:
         """Everyone else's turns of a round, in an order that rotates; then warm our side up."""

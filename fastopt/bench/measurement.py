@@ -29,6 +29,10 @@ class TooLargeError(Exception):
     """A case that this machine has no memory for."""
 
 
+class BusyError(Exception):
+    """Other programs kept the processors, so that times mean nothing."""
+
+
 class Measurement:
     """A case with all its sides, built and checked.
 
@@ -89,10 +93,20 @@ def _check_size(case: Case) -> None:
 
 
 def measure(case: Case, seconds: float, peers: Iterable[str] | None = None) -> Outcome:
-    """Build, check, and play one contest."""
+    """Build, check, and play one contest.
+
+    Raises
+    ------
+    BusyError
+        If the rounds show that other programs took part.
+    DisagreementError, TooLargeError
+        See `Measurement`.
+    """
     measurement = Measurement(case, peers)
     contest = measurement.contest(seconds)
     contest.play()
+    if reason := contest.disturbance():
+        raise BusyError(f"no figures, as the machine is busy: {reason}; run it again when nothing else runs")
     return measurement.outcome(contest)
 
 

@@ -49,7 +49,7 @@ def _header(names: Sequence[str]) -> str:
 
 
 def _row(outcome: Outcome, peers: Sequence[str]) -> str:
-    cells = [f"<td>{escape(outcome.case.id)}</td>", _bar(outcome.ceiling_fraction), f"<td>{outcome.gb_per_s:.1f}</td>"]
+    cells = [f"<td>{escape(outcome.case.id)}</td>", _bar(outcome.ceiling_fraction), f"<td>{outcome.gb_per_s:.3g}</td>"]
     return "<tr>" + "".join([*cells, *(_speedup(outcome, name) for name in peers)]) + "</tr>"
 
 

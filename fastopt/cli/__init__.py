@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from .bench import bench
+from .characters import degrade_gracefully
 from .info import info
 from .schedule import schedule
 from .train import train
 from .warmup import warmup
 
+
+class _PlainFlags:
+    """Shows a flag as what it is, an option without a value: not all versions of typer do."""
+
+    def get_params(self, ctx: Any) -> Any:
+        params = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        return params
+
+
+class _Command(_PlainFlags, TyperCommand):
+    pass
+
+
+class _Group(_PlainFlags, TyperGroup):
+    pass
+
+
 app = typer.Typer(
     name="fastopt",
+    cls=_Group,
     help="Keras's optimizers as fused Numba kernels.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
-app.command(context_settings={"ignore_unknown_options": True})(schedule)
-app.command()(warmup)
-app.command()(bench)
-app.command()(info)
+app.command(cls=_Command, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+app.command(cls=_Command, context_settings={"ignore_unknown_options": True})(schedule)
+app.command(cls=_Command)(warmup)
+app.command(cls=_Command)(bench)
+app.command(cls=_Command)(info)
 
 
 def _show_version(wanted: bool) -> None:
@@ -45,4 +68,5 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
+    degrade_gracefully()
     app()

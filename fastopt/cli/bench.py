@@ -33,7 +33,7 @@ class StackName(StrEnum):
 
 def bench(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="As adam, sgd-momentum; none means all.")
+        list[str] | None, typer.Argument(metavar="NAME", help="As adam, sgd-momentum; none means all.")
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -44,9 +44,10 @@ def bench(
     peers: Annotated[
         str | None, typer.Option(metavar="NAME,...|none", show_default="all", help="Whom to compare with.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="For the rounds of each case, about.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.1, metavar="S", help="For the rounds of each case, about.")] = 2.0,
     threads: Annotated[
-        int | None, typer.Option(min=1, show_default="all", help="Threads that a step may use, on all sides.")
+        int | None,
+        typer.Option(min=1, metavar="N", show_default="all", help="Threads that a step may use, on all sides."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the figures.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with them.")] = None,
@@ -62,13 +63,15 @@ def bench(
       fastopt bench
       fastopt bench adamw lion --model gpt2 --stack clip-ema --plot bench.png
 
+    A case that other programs disturbed, or that finds no memory, is named
+    without figures, and the exit status is 1.
     Ctrl-C ends with what was measured, and exit status 130.
     """
     if plot is not None and importlib.util.find_spec("matplotlib") is None:
         typer.echo('This needs matplotlib: pip install "fastopt[demo]"', err=True)
         raise typer.Exit(1)
     from . import report
-    from .runs import UsageError
+    from .runs import UsageError, cap_threads
     from .training import INTERRUPTED, interruptible
 
     try:
@@ -76,9 +79,9 @@ def bench(
         _check_page(html)
         cases = planned(names or [], model or ["1e7"], dtype.value, stack.value)
         chosen = planned_peers(peers)
+        cap_threads(threads)
     except UsageError as error:
         raise typer.BadParameter(str(error)) from error
-    _cap_threads(threads)
     with interruptible() as stopped:
         outcomes, finished = _measure(cases, chosen, seconds, stopped)
     if outcomes:
@@ -151,27 +154,20 @@ def planned_peers(text: str | None) -> list[str] | None:
     return [by_lower_case[name] for name in names]
 
 
-def _cap_threads(threads: int | None) -> None:
-    from fastopt import set_num_threads
-
-    if threads is not None:
-        set_num_threads(threads)
-
-
 def _measure(
     cases: Sequence[Case], peers: Sequence[str] | None, seconds: float, stopped: Callable[[], bool]
 ) -> tuple[list[Outcome], bool]:
     """Outcomes, and whether there is one for every case."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from fastopt.bench.check import DisagreementError
-    from fastopt.bench.measurement import TooLargeError, measure
+    from fastopt.bench.measurement import BusyError, TooLargeError, measure
+
+    from .progress import counting_bars
 
     console = Console(stderr=True)  # where results go to a file or a pipe, the progress is seen still
-    columns = TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     outcomes: list[Outcome] = []
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+    with counting_bars(console, transient=True) as bars:
         task = bars.add_task("", total=len(cases))
         for case in cases:
             if stopped():
@@ -179,7 +175,7 @@ def _measure(
             bars.update(task, description=case.id)
             try:
                 outcomes.append(measure(case, seconds, peers))
-            except (DisagreementError, TooLargeError) as error:
+            except (BusyError, DisagreementError, TooLargeError) as error:
                 console.print(f"{case.id}: {error}", markup=False, highlight=False)
             bars.advance(task)
     return outcomes, len(outcomes) == len(cases)

@@ -13,6 +13,8 @@ from fastopt.bench.outcome import Outcome, mean_speedup
 from fastopt.bench.peers import PEERS
 from fastopt.bench.ratios import Ratio
 
+from .report import show_table
+
 GOOD, FAIR = 0.88, 0.6
 """Fractions of the ceiling from which on a figure is green, or yellow."""
 
@@ -24,16 +26,16 @@ def outcome_table(outcomes: Sequence[Outcome]) -> Table:
     peers = [name for name in PEERS if any(name in outcome.speedups for outcome in outcomes)]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption_justify="left")
     table.caption = "peers: their time over fastopt's; fastest peer bold, red where it is faster than fastopt"
-    table.add_column("case", no_wrap=True)
+    table.add_column("case", overflow="fold")
     for name in (*COLUMNS, *(name.replace(" ", "\n") for name in peers)):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for outcome in outcomes:
         table.add_row(*_row(outcome, peers))
     return table
 
 
 def _row(outcome: Outcome, peers: Sequence[str]) -> list[Text | str]:
-    moved = str(outcome.bytes_per_parameter), f"{outcome.gb_per_s:.1f}"
+    moved = str(outcome.bytes_per_parameter), f"{outcome.gb_per_s:.3g}"
     ratios = [_fraction(outcome.ceiling_fraction), *(_speedup(outcome, name) for name in peers)]
     return [outcome.case.id.removesuffix("/cpu"), *moved, *ratios]
 
@@ -53,15 +55,9 @@ def _speedup(outcome: Outcome, name: str) -> Text:
     return Text(f"{ratio.value:.3g}", f"{fastest} {'red' if ratio.high < 1 else ''}".strip())
 
 
-WIDTH = 140
-"""Of a table with all peers, where no terminal says how much room there is."""
-
-
 def show(console: Console, table: Table, outcomes: Sequence[Outcome]) -> None:
     """Print the table, the mean, and why which peer did not take part."""
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH)
-    console.print(table)
+    show_table(console, table)
     if (mean := mean_speedup(outcomes)) is not None:
         console.print(f"geometric mean of the speed-ups over the fastest peer of each case: {mean:.2f}")
     everywhere = set.intersection(*(set(outcome.missing.items()) for outcome in outcomes))

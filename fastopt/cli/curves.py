@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from fastopt.schedules import CosineDecay, LearningRateSchedule, LinearWarmup
 
-from .report import color_of
+from .report import color_of, fits, show_table
 from .runs import UsageError, shown_schedule
 
-SPARKS = "▁▂▃▄▅▆▇█"
+SPARKS, ASCII_SPARKS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
 SPARK_WIDTH = 40
 TABLE_ROWS = 11
 POINTS = 4000
 """Steps at which a schedule is looked at, if it has more."""
+
+MOST_STEPS = 10**15
+"""More are not shown unless they are asked for."""
 
 LENGTHS = ("warmup_steps", "stable_steps", "decay_steps", "first_decay_steps", "total_steps")
 """Arguments that say how many steps a part of a schedule takes."""
@@ -62,7 +67,7 @@ def natural_steps(schedule: object) -> int:
         return 0
     own = sum(getattr(schedule, key, 0) for key in LENGTHS)
     if hasattr(schedule, "t_mul"):
-        own *= 1 + schedule.t_mul + schedule.t_mul**2
+        own *= 1 + schedule.t_mul + schedule.t_mul * schedule.t_mul
     if hasattr(schedule, "epochs_drop"):
         own = 4 * schedule.epochs_drop * getattr(schedule, "steps_per_epoch", 1)
     inner = natural_steps(getattr(schedule, "learning_rate", None))
@@ -70,7 +75,7 @@ def natural_steps(schedule: object) -> int:
     if boundaries:
         last = natural_steps(getattr(schedule, "schedules", [None])[-1])
         own = boundaries[-1] + (last or boundaries[-1] / 3)
-    return math.ceil(own + inner)
+    return math.ceil(min(own + inner, MOST_STEPS))
 
 
 def spread(last: int, count: int) -> list[int]:
@@ -84,16 +89,19 @@ def sample(schedules: Sequence[LearningRateSchedule], steps: Sequence[int]) -> l
     Raises
     ------
     UsageError
-        If a schedule cannot give a rate.
+        If a schedule cannot give a rate, or gives one below zero.
     """
     return [Curve(shown_schedule(schedule), [_rate(schedule, step) for step in steps]) for schedule in schedules]
 
 
 def _rate(schedule: LearningRateSchedule, step: int) -> float:
     try:
-        return schedule(step)
+        rate = schedule(step)
     except (ArithmeticError, ValueError) as error:
         raise UsageError(f"{shown_schedule(schedule)} has no rate at step {step}: {error}") from error
+    if rate < 0:
+        raise UsageError(f"{shown_schedule(schedule)} has a negative rate at step {step}, {rate:g}: steps would climb")
+    return rate
 
 
 def telling_steps(schedules: Sequence[LearningRateSchedule], last: int) -> list[int]:
@@ -106,37 +114,64 @@ def telling_steps(schedules: Sequence[LearningRateSchedule], last: int) -> list[
     return spread(last, TABLE_ROWS)
 
 
-def sparkline(rates: Sequence[float]) -> str:
+def sparkline(rates: Sequence[float], sparks: str = SPARKS) -> str:
     """The rates as blocks of eight heights, from the lowest to the highest."""
     lowest, height = min(rates), max(rates) - min(rates)
-    return "".join(SPARKS[round((rate - lowest) / height * 7) if height else 0] for rate in rates)
+    return "".join(sparks[round((rate - lowest) / height * 7) if height else 0] for rate in rates)
 
 
-def summary_table(schedules: Sequence[LearningRateSchedule], last: int) -> Table:
+def show_schedules(console: Console, schedules: Sequence[LearningRateSchedule], last: int) -> None:
+    """Print a summary, and the rates at some steps.
+
+    Where a terminal is too narrow for a column per schedule with its name above it, schedules get numbers, and as many
+    tables as that takes.
+    """
+    steps = telling_steps(schedules, last)
+    curves = sample(schedules, steps)
+    rates = _rate_table(steps, curves)
+    summary = sample(schedules, spread(last, POINTS))
+    if not fits(console, rates):
+        summary, curves = _numbered(summary), [Curve(str(k + 1), curve.rates) for k, curve in enumerate(curves)]
+    show_table(console, _summary_table(console, summary, last))
+    while curves:
+        count = next((n for n in range(len(curves), 1, -1) if fits(console, _rate_table(steps, curves[:n]))), 1)
+        console.print(_rate_table(steps, curves[:count]))
+        curves = curves[count:]
+
+
+def _numbered(curves: Sequence[Curve]) -> list[Curve]:
+    return [Curve(f"{number}. {curve.label}", curve.rates) for number, curve in enumerate(curves, 1)]
+
+
+def _summary_table(console: Console, curves: Sequence[Curve], last: int) -> Table:
     """A row per schedule: its shape, and its first, lowest, highest and last rate."""
-    table = Table(box=box.SIMPLE_HEAD)
+    ascii_only = console.options.ascii_only
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("schedule", overflow="fold")
-    table.add_column(f"steps 0 to {last:,}", no_wrap=True)
+    table.add_column(f"steps 0 to {_whole(last)}", no_wrap=True)
     for name in ("first", "lowest", "highest", "last"):
         table.add_column(name, justify="right", no_wrap=True)
-    for curve in sample(schedules, spread(last, POINTS)):
+    for curve in curves:
         rates = curve.rates
-        shape = sparkline([rates[index] for index in spread(len(rates) - 1, SPARK_WIDTH)])
+        shown = [rates[index] for index in spread(len(rates) - 1, min(SPARK_WIDTH, console.width // 4))]
+        shape = sparkline(shown, ASCII_SPARKS if ascii_only else SPARKS)
         table.add_row(Text(curve.label), shape, *map(_figure, (rates[0], min(rates), max(rates), rates[-1])))
     return table
 
 
-def rate_table(schedules: Sequence[LearningRateSchedule], last: int) -> Table:
-    """A row per step, for some steps, and a column per schedule."""
-    steps = telling_steps(schedules, last)
-    curves = sample(schedules, steps)
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("step", justify="right", style="cyan")
+def _rate_table(steps: Sequence[int], curves: Sequence[Curve]) -> Table:
+    """A row per step, and a column per schedule."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("step", justify="right", style="cyan", no_wrap=True)
     for curve in curves:
         table.add_column(Text(curve.label), justify="right", overflow="fold")
     for row, step in enumerate(steps):
-        table.add_row(f"{step:,}", *(_figure(curve.rates[row]) for curve in curves))
+        table.add_row(_whole(step), *(_figure(curve.rates[row]) for curve in curves))
     return table
+
+
+def _whole(step: int) -> str:
+    return f"{step:,}" if step < 10**12 else f"{Decimal(step):.4g}"
 
 
 def _figure(rate: float) -> str:

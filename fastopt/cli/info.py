@@ -110,8 +110,21 @@ def _cache() -> dict[str, Any]:
 
 
 def _devices() -> dict[str, str]:
-    # Asking numba.cuda would start the CUDA driver, which takes a second and can fail in many ways.
-    return {"CPU": "yes", "CUDA": "not used by this version"}
+    return {"CPU": "yes", "CUDA": _try(_cuda)}
+
+
+def _cuda() -> str:
+    """What was found, which is not yet that it works: no kernel is launched."""
+    from fastopt.kernels.cuda import driver, gpu
+
+    if driver.is_simulated():
+        return "simulated by Numba, as NUMBA_ENABLE_CUDASIM is set: no GPU was looked for"
+    try:
+        (major, minor), gpus = gpu.inventory()
+    except (driver.CudaUnavailable, driver.CudaError) as reason:
+        return f"not found: {reason}"
+    names = [f"GPU {k}: {name} (compute capability {x}.{y})" for k, (name, (x, y)) in enumerate(gpus)]
+    return f"found, not tried: driver for CUDA {major}.{minor}, {', '.join(names)}"
 
 
 def _optional_packages() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,62 @@ def make_console() -> Console:
     return console
 
 
+LABEL = 20
+"""Columns of a terminal that the first column of a table needs, where its words may be broken."""
+
+
+def show_table(console: Console, table: Table) -> None:
+    """Print a table with a label in its first column, the only one that may wrap, and figures in the others.
+
+    Where the terminal is too narrow for that, each row becomes its label and, below it, the figures with their names:
+    no figure is ever cut.
+    """
+    if fits(console, table) or _least_width(console, table) <= console.width:
+        console.print(table)
+        return
+    for line in _lines(table, console.width):
+        console.print(line)
+    if table.caption:
+        console.print(f"\n{table.caption}")
+
+
+def fits(console: Console, table: Table) -> bool:
+    """Whether a table needs no wrapping. A file or pipe becomes as wide as the table wants, unless it is told."""
+    width = _width(console, table)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = max(console.width, width)
+    return width <= console.width
+
+
+def _width(console: Console, table: Table) -> int:
+    return console.measure(table, options=console.options.update(max_width=100_000)).maximum
+
+
+def _least_width(console: Console, table: Table) -> int:
+    label = table.columns[0]
+    label.max_width = LABEL
+    width = _width(console, table)
+    label.max_width = None
+    return width
+
+
+def _lines(table: Table, width: int) -> Iterator[Text]:
+    """Of each row: an empty line, the label, and the figures with their names, as many in a line as fit."""
+    names = [str(column.header).replace("/\n", "/").replace("\n", " ") for column in table.columns]
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    for row, (label, *figures) in zip(table.rows, rows, strict=True):
+        yield Text()
+        yield Text.assemble(label, style=row.style or "", overflow="fold")
+        line = Text(" ")
+        for name, figure in zip(names[1:], figures, strict=True):
+            named = Text.assemble(" ", name, " ", figure)
+            if line.cell_len > 1 and line.cell_len + 1 + named.cell_len > width:
+                yield line
+                line = Text(" ")
+            line.append(" " * (line.cell_len > 1)).append(named)
+        yield line
+
+
 def two_columns(rows: dict[str, str]) -> Table:
     """A table of names and values."""
     table = Table(box=box.ROUNDED, show_header=False)
@@ -36,18 +92,22 @@ def two_columns(rows: dict[str, str]) -> Table:
     return table
 
 
-def result_table(trainings: Sequence[Training], console: Console) -> Table:
-    """The figures of one training one below the other, of several as one row each."""
-    if len(trainings) == 1:
-        label, parameters = trainings[0].run.label, trainings[0].model.parameter_count
-        rows = {"optimizer": label, "parameters": f"{parameters:,}", **_figures(trainings[0])}
-        return two_columns(rows)
+def show_results(console: Console, trainings: Sequence[Training]) -> None:
+    """Print the figures of one training one below the other, of several as one row each."""
+    if len(trainings) > 1:
+        show_table(console, _comparison(trainings))
+        return
+    label, parameters = trainings[0].run.label, trainings[0].model.parameter_count
+    rows = {"optimizer": label, "parameters": f"{parameters:,}", **_figures(trainings[0])}
+    console.print(two_columns(rows))
+
+
+def _comparison(trainings: Sequence[Training]) -> Table:
     caption = f"{trainings[0].model.parameter_count:,} parameters"
-    padding = (0, 0 if console.width < 100 else 1)
-    table = Table(box=box.SIMPLE_HEAD, padding=padding, caption=caption, caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0), caption=caption, caption_justify="left")
     table.add_column("optimizer", overflow="fold")
     for name in _figures(trainings[0]):
-        table.add_column(name.replace(" ", "\n", 1), justify="right")
+        table.add_column(name.replace(" ", "\n", 1), justify="right", no_wrap=True)
     best = best_of(trainings)
     for training in trainings:
         table.add_row(

@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fastopt import LossScaleOptimizer, Optimizer, schedules
+import numba
+
+from fastopt import LossScaleOptimizer, Optimizer, schedules, set_num_threads
 from fastopt.registry import find, names
 
 SUITABLE: dict[str, dict[str, Any]] = {
@@ -24,6 +26,10 @@ SUITABLE: dict[str, dict[str, Any]] = {
     "Adafactor": {"learning_rate": 0.01},
 }
 """What `fastopt train` takes for hyper-parameters whose defaults do not suit its model, unless the user sets them."""
+
+
+ABBREVIATIONS = {"lr": "learning_rate", "eps": "epsilon", "wd": "weight_decay", "betas": "beta_1"}
+"""Of hyper-parameters, which people type out of habit."""
 
 
 class UsageError(ValueError):
@@ -51,7 +57,7 @@ class Run(NamedTuple):
         """
         try:
             return self.kind(**self.arguments)
-        except (TypeError, ValueError) as error:
+        except (ArithmeticError, TypeError, ValueError) as error:
             raise UsageError(str(error)) from error
 
 
@@ -105,6 +111,7 @@ def plan_comparison(text: str, shared: Mapping[str, str | None]) -> list[Run]:
     shared : mapping
         Hyper-parameters of all runs, unless the run has its own.
     """
+    check_brackets(text)
     runs = []
     for specification in filter(None, _split(text, ",")):
         name, own = _name_and_settings(specification)
@@ -140,6 +147,7 @@ def plan_schedules(
 def _named_schedule(
     text: str, shared: Mapping[str, str | None], examples: Mapping[str, Any]
 ) -> schedules.LearningRateSchedule:
+    check_brackets(text)
     name, own = _name_and_settings(text)
     try:
         kind = schedules.get(name)
@@ -149,7 +157,7 @@ def _named_schedule(
     required = [key for key, value in inspect.signature(kind).parameters.items() if value.default is value.empty]
     try:
         return kind(**{**{key: examples[key] for key in required}, **arguments})
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise UsageError(f"{kind.__name__}: {error}") from error
 
 
@@ -177,7 +185,13 @@ def read_flags(tokens: Sequence[str]) -> dict[str, str | None]:
 
 
 def read_value(text: str) -> Any:
-    """A boolean, None, number, list or schedule, as Python or JSON write it; anything else is a string."""
+    """A boolean, None, number, list or schedule, as Python or JSON write it; anything else is a string.
+
+    Raises
+    ------
+    UsageError
+        If brackets do not match, or a schedule refuses its arguments.
+    """
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     if _is_call(text):
@@ -185,11 +199,33 @@ def read_value(text: str) -> Any:
     for read in (json.loads, ast.literal_eval, float):
         with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return read(text)
+    check_brackets(text)
     return text
 
 
+def check_brackets(text: str) -> None:
+    """Refuse what would be a call or list if its brackets matched; those in quotes do not count.
+
+    Raises
+    ------
+    UsageError
+        If a bracket is not closed, or closes nothing.
+    """
+    waiting: list[str] = []
+    for bracket in re.findall(r"[()\[\]{}]", re.sub(r"'[^']*'|\"[^\"]*\"", "", text)):
+        if bracket in BRACKETS:
+            waiting.append(bracket)
+        elif not waiting or BRACKETS[waiting.pop()] != bracket:
+            raise UsageError(f"{text}: {bracket!r} closes nothing")
+    if waiting:
+        raise UsageError(f"{text}: {waiting[-1]!r} was never closed")
+
+
+BRACKETS = {"(": ")", "[": "]", "{": "}"}
+
+
 def _is_call(text: str) -> bool:
-    return re.fullmatch(r"\s*[A-Za-z_]\w*\s*\(.*\)\s*", text) is not None
+    return re.match(r"\s*[A-Za-z_]\w*\s*\(", text) is not None
 
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
@@ -203,11 +239,12 @@ def read_schedule(text: str) -> schedules.LearningRateSchedule:
     UsageError
         If there is no such schedule, or it refuses its arguments.
     """
+    check_brackets(text)
     try:
         schedule = _evaluate(ast.parse(text.strip(), mode="eval").body)
     except SyntaxError as error:
         raise UsageError(f"{text}: {error.msg}") from error
-    except (TypeError, ValueError, RecursionError) as error:
+    except (ArithmeticError, TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{text}: {error}") from error
     if not isinstance(schedule, schedules.LearningRateSchedule):
         raise UsageError(f"{text}: expected a schedule, as CosineDecay(0.01, decay_steps=500)")
@@ -232,22 +269,53 @@ def _argument(kind: type[Any], flag: str, text: str | None) -> tuple[str, Any]:
     key = flag if flag in parameters else switched_off
     if key not in parameters:
         flags = [_flag(name) for name in parameters]
-        raise UsageError(
-            f"{kind.__name__} has no {_flag(flag)}{_suggestion(_flag(flag), flags)} It has {', '.join(flags)}"
-        )
+        meant = _suggestion(_flag(_full_name(flag, parameters)), flags)
+        raise UsageError(f"{kind.__name__} has no {_flag(flag)}{meant} It has {', '.join(flags)}")
     is_switch = isinstance(parameters[key].default, bool)
     if text is None and not is_switch:
         raise UsageError(f"{_flag(key)} needs a value")
     value = key == flag if text is None else read_value(text)
     if is_switch and value not in (True, False):
         raise UsageError(f"{_flag(key)} is true or false, got {text!r}")
+    if key.endswith("learning_rate"):
+        _check_rate(_flag(key), text, value)
     return key, bool(value) if is_switch else value
+
+
+def _check_rate(flag: str, text: str | None, value: object) -> None:
+    """Refuse words, and rates below zero, with which every step would climb."""
+    if isinstance(value, str):
+        raise UsageError(f"{flag} takes a number or a schedule, as 0.01 or CosineDecay(0.01, 500), got {text!r}")
+    if isinstance(value, (int, float)) and value < 0:
+        raise UsageError(f"{flag} must not be negative, as every step would climb then, got {text}")
+
+
+def _full_name(flag: str, known: Iterable[str]) -> str:
+    """What an abbreviation of other libraries stands for."""
+    meant = ABBREVIATIONS.get(flag, flag)
+    return next((name for name in known if name.endswith(meant)), flag)
 
 
 def _suggestion(typed: str, known: Iterable[str]) -> str:
     by_lower_case = {name.lower(): name for name in known}
     close = difflib.get_close_matches(typed.lower(), by_lower_case, n=1)
     return f", did you mean {by_lower_case[close[0]]}?" if close else "."
+
+
+def cap_threads(threads: int | None) -> None:
+    """Limit the threads of steps; None leaves it.
+
+    Raises
+    ------
+    UsageError
+        If there are not so many.
+    """
+    if threads is None:
+        return
+    most = numba.config.NUMBA_NUM_THREADS
+    if threads > most:
+        raise UsageError(f"--threads {threads}: there are {most} here, or as many as NUMBA_NUM_THREADS says")
+    set_num_threads(threads)
 
 
 def _key(flag: str) -> str:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 DEFAULT_STEPS = 100
 
+MOST_ROWS = 10**7
+"""Of CSV and JSON, which are made in memory."""
+
 
 def schedule(
     names: Annotated[
@@ -74,13 +77,10 @@ def _planned(tokens: Sequence[str], steps: int | None) -> tuple[list[LearningRat
 
 
 def _print_tables(schedules: Sequence[LearningRateSchedule], last: int) -> None:
-    from .curves import rate_table, summary_table
+    from .curves import show_schedules
     from .report import make_console
 
-    tables = [make(schedules, last) for make in (summary_table, rate_table)]
-    console = make_console()
-    for table in tables:
-        console.print(table)
+    show_schedules(make_console(), schedules, last)
 
 
 def _print_data(schedules: Sequence[LearningRateSchedule], last: int, as_json: bool) -> None:
@@ -91,7 +91,10 @@ def _print_data(schedules: Sequence[LearningRateSchedule], last: int, as_json: b
     from fastopt.schedules import serialize
 
     from .curves import sample
+    from .runs import UsageError
 
+    if last > MOST_ROWS:
+        raise UsageError(f"every step up to {last:,} is too much: choose --steps of at most {MOST_ROWS:,}")
     steps = range(last + 1)
     curves = sample(schedules, steps)
     if as_json:

@@ -13,6 +13,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .data import Digits
     from .runs import Run
     from .training import Settings, Training
 
@@ -30,13 +31,14 @@ def train(
         str | None, typer.Option(metavar="NAME", show_default="adam", help="Any, as sgd, lamb, Muon.")
     ] = None,
     batch_size: Annotated[str, typer.Option(metavar="N|full", help="Samples per step; full: all at once.")] = "32",
-    epochs: Annotated[int, typer.Option(min=1, help="Times that every sample is used.")] = 30,
-    seed: Annotated[int, typer.Option(min=0, help="Of the initial weights and the order of samples.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Times that every sample is used.")] = 30,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the initial weights and the order of samples.")] = 0,
     threads: Annotated[
-        int | None, typer.Option(min=1, show_default="all", help="Threads that a step of the optimizer may use.")
+        int | None,
+        typer.Option(min=1, metavar="N", show_default="all", help="Threads that a step of the optimizer may use."),
     ] = None,
     hidden: Annotated[str, typer.Option(metavar="N,N,...|none", help="Widths of the hidden layers.")] = "128,64",
-    activation: Annotated[str, typer.Option(metavar="NAME", help="Between layers: relu, gelu, tanh, …")] = "relu",
+    activation: Annotated[str, typer.Option(metavar="NAME", help="Between layers: relu, gelu, tanh, ...")] = "relu",
     loss: Annotated[
         str, typer.Option(metavar="NAME", help="What is trained for, as mse; in probabilities.")
     ] = "sparse_categorical_crossentropy",
@@ -52,7 +54,7 @@ def train(
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw loss and accuracy.")] = None,
     compare: Annotated[
         str | None,
-        typer.Option(metavar="RUN,RUN,...", help="Several runs, such as sgd:learning_rate=.1:momentum=.9,adam."),
+        typer.Option(metavar="RUN,RUN,...", help="Several runs, such as sgd:momentum=.9,adam."),
     ] = None,
     digest: Annotated[bool, typer.Option("--digest", help="Print a hash of the final parameters.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the last line only.")] = False,
@@ -72,7 +74,7 @@ def train(
     """
     _require_extra(plot)
     from . import report
-    from .runs import UsageError
+    from .runs import UsageError, cap_threads
     from .training import interruptible
 
     console = report.make_console()
@@ -83,12 +85,12 @@ def train(
             runs = _runs(optimizer, compare, context.args)
             _check_rates(runs, settings)
             report.check_picture(plot)
-            _cap_threads(threads)
+            cap_threads(threads)
             trainings = _train(runs, settings, console, quiet, stopped)
     except UsageError as error:
         raise typer.BadParameter(str(error)) from error
     if not quiet:
-        console.print(report.result_table(trainings, console))
+        report.show_results(console, trainings)
     failed = _tell_problems(trainings) | _save_plot(trainings, plot)
     _tell_results(trainings, digest)
     raise typer.Exit(_status_of(trainings, failed))
@@ -167,13 +169,6 @@ def _check_rates(runs: Sequence[Run], settings: Settings) -> None:
         )
 
 
-def _cap_threads(threads: int | None) -> None:
-    from fastopt import set_num_threads
-
-    if threads is not None:
-        set_num_threads(threads)
-
-
 def _train(
     runs: Sequence[Run], settings: Settings, console: Console, quiet: bool, stopped: Callable[[], bool]
 ) -> list[Training]:
@@ -181,18 +176,35 @@ def _train(
 
     from .data import load_digits
     from .progress import watching
-    from .training import Training
 
-    digits = load_digits(np.dtype(settings.dtype))
-    trainings: list[Training] = []
+    planned = _planned(runs, settings, load_digits(np.dtype(settings.dtype)))
     with watching(console, quiet) as watch:
-        for run in runs:
-            training = Training(run, settings, digits)
+        for number, training in enumerate(planned, 1):
             training.prepare()
             training.fit(watch, stopped)
-            trainings.append(training)
             if training.interrupted:
-                break
+                return planned[:number]
+    return planned
+
+
+def _planned(runs: Sequence[Run], settings: Settings, digits: Digits) -> list[Training]:
+    """The trainings of all runs, with schedules that have a rate for each of their steps."""
+    from fastopt.schedules import LearningRateSchedule
+
+    from .curves import POINTS, sample, spread
+    from .runs import UsageError
+    from .training import Training
+
+    try:
+        trainings = [Training(run, settings, digits) for run in runs]
+    except (MemoryError, OverflowError, ValueError) as error:
+        raise UsageError(f"--hidden {','.join(map(str, settings.hidden))} is too large: {error}") from error
+    for training in trainings:
+        rate = training.run.arguments["learning_rate"]
+        if isinstance(rate, LearningRateSchedule):
+            sample([rate], spread(training.total_steps - 1, POINTS))
+    if settings.epoch_schedule is not None:
+        sample([settings.epoch_schedule], spread(settings.epochs - 1, POINTS))
     return trainings
 
 

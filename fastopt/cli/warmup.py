@@ -31,7 +31,7 @@ class Counts(NamedTuple):
 
 
 def warmup(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Optimizers; none means all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Optimizers; none means all.")] = None,
     dtype: Annotated[Precisions, typer.Option(help="Of the parameters.")] = Precisions.all,
 ) -> None:
     """Compile optimizers ahead of time, in all their variants, into the cache on disk.
@@ -64,17 +64,14 @@ def _warm_up(
     kinds: Sequence[type[Optimizer]], dtypes: Sequence[str], console: Console, stopped: Callable[[], bool]
 ) -> bool:
     """Whether all was compiled before the user stopped it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from fastopt.kernels._aside import be_silent
+
+    from .progress import counting_bars
 
     if console.is_terminal:
         be_silent()
     jobs = [(kind, arguments, dtype) for kind in kinds for arguments in variants(kind) for dtype in dtypes]
-    columns = TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    # Of one that is disabled instead, older versions of rich leave an empty line.
-    with Progress(*columns, console=console if console.is_terminal else Console(quiet=True)) as bars:
+    with counting_bars(console) as bars:
         task = bars.add_task("", total=len(jobs))
         for kind, arguments, dtype in jobs:
             if stopped():

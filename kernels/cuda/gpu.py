@@ -70,6 +70,24 @@ def _ordinal_of(address):
     return int(call("cuPointerGetAttribute", attribute, address))
 
 
+def inventory():
+    """The newest CUDA that the driver knows, (major, minor), and each GPU's name and compute capability.
+
+    Makes no context on any of them. Raises `CudaUnavailable` or `CudaError`.
+    """
+    version = call("cuDriverGetVersion")
+    handles = [call("cuDeviceGet", ordinal) for ordinal in range(call("cuDeviceGetCount"))]
+    return (version // 1000, version % 1000 // 10), [(_name(handle), _capability(handle)) for handle in handles]
+
+
+def _name(handle):
+    return call("cuDeviceGetName", 256, handle).split(b"\0")[0].decode()
+
+
+def _capability(handle):
+    return tuple(_attribute(f"COMPUTE_CAPABILITY_{part}", handle) for part in ("MAJOR", "MINOR"))
+
+
 class Device:
     """One GPU, in its primary context, which it shares with torch, CuPy and numba.cuda.
 
@@ -83,8 +101,7 @@ class Device:
             raise CudaUnavailable(f"there is no GPU {ordinal}: CUDA sees {count} of them, numbered from 0")
         self.ordinal = ordinal
         handle = call("cuDeviceGet", ordinal)
-        self.name = call("cuDeviceGetName", 256, handle).split(b"\0")[0].decode()
-        self.capability = tuple(_attribute(f"COMPUTE_CAPABILITY_{part}", handle) for part in ("MAJOR", "MINOR"))
+        self.name, self.capability = _name(handle), _capability(handle)
         self.multiprocessors = _attribute("MULTIPROCESSOR_COUNT", handle)
         self._context = call("cuDevicePrimaryCtxRetain", handle)
         self._kernels = {}
