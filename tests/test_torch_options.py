@@ -198,7 +198,7 @@ def test_flat_parameters():
         train(model, own)
     (buffer,) = optimizer.flat_parameters
     assert buffer.dtype == torch.float64
-    assert_alike(ours, theirs)
+    assert_alike(ours, theirs, 1e-5)  # the gradients before were float32's, which torch rounds by where memory lies
     again = pickle.loads(pickle.dumps((ours, optimizer)))
     for model, own in ((ours, optimizer), again):
         train(model, own)
