@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from layouts import LAYOUTS, WRITEABLE, dense
 
 import fastopt
 
@@ -18,6 +19,8 @@ EXAMPLES = settings(
     max_examples=80, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 STEPS = 3
+LIKE_THE_PARAMETER = "like the parameter"
+"""A layout, of the parameter's axes; the others are in `layouts`."""
 
 # Whose results depend on single elements only, so that the order of elements in memory does not matter.
 ELEMENTWISE = {
@@ -59,60 +62,19 @@ class Spec(NamedTuple):
     dtype: str
     axes: tuple  # as they lie in memory, slowest first
     grad_dtype: str
-    layout: str  # of the gradients, a key of LAYOUTS
+    layout: str  # of the gradients, a key of LAYOUTS, or LIKE_THE_PARAMETER
 
     def parameter(self, rng):
         return dense(rng.normal(size=self.shape).astype(self.dtype), self.axes)
 
     def gradient(self, rng):
-        return LAYOUTS[self.layout](rng.normal(size=self.shape).astype(self.grad_dtype), self)
+        values = rng.normal(size=self.shape).astype(self.grad_dtype)
+        return dense(values, self.axes) if self.layout == LIKE_THE_PARAMETER else LAYOUTS[self.layout](values)
 
     def plain(self, grad):
         """The gradient as the plainest caller would hand it over."""
         return np.array(grad, self.dtype, order="C")
 
-
-def dense(values, axes):
-    """A copy without gaps whose axes lie in memory in the given order."""
-    return np.array(np.transpose(values, axes), order="C").transpose(np.argsort(axes))
-
-
-def inside(values, spec):
-    """A window of a larger array."""
-    room = np.full([extent + 2 for extent in values.shape], np.nan, values.dtype)
-    window = room[(slice(1, -1),) * values.ndim] if values.ndim else room
-    window[...] = values
-    return window
-
-
-def every_second(values, spec):
-    room = np.full((*values.shape, 2), np.nan, values.dtype)
-    room[..., 1] = values
-    return room[..., 1]
-
-
-def backwards(values, spec):
-    turn = (slice(None, None, -1),) * values.ndim
-    return np.array(values[turn])[turn] if values.ndim else values
-
-
-def read_only(values, spec):
-    values = np.array(values)
-    values.flags.writeable = False
-    return values
-
-
-LAYOUTS = {
-    "C": lambda values, spec: np.array(values, order="C"),
-    "Fortran": lambda values, spec: np.array(values, order="F"),
-    "like the parameter": lambda values, spec: dense(values, spec.axes),
-    "inside": inside,
-    "every second": every_second,
-    "backwards": backwards,
-    "read-only": read_only,
-    "broadcast": lambda values, spec: np.broadcast_to(values[:1] if values.ndim else values, values.shape),
-}
-WRITEABLE = tuple(name for name in LAYOUTS if name not in ("read-only", "broadcast"))
 
 # Small ones of up to four axes, and some that take several chunks, the last one full, short or of one element.
 SMALL_SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 5]), max_size=4).map(tuple)
@@ -123,7 +85,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 @st.composite
-def specs(draw, any_axes=False, layouts=tuple(LAYOUTS), dtypes=DTYPES):
+def specs(draw, any_axes=False, layouts=(*LAYOUTS, LIKE_THE_PARAMETER), dtypes=DTYPES):
     shape = draw(SHAPES)
     axes = tuple(range(len(shape)))
     if any_axes:
@@ -345,7 +307,7 @@ def test_gradients_are_left_alone(make, chosen, seed):
 
 
 @EXAMPLES
-@given(optimizers(ANY), lists_of_specs(layouts=WRITEABLE), SEEDS)
+@given(optimizers(ANY), lists_of_specs(layouts=(*WRITEABLE, LIKE_THE_PARAMETER)), SEEDS)
 def test_zeroed_gradients_give_the_same_step_and_are_zero(make, chosen, seed):
     params, steps = drawn(chosen, seed)
     expected = plain_run(make(), chosen, params, steps)
@@ -378,7 +340,7 @@ def test_gradients_that_share_memory_are_zeroed_after_all_have_been_read(make, p
 
 
 @EXAMPLES
-@given(optimizers(ANY, ({"nonfinite": "skip"},)), lists_of_specs(layouts=WRITEABLE), SEEDS)
+@given(optimizers(ANY, ({"nonfinite": "skip"},)), lists_of_specs(layouts=(*WRITEABLE, LIKE_THE_PARAMETER)), SEEDS)
 def test_a_skipped_step_zeroes_gradients_and_changes_nothing_else(make, chosen, seed):
     params, (grads, last) = drawn(chosen, seed, steps=2)
     optimizer = make()
