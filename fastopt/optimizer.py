@@ -451,8 +451,8 @@ class Optimizer(Averages, HyperParameters, Counting):
         if unscale is None:
             unscale = self._unscale()
         nonfinite = nonfinite or self.nonfinite
-        if self._gpu is not None:
-            self._gpu.step(unscale, nonfinite, options, scaling)
+        if isinstance(self._steps, GpuSteps):
+            self._steps.step(unscale, nonfinite, options, scaling)
             if self._stand_ins or (zero_grads and (self._gradients.zeroes or self._last_step_skipped)):
                 with self._steps.in_order(gradients=True):
                     self._end_step(grads, zero_grads)

@@ -43,9 +43,8 @@ class RepeatedSteps:
         self._apart = [plan for plan in plans if not plan.shares_gradients]
         self._call = _one_call(optimizer, plans[0], gradients) if len(plans) == 1 and not self._apart else None
         self._fills = not (optimizer._keeps_scalars or (self._call is not None and self._call.writes))
-        watches = self._call is not None and self._call.watches
-        self._at_once = self._call.begin if watches and self._call.launches else None
-        self._watches = watches
+        self._watches = self._call is not None and self._call.watches
+        self._at_once = self._call.begin if self._call and self._watches and self._call.launches else None
         own = optimizer.__dict__
         self._values: Any = itemgetter(*(key for key in _names(optimizer) if key in own))
         self._known: Any = None  # values of hyper-parameters at the last step
