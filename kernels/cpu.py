@@ -41,7 +41,7 @@ from .layout import (
     ZERO,
     Control,
 )
-from .maths import clip, decayed
+from .maths import clip, decayed, plus_share
 from .reduction import LANES, nonfinite, row_sum, sum_of, sum_of_squares
 from .registry import between_phases, first_phase, second_phase, update
 from .staging import chunk_gradient, scratch_for
@@ -129,7 +129,7 @@ def finish_chunk(t, segment, offset, param, c, options, dtype):
         average = array_at(t.addresses[AVERAGE, segment], offset, param.size, dtype)
         take = dtype(1) - c.keep  # rounded by itself it would make an average drift that has nothing to follow
         for i in range(param.size):
-            average[i] = c.keep * average[i] + take * param[i]
+            average[i] = plus_share(take * param[i], average[i], c.keep)
         if options & OVERWRITE:
             for i in range(param.size):
                 param[i] = average[i]

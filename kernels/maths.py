@@ -126,9 +126,9 @@ def decayed(param, decay):
 
 
 @callee
-def with_decay(grad, param, decay):
-    """``grad + decay * param``; without a decay the gradient alone, whatever the parameter is."""
-    return where(decay != constant(0, decay), grad + decay * param, grad)
+def plus_share(x, y, share):
+    """``x + share * y``; ``x`` alone where the share is zero, were ``y`` infinite."""
+    return where(share != constant(0, share), x + share * y, x)
 
 
 @callee

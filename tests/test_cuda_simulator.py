@@ -13,7 +13,7 @@ from compare import with_schedule
 from fastopt.kernels.maths import constant, sqrt
 from gpu_arrays import Interface
 from gpu_twins import LaggingGpu, Twins, assert_same_bits, memory_of, on_gpu
-from table import BIG, CASES
+from table import BIG, CASES, RATES
 
 import fastopt
 from fastopt import schedules
@@ -503,6 +503,41 @@ def test_a_norm_that_overflows(nonfinite, clip):
         with np.errstate(over="ignore"):
             twins.step(lambda: huge(1))
     run(twins, 1, dtype=F64)
+
+
+# -- infinite parameters, and squares that overflow --------------------------------------------------------------------
+
+
+EXTREME = [
+    *((name, {}) for name in RATES),
+    ("Adam", {"amsgrad": True}),
+    ("RMSprop", {"centered": True, "momentum": 0.5}),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"weight_decay": 0.1}, {"use_ema": True, "ema_overwrite_frequency": 2}], ids=str
+)
+@pytest.mark.parametrize(("name", "own"), EXTREME, ids=str)
+def test_extreme_numbers(name, own, options, dtype):
+    huge = 3e19 if dtype == F32 else 3e154
+
+    def params():
+        arrays = drawn(0, dtype=dtype)
+        arrays[0][0, :3], arrays[1][:4] = (-np.inf, np.inf, -0.0), (0.0, -0.0, -np.inf, np.inf)
+        return arrays
+
+    def grads(seed):
+        arrays = drawn(seed, dtype=dtype)
+        arrays[0][0, :3] = arrays[1][:4] = 0
+        arrays[0][1, :2] = (huge, 100 * huge) if seed == 2 else 1
+        return arrays
+
+    twins = Twins(lambda: getattr(fastopt, name)(**own, **options), params)
+    for seed in range(1, 5):
+        with np.errstate(all="ignore"):
+            twins.step(lambda seed=seed: grads(seed))
 
 
 # -- a GPU that lags behind the host -----------------------------------------------------------------------------------

@@ -62,6 +62,37 @@ def test_steps_are_those_of_keras(case, keras, fast, backend):
     assert_same_state(ours, theirs)
 
 
+@pytest.mark.parametrize("options", [{}, {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 2}], ids=str)
+@pytest.mark.parametrize("name", ["SGD", "Adam", "RMSprop", "Lion", "Muon"])
+def test_infinite_parameters(name, options, keras, fast):
+    """Without weight decay Keras keeps what its rules keep."""
+    options = options | ({"weight_decay": None, "adam_weight_decay": None} if name == "Muon" else {})
+    arrays, (grads,) = parameters(), gradients(1)
+    for array, grad in zip(arrays[:2], grads[:2], strict=True):
+        array.flat[:2], grad.flat[:2] = (-np.inf, np.inf), 0
+    case = Case(name, name, {"learning_rate": 0.01, **options}, False)
+    (ours, our_variables), (theirs, their_variables) = pair(case, keras, fast, arrays)
+    train(ours, keras, our_variables, [grads] * 3)
+    train(theirs, keras, their_variables, [grads] * 3)
+    assert is_fused(ours)
+    assert np.isinf(our_variables[0].numpy()).sum() == 2
+    assert_same_variables(our_variables, their_variables)
+
+
+@pytest.mark.parametrize("name", ["Adam", "Nadam", "Lamb", "ScheduleFreeAdamW"])
+def test_a_square_that_overflows(name, keras, fast):
+    """Keras gives NaN for good; here it is as with fastopt on arrays, which is held against torch."""
+    grads = [[np.array([1, value], np.float32)] for value in (1, 3e19, 1, 1)]
+    (variable,) = variables = variables_of(keras, [np.ones(2, np.float32)])
+    train(getattr(fast, name)(0.1), keras, variables, grads)
+    array, optimizer = np.ones(2, np.float32), getattr(fastopt, name)(0.1)
+    optimizer.build([array])
+    for step in grads:
+        optimizer.apply(step)
+    assert np.isfinite(array).all()
+    np.testing.assert_array_equal(variable.numpy(), array)
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.full] * (name not in ("SGD", "Adam", "Lamb"))) for name in NAMES]
 )

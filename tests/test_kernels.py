@@ -524,6 +524,10 @@ CALLS = {
     "sqrt": lambda x: maths.sqrt(x),
     "power": lambda x, exponent: maths.power(x, exponent),
     "constant": lambda like: maths.constant(0.1, like),
+    "greatest": lambda like: maths.greatest(like),
+    "decayed": lambda param, decay: maths.decayed(param, decay),
+    "plus_share": lambda x, y, share: maths.plus_share(x, y, share),
+    "mean_square": lambda mean, x, share: maths.mean_square(mean, x, share),
 }
 
 
@@ -566,6 +570,48 @@ def test_clip_by_nothing_keeps_every_bit():
     infinite = np.float32(np.inf)
     for x in map(np.float32, NUMBERS):
         assert same_bits(np.array([maths.clip(x, -infinite, infinite)])) == same_bits(np.array([x]))
+
+
+@over_dtypes
+def test_greatest(dtype):
+    found = check_same("greatest", compiled("greatest"), (dtype.type(3),), dtype)
+    with np.errstate(over="ignore"):
+        assert math.isfinite(found) and np.nextafter(found, dtype.type(np.inf)) == math.inf
+
+
+@over_dtypes
+def test_decayed(dtype):
+    """As multiplied by ``1 - decay``, but for one rounding; without a decay every bit stays."""
+    function, none = compiled("decayed"), dtype.type(0)
+    for x in map(dtype.type, NUMBERS):
+        assert same_bits(np.array([check_same("decayed", function, (x, none), dtype)])) == same_bits(np.array([x]))
+        found = check_same("decayed", function, (x, dtype.type(0.25)), dtype)
+        np.testing.assert_array_equal(found, x * dtype.type(0.75))
+
+
+@over_dtypes
+def test_plus_share(dtype):
+    """IEEE arithmetic, but that no share of infinity is nothing."""
+    function = compiled("plus_share")
+    for x in map(dtype.type, NUMBERS):
+        for y in map(dtype.type, NUMBERS):
+            np.testing.assert_array_equal(check_same("plus_share", function, (x, y, dtype.type(0)), dtype), x)
+            found = check_same("plus_share", function, (x, y, dtype.type(0.5)), dtype)
+            with np.errstate(invalid="ignore"):
+                np.testing.assert_array_equal(found, x + y / 2)
+
+
+@over_dtypes
+def test_mean_square(dtype):
+    """``mean * (1 - share) + share * x * x``, as torch has it: its infinities and NaN, too."""
+    function, most = compiled("mean_square"), float(np.finfo(dtype).max)
+    for mean in map(dtype.type, (*POSITIVE, most)):
+        for x in map(dtype.type, (*NUMBERS, math.sqrt(most) * 2, most)):
+            for share in map(dtype.type, (0.125, 0.5)):
+                found = check_same("mean_square", function, (mean, x, share), dtype)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    expected = mean * (1 - share) + share * x * x
+                np.testing.assert_allclose(found, expected, rtol=4 * np.finfo(dtype).eps)
 
 
 @over_dtypes

@@ -28,7 +28,7 @@ from ..layout import (
     ZERO,
     Control,
 )
-from ..maths import clip, constant, decayed
+from ..maths import clip, constant, decayed, plus_share
 from ..registry import second_phase, update
 from .finish import finish
 from .gradient import clear, gradient_of, is_plain, numbers_of
@@ -199,7 +199,7 @@ def averaged(param, average, options, c):
     """A parameter after its step and its average, as the options ask for them."""
     if options & AVERAGED:
         take = constant(1, param) - c.keep
-        average = c.keep * average + take * param
+        average = plus_share(take * param, average, c.keep)
         if options & OVERWRITE:
             param = average
     return param, average

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from .._jit import callee
-from ..maths import sqrt, with_decay
+from ..maths import plus_share, sqrt
 from ..registry import rule
 
 
@@ -48,4 +48,4 @@ def coupled_adadelta(param, grad, slots, s):
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.Adadelta.html.
     """
-    return adadelta(param, with_decay(grad, param, s.weight_decay), slots, s)
+    return adadelta(param, plus_share(grad, param, s.weight_decay), slots, s)

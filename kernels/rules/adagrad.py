@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from .._jit import callee
-from ..maths import sqrt, with_decay
+from ..maths import plus_share, sqrt
 from ..registry import rule
 
 
@@ -52,4 +52,4 @@ def coupled_adagrad(param, grad, slots, s):
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.Adagrad.html.
     """
-    return outside_adagrad(param, with_decay(grad, param, s.weight_decay), slots, s)
+    return outside_adagrad(param, plus_share(grad, param, s.weight_decay), slots, s)

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from .._jit import callee
-from ..maths import maximum, mean_square, sqrt, with_decay
+from ..maths import maximum, mean_square, plus_share, sqrt
 from ..registry import rule, scalars_for
 
 
@@ -103,7 +103,7 @@ def coupled_adam(param, grad, slots, s):
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.Adam.html. torch's √(v / (1 − β₂ᵗ)) + ε is this
     rule's √v + ε √(1 − β₂ᵗ), over √(1 − β₂ᵗ).
     """
-    return adam(param, with_decay(grad, param, s.weight_decay), slots, s)
+    return adam(param, plus_share(grad, param, s.weight_decay), slots, s)
 
 
 class CoupledAmsgradScalars(CoupledAdamScalars):
@@ -113,4 +113,4 @@ class CoupledAmsgradScalars(CoupledAdamScalars):
 @rule(CoupledAmsgradScalars)
 def coupled_amsgrad(param, grad, slots, s):
     """`amsgrad` with weight decay in the gradient, as in torch."""
-    return amsgrad(param, with_decay(grad, param, s.weight_decay), slots, s)
+    return amsgrad(param, plus_share(grad, param, s.weight_decay), slots, s)

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ..maths import maximum, with_decay
+from ..maths import maximum, plus_share
 from ..registry import rule, scalars_for
 
 
@@ -62,7 +62,7 @@ def coupled_adamax(param, grad, slots, s):
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.Adamax.html.
     """
     momentum, norm = slots
-    grad = with_decay(grad, param, s.weight_decay)
+    grad = plus_share(grad, param, s.weight_decay)
     momentum = momentum + (grad - momentum) * s.one_minus_beta_1
     norm = maximum(s.beta_2 * norm, abs(grad) + s.epsilon)
     return param - s.alpha * momentum / norm, (momentum, norm)

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from .._jit import callee
-from ..maths import mean_square, sqrt, with_decay
+from ..maths import mean_square, plus_share, sqrt
 from ..registry import scalars_for, two_phase_rule
 
 
@@ -39,7 +39,8 @@ def lamb_scalars(s, t):
 def lamb(param, grad, slots, s):
     """Lamb, first phase: the moments of Adam, and the squares of parameter and update.
 
-    m, v as Adam;  u = m / (1 − β₁ᵗ) / (√(v / (1 − β₂ᵗ)) + ε);  p ← p − η (‖p‖ / ‖u‖) u, norms over the whole parameter
+    m, v as Adam;  u = m / (1 − β₁ᵗ) / (√(v / (1 − β₂ᵗ)) + ε);  p ← p − η (‖p‖ / ‖u‖) u, norms over the whole parameter;
+    the ratio is 1 where a norm is 0 or not finite
 
     Source: You et al. 2019, https://arxiv.org/abs/1904.00962, algorithm 2, with φ the identity. As in Keras, weight
     decay is decoupled and comes first, so the norm is that of the decayed parameter; the paper has it inside u.
@@ -89,14 +90,14 @@ def coupled_lamb(param, grad, slots, s):
     momentum, velocity = slots
     momentum = momentum + (grad - momentum) * s.one_minus_beta_1
     velocity = mean_square(velocity, grad, s.one_minus_beta_2)
-    direction = with_decay(_direction(momentum, velocity, s), param, s.weight_decay)
+    direction = plus_share(_direction(momentum, velocity, s), param, s.weight_decay)
     return (param * param, direction * direction), (momentum, velocity)
 
 
 def coupled_lamb_second(param, grad, slots, extra, s):
     """`coupled_lamb`, second phase."""
     momentum, velocity = slots
-    direction = with_decay(_direction(momentum, velocity, s), param, s.weight_decay)
+    direction = plus_share(_direction(momentum, velocity, s), param, s.weight_decay)
     return param - extra * s.learning_rate * direction
 
 

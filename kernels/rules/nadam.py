@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from .._jit import callee
-from ..maths import mean_square, sqrt, with_decay
+from ..maths import mean_square, plus_share, sqrt
 from ..registry import rule, scalars_for
 
 
@@ -93,4 +93,4 @@ def coupled_nadam(param, grad, slots, s):
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.NAdam.html.
     """
-    return nadam(param, with_decay(grad, param, s.weight_decay), slots, s)
+    return nadam(param, plus_share(grad, param, s.weight_decay), slots, s)

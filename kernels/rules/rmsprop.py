@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from .._jit import callee
-from ..maths import sqrt, where, with_decay
+from ..maths import plus_share, sqrt, where
 from ..registry import rule
 
 
@@ -110,7 +110,7 @@ def coupled_rmsprop(param, grad, slots, s):
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.RMSprop.html.
     """
-    return outside_rmsprop(param, with_decay(grad, param, s.weight_decay), slots, s)
+    return outside_rmsprop(param, plus_share(grad, param, s.weight_decay), slots, s)
 
 
 class CoupledMomentumRMSpropScalars(CoupledRMSpropScalars):
@@ -121,7 +121,7 @@ class CoupledMomentumRMSpropScalars(CoupledRMSpropScalars):
 def coupled_momentum_rmsprop(param, grad, slots, s):
     """With momentum, the rate outside of it: b ← μ b + g / (√v + ε);  p ← p − η b."""
     velocity, momentum = slots
-    grad = with_decay(grad, param, s.weight_decay)
+    grad = plus_share(grad, param, s.weight_decay)
     velocity = s.rho * velocity + s.one_minus_rho * grad * grad
     momentum = s.momentum * momentum + grad / (sqrt(velocity) + s.epsilon)
     return param - s.learning_rate * momentum, (velocity, momentum)
@@ -135,7 +135,7 @@ class CoupledCenteredRMSpropScalars(CoupledRMSpropScalars):
 def coupled_centered_rmsprop(param, grad, slots, s):
     """By the estimated variance: a ← a + (g − a)(1 − ρ);  p ← p − η g / (√(v − a²) + ε)."""
     velocity, average = slots
-    grad = with_decay(grad, param, s.weight_decay)
+    grad = plus_share(grad, param, s.weight_decay)
     velocity = s.rho * velocity + s.one_minus_rho * grad * grad
     average = average + (grad - average) * s.one_minus_rho
     return param - s.learning_rate * grad / (sqrt(_variance(velocity, average)) + s.epsilon), (velocity, average)
@@ -149,7 +149,7 @@ class CoupledCenteredMomentumRMSpropScalars(CoupledRMSpropScalars):
 def coupled_centered_momentum_rmsprop(param, grad, slots, s):
     """`coupled_centered_rmsprop` with momentum, the rate outside of it."""
     velocity, momentum, average = slots
-    grad = with_decay(grad, param, s.weight_decay)
+    grad = plus_share(grad, param, s.weight_decay)
     velocity = s.rho * velocity + s.one_minus_rho * grad * grad
     average = average + (grad - average) * s.one_minus_rho
     momentum = s.momentum * momentum + grad / (sqrt(_variance(velocity, average)) + s.epsilon)

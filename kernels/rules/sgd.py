@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from .._jit import callee
-from ..maths import with_decay
+from ..maths import plus_share
 from ..registry import rule
 
 
@@ -71,7 +71,7 @@ class CoupledSgdScalars(NamedTuple):
 @rule(CoupledSgdScalars)
 def coupled_sgd(param, grad, slots, s):
     """Gradient descent with weight decay in the gradient, as in torch: g ← g + λ p;  p ← p − η g."""
-    return sgd(param, with_decay(grad, param, s.weight_decay), slots, s)
+    return sgd(param, plus_share(grad, param, s.weight_decay), slots, s)
 
 
 class CoupledMomentumScalars(CoupledSgdScalars):
@@ -86,7 +86,7 @@ def coupled_momentum_sgd(param, grad, slots, s):
     update. Keras has the learning rate inside the slot.
     """
     (momentum,) = slots
-    grad = with_decay(grad, param, s.weight_decay)
+    grad = plus_share(grad, param, s.weight_decay)
     momentum = s.momentum * momentum + s.grad_weight * grad
     return param - s.learning_rate * momentum, (momentum,)
 
@@ -99,6 +99,6 @@ class CoupledNesterovScalars(CoupledSgdScalars):
 def coupled_nesterov_sgd(param, grad, slots, s):
     """`coupled_momentum_sgd` that looks ahead: p ← p − η (g + μ b), with the new b."""
     (momentum,) = slots
-    grad = with_decay(grad, param, s.weight_decay)
+    grad = plus_share(grad, param, s.weight_decay)
     momentum = s.momentum * momentum + s.grad_weight * grad
     return param - s.learning_rate * (grad + s.momentum * momentum), (momentum,)
