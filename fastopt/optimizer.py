@@ -106,6 +106,10 @@ class Optimizer(Averages, HyperParameters, Counting):
             return []
         return [partial(setitem, self._running, 0, running_after(self._settings("", 1.0), t))]
 
+    def _recording(self) -> list[Call]:
+        """What else a step on the host that is not left out says of itself: C functions, to be called with it."""
+        return []
+
     def _reset(self) -> None:
         """Set what changes while training to its start."""
         self._start_counting()

@@ -313,8 +313,9 @@ def test_frozen_parameters_may_be_of_any_kind():
 
 META = {
     "SGD": {"momentum": 0.9}, "RMSprop": {"momentum": 0.9, "centered": True}, "Adagrad": {}, "Adadelta": {},
-    "Adam": {"amsgrad": True}, "AdamW": {}, "Adamax": {}, "NAdam": {}, "Adafactor": {}, "Muon": {},
+    "Adam": {"amsgrad": True}, "AdamW": {}, "Adamax": {}, "Muon": {},
 }  # fmt: skip
+"""torch's Adafactor, and NAdam after loading, ask tensors for numbers that those on meta do not have."""
 
 
 @pytest.mark.parametrize("name", META)
@@ -344,8 +345,12 @@ OPTIONS = {"clip_norm": 1.0, "nonfinite": "skip", "fused_zero_grad": True}
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("Lion", OPTIONS), ("Lamb", {"fused_backward": True}), ("ScheduleFreeAdamW", OPTIONS)]
-)
+    ("name", "options"),
+    [
+        ("Lion", OPTIONS), ("Lamb", {"fused_backward": True}), ("ScheduleFreeAdamW", OPTIONS), ("NAdam", {}),
+        ("Adafactor", {}),
+    ],
+)  # fmt: skip
 def test_all_options_on_the_device_meta(name, options):
     """State is where torch.optim's would be."""
     p = torch.nn.Parameter(torch.empty(3, 4, device="meta"))
@@ -356,7 +361,8 @@ def test_all_options_on_the_device_meta(name, options):
         (p * p).sum().backward()
         optimizer.step()
     with optimizer.evaluation_weights():
-        assert {value.device.type for key, value in optimizer.state[p].items() if key != "step"} == {"meta"}
+        counters = {"step", "mu_product"}
+        assert {value.device.type for key, value in optimizer.state[p].items() if key not in counters} == {"meta"}
     assert optimizer.state[p].get("step", 2.0) == 2.0
 
 

@@ -72,9 +72,10 @@ class HostSteps:
                 optimizer._last_step_skipped, optimizer._last_grad_norm = True, None
                 return
         outcome = partial(vars(optimizer).update, _last_step_skipped=False, _last_grad_norm=norm)
+        ends = [outcome, *optimizer._recording(), *ends]
         if not closing:
             kernels = [call for plan in self._plans for call in plan.engine.accumulating(options)]
-            run(self._plans, [*kernels, counting(optimizer, t - 1, calls), outcome, *ends])
+            run(self._plans, [*kernels, counting(optimizer, t - 1, calls), *ends])
             return
         if optimizer.use_ema:
             options |= optimizer._ema_options(t)
@@ -84,7 +85,7 @@ class HostSteps:
         kernels = [call for plan in self._plans for call in plan.engine.calls(options)]
         emptied = self._unread_accumulators() if steps > 1 else ()
         empty = [partial(np.ndarray.fill, accumulator, 0) for accumulator in emptied]
-        run(self._plans, [*kernels, *empty, *optimizer._advancing(t), counting(optimizer, t, calls), outcome, *ends])
+        run(self._plans, [*kernels, *empty, *optimizer._advancing(t), counting(optimizer, t, calls), *ends])
 
     def in_order(self, gradients: bool = False) -> AbstractContextManager[None]:
         """See `GpuSteps.in_order`: here everything has happened when a call returns."""

@@ -253,7 +253,6 @@ class Engine(Optimizer):
             given = [ABSENT if grad is None else grad for grad in grads]
         else:
             self._gradients.present = self._present
-        ends = [*self._recording(), *ends]
         try:
             self._read_and_step(given, zero, 1.0, self.nonfinite, None, ends)
         finally:
@@ -262,7 +261,7 @@ class Engine(Optimizer):
         if self.nonfinite != "propagate" and self.last_step_skipped:
             return False
         if self._place.on_gpu:
-            for each in ends:
+            for each in (*self._recording(), *ends):
                 each()
         self._counting.accept()
         self._note_recorded()
