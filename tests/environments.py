@@ -104,7 +104,8 @@ def _run(items, needs):
         names.write_text("\n".join(map(_own_id, items)))
         environment = os.environ | dict(needs) | {_REPORTS: str(reports), "PYTEST_ADDOPTS": ""}
         style = f"--tb={items[0].config.option.tbstyle}"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", style, f"@{names}"]
+        warnings = [f"-W{filter}" for filter in items[0].config.option.pythonwarnings or ()]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", style, *warnings, f"@{names}"]
         root = items[0].config.rootpath
         try:
             child = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=_TIMEOUT)

@@ -34,7 +34,8 @@ THE_SUITES_OWN = (
 def test_the_suites_own_tests_pass(request):
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTEST_ADDOPTS": ""}
     wanted = [f"tests/{name}" for name in THE_SUITES_OWN]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not full", *wanted]
+    warnings = [f"-W{filter}" for filter in request.config.option.pythonwarnings or ()]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *warnings, "-m", "not full", *wanted]
     root = request.config.rootpath
     child = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=1500)
     assert child.returncode == 0, f"{child.stdout}\n{child.stderr}"
