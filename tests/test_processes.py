@@ -476,7 +476,7 @@ def test_no_more_threads_than_torch_is_told_to_use():
         for count in (1, 2):
             torch.set_num_threads(count)
             found = np.zeros(8, np.int64)
-            threads.run(_jit.c_address(kernel), np.arange(9), found.ctypes.data, int(team[1]))
+            threads.call(_jit.c_address(kernel), np.arange(9), found.ctypes.data, int(team[1]))()
             used[count] = set(found.tolist())
     finally:
         torch.set_num_threads(before)
