@@ -49,12 +49,13 @@ class Averages:
             middle of a step.
         """
         self._require_built("evaluation_weights()")
-        with self._one_at_a_time():
-            if self._evaluating:
-                raise RuntimeError(f"evaluation_weights() does not nest: {LEAVE_FIRST}")
-            self._check_averages()
-            self._gradients.check_parameters()
+        if self._evaluating:
+            raise RuntimeError(f"evaluation_weights() does not nest: {LEAVE_FIRST}")
         try:
+            with self._one_at_a_time():
+                self._check_averages()
+                self._gradients.check_parameters()
+                self._evaluating = True  # from here on steps are refused
             self._enter_evaluation()
             yield
         finally:
@@ -68,7 +69,6 @@ class Averages:
         with self._steps.in_order():
             self._read_stand_ins()
             self._training = [(p.array, self._place.clone(p.array)) for plan in self._plans for p in plan.parameters]
-        self._evaluating = True
         with self._steps.in_order():
             self._load_averages()
             self._write_back()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -122,6 +123,8 @@ class LossScaleOptimizer(Optimizer):
     def _check_bounds(self, name: str, value: Any) -> None:
         bounds = {**self.__dict__, name: value}
         low, high = bounds.get("minimum_scale"), bounds.get("maximum_scale")
+        if name == "dynamic_scale" and not (low or 0.0) <= value <= (high or math.inf):
+            raise ValueError(f"dynamic_scale {value} is not between minimum_scale {low} and maximum_scale {high}")
         if low is not None and high is not None and low > high:
             raise ValueError(f"minimum_scale {low} is above maximum_scale {high}")
 

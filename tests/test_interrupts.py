@@ -239,6 +239,73 @@ def test_threads_that_share_an_optimizer_are_refused(size, options):
     assert params[0].tobytes() == expected[0].tobytes()
 
 
+def test_no_mode_of_torch_runs_python_between_kernels_and_counts():
+    """`torch.set_default_device` is such a mode: functions of torch called under it run Python code."""
+    torch = pytest.importorskip("torch")
+    from torch.overrides import TorchFunctionMode
+
+    import fastopt.torch
+
+    class Recorder(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            called.append(getattr(function, "__name__", ""))
+            return function(*args, **(kwargs or {}))
+
+    called = []
+    p = torch.nn.Parameter(torch.ones(40, 30))
+    optimizer = fastopt.torch.Adam([p], fused_zero_grad=True)
+    optimizer.state[p]["step"] = torch.zeros((), dtype=torch.bfloat16)  # counted by torch's functions
+    for _ in range(3):
+        p.grad = torch.ones(30, 40).t()  # zeroed by torch's functions
+        called.clear()  # the first step makes state by them too
+        with Recorder():
+            optimizer.step()
+        assert not p.grad.any() and optimizer.state[p]["step"].dtype == torch.bfloat16
+    assert int(optimizer.state[p]["step"]) == 3
+    assert not any(name.endswith("_") and not name.startswith("__") for name in called), called
+
+
+def test_torch_state_is_not_loaded_within_a_step():
+    torch = pytest.importorskip("torch")
+    import fastopt.torch
+
+    p = torch.nn.Parameter(torch.ones(4))
+    optimizer = fastopt.torch.Adam([p], 0.1)
+    p.grad = torch.ones(4)
+    optimizer.step()
+
+    class Rate(float):
+        def __float__(self):
+            act()
+            return 0.1
+
+    acts = [
+        lambda: optimizer.load_state_dict(optimizer.state_dict()),
+        lambda: optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]}),
+    ]
+    for act in acts:  # noqa: B007
+        optimizer.param_groups[0]["lr"] = Rate(0.1)
+        with pytest.raises(RuntimeError, match=UNDER_WAY):
+            optimizer.step()
+    assert int(optimizer.state[p]["step"]) == 1 and len(optimizer.param_groups) == 1
+
+
+def test_what_users_keep_in_torch_state_stays():
+    torch = pytest.importorskip("torch")
+    import fastopt.torch
+
+    p, q = (torch.nn.Parameter(torch.ones(4)) for _ in range(2))
+    optimizer = fastopt.torch.Adam([p, q], 0.1)
+    p.grad = q.grad = torch.ones(4)
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    q.grad = None
+    optimizer.step()
+    optimizer.state[q]["note"] = 1
+    optimizer.step()
+    assert optimizer.state[q]["note"] == 1
+
+
 def test_torch_refuses_a_step_within_a_step():
     torch = pytest.importorskip("torch")
     import fastopt.torch

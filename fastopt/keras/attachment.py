@@ -130,7 +130,8 @@ class Attachment:
         self._follow_time()
         self._memory.written(value for _, value, _ in self._held)
         absent = [k for k, grad in enumerate(aligned) if grad is ABSENT]
-        self.engine._apply_with(aligned, self._ends(absent))
+        with self._memory.quiet():
+            self.engine._apply_with(aligned, self._ends(absent))
 
     def _ends(self, absent: list[int]) -> list[Call]:
         """What Keras's variables learn of a step, in the call that does it; ``absent`` have no gradient."""

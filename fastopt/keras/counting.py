@@ -27,7 +27,7 @@ def counting(variable: Any, memory: Any, calls: int) -> list[Callable[[], Any]]:
     """
     if "assign_add" not in vars(variable):
         variable._counted_by_pass = []
-        variable.assign_add = MethodType(_assign_add, variable)
+        variable.assign_add = MethodType(assign_add, variable)
     forget(variable)
     return [memory.assigning(variable, calls), partial(variable._counted_by_pass.append, calls)]
 
@@ -37,8 +37,8 @@ def forget(variable: Any) -> None:
     vars(variable).get("_counted_by_pass", []).clear()
 
 
-def _assign_add(variable: Any, value: Any) -> Any:
-    """Do what `keras.Variable.assign_add` does, unless the pass has counted."""
+def assign_add(variable: Any, value: Any) -> Any:
+    """Do what `keras.Variable.assign_add` does, unless the pass has counted. Of its name, for `pickle`."""
     counted = variable._counted_by_pass
     if counted and value == 1:
         counted.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from operator import setitem
 from typing import Any, TypeVar
@@ -79,6 +80,10 @@ class NumpyMemory:
             variable._value = np.array(variable._value)
         return partial(np.ndarray.__setitem__, variable._value, Ellipsis, np.frombuffer(numbers)[:1].reshape(()))
 
+    def quiet(self) -> AbstractContextManager[Any]:
+        """Inside, the backend's functions run no Python code, and raise nothing about rounding."""
+        return np.errstate(all="ignore")
+
     def written(self, values: Iterable[Any]) -> None:
         """Note that values are written behind the backend's back."""
 
@@ -141,6 +146,10 @@ class TorchMemory:
             variable._value.detach(),
             self._torch.from_numpy(np.frombuffer(numbers)[0:1]).reshape(()),
         )
+
+    def quiet(self) -> AbstractContextManager[Any]:
+        """See `NumpyMemory.quiet`: modes such as that of `torch.set_default_device` would run some."""
+        return self._torch._C.DisableTorchFunction()
 
     def written(self, values: Iterable[Any]) -> None:
         """Have autograd refuse a backward pass through values that it had saved, as after any update in place."""

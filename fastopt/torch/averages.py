@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
 
 from ..averages import LEAVE_FIRST
 from ..kernels.launch import one_call
+from ..steps.alone import alone
 from ..steps.host import Call
 from .memory import few_threads, local
 from .several import check_sharded
@@ -22,6 +24,7 @@ class Averages:
     ema: Any
     param_groups: list[dict[str, Any]]
     state: Any
+    _stepping: Lock
     _evaluating = False
     _training: list[tuple[Any, Any]] = []  # noqa: RUF012
     """While averages are in their place: the parameters, and what they held."""
@@ -40,6 +43,7 @@ class Averages:
         """
         if self.ema is None:
             raise RuntimeError("there are no averaged weights: make the optimizer with ema=0.99, for example")
+        alone(self._stepping)
         if self._evaluating:
             raise RuntimeError(f"evaluation_weights() does not nest: {LEAVE_FIRST}")
         pairs = [
@@ -53,9 +57,9 @@ class Averages:
         averaged = [p for p, _ in pairs]
         check_sharded(averaged, "before evaluation_weights()")
         try:
+            self._evaluating = True
             with few_threads():
                 self._training = [(p, local(p).detach().clone()) for p, _ in pairs]
-                self._evaluating = True
                 one_call(_copying(pairs))()
             yield
         finally:
@@ -74,7 +78,8 @@ class Averages:
         Does nothing where the parameters are the training weights, so it can be called at any time, and again.
         """
         left = partial(vars(self).update, _training=[], _evaluating=False)
-        one_call([*_copying(self._training), left])()
+        with torch._C.DisableTorchFunction():  # see `engine.Engine.run`
+            one_call([*_copying(self._training), left])()
 
     def _refuse_to_step_while_evaluating(self) -> None:
         if self._evaluating:

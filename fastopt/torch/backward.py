@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import weakref
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch._compile import _disable_dynamo
 
+from ..steps.alone import alone
 from .building import AnyEngine, check_members, engine_of, local_gradient, pack
 from .cohorts import Cohort, member_of
 from .memory import few_threads
@@ -25,6 +27,7 @@ class _Single(NamedTuple):
     group: dict[str, Any]
     cohort: Cohort
     place: tuple[int, int]
+    stepping: Lock
 
 
 class BackwardSteps:
@@ -84,7 +87,8 @@ class BackwardSteps:
             single = self._build(parameter, *place)
             self._prepare(single, parameter, place)
         engine = single.engine
-        engine.run(_own_gradient(single, parameter), False)
+        with alone(single.stepping):
+            engine.run(_own_gradient(single, parameter), False)
         count_up([parameter])
         parameter.grad = None
         self._singles[parameter] = single
@@ -132,7 +136,7 @@ class BackwardSteps:
         member = member_of(owner, parameter, parameter.grad, g, k, {}, {})
         check_members([member])
         pack(owner, self._params())
-        return _Single(engine_of(owner, [member]), owner.param_groups[g], member.cohort, (g, k))
+        return _Single(engine_of(owner, [member]), owner.param_groups[g], member.cohort, (g, k), Lock())
 
     def _place_of(self, parameter: Any) -> tuple[int, int] | None:
         """Number of the group, and number in it."""

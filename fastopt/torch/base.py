@@ -157,7 +157,7 @@ class Fused(Options, Averages):
         self._zeroed = Zeroed()
         self._buffers: dict[Any, torch.Tensor] = getattr(self, "_buffers", {})
         self._last_step_skipped = False
-        self._stepping = Lock()
+        self._stepping = vars(self).get("_stepping") or Lock()
         self._backward: BackwardSteps
         self._hyper_parameters: Callable[[Any], Any] = itemgetter(*self._reads)
         if "_backward" in self.__dict__:
@@ -172,7 +172,10 @@ class Fused(Options, Averages):
         ------
         TypeError, ValueError
             If a parameter cannot be updated in place, or is in the group twice: torch warns, and would step it twice.
+        RuntimeError
+            In the middle of a step.
         """
+        alone(self._stepping)
         super().add_param_group(param_group)  # type: ignore[misc]
         group, number = self.param_groups[-1], len(self.param_groups) - 1
         places: dict[Any, int] = {}
@@ -229,8 +232,12 @@ class Fused(Options, Averages):
     def _step_supports_amp_scaling(self, value: bool) -> None:
         self._unscales_itself = value
 
+    @few_threads()
     def _unscale_gradients(self) -> None:
-        """Divide the gradients by ``grad_scale`` where they lie, as torch's fused optimizers do."""
+        """Divide the gradients by ``grad_scale`` where they lie, as torch's fused optimizers do.
+
+        They stay divided if the step is then refused.
+        """
         scale = getattr(self, "grad_scale", None)
         if scale is None:
             return
@@ -294,6 +301,8 @@ class Fused(Options, Averages):
         return {**kept, **options_of(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if "_stepping" in vars(self):
+            alone(self._stepping)
         self._begin()
         super().__setstate__(state)  # type: ignore[misc]
         own = self.defaults.keys() - {"differentiable"}  # torch adds that, whether a class has it or not

@@ -25,7 +25,8 @@ def counter_of(name: str, found: Any) -> torch.Tensor:
     if isinstance(found, torch.Tensor) and (
         found.dtype.is_floating_point or (name == "step" and found.dtype in _KINDS)
     ):
-        return found
+        is_fixed = found.is_inference() and not torch.is_inference_mode_enabled()
+        return found.clone() if is_fixed else found
     dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
     return torch.tensor(float(found), dtype=dtype, device="cpu")
 

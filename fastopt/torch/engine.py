@@ -163,10 +163,9 @@ class Engine(Optimizer):
         found = {**member.counters, **member.state}  # counters first, as torch.optim has them
         if not found:
             return []
-        live = self._owner.state[member.tensor]
-        if member.cohort not in self._active:
-            found = {name: value for name, value in found.items() if name in live}
-        return [live.clear, partial(live.update, found)]
+        live, stepped = self._owner.state[member.tensor], member.cohort in self._active
+        new = {name: v for name, v in found.items() if (stepped or name in live) and live.get(name) is not v}
+        return [partial(live.update, new)] if new else []
 
     def _note_recorded(self) -> None:
         if self._unrecorded:
@@ -254,7 +253,10 @@ class Engine(Optimizer):
         else:
             self._gradients.present = self._present
         try:
-            self._read_and_step(given, zero, 1.0, self.nonfinite, None, ends)
+            # Under `torch.set_default_device` and other modes torch's functions, of which a step may call some, would
+            # run Python code between the kernels and the counts.
+            with torch._C.DisableTorchFunction():
+                self._read_and_step(given, zero, 1.0, self.nonfinite, None, ends)
         finally:
             self._gradients.release()
         # On a GPU whether a step was skipped costs waiting for it: only asked where it can be.

@@ -306,4 +306,5 @@ class ScheduleFreeAdamW(Fused, torch.optim.Optimizer):
         for p, z, share in begun:
             own = local(p).detach()
             calls.append(partial(torch.Tensor.lerp_, own, local(z).to(own), share))
-        one_call(calls)()
+        with torch._C.DisableTorchFunction():  # see `engine.Engine.run`
+            one_call(calls)()
