@@ -1,4 +1,7 @@
-"""RMSprop: plain, with momentum, centered, both."""
+"""RMSprop: plain, with momentum, centered, both.
+
+(1 − ρ) g² is ((1 − ρ) g) g, as in torch: it may be finite where g² is not.
+"""
 
 from typing import NamedTuple
 
