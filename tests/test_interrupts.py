@@ -2,6 +2,7 @@
 signals and C functions; `torture` interrupts steps, here for a few seconds, in `make torture` for a minute."""
 
 import signal
+import sys
 import threading
 import time
 
@@ -14,6 +15,14 @@ import fastopt
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
 LARGE = 300_000
+
+
+@pytest.fixture(autouse=True)
+def gradients_are_recorded():
+    """An interrupt at the end of `torch.no_grad`, which every step of torch's has, leaves recording off."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_grad_enabled(True)
 
 
 def parameters(size=16, dtype=np.float32):

@@ -196,6 +196,7 @@ def torch_subject(name: str, shapes: Any, **options: Any) -> Callable[[], Subjec
             return [*(p.detach().numpy() for p in params), *arrays]
 
         def step() -> None:
+            torch.set_grad_enabled(True)  # an interrupt at the end of `torch.no_grad` leaves it off
             for p, g in zip(params, grads[count() % len(grads)], strict=True):
                 p.grad = g
             optimizer.step()
@@ -229,7 +230,8 @@ def keras_subject(name: str, shapes: Any, **options: Any) -> Callable[[], Subjec
             return int(optimizer._iterations.value)
 
         def held() -> list[Any]:
-            return [keras.ops.convert_to_numpy(v.value) for v in (*variables, *optimizer.variables)]
+            values = [variable.value for variable in (*variables, *optimizer.variables)]
+            return [value.detach().numpy() if hasattr(value, "detach") else np.asarray(value) for value in values]
 
         def step() -> None:
             optimizer.apply(converted[count() % len(grads)])

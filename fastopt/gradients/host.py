@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
-from ..device import Array
+from ..device import Array, is_array
 from ..flat import FlatBuffer, flatten
 from ..kernels import reader
 from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
@@ -162,7 +162,7 @@ class Gradients(BaseGradients):
 
 def _in_numpy(name: str, value: Any) -> Any:
     """A view, in NumPy, of another library's array in host memory, such as JAX's or torch's; anything else as it is."""
-    if isinstance(value, np.ndarray) or not (hasattr(value, "__dlpack_device__") and hasattr(value, "__array__")):
+    if is_array(value) or not (hasattr(value, "__dlpack_device__") and hasattr(value, "__array__")):
         return value
     try:
         return np.asarray(value) if value.__dlpack_device__()[0] == CPU else value
