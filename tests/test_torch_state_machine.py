@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
+    RULE_MARKER,
     RuleBasedStateMachine,
     initialize,
     invariant,
@@ -373,6 +374,8 @@ FAULTS = {
     "step": [_forgets_a_count, _decays_one_group_wrongly],
     "load_state_dict": [_loads_all_but_one_slot],
 }
+RULES = {"step": None, "load_state_dict": {"step", "save", "load"}}
+"""By method: the rules that come upon its faults soon; None: all."""
 
 
 @pytest.mark.parametrize(
@@ -381,7 +384,9 @@ FAULTS = {
 )
 def test_a_fault_is_found(name, fault, monkeypatch):
     """Faults put into a public method of AdamW: the machine would fail if the engine had them."""
+    rules = {key for key, value in vars(Mutations).items() if hasattr(value, RULE_MARKER)}
+    machine = type("SomeMutations", (Mutations,), dict.fromkeys(rules - (RULES[name] or rules)))
     original = getattr(fastopt.torch.AdamW, name)
     monkeypatch.setattr(fastopt.torch.AdamW, name, lambda self, *given: fault(original, self, *given))
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(Mutations, settings=settings(FEW, max_examples=300, phases=[Phase.generate]))
+        run_state_machine_as_test(machine, settings=settings(FEW, max_examples=300, phases=[Phase.generate]))
