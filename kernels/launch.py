@@ -6,7 +6,6 @@ import os
 import re
 import threading
 from collections import deque
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -181,13 +180,18 @@ def one_call(calls):
 
 def run(calls, on_threads):
     """Call C functions, most of them of `call`, as `one_call`; ``on_threads``: whether one of them may use several."""
-    with exclusively if on_threads else nullcontext():
+    if on_threads:
+        with exclusively:
+            one_call(calls)()
+    else:
         one_call(calls)()
 
 
 def run_unless(first, rest, on_threads):
     """Call a C function and, unless that returns something true, a second one, as `run` does; whether it did."""
-    with exclusively if on_threads else nullcontext():
+    if not on_threads:
+        return not any(map(operator.call, (first, rest)))
+    with exclusively:
         return not any(map(operator.call, (first, rest)))
 
 

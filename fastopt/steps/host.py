@@ -132,9 +132,12 @@ class HostSteps:
 
 def run(plans: list[Plan], calls: Sequence[Call]) -> None:
     """Call what a step consists of, the plans' kernels among it, as one."""
-    quiet = np.errstate(all="ignore") if any(plan.engine.uses_numpy for plan in plans) else nullcontext()
-    with quiet:
-        launch.run(calls, any(plan.engine.on_threads for plan in plans))
+    on_threads = any(plan.engine.on_threads for plan in plans)
+    if any(plan.engine.uses_numpy for plan in plans):
+        with np.errstate(all="ignore"):
+            launch.run(calls, on_threads)
+    else:
+        launch.run(calls, on_threads)
 
 
 def counting(optimizer: Any, updates: int, calls: int) -> Call:

@@ -144,7 +144,7 @@ class RepeatedSteps:
         """
         values = self._values(optimizer.__dict__)
         changed, self._known, self._size = values != self._known, values, len(optimizer.__dict__)
-        if changed or optimizer._iterations <= 1 or not (_are_numbers(values) and _is_repeatable(optimizer)):
+        if changed or optimizer._iterations <= 1 or not (_is_repeatable(optimizer) and _are_numbers(values)):
             return
         self._options = optimizer._ema_options(1) if optimizer.use_ema else 0
         if self._call is not None:
@@ -191,10 +191,10 @@ def _asks_for_values(optimizer: Optimizer) -> bool:
 def _is_repeatable(optimizer: Optimizer) -> bool:
     """Whether a step consists of nothing but what `RepeatedSteps.step` does."""
     return (
-        _asks_for_values(optimizer)
-        and optimizer.nonfinite == "propagate"
+        optimizer.nonfinite == "propagate"
         and not optimizer._clipping()[0]
         and not optimizer.gradient_accumulation_steps
         and not (optimizer.use_ema and optimizer.ema_overwrite_frequency)
         and not optimizer._stand_ins
+        and _asks_for_values(optimizer)
     )
