@@ -14,7 +14,7 @@ from fastopt.kernels.intrinsics import array_at
 from fastopt.kernels.maths import clip, constant
 from fastopt.kernels.registry import update
 from fastopt.kernels.rules.adam import AdamScalars
-from numba import cuda
+from numba import cuda, types
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda has no package for this platform"
@@ -179,6 +179,23 @@ def test_compiled_once_then_loaded(folder):
     assert (made, loaded, first[:2]) == ([1, 0], [0, 1], second[:2])
     (file,) = folder.iterdir()
     assert re.fullmatch(r"multiply_and_add_float32-[0-9a-f]{24}\.fastopt", file.name)
+
+
+def first_of_two(address, size):
+    x = array_at(address, 0, size, np.float32)
+    x[0] = x[1] + x[1]
+
+
+def test_compiling_for_gpus_and_for_cpus_takes_turns():
+    """Numba 0.66 and older fail at the second one for CPUs: they have one lowering of an intrinsic, the last one's."""
+    numbers, found = np.array([0, 2], np.float32), []
+    for name in ("first", "second"):
+        compiled = _jit.specialise(first_of_two, name, types.void(types.int64, types.int64), {})
+        compiled(numbers.ctypes.data, 2)
+        found.append(numbers[0])
+        numbers[0] = 0
+        assert _cuda_jit.cuda_program(first_of_two, name, 2, {}, (9, 0)).image
+    assert found == [4, 4]
 
 
 def test_what_has_no_key_is_not_kept(folder):
