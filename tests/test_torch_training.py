@@ -45,7 +45,7 @@ def step_both(optimizers, seed, skip=()):
         optimizer.step()
 
 
-def assert_alike(optimizers, tolerance=4e-6):
+def assert_alike(optimizers, tolerance=2e-6):
     theirs, ours = (list(map(torch.Tensor.detach, params_of(optimizer))) for optimizer in optimizers)
     assert distance(ours, theirs) < tolerance
     for p, q in zip(*map(params_of, optimizers), strict=True):
@@ -403,7 +403,7 @@ def test_state_exchanged_or_written_to():
         train(model, optimizer)
         optimizer.state.clear()
         train(model, optimizer)
-    assert_alike(optimizers)
+    assert_alike(optimizers, 4e-6)  # some processors round torch's gradients to 2.05e-6 here
 
 
 def test_frozen_and_thawed_parameters():
