@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..hyper_parameters import COMMON, HyperParameters
 from ..kernels import launch
+from .alone import refuse_while
 from .host import Call, counting, run
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class RepeatedSteps:
         """A step with gradients of any kind."""
         gradients = self._gradients
         self._let_steps_begin(False)
+        refuse_while(self.is_running)  # another thread's may have begun before that
         try:
             options = gradients.read(grads, False) | self._options
             for plan in self._apart:
