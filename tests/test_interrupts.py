@@ -13,7 +13,11 @@ from fastopt.kernels import launch
 
 import fastopt
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers"),
+    # An interrupt may come while Python runs a callback that can raise nothing, such as hypothesis's of the collector.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 LARGE = 300_000
 
 
