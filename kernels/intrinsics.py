@@ -145,16 +145,15 @@ def call_kernel_without_gil(typing, address, first, last, handle, options):
     return types.void(number, number, number, number, number), build
 
 
-@in_python(call_interpreted)
+@in_python(lambda address, numbers: call_interpreted(address, *numbers))
 @intrinsic
-def call_for_number(typing, address, one, two, three, four):
-    """What the C function of four int64 at an address gives, an int64."""
-    number = types.int64
+def call_for_number(typing, address, numbers):
+    """What the C function at an address gives for a tuple of int64, which may be addresses: an int64."""
 
     def build(context, builder, signature, arguments):
-        return _call(builder, ir.IntType(64), arguments[0], arguments[1:])
+        return _call(builder, ir.IntType(64), arguments[0], cgutils.unpack_tuple(builder, arguments[1], len(numbers)))
 
-    return number(number, number, number, number, number), build
+    return types.int64(types.int64, numbers), build
 
 
 @intrinsic

@@ -6,7 +6,7 @@ import sys
 import children
 import numpy as np
 import pytest
-from fastopt.kernels import _jit, launch, reader, threads
+from fastopt.kernels import _jit, exchange, launch, threads
 from fastopt.kernels.intrinsics import array_at, call_number
 from numba import types
 
@@ -27,8 +27,8 @@ def specialised(monkeypatch):
         return _jit.specialise(kernel, name, *arguments, **options)
 
     monkeypatch.setattr(launch, "specialise", specialise)
-    monkeypatch.setattr(reader, "specialise", specialise)
-    for cached in (launch.kernel, launch.serial_function, reader.compiled):
+    monkeypatch.setattr(exchange, "specialise", specialise)
+    for cached in (launch.kernel, launch.serial_function, exchange._compiled, exchange.obstacle):
         cached.cache_clear()
     return names
 

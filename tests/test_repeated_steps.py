@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import table
-from fastopt.kernels import _jit, launch, object_reader, repeated_step
+from fastopt.kernels import _jit, launch, repeated_step
 
 import fastopt
 from fastopt import optimizers, schedules
@@ -179,16 +179,8 @@ class Rates:
         return 0.01 / self._calls
 
 
-@pytest.fixture(params=[True, False], ids=["tags", "no tags"])
-def tags(request, monkeypatch):
-    """Whether dicts have tags that tell if they have been changed."""
-    if not request.param:
-        monkeypatch.setattr(object_reader, "offset_of_tag", lambda: None)
-    return request.param
-
-
 @every_optimizer
-def test_whatever_changes_is_noticed(name, tags, repeated):
+def test_whatever_changes_is_noticed(name, repeated):
     for change in (*changes(name).values(), lambda optimizer: set_one(optimizer, "learning_rate", Rates())):
         twins = Twins(lambda: make(name, use_ema=True, ema_momentum=0.9))
         twins.step(4)
@@ -197,7 +189,7 @@ def test_whatever_changes_is_noticed(name, tags, repeated):
         twins.step(4)
 
 
-def test_changes_within_a_hot_loop_are_noticed(tags, repeated):
+def test_changes_within_a_hot_loop_are_noticed(repeated):
     """The interpreter replaces such assignments by faster ones."""
     twins = Twins(lambda: fastopt.SGD(0.1, momentum=0.9))
     for t in range(200):
@@ -207,7 +199,7 @@ def test_changes_within_a_hot_loop_are_noticed(tags, repeated):
     assert any(repeated) and not all(repeated)
 
 
-def test_attributes_set_behind_the_back_are_noticed(tags, repeated):
+def test_attributes_set_behind_the_back_are_noticed(repeated):
     def replace(optimizer):
         optimizer.__dict__ = dict(optimizer.__dict__, momentum=0.7)
 
@@ -220,7 +212,7 @@ def test_attributes_set_behind_the_back_are_noticed(tags, repeated):
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
-def test_values_that_can_change_within_are_looked_at_every_time(name, tags, repeated):
+def test_values_that_can_change_within_are_looked_at_every_time(name, repeated):
     twins = Twins(lambda: make(name, weight_decay=0.5))
     twins.step(4)
     assert repeated[-1]
@@ -285,11 +277,11 @@ class Decaying(fastopt.SGD):
 
 
 @pytest.mark.parametrize("kind", [HalvingSGD, HalvingAdam, Warming, Cooling, Varying, Decaying])
-def test_subclasses_whose_rules_change(kind, tags):
+def test_subclasses_whose_rules_change(kind):
     Twins(lambda: kind(0.01)).step(8)
 
 
-def test_methods_of_an_instance(tags, repeated):
+def test_methods_of_an_instance(repeated):
     twins = Twins(lambda: fastopt.Adam(0.01))
     twins.step(4)
     assert repeated[-1]
@@ -323,7 +315,7 @@ def test_a_first_step_that_is_cut_short_does_not_count():
     assert not optimizer.built and optimizer.iterations == 0
 
 
-def test_nothing_is_compiled_after_building(tags):
+def test_nothing_is_compiled_after_building():
     for name in NAMES:
         optimizer = make(name)
         optimizer.build(arrays(0))
@@ -415,15 +407,14 @@ def in_turn(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "Muon"])  # that is two rules
-def test_one_call_does_all_but_launches(name, dtype, tags, repeated, in_turn, monkeypatch):
+def test_one_call_does_all_but_launches(name, dtype, repeated, in_turn, monkeypatch):
     compared = []
     compare = RepeatedSteps._step_in_turn
     monkeypatch.setattr(RepeatedSteps, "_step_in_turn", lambda *a: compared.append(None) or compare(*a))
     twins = Twins(lambda: make(name), dtype)
     twins.step(7)
     assert sum(repeated) == 5 and not in_turn
-    has_tags = object_reader.offset_of_tag() is not None
-    assert len(compared) == (1 if has_tags and name != "Adafactor" else 5)  # the first notes the tag
+    assert len(compared) == (5 if name == "Adafactor" else 0)
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,7 @@ class RepeatedSteps:
         self._apart = [plan for plan in plans if not plan.shares_gradients]
         self._call = _one_call(optimizer, plans[0], gradients) if len(plans) == 1 and not self._apart else None
         self._fills = not (optimizer._keeps_scalars or (self._call is not None and self._call.writes))
-        self._watches = self._call is not None and self._call.watches
-        self._at_once = self._call.begin if self._call and self._watches and self._call.launches else None
+        self._count = len(gradients.parameters)
         own = optimizer.__dict__
         self._values: Any = itemgetter(*(key for key in _names(optimizer) if key in own))
         self._known: Any = None  # values of hyper-parameters at the last step
@@ -63,44 +62,38 @@ class RepeatedSteps:
 
         ``ends`` are as of `HostSteps.step`.
         """
-        if not self._is_alike:
+        attributes = optimizer.__dict__
+        if not self._is_alike or self._values(attributes) != self._known or len(attributes) != self._size:
+            return False  # an attribute more: a method may have got another body
+        if optimizer._evaluating:
             return False
         held = tuple(grads) if type(grads) is list else grads  # another thread may empty a list
-        attributes = optimizer.__dict__  # held, like the gradients, while compiled code looks at it
-        if self._at_once is not None and not ends:
-            if not self._at_once(id(held), id(attributes)):
-                return True
-        elif self._watches and self._run(held, attributes, ends):
+        if not self._fills and self._run(held, ends):
             return True
         return self._step_in_turn(optimizer, held, grads, ends)
 
     def _step_in_turn(self, optimizer: Optimizer, held: Any, grads: Any, ends: Sequence[Call]) -> bool:
         """The same, one thing after the other; ``held`` is ``grads`` or a tuple of them."""
-        attributes = optimizer.__dict__
-        values = self._values(attributes)
-        if values != self._known or optimizer._iterations == 0 or optimizer._evaluating:  # at first averages begin
+        if optimizer._iterations == 0:  # averages begin
             return False
-        if len(attributes) != self._size or (self._watches and not _are_numbers(values)):
-            return False  # a method may have got another body; what is equal now may change where nobody looks
-        call = self._call
-        if call is not None and not self._fills:
-            call.watch(attributes)
-            if self._run(held, attributes, ends):
-                return True
         with optimizer._one_at_a_time():
             if not self._is_alike:  # another thread has taken a step of another kind meanwhile
                 return False
             t = optimizer._iterations + 1
             if self._fills:
                 optimizer._fill_rows(t)
-            if not (self._fills and call is not None and self._run(held, attributes, ends)):
+            if not (self._fills and self._run(held, ends)):
                 self._read_and_launch(optimizer, grads, t, ends)
         return True
 
-    def _run(self, held: Any, attributes: dict[str, Any], ends: Sequence[Call]) -> bool:
+    def _run(self, held: Any, ends: Sequence[Call]) -> bool:
         """Do a step with gradients that are as usual, in one call; whether that was possible."""
-        call: Any = self._call
-        begin = partial(call.begin, id(held), id(attributes))
+        call = self._call
+        if call is None or type(held) is not tuple or len(held) != self._count:
+            return False
+        if call.launches and not ends:
+            return not call.begin(id(held))
+        begin = partial(call.begin, id(held))
         if call.launches:
             return launch.run_unless(begin, launch.one_call(ends), False)
         (plan,) = self._plans
@@ -176,8 +169,7 @@ def _one_call(optimizer: Optimizer, plan: Plan, gradients: BaseGradients) -> Rep
         settings = type(optimizer._settings(plan.branch, 1.0))
     if optimizer._running is not None and settings is None:
         return None
-    sees_to_all = optimizer._keeps_scalars or settings is not None
-    return gradients.repeated_step(optimizer._counted, plan.engine, settings, optimizer._running, sees_to_all)
+    return gradients.repeated_step(optimizer._counted, plan.engine, settings, optimizer._running)
 
 
 def _asks_for_values(optimizer: Optimizer) -> bool:

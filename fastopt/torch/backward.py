@@ -14,7 +14,8 @@ from .building import AnyEngine, check_members, engine_of, local_gradient, pack
 from .cohorts import Cohort, member_of
 from .memory import few_threads
 from .several import check_distribution, check_reduction, has_processes, later_reduction
-from .versions import count_up
+from .snapshot import Contents
+from .versions import note_writing
 
 if TYPE_CHECKING:
     from .base import Fused
@@ -24,6 +25,7 @@ class _Single(NamedTuple):
     """The engine of one parameter, and what it was made for."""
 
     engine: AnyEngine
+    contents: Contents  # of its state
     group: dict[str, Any]
     cohort: Cohort
     place: tuple[int, int]
@@ -89,8 +91,10 @@ class BackwardSteps:
         engine = single.engine
         with alone(single.stepping):
             engine.run(_own_gradient(single, parameter), False)
-        count_up([parameter])
+        note_writing([parameter])
         parameter.grad = None
+        if engine.has_recorded:
+            single = single._replace(contents=_contents(owner, parameter))
         self._singles[parameter] = single
 
     def finish(self) -> None:
@@ -124,7 +128,7 @@ class BackwardSteps:
         return (
             single.place == place
             and owner.param_groups[place[0]] is single.group
-            and engine.has_state_of(owner)
+            and single.contents.are_in((owner.state.get(parameter, {}),))
             and engine.is_current([parameter.grad])
             and engine.prepare_step(_own_gradient(single, parameter))
         )
@@ -136,7 +140,8 @@ class BackwardSteps:
         member = member_of(owner, parameter, parameter.grad, g, k, {}, {})
         check_members([member])
         pack(owner, self._params())
-        return _Single(engine_of(owner, [member]), owner.param_groups[g], member.cohort, (g, k), Lock())
+        contents = _contents(owner, parameter)
+        return _Single(engine_of(owner, [member]), contents, owner.param_groups[g], member.cohort, (g, k), Lock())
 
     def _place_of(self, parameter: Any) -> tuple[int, int] | None:
         """Number of the group, and number in it."""
@@ -148,6 +153,10 @@ class BackwardSteps:
                 return place
         self._places = {p: (g, k) for g, group in enumerate(groups) for k, p in enumerate(group["params"])}
         return self._places.get(parameter)
+
+
+def _contents(owner: Fused, parameter: Any) -> Contents:
+    return Contents([owner.state.get(parameter, {})], [0])
 
 
 def _own_gradient(single: _Single, parameter: Any) -> list[Any]:

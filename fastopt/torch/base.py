@@ -18,12 +18,12 @@ from ..steps.alone import alone
 from ..steps.host import Call
 from .averages import Averages
 from .backward import BackwardSteps
-from .building import Built, Seen, build, local_gradient, own
+from .building import Built, build, local_gradient, own
 from .cohorts import Cohort, path_of
 from .memory import check_parameter, few_threads, local
 from .names import ELSEWHERE
 from .options import NAMES, Options, options_of
-from .versions import Zeroed, count_up
+from .versions import Zeroed, note_writing
 
 Slots = tuple[tuple[str, Slot], ...]
 """Of a rule, in its order, under torch's names."""
@@ -247,19 +247,15 @@ class Fused(Options, Averages):
 
     @_disable_dynamo
     def _step(self) -> None:
-        built = self._built
-        if built is not None and built.seen.again(self):
-            params, same_settings = built.params, built.seen.same_settings()
-        else:
-            params, same_settings = [p for group in self.param_groups for p in group["params"]], False
+        params = [p for group in self.param_groups for p in group["params"]]
         grads = [p.grad for p in params]
-        if built is None or not (built.is_current(self, params, grads) and built.prepare_step(grads, same_settings)):
+        built = self._built
+        if built is None or not (built.is_current(self, params, grads) and built.prepare_step(grads)):
             built = build(self, params, grads, {} if built is None else built.cohorts)
-            built.prepare_step(grads, False)
+            built.prepare_step(grads)
         built.check_options(self)
         if self._run(built.engines, grads):
-            self._built = built if built.seen.again(self) else built._replace(seen=Seen(self))
-            self._built.seen.accept_settings()
+            self._built = built.after_step(self, params)
         if self.fused_zero_grad:
             self._zeroed.note([grad for grad in grads if grad is not None])
 
@@ -274,7 +270,7 @@ class Fused(Options, Averages):
             ran.append(engine.run(given, self.fused_zero_grad, ends if is_last else ()))
             if ran[-1]:
                 # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
-                count_up(engine.stepped)
+                note_writing(engine.stepped)
         if not engines:
             one_call(ends)()
         self._last_step_skipped = not all(ran)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import is_
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from .engine import Engine
 from .memory import check_class, check_memory, device_of, few_threads, is_distributed, is_updatable, local
 from .meta import MetaEngine
 from .several import check_distribution
-from .watch import Watch
+from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     from .base import Fused
@@ -26,36 +25,29 @@ AnyEngine = Engine | MetaEngine
 class Built(NamedTuple):
     """Engines, and what they were made for."""
 
-    params: list[Any]
-    groups: list[Any]
     waiting: list[int]  # parameters without an engine: they never had a gradient
     engines: list[tuple[AnyEngine, list[int] | None]]  # with the numbers of their parameters; None: all of them
     cohorts: dict[Any, Cohort]  # of each parameter
-    seen: Seen  # with which they were last found to be current
+    snapshot: Snapshot  # of what they are for
     is_divided: bool  # over devices or processes
 
     def is_current(self, owner: Fused, params: list[Any], grads: list[Any]) -> bool:
-        """Whether these are the engines for what the optimizer consists of now.
-
-        ``params`` are its parameters; this class's own list of them says that `Seen.again` has found nothing new.
-        """
-        seen_again = params is self.params
+        """Whether these are the engines for what the optimizer consists of now; reads gradients, if that is quick."""
         return (
-            (
-                seen_again
-                or (
-                    _are_same(params, self.params)
-                    and _are_same(owner.param_groups, self.groups)
-                    and _are_same(owner.state.values(), self.seen.states)
-                )
-            )
+            self.snapshot.matches(owner, params)
             and all(grads[k] is None for k in self.waiting)
-            and all(engine.is_current(own(grads, numbers), seen_again) for engine, numbers in self.engines)
+            and all(engine.is_current(own(grads, numbers)) for engine, numbers in self.engines)
         )
 
-    def prepare_step(self, grads: list[Any], same_settings: bool) -> bool:
+    def prepare_step(self, grads: list[Any]) -> bool:
         """See `Engine.prepare_step`."""
-        return all(engine.prepare_step(own(grads, numbers), same_settings) for engine, numbers in self.engines)
+        return all(engine.prepare_step(own(grads, numbers)) for engine, numbers in self.engines)
+
+    def after_step(self, owner: Fused, params: list[Any]) -> Built:
+        """The same for the next step, which finds the state that this one has added."""
+        if not any(engine.has_recorded for engine, _ in self.engines):
+            return self
+        return self._replace(snapshot=Snapshot(owner, params, self.cohorts))
 
     def check_options(self, owner: Fused) -> None:
         """Refuse options that have been set since, and do not go with what the engines are for."""
@@ -63,38 +55,6 @@ class Built(NamedTuple):
             tensors = [member.tensor for engine, _ in self.engines for member in engine.members]
             check_distribution(owner, tensors)
             _check_devices(owner, list(dict.fromkeys(map(device_of, tensors))))
-
-
-class Seen:
-    """Groups and state of an optimizer at the end of a step, to be recognised at a glance."""
-
-    def __init__(self, owner: Fused) -> None:
-        groups, self._state = owner.param_groups, owner.state
-        self._groups, self._lists = groups, [group["params"] for group in groups]
-        self.states = list(owner.state.values())
-        self._structure = Watch([self._state, *self.states], [groups, *self._lists])
-        self._settings = Watch(groups)
-
-    def again(self, owner: Fused) -> bool:
-        """Whether groups, parameters and state certainly are the same objects; tensors may have changed."""
-        return (
-            owner.param_groups is self._groups
-            and owner.state is self._state
-            and self._structure.sees_no_change()
-            and (self.same_settings() or _are_same([group["params"] for group in self._groups], self._lists))
-        )
-
-    def same_settings(self) -> bool:
-        """After `again`: whether hyper-parameters certainly are the same objects, too."""
-        return self._settings.sees_no_change()
-
-    def accept_settings(self) -> None:
-        """See those that there are now again."""
-        self._settings.accept()
-
-
-def _are_same(found: Any, known: list[Any]) -> bool:
-    return len(found) == len(known) and all(map(is_, found, known))
 
 
 def own(grads: list[Any], numbers: list[int] | None) -> list[Any]:
@@ -123,7 +83,7 @@ def build(owner: Fused, params: list[Any], grads: list[Any], known: Known) -> Bu
     waiting = [k for k in range(len(params)) if k not in members]
     cohorts = {member.tensor: member.cohort for member in members.values()}
     is_divided = len(engines) > 1 or any(engine.distributed for engine, _ in engines)
-    return Built(params, list(owner.param_groups), waiting, engines, cohorts, Seen(owner), is_divided)
+    return Built(waiting, engines, cohorts, Snapshot(owner, params, cohorts), is_divided)
 
 
 def check_members(members: Iterable[Member]) -> None:

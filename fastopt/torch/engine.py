@@ -7,7 +7,6 @@ import sys
 import weakref
 from collections.abc import Sequence
 from functools import partial
-from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,10 +18,10 @@ from ..optimizer import Optimizer
 from ..parameters import Parameter, check_disjoint
 from ..plan import AVERAGE_SLOT, Plan, Slot, allocate
 from ..steps.host import Call
+from . import reading
 from .cohorts import Cohort, Member
 from .counters import Counters
 from .gradients import TensorGradients, present_of
-from .layout import Held
 from .memory import as_array, check_parameter, is_distributed, kept, local, new_state
 from .names import SLOTS
 from .rows import Row, Rows
@@ -63,7 +62,7 @@ class Engine(Optimizer):
                 "nonfinite": owner.nonfinite,
             }
         )  # fmt: skip
-        self._tensors = [member.tensor for member in members]
+        self._tensors = tuple(member.tensor for member in members)
         self.distributed = any(map(is_distributed, self._tensors))
         self._whereabouts = self._find_whereabouts()
         self._counting = Counters(self._owner, members)
@@ -72,8 +71,10 @@ class Engine(Optimizer):
         self._take_charge(self._collect(), allocate)
         self._tables = [Rows(self._owner, plan) for plan in self._plans]
         self._unrecorded = list(members)
-        self._state: list[tuple[Any, list[dict[str, Any]], Held]] = []
-        self._live: list[dict[str, Any] | None] = []
+        self.has_recorded = False
+        self._places = None
+        if not self._place.on_gpu and not reading.obstacle() and all(map(reading.is_readable, self._tensors)):
+            self._places = reading.reader(list(map(reading.expected_object, self._tensors)))
 
     def _check_clips(self, clips: list[str]) -> None:
         """Both kinds may be on: first the norm, then the value."""
@@ -168,23 +169,15 @@ class Engine(Optimizer):
         return [partial(live.update, new)] if new else []
 
     def _note_recorded(self) -> None:
-        if self._unrecorded:
+        before = len(self._unrecorded)
+        if before:
             self._unrecorded = [member for member in self._unrecorded if member.cohort not in self._active]
-            self._note_state()
-
-    def _note_state(self) -> None:
-        """For each name the dicts that have it, and what they hold, where."""
-        self._live = [self._owner.state.get(member.tensor) for member in self.members]
-        states = [state for state in self._live if state]
-        self._state = []
-        for name in dict.fromkeys(name for state in states for name in state):
-            having = [state for state in states if name in state]
-            self._state.append((itemgetter(name), having, Held([state[name] for state in having])))
+        self.has_recorded = len(self._unrecorded) < before
 
     # -- what may have changed --------------------------------------------------------------------------------------
 
     def _find_whereabouts(self) -> list[Any]:
-        tensors = list(map(local, self._tensors)) if self.distributed else self._tensors
+        tensors = list(map(local, self._tensors))
         return [
             [tensor.data_ptr() for tensor in tensors],
             [tensor.stride() for tensor in tensors],
@@ -192,37 +185,23 @@ class Engine(Optimizer):
             [tensor.dtype for tensor in tensors],
         ]
 
-    def has_state_of(self, owner: Fused) -> bool:
-        """Whether the dicts of the members' state are still the owner's."""
-        return all(map(is_, (owner.state.get(member.tensor) for member in self.members), self._live))
-
-    def is_current(self, grads: list[Any], same_state: bool = False) -> bool:
-        """Whether parameters and state still are the memory that they were. Reads the gradients, if that is quick.
-
-        ``same_state`` says that the state certainly is the same objects.
-        """
-        if self.use_ema != (self._owner.ema is not None):
+    def is_current(self, grads: list[Any]) -> bool:
+        """Whether parameters still are the memory that they were. Reads the gradients, if that is quick."""
+        if self.use_ema != (self._owner.ema is not None) or not self._have_stayed():
             return False
-        quick = not (self._place.on_gpu or self.distributed) and self._gradients.read_quickly
-        if not (quick and quick(self._tensors, grads)) and self._find_whereabouts() != self._whereabouts:
-            return False
-        return self._state_stayed(same_state) and self._counting.read()
+        if not (self._place.on_gpu or self.distributed):
+            self._gradients.read_quickly(grads)
+        return self._counting.read()
 
-    def _state_stayed(self, same_state: bool) -> bool:
-        if same_state:
-            return all(held.stayed() for _, _, held in self._state)
-        try:
-            return all(held.are(list(map(get, states))) for get, states, held in self._state)
-        except KeyError:
-            return False
+    def _have_stayed(self) -> bool:
+        if self._places is not None:
+            return self._places.read(self._tensors) == len(self._tensors)
+        return self._find_whereabouts() == self._whereabouts
 
     # -- stepping ---------------------------------------------------------------------------------------------------
 
-    def prepare_step(self, grads: Sequence[torch.Tensor | None], same_settings: bool = False) -> bool:
-        """Work out the scalars for a step; False if a new engine must do it. Nothing is written before `run`.
-
-        ``same_settings`` says that the hyper-parameters certainly are the same objects as at the last step.
-        """
+    def prepare_step(self, grads: Sequence[torch.Tensor | None]) -> bool:
+        """Work out the scalars for a step; False if a new engine must do it. Nothing is written before `run`."""
         owner = self._owner
         self.global_clipnorm, self.clipvalue = _finite(owner.clip_norm), _finite(owner.clip_value)
         self.nonfinite = owner.nonfinite
@@ -230,7 +209,7 @@ class Engine(Optimizer):
         is_read = not self._place.on_gpu and self._gradients.is_read
         limit = math.inf if owner.clip_value is None else owner.clip_value
         if not self._find_active(None if is_read else present_of(grads)) or not all(
-            table.work_out(limit, self.ema_momentum, same_settings) for table in self._tables
+            table.work_out(limit, self.ema_momentum) for table in self._tables
         ):
             return False
         self._counting.prepare(self._active)
@@ -283,7 +262,7 @@ class Engine(Optimizer):
     @property
     def stepped(self) -> list[torch.Tensor]:
         """The parameters that had a gradient."""
-        return self._tensors if self._present is None else [self._tensors[k] for k in self._present]
+        return list(self._tensors) if self._present is None else [self._tensors[k] for k in self._present]
 
     def _write_rows(self, unscale: float, divisor: float, t: int, ask: bool = True) -> None:
         for table in self._tables:

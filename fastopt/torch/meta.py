@@ -32,6 +32,7 @@ class MetaEngine:
     """
 
     last_grad_norm = None
+    has_recorded = True
 
     def __init__(self, owner: Fused, members: list[Member]) -> None:
         self._owner, self.members = owner, members
@@ -42,15 +43,11 @@ class MetaEngine:
         for member in members:
             check_parameter(member.path, member.tensor)
 
-    def has_state_of(self, owner: Fused) -> bool:
+    def is_current(self, grads: list[Any]) -> bool:
         """See `engine.Engine`."""
         return self._is_new
 
-    def is_current(self, grads: list[Any], same_state: bool = False) -> bool:
-        """See `engine.Engine`."""
-        return self._is_new
-
-    def prepare_step(self, grads: list[Any], same_settings: bool = False) -> bool:
+    def prepare_step(self, grads: list[Any]) -> bool:
         """See `engine.Engine`."""
         self._present = [member for member, grad in zip(self.members, grads, strict=True) if grad is not None]
         self._counting.prepare(list(dict.fromkeys(member.cohort for member in self._present)))
