@@ -5,9 +5,15 @@ from __future__ import annotations
 from array import array as numbers
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
+from operator import setitem
 from typing import Any
 
+import numpy as np
+
 from .hyper_parameters import without_axes
+from .kernels.clipping import NORM, Clipping
+from .kernels.launch import one_call
 from .parameters import check_count
 from .state import checked_counter
 
@@ -25,13 +31,26 @@ class Counting:
     def _start_counting(self) -> None:
         """Nothing has been done."""
         self._counted = numbers("q", [0, 0])  # updates, and steps of any kind; where compiled code finds them too
-        self._last_grad_norm: float | None = None
-        self._last_step_skipped = False
+        self._told = np.zeros(len(Clipping._fields))  # a `Clipping`: the norm is found there
+        self._has_norm = self._last_step_skipped = False
 
     def _counters(self) -> dict[str, str]:
         """State that is no array: name → attribute."""
         rate = {"learning_rate": "_learning_rate"} if type(self._learning_rate) is float else {}
         return {"iterations": "_iterations", "micro_steps": "_calls", **rate}
+
+    @property
+    def _last_grad_norm(self) -> float | None:
+        return float(self._told[NORM]) if self._has_norm else None
+
+    @_last_grad_norm.setter
+    def _last_grad_norm(self, norm: float | None) -> None:
+        one_call(self._noting_norm(norm))()
+
+    def _noting_norm(self, norm: float | None) -> list[Callable[[], Any]]:
+        """C functions that note the norm of a step's gradients, None if it was not needed."""
+        noted = partial(setitem, self._told, NORM, 0.0 if norm is None else norm)
+        return [noted, partial(vars(self).update, _has_norm=norm is not None)]
 
     @property
     def _iterations(self) -> int:

@@ -606,7 +606,7 @@ class Optimizer(Averages, HyperParameters, Counting):
         restore = kept.pop("_restore", None)
         self.__dict__.update(kept)
         self._stepping = Lock()
-        self._counted = numbers("q", self._counted)  # a shallow copy counts for itself
+        self._counted, self._told = numbers("q", self._counted), self._told.copy()  # a copy has its own
         if self._running is not None:
             self._running = numbers("d", self._running)
         if restore is not None:

@@ -187,12 +187,12 @@ def run(calls, on_threads):
         one_call(calls)()
 
 
-def run_unless(first, rest, on_threads):
-    """Call a C function and, unless that returns something true, a second one, as `run` does; whether it did."""
+def run_while(calls, on_threads):
+    """Call C functions as `run` does, up to the first that returns something true; whether all have been called."""
     if not on_threads:
-        return not any(map(operator.call, (first, rest)))
+        return not any(map(operator.call, calls))
     with exclusively:
-        return not any(map(operator.call, (first, rest)))
+        return not any(map(operator.call, calls))
 
 
 def launch(kernel, work, options):

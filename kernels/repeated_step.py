@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from . import exchange
+from . import cpu, exchange, launch
 from ._jit import c_address, callee, entry_point, fingerprint, specialise
+from .clipping import NORM
 from .intrinsics import array_at, call_for_number, call_kernel, call_kernel_without_gil, scalars_at, table_at
 from .layout import Control
 from .registry import RUNNING, SCALARS, running_after, scalars_of
@@ -47,7 +48,10 @@ class Task(NamedTuple):
     chunks: int  # all of the work's
     work: int  # its handle
     long: int  # whether other Python threads may run
+    norms: int  # kernel that measures the gradients
+    clipping: int  # address of a `Clipping`
     options: int = 0
+    clip: int = 0  # `cpu.clip_by_norm`, compiled; 0: the step does not go by the norm
 
 
 class Flags(NamedTuple):
@@ -67,8 +71,9 @@ def begin(task, gradients):
     Requires the address of the numbers of a `Task`, that of a tuple of as many objects as there are parameters, and the
     GIL.
     Returns whether something is in the way: unless the flags allow it, parameters are where they were, and gradients
-    are arrays just like them. Then nothing but tables has been written. Otherwise a step is under way if the caller
-    launches: `end` must follow.
+    are arrays just like them, and finite if that matters. Then nothing but tables has been written. Otherwise a step is
+    under way if the caller launches: `end` must follow, and before it, if the step goes by the norm, what measures
+    that, and `check`.
     """
     own = scalars_at(Task, table_at(task, 1, TASK, np.int64), 0, 0)
     counters, flags = array_at(own.counters, 0, 2, np.int64), array_at(own.flags, 0, FLAGS, np.int64)
@@ -81,6 +86,10 @@ def begin(task, gradients):
         return True
     if own.write != 0 and call_for_number(own.write, (own.settings, own.running, own.row, t)) == 0:
         return True
+    if own.kernel != 0 and own.clip != 0:
+        call_kernel(own.norms, 0, own.chunks, own.work, 0)
+        if call_for_number(own.clip, (own.work, own.clipping)) != 0:
+            return True
     flags[IS_RUNNING] = 1
     if own.kernel != 0:
         if own.long:
@@ -89,6 +98,15 @@ def begin(task, gradients):
             call_kernel(own.kernel, 0, own.chunks, own.work, own.options)
         end(task)
     return False
+
+
+def check(task):
+    """Clip by the norm that has been measured; whether the step must be left out, so that none is under way."""
+    own = scalars_at(Task, table_at(task, 1, TASK, np.int64), 0, 0)
+    if call_for_number(own.clip, (own.work, own.clipping)) == 0:
+        return False
+    array_at(own.flags, 0, FLAGS, np.int64)[IS_RUNNING] = 0
+    return True
 
 
 @callee
@@ -143,12 +161,16 @@ class RepeatedStep:
         What the rule's scalars follow from, see `registry.scalars_for`; None: the row is as it must be.
     running : array.array of one float64, or None
         Number that every update changes, the last of the settings.
+    clipping : float64 array
+        A `Clipping`: read and written by steps that go by the norm.
+    measures : bool
+        Whether they are likely to, and what they need is to be compiled now.
 
     Attributes
     ----------
     begin : function
         Takes the `id` of a tuple of gradients. It does what `take` has said.
-    end : function
+    check, end : function
         Without arguments.
     writes : bool
         Whether it writes the row of scalars.
@@ -156,7 +178,7 @@ class RepeatedStep:
         Whether `begin` runs the kernel, and what `end` does.
     """
 
-    def __init__(self, counters, parameters, readers, kernel, work, settings, running):
+    def __init__(self, counters, parameters, readers, kernel, work, settings, running, clipping, measures):
         self.writes, self.launches = settings is not None, kernel is not None
         fields = len(settings._fields) if self.writes else 0
         self._settings = np.zeros(fields + 1)
@@ -178,11 +200,16 @@ class RepeatedStep:
             chunks=work.count,
             work=work.handle,
             long=work.elements >= LONG,
+            norms=launch.kernel(cpu.norms, None, 0, work.table.dtype).address if measures else 0,
+            clipping=clipping.ctypes.data,
         )
         self._task = np.array(task, np.int64)
         self._kept = counters, parameters, readers, work, running
+        self._clipping, self._dtype = clipping, work.table.dtype
+        if measures:
+            _clipper(self._dtype)
         address = self._task.ctypes.data
-        self.begin, self.end = (functools.partial(compiled, address) for compiled in _compiled())
+        self.begin, self.check, self.end = (functools.partial(compiled, address) for compiled in _compiled())
 
     @property
     def is_usual(self):
@@ -202,11 +229,29 @@ class RepeatedStep:
         """Say that no step is under way: the one that was has failed."""
         self._flags[IS_RUNNING] = 0
 
-    def take(self, options, settings):
-        """Run with other options from now on, with scalars that follow from other settings of the same class."""
-        self._task[Task._fields.index("options")] = options
+    def take(self, options, settings, clipping):
+        """Run with other options from now on, and by what else follows from hyper-parameters.
+
+        Parameters
+        ----------
+        options : int
+        settings : NamedTuple
+            Of the class that scalars follow from; not looked at if they do not.
+        clipping : Clipping or None
+            How steps go by the norm.
+        """
+        clip = 0
+        if clipping is not None:
+            self._clipping[:NORM] = clipping[:NORM]
+            self._set("norms", launch.kernel(cpu.norms, None, 0, self._dtype).address)
+            clip = c_address(_clipper(self._dtype))
+        self._set("options", options)
+        self._set("clip", clip)
         if self.writes:
             self._settings[:-1] = settings
+
+    def _set(self, field, number):
+        self._task[Task._fields.index(field)] = number
 
 
 def _address(values):
@@ -216,11 +261,19 @@ def _address(values):
 
 @functools.cache
 def _compiled():
-    """`begin` and `end`, compiled."""
+    """`begin`, `check` and `end`, compiled."""
     number, options = types.int64, {"bindings": {}, "nogil": False, "key": "repeated"}
     ends = specialise(end, "repeated", types.void(number), **options)
     begins = specialise(begin, "repeated", types.boolean(number, number), **options)
-    return entry_point(begins), entry_point(ends)
+    checks = specialise(check, "repeated", types.boolean(number), **options)
+    return entry_point(begins), entry_point(checks), entry_point(ends)
+
+
+@functools.cache
+def _clipper(dtype):
+    """`cpu.clip_by_norm`, compiled."""
+    bindings, name, key = launch.specialisation(None, 0, dtype)
+    return specialise(cpu.clip_by_norm, name, types.int64(types.int64, types.int64), bindings, key=key)
 
 
 @functools.cache

@@ -93,8 +93,9 @@ class Twins:
 def test_bits_are_those_of_ordinary_steps(name, options, repeated):
     twins = Twins(lambda: make(name, **options))
     twins.step(9)
-    plain = not {"global_clipnorm", "clipnorm", "gradient_accumulation_steps", "nonfinite"} & set(options)
-    assert any(repeated) == (plain and "ema_overwrite_frequency" not in options)
+    by_norm = {"global_clipnorm", "clipnorm", "nonfinite"} & set(options)
+    excluded = {"gradient_accumulation_steps", "ema_overwrite_frequency"} & set(options)
+    assert any(repeated) == (not excluded and not (by_norm and name == "Muon"))  # that is two rules
 
 
 @every_optimizer
@@ -541,3 +542,40 @@ def test_a_rate_too_large_for_float32_is_refused_for_many_groups_too():
     with pytest.raises(ValueError, match="does not fit float32"):
         optimizer.apply([np.ones(3, np.float32)] * 20)
     assert all((param == 1).all() for param in params) and optimizer.iterations == 0
+
+
+BY_NORM = [
+    {"global_clipnorm": 0.5},
+    {"clipnorm": 0.5},
+    {"nonfinite": "skip"},
+    {"nonfinite": "raise", "global_clipnorm": 0.5},
+    {"nonfinite": "skip", "clipnorm": 0.5, "use_ema": True},
+]
+
+
+@pytest.mark.parametrize("options", BY_NORM, ids=str)
+@pytest.mark.parametrize("name", ["SGD", "Adam", "Lamb", "Adafactor"])
+@pytest.mark.parametrize("size", [50, launch.PARALLEL_FROM + 1])
+def test_steps_that_go_by_the_norm(name, options, size, repeated, in_turn):
+    """In one call, on threads and in phases too; a gradient that is not finite is left to ordinary steps."""
+    rng = np.random.default_rng(0)
+    steps = [[rng.normal(size=shape).astype(np.float32) for shape in ((), (size, 2))] for _ in range(12)]
+    steps[6][1][size // 2, 1], steps[7][0] = np.nan, np.float32([np.inf]).reshape(())
+    results = []
+    for k in range(2):
+        params = [np.float32([0.5]).reshape(()), np.linspace(-1, 1, 2 * size, dtype=np.float32).reshape(size, 2)]
+        optimizer, seen = make(name, **options), []
+        optimizer.build(params)
+        for step, grads in enumerate(steps):
+            if k:
+                optimizer._repeated = None
+            if step == 9 and "clipnorm" in options:
+                optimizer.clipnorm = 0.25
+            try:
+                optimizer.apply(grads)
+            except FloatingPointError as error:
+                seen.append(str(error))
+            seen.append((optimizer.last_grad_norm, optimizer.last_step_skipped, optimizer.iterations))
+        results.append((repr(seen), [param.tobytes() for param in params]))
+    assert results[0] == results[1]
+    assert any(repeated) and not in_turn

@@ -101,10 +101,10 @@ class BaseGradients:
         """
         raise NotImplementedError
 
-    def repeated_step(self, counters: Any, engine: Any, settings: type | None, running: Any) -> RepeatedStep | None:
+    def repeated_step(self, counters: Any, engine: Any, *what: Any) -> RepeatedStep | None:
         """A `read` and what else steps repeat in one call, for gradients that are as usual; None: that is not possible.
 
-        ``engine`` is the optimizer's only one, the rest is as of `RepeatedStep`.
+        ``engine`` is the optimizer's only one, the rest is as of `RepeatedStep`, from the settings on.
         """
         return None
 

@@ -158,11 +158,11 @@ class Gradients(HostGradients):
             return False
         return self._readers[1].read(grads, 0, exchange.WRITEABLE * zero) == self._count
 
-    def repeated_step(self, counters: Any, engine: Any, settings: type | None, running: Any) -> RepeatedStep | None:
+    def repeated_step(self, counters: Any, engine: Any, *what: Any) -> RepeatedStep | None:
         """See `BaseGradients.repeated_step`."""
         if self._readers is None:
             return None
-        return RepeatedStep(counters, self._given, self._readers, engine.alone, engine.work, settings, running)
+        return RepeatedStep(counters, self._given, self._readers, engine.alone, engine.work, *what)
 
     def zero_all(self, grads: Any) -> None:
         """See `BaseGradients.zero_all`."""

@@ -65,14 +65,14 @@ class HostSteps:
         for plan in self._plans:
             plan.take_gradients()
         optimizer._write_rows(unscale, float(steps), t if closing else 0)
-        optimizer._last_step_skipped, optimizer._last_grad_norm = False, None
+        optimizer._last_step_skipped, optimizer._has_norm = False, False
         clips, norm = closing and bool(optimizer.clipnorm or optimizer.global_clipnorm), None
         if clips or nonfinite != "propagate":
             goes_on, norm = self._measure(optimizer, options, nonfinite, closing, clips)
             if not goes_on:
                 optimizer._last_step_skipped = True
                 return
-        ends = [partial(vars(optimizer).update, _last_grad_norm=norm), *optimizer._recording(), *ends]
+        ends = [*optimizer._noting_norm(norm), *optimizer._recording(), *ends]
         if not closing:
             kernels = [call for plan in self._plans for call in plan.engine.accumulating(options)]
             run(self._plans, [*kernels, counting(optimizer, t - 1, calls), *ends])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..hyper_parameters import COMMON, HyperParameters
 from ..kernels import launch
+from ..kernels.clipping import Clipping
 from .alone import refuse_while
 from .host import Call, counting, run
 
@@ -26,7 +27,7 @@ _ASKING = ("_rate", "_rate_of_step", "_value")
 
 
 class RepeatedSteps:
-    """Does what `HostSteps` does, for an optimizer that clips by no norm, checks and accumulates nothing.
+    """Does what `HostSteps` does, for an optimizer that accumulates nothing.
 
     All hyper-parameters are compared with those of the last step, at once. As long as they are numbers and the same, so
     are the rows of scalars, or what they are worked out from.
@@ -49,7 +50,9 @@ class RepeatedSteps:
         self._values: Any = itemgetter(*(key for key in _names(optimizer) if key in own))
         self._known: Any = None  # values of hyper-parameters at the last step
         self._size = 0  # number of attributes then
-        self._is_alike = False  # whether those after it can be like it
+        self._may_be_alike: bool | None = None  # whether steps with these values can be; None: it was not looked at
+        self._is_alike = False  # whether those after it can be like it,
+        self._goes_by_norm = False  # and go by the norm of the gradients
         self._options = 0  # for the launch, beside those of the gradients
 
     @property
@@ -70,7 +73,7 @@ class RepeatedSteps:
         held = tuple(grads) if type(grads) is list else grads  # another thread may empty a list
         if not self._fills and self._run(held, ends):
             return True
-        return self._step_in_turn(optimizer, held, grads, ends)
+        return not (self._goes_by_norm and not self._fills) and self._step_in_turn(optimizer, held, grads, ends)
 
     def _step_in_turn(self, optimizer: Optimizer, held: Any, grads: Any, ends: Sequence[Call]) -> bool:
         """The same, one thing after the other; ``held`` is ``grads`` or a tuple of them."""
@@ -82,8 +85,11 @@ class RepeatedSteps:
             t = optimizer._iterations + 1
             if self._fills:
                 optimizer._fill_rows(t)
-            if not (self._fills and self._run(held, ends)):
-                self._read_and_launch(optimizer, grads, t, ends)
+            if self._fills and self._run(held, ends):
+                return True
+            if self._goes_by_norm:
+                return False
+            self._read_and_launch(optimizer, grads, t, ends)
         return True
 
     def _run(self, held: Any, ends: Sequence[Call]) -> bool:
@@ -93,13 +99,16 @@ class RepeatedSteps:
             return False
         if call.launches and not ends:
             return not call.begin(id(held))
-        begin = partial(call.begin, id(held))
-        if call.launches:
-            return launch.run_unless(begin, launch.one_call(ends), False)
         (plan,) = self._plans
-        after = launch.one_call((*plan.engine.calls(self._options), call.end, *ends))
+        calls: list[Call] = [partial(call.begin, id(held))]
+        if call.launches:
+            calls.append(launch.one_call(ends))
+        else:
+            if self._goes_by_norm:
+                calls += [*plan.engine.measuring(0), call.check]
+            calls.append(launch.one_call((*plan.engine.calls(self._options), call.end, *ends)))
         try:
-            return launch.run_unless(begin, after, plan.engine.on_threads)
+            return launch.run_while(calls, plan.engine.on_threads)
         except MemoryError:
             call.give_up()
             raise
@@ -137,17 +146,44 @@ class RepeatedSteps:
 
         Where they change at every step, nothing is looked at but whether they do.
         """
-        values = self._values(optimizer.__dict__)
-        changed, self._known, self._size = values != self._known, values, len(optimizer.__dict__)
-        if changed or optimizer._iterations <= 1 or not (_is_repeatable(optimizer) and _are_numbers(values)):
+        values, size = self._values(optimizer.__dict__), len(optimizer.__dict__)
+        if values != self._known or size != self._size:
+            self._known, self._size, self._may_be_alike = values, size, None
             return
+        if optimizer._iterations <= 1 or optimizer._last_step_skipped:
+            return
+        if self._may_be_alike is None:
+            self._may_be_alike = _are_numbers(values) and self._is_repeatable(optimizer)
+        if self._may_be_alike:
+            self._take(optimizer)
+
+    def _is_repeatable(self, optimizer: Optimizer) -> bool:
+        """Whether a step consists of nothing but what `step` does."""
+        return (
+            not optimizer.gradient_accumulation_steps
+            and not (optimizer.use_ema and optimizer.ema_overwrite_frequency)
+            and not optimizer._stand_ins
+            and (self._call is not None or _clipping(optimizer) is None)
+            and _asks_for_values(optimizer)
+        )
+
+    def _take(self, optimizer: Optimizer) -> None:
+        """Do the next steps as the last one was done."""
         self._options = optimizer._ema_options(1) if optimizer.use_ema else 0
         if self._call is not None:
             _, plan, _, learning_rate, _ = optimizer._rows[0]
-            follows = self._call.writes
-            self._call.take(self._options, optimizer._settings(plan.branch, learning_rate) if follows else None)
+            settings = optimizer._settings(plan.branch, learning_rate) if self._call.writes else None
+            clipping = _clipping(optimizer)
+            self._goes_by_norm = clipping is not None
+            self._call.take(self._options, settings, clipping)
         self._let_steps_begin(True)
         self._is_alike = True
+
+
+def _clipping(optimizer: Optimizer) -> Clipping | None:
+    """How steps go by the norm of the gradients; None if they do not."""
+    (way, limit), checked = optimizer._clipping(), optimizer.nonfinite != "propagate"
+    return Clipping(way, limit, checked) if way or checked else None
 
 
 def _names(optimizer: Optimizer) -> tuple[str, ...]:
@@ -169,7 +205,9 @@ def _one_call(optimizer: Optimizer, plan: Plan, gradients: BaseGradients) -> Rep
         settings = type(optimizer._settings(plan.branch, 1.0))
     if optimizer._running is not None and settings is None:
         return None
-    return gradients.repeated_step(optimizer._counted, plan.engine, settings, optimizer._running)
+    measures = _clipping(optimizer) is not None
+    what = settings, optimizer._running, optimizer._told, measures
+    return gradients.repeated_step(optimizer._counted, plan.engine, *what)
 
 
 def _asks_for_values(optimizer: Optimizer) -> bool:
@@ -179,16 +217,4 @@ def _asks_for_values(optimizer: Optimizer) -> bool:
         all(name in own for name in _names(optimizer))
         and all(getattr(kind, name) is getattr(HyperParameters, name) for name in _ASKING)
         and not own.keys() & {"_scalars", "_settings", *_ASKING}
-    )
-
-
-def _is_repeatable(optimizer: Optimizer) -> bool:
-    """Whether a step consists of nothing but what `RepeatedSteps.step` does."""
-    return (
-        optimizer.nonfinite == "propagate"
-        and not optimizer._clipping()[0]
-        and not optimizer.gradient_accumulation_steps
-        and not (optimizer.use_ema and optimizer.ema_overwrite_frequency)
-        and not optimizer._stand_ins
-        and _asks_for_values(optimizer)
     )
