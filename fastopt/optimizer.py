@@ -461,8 +461,10 @@ class Optimizer(Averages, HyperParameters, Counting):
                 with self._steps.in_order(gradients=True):
                     self._end_step(grads, zero_grads)
             return
-        back = [self._place.copying(origin, stand_in) for origin, stand_in in self._stand_ins]
-        self._steps.step(unscale, nonfinite, options, scaling, [*back, *self._gradients.zeroing(), *ends])
+        if self._stand_ins or zero_grads:
+            back = [self._place.copying(origin, stand_in) for origin, stand_in in self._stand_ins]
+            ends = [*back, *self._gradients.zeroing(), *ends]
+        self._steps.step(unscale, nonfinite, options, scaling, ends)
         if zero_grads and self._last_step_skipped:
             self._gradients.zero_all(grads)
 

@@ -48,6 +48,7 @@ class HostSteps:
         self._clipped = False  # whether the last step left clipping factors behind
         for plan in plans:
             plan.connect_on_host(gradients.table, gradients.layouts)
+        self._apart = [plan for plan in plans if not plan.shares_gradients]
 
     def step(self, unscale: float, nonfinite: str, options: int, scaling: Scaling | None, ends: Sequence[Call]) -> None:
         """One step with the gradients that have been read; ``options`` are those of `Gradients.read`.
@@ -56,23 +57,25 @@ class HostSteps:
         """
         optimizer: Any = self._optimizer()
         steps = optimizer.gradient_accumulation_steps or 1
-        t, calls = optimizer._iterations + 1, optimizer._calls + 1
+        updates, calls = optimizer._counted
+        t, calls = updates + 1, calls + 1
         closing = calls % steps == 0
         if closing and steps > 1:
             options |= ACCUMULATED
         if optimizer.use_ema > self._keeps_average or (steps > 1) > self._accumulates:
             raise RuntimeError("use_ema and gradient_accumulation_steps cannot be switched on after build()")
-        for plan in self._plans:
+        for plan in self._apart:
             plan.take_gradients()
         optimizer._write_rows(unscale, float(steps), t if closing else 0)
         optimizer._last_step_skipped, optimizer._has_norm = False, False
-        clips, norm = closing and bool(optimizer.clipnorm or optimizer.global_clipnorm), None
+        clips = closing and bool(optimizer.clipnorm or optimizer.global_clipnorm)
+        ends = [*optimizer._recording(), *ends]
         if clips or nonfinite != "propagate":
             goes_on, norm = self._measure(optimizer, options, nonfinite, closing, clips)
             if not goes_on:
                 optimizer._last_step_skipped = True
                 return
-        ends = [*optimizer._noting_norm(norm), *optimizer._recording(), *ends]
+            ends = [*optimizer._noting_norm(norm), *ends]
         if not closing:
             kernels = [call for plan in self._plans for call in plan.engine.accumulating(options)]
             run(self._plans, [*kernels, counting(optimizer, t - 1, calls), *ends])
@@ -132,11 +135,11 @@ class HostSteps:
 
 def run(plans: list[Plan], calls: Sequence[Call]) -> None:
     """Call what a step consists of, the plans' kernels among it, as one."""
-    on_threads = any(plan.engine.on_threads for plan in plans)
-    if any(plan.engine.uses_numpy for plan in plans):
-        with np.errstate(all="ignore"):
-            launch.run(calls, on_threads)
-    else:
+    on_threads = uses_numpy = False
+    for plan in plans:
+        on_threads |= plan.engine.on_threads
+        uses_numpy |= plan.engine.uses_numpy
+    with np.errstate(all="ignore") if uses_numpy else nullcontext():
         launch.run(calls, on_threads)
 
 

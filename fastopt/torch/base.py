@@ -22,7 +22,7 @@ from .building import Built, build, local_gradient, own
 from .cohorts import Cohort, path_of
 from .memory import check_parameter, few_threads, local
 from .names import ELSEWHERE
-from .options import NAMES, Options, options_of
+from .options import NAMES, Chosen, Options, options_of
 from .versions import Zeroed, note_writing
 
 Slots = tuple[tuple[str, Slot], ...]
@@ -215,7 +215,9 @@ class Fused(Options, Averages):
         self._last_step_skipped = found_inf is not None and bool(found_inf)
         if not self._last_step_skipped:
             with alone(self._stepping):
-                self._unscale_gradients()
+                scale = getattr(self, "grad_scale", None)
+                if scale is not None:
+                    self._unscale_gradients(scale)
                 self._step()
         return loss
 
@@ -233,14 +235,11 @@ class Fused(Options, Averages):
         self._unscales_itself = value
 
     @few_threads()
-    def _unscale_gradients(self) -> None:
+    def _unscale_gradients(self, scale: Any) -> None:
         """Divide the gradients by ``grad_scale`` where they lie, as torch's fused optimizers do.
 
         They stay divided if the step is then refused.
         """
-        scale = getattr(self, "grad_scale", None)
-        if scale is None:
-            return
         grads = [local(p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]
         if grads:
             torch._foreach_div_(grads, float(scale))
@@ -301,6 +300,7 @@ class Fused(Options, Averages):
             alone(self._stepping)
         self._begin()
         super().__setstate__(state)  # type: ignore[misc]
+        self._chosen = Chosen(**options_of(self))  # torch sets attributes behind their backs
         own = self.defaults.keys() - {"differentiable"}  # torch adds that, whether a class has it or not
         for group in self.param_groups:
             for name in own - group.keys():

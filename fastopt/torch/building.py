@@ -33,11 +33,9 @@ class Built(NamedTuple):
 
     def is_current(self, owner: Fused, params: list[Any], grads: list[Any]) -> bool:
         """Whether these are the engines for what the optimizer consists of now; reads gradients, if that is quick."""
-        return (
-            self.snapshot.matches(owner, params)
-            and all(grads[k] is None for k in self.waiting)
-            and all(engine.is_current(own(grads, numbers)) for engine, numbers in self.engines)
-        )
+        if not self.snapshot.matches(owner, params) or any(grads[k] is not None for k in self.waiting):
+            return False
+        return all(engine.is_current(own(grads, numbers)) for engine, numbers in self.engines)
 
     def prepare_step(self, grads: list[Any]) -> bool:
         """See `Engine.prepare_step`."""
@@ -45,9 +43,10 @@ class Built(NamedTuple):
 
     def after_step(self, owner: Fused, params: list[Any]) -> Built:
         """The same for the next step, which finds the state that this one has added."""
-        if not any(engine.has_recorded for engine, _ in self.engines):
-            return self
-        return self._replace(snapshot=Snapshot(owner, params, self.cohorts))
+        for engine, _ in self.engines:
+            if engine.has_recorded:
+                return self._replace(snapshot=Snapshot(owner, params, self.cohorts))
+        return self
 
     def check_options(self, owner: Fused) -> None:
         """Refuse options that have been set since, and do not go with what the engines are for."""

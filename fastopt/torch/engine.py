@@ -24,6 +24,7 @@ from .counters import Counters
 from .gradients import TensorGradients, present_of
 from .memory import as_array, check_parameter, is_distributed, kept, local, new_state
 from .names import SLOTS
+from .options import Chosen
 from .rows import Row, Rows
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Engine(Optimizer):
         self.distributed = any(map(is_distributed, self._tensors))
         self._whereabouts = self._find_whereabouts()
         self._counting = Counters(self._owner, members)
+        self._chosen: Chosen | None = None
         self._present: list[int] | None = []
         self._active: list[Cohort] = []
         self._take_charge(self._collect(), allocate)
@@ -152,9 +154,11 @@ class Engine(Optimizer):
 
     def _recording(self) -> list[Call]:
         """What is said of a step where others look, counts and new state: C functions, to be called with it."""
-        averaging = [partial(setattr, cohort, "averages", self.use_ema) for cohort in self._active]
-        state = [call for member in self._unrecorded for call in self._recording_of(member)]
-        return [*self._counting.writes, *averaging, *state]
+        calls = list(self._counting.writes)
+        if self.use_ema or self._unrecorded:
+            calls += [partial(setattr, cohort, "averages", self.use_ema) for cohort in self._active]
+            calls += [call for member in self._unrecorded for call in self._recording_of(member)]
+        return calls
 
     def _recording_of(self, member: Member) -> list[Call]:
         """What makes a parameter's state the owner's.
@@ -187,7 +191,7 @@ class Engine(Optimizer):
 
     def is_current(self, grads: list[Any]) -> bool:
         """Whether parameters still are the memory that they were. Reads the gradients, if that is quick."""
-        if self.use_ema != (self._owner.ema is not None) or not self._have_stayed():
+        if self.use_ema != (self._owner._chosen.ema is not None) or not self._have_stayed():
             return False
         if not (self._place.on_gpu or self.distributed):
             self._gradients.read_quickly(grads)
@@ -202,18 +206,24 @@ class Engine(Optimizer):
 
     def prepare_step(self, grads: Sequence[torch.Tensor | None]) -> bool:
         """Work out the scalars for a step; False if a new engine must do it. Nothing is written before `run`."""
-        owner = self._owner
-        self.global_clipnorm, self.clipvalue = _finite(owner.clip_norm), _finite(owner.clip_value)
-        self.nonfinite = owner.nonfinite
-        self.ema_momentum = owner.ema if owner.ema is not None else 0.0
+        chosen = self._owner._chosen
+        if chosen is not self._chosen:
+            self._follow(chosen)
         is_read = not self._place.on_gpu and self._gradients.is_read
-        limit = math.inf if owner.clip_value is None else owner.clip_value
-        if not self._find_active(None if is_read else present_of(grads)) or not all(
-            table.work_out(limit, self.ema_momentum) for table in self._tables
-        ):
+        if not self._find_active(None if is_read else present_of(grads)):
             return False
+        for table in self._tables:
+            if not table.work_out(self._limit, self.ema_momentum):
+                return False
         self._counting.prepare(self._active)
         return True
+
+    def _follow(self, chosen: Chosen) -> None:
+        """Take over what has been set."""
+        self._chosen, self.nonfinite = chosen, chosen.nonfinite
+        self.global_clipnorm, self.clipvalue = _finite(chosen.clip_norm), _finite(chosen.clip_value)
+        self.ema_momentum = 0.0 if chosen.ema is None else chosen.ema
+        self._limit = math.inf if chosen.clip_value is None else chosen.clip_value
 
     def run(self, grads: Sequence[torch.Tensor | None], zero: bool, ends: Sequence[Call] = ()) -> bool:
         """One step, after `prepare_step`; whether it was done, not skipped.

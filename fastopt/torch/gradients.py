@@ -68,7 +68,7 @@ class TensorGradients(HostGradients):
         if self._reader.read(grads) < self._count or any(map(torch.Tensor.is_neg, grads)):  # type: ignore[union-attr]
             return False
         addresses = self.table[ADDRESS]
-        if addresses.min(initial=_FAR) >= _FAR:
+        if np.minimum.reduce(addresses, initial=_FAR) >= _FAR:
             return True
         offsets = list(map(torch.Tensor.storage_offset, grads))
         return not any(offsets) or not np.any(self._are_nowhere(offsets, self._element_sizes, addresses))
@@ -96,7 +96,7 @@ class TensorGradients(HostGradients):
 
     def zeroing(self) -> list[Callable[[], Any]]:
         """See `BaseGradients.zeroing`."""
-        return in_few_threads([partial(torch.Tensor.zero_, grad) for grad in self._staged])
+        return in_few_threads([partial(torch.Tensor.zero_, grad) for grad in self._staged]) if self._staged else []
 
     def _signature(self, grad: torch.Tensor) -> object:
         if grad.layout is not torch.strided:

@@ -44,13 +44,13 @@ class Contents:
 
     def are_in(self, dicts: tuple[Any, ...]) -> bool:
         """Whether these hold the same objects in the same order, with their memory where it was, and no others."""
-        if any(dicts[k] for k in self._empty):
+        if self._empty and any(dicts[k] for k in self._empty):
             return False
         if self._reader is not None:
             same = self._reader.read(dicts) == self._reader.count
         else:
             same = self._are_in_turn(dicts)
-        return same and addresses_of(self._asked) == self._addresses
+        return same and (not self._asked or addresses_of(self._asked) == self._addresses)
 
     def _are_in_turn(self, dicts: tuple[Any, ...]) -> bool:
         known = [part for _, (name, value, _) in self._held for part in (name, value)]
