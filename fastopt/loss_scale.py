@@ -12,8 +12,9 @@ from .hyper_parameters import Rate, without_axes
 from .optimizer import Optimizer
 from .parameters import Array, check_count, check_number
 from .state import checked_counter
-from .steps.gpu import Captured, GpuSteps, Scaling
-from .steps.host import Call
+from .steps.counts import Call
+from .steps.gpu import Captured, GpuSteps
+from .steps.scalars import Scaling
 
 _LEAST, _GREATEST = 2.0**-126, 2.0**126
 

@@ -11,7 +11,7 @@ from ..hyper_parameters import without_axes
 from ..optimizer import Optimizer
 from ..parameters import Array, Parameter, check_parameters
 from ..plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Slot
-from ..steps.host import Call
+from ..steps.counts import Call
 from .counting import counting
 from .memory import NumpyMemory, TorchMemory, untraced, writes_its_own_way
 

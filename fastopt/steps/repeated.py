@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import Any
 
-from ..hyper_parameters import COMMON, HyperParameters
+from ..gradients import BaseGradients
 from ..kernels import launch
-from ..kernels.clipping import Clipping
-from .alone import refuse_while
-from .host import Call, counting, run
-
-if TYPE_CHECKING:
-    from ..gradients import BaseGradients
-    from ..kernels.repeated_step import RepeatedStep
-    from ..optimizer import Optimizer
-    from ..plan import Plan
-
-_NUMBERS = (float, int, bool, str, type(None))
-"""Types of hyper-parameters that are the same as long as they compare equal."""
-
-_ASKING = ("_rate", "_rate_of_step", "_value")
-"""Methods that give the values of hyper-parameters."""
+from ..kernels.repeated_step import RepeatedStep
+from ..plan import Plan
+from .alone import alone, refuse_while
+from .counts import Call
+from .host import run
+from .scalars import RepeatableScalars
 
 
 class RepeatedSteps:
@@ -34,63 +25,71 @@ class RepeatedSteps:
 
     Parameters
     ----------
-    optimizer : Optimizer
-        It is not kept.
     plans : list of Plan
     gradients : Gradients
+    scalars : RepeatableScalars
+    stepping : Lock
+        Held by steps of any kind, see `alone`.
     """
 
-    def __init__(self, optimizer: Optimizer, plans: list[Plan], gradients: BaseGradients) -> None:
-        self._gradients, self._plans = gradients, plans
+    def __init__(self, plans: list[Plan], gradients: BaseGradients, scalars: RepeatableScalars, stepping: Lock) -> None:
+        self._gradients, self._plans, self._scalars, self._stepping = gradients, plans, scalars, stepping
         self._apart = [plan for plan in plans if not plan.shares_gradients]
-        self._call = _one_call(optimizer, plans[0], gradients) if len(plans) == 1 and not self._apart else None
-        self._fills = not (optimizer._keeps_scalars or (self._call is not None and self._call.writes))
+        self._call = self._one_call(plans[0]) if len(plans) == 1 and not self._apart else None
+        self._fills = not (scalars.keeps or (self._call is not None and self._call.writes))
         self._count = len(gradients.parameters)
-        own = optimizer.__dict__
-        self._values: Any = itemgetter(*(key for key in _names(optimizer) if key in own))
-        self._known: Any = None  # values of hyper-parameters at the last step
-        self._size = 0  # number of attributes then
+        self._known: Any = None  # what scalars depended on at the last step
         self._may_be_alike: bool | None = None  # whether steps with these values can be; None: it was not looked at
-        self._is_alike = False  # whether those after it can be like it,
+        self._is_alike = False  # whether the next ones are,
         self._goes_by_norm = False  # and go by the norm of the gradients
         self._options = 0  # for the launch, beside those of the gradients
+
+    def _one_call(self, plan: Plan) -> RepeatedStep | None:
+        """What the only plan's steps repeat, in one call, where that is possible."""
+        scalars = self._scalars
+        settings = scalars.settings_class(plan)
+        if plan.engine.reads_tables or (scalars.running is not None and settings is None):
+            return None
+        counts, measures = scalars.counts, scalars.by_norm() is not None
+        what = settings, scalars.running, counts.told, measures
+        return self._gradients.repeated_step(counts.numbers, plan.engine, *what)
 
     @property
     def is_running(self) -> bool:
         """Whether a step is under way in compiled code, which lets other threads run."""
         return self._call is not None and self._call.is_running
 
-    def step(self, optimizer: Optimizer, grads: Any, ends: Sequence[Call] = ()) -> bool:
+    def step(self, grads: Any, ends: Sequence[Call] = ()) -> bool:
         """One step, if it is like the last; whether it was. See `Optimizer.apply` for what is raised.
 
         ``ends`` are as of `HostSteps.step`.
         """
-        attributes = optimizer.__dict__
-        if not self._is_alike or self._values(attributes) != self._known or len(attributes) != self._size:
-            return False  # an attribute more: a method may have got another body
-        if optimizer._evaluating:
+        if not self._is_alike or self._scalars.values() != self._known:
             return False
         held = tuple(grads) if type(grads) is list else grads  # another thread may empty a list
         if not self._fills and self._run(held, ends):
             return True
-        return not (self._goes_by_norm and not self._fills) and self._step_in_turn(optimizer, held, grads, ends)
+        return (self._fills or not self._goes_by_norm) and self._step_in_turn(held, grads, ends)
 
-    def _step_in_turn(self, optimizer: Optimizer, held: Any, grads: Any, ends: Sequence[Call]) -> bool:
+    def _step_in_turn(self, held: Any, grads: Any, ends: Sequence[Call]) -> bool:
         """The same, one thing after the other; ``held`` is ``grads`` or a tuple of them."""
-        if optimizer._iterations == 0:  # averages begin
+        if self._scalars.counts.updates == 0:  # averages begin
             return False
-        with optimizer._one_at_a_time():
+        with self.alone():
             if not self._is_alike:  # another thread has taken a step of another kind meanwhile
                 return False
-            t = optimizer._iterations + 1
             if self._fills:
-                optimizer._fill_rows(t)
-            if self._fills and self._run(held, ends):
-                return True
+                self._scalars.refill(self._scalars.counts.updates + 1)
+                if self._run(held, ends):
+                    return True
             if self._goes_by_norm:
                 return False
-            self._read_and_launch(optimizer, grads, t, ends)
+            self._read_and_launch(grads, ends)
         return True
+
+    def alone(self) -> Lock:
+        """See `alone.alone`."""
+        return alone(self._stepping, self.is_running)
 
     def _run(self, held: Any, ends: Sequence[Call]) -> bool:
         """Do a step with gradients that are as usual, in one call; whether that was possible."""
@@ -113,20 +112,21 @@ class RepeatedSteps:
             call.give_up()
             raise
 
-    def _read_and_launch(self, optimizer: Optimizer, grads: Any, t: int, ends: Sequence[Call]) -> None:
+    def _read_and_launch(self, grads: Any, ends: Sequence[Call]) -> None:
         """A step with gradients of any kind."""
-        gradients = self._gradients
+        gradients, scalars, counts = self._gradients, self._scalars, self._scalars.counts
         self._let_steps_begin(False)
         refuse_while(self.is_running)  # another thread's may have begun before that
+        update = counts.updates + 1
         try:
             options = gradients.read(grads, False) | self._options
             for plan in self._apart:
                 plan.take_gradients()
-            if not (self._fills or optimizer._keeps_scalars):
-                optimizer._fill_rows(t)
-            kernels = [call for plan in self._plans for call in plan.engine.calls(options)]
-            counted = counting(optimizer, t, optimizer._calls + 1)
-            run(self._plans, [*kernels, *optimizer._advancing(t), counted, *ends])
+            if not (self._fills or scalars.keeps):
+                scalars.refill(update)
+            kernels = [each for plan in self._plans for each in plan.engine.calls(options)]
+            counted = counts.counting(update, counts.calls + 1)
+            run(self._plans, [*kernels, *scalars.advancing(update), counted, *ends])
             self._let_steps_begin(True)
         finally:
             gradients.release()
@@ -141,80 +141,37 @@ class RepeatedSteps:
         self._is_alike = False
         self._let_steps_begin(False)
 
-    def learn(self, optimizer: Optimizer) -> None:
-        """After a step of `HostSteps` with these hyper-parameters: see whether the next ones can be like it.
+    def learn(self) -> None:
+        """After a step of `HostSteps`: see whether the next ones can be like it.
 
-        Where they change at every step, nothing is looked at but whether they do.
+        Where hyper-parameters change at every step, nothing is looked at but whether they do.
         """
-        values, size = self._values(optimizer.__dict__), len(optimizer.__dict__)
-        if values != self._known or size != self._size:
-            self._known, self._size, self._may_be_alike = values, size, None
+        scalars = self._scalars
+        values = scalars.values()
+        if values != self._known:
+            self._known, self._may_be_alike = values, None
             return
-        if optimizer._iterations <= 1 or optimizer._last_step_skipped:
+        if scalars.counts.updates <= 1 or scalars.counts.skipped:
             return
         if self._may_be_alike is None:
-            self._may_be_alike = _are_numbers(values) and self._is_repeatable(optimizer)
+            self._may_be_alike = scalars.are_settled(values) and self._can_repeat()
         if self._may_be_alike:
-            self._take(optimizer)
+            self._take()
 
-    def _is_repeatable(self, optimizer: Optimizer) -> bool:
+    def _can_repeat(self) -> bool:
         """Whether a step consists of nothing but what `step` does."""
+        scalars = self._scalars
         return (
-            not optimizer.gradient_accumulation_steps
-            and not (optimizer.use_ema and optimizer.ema_overwrite_frequency)
-            and not optimizer._stand_ins
-            and (self._call is not None or _clipping(optimizer) is None)
-            and _asks_for_values(optimizer)
+            scalars.window() == 1 and not scalars.overwrites() and (self._call is not None or scalars.by_norm() is None)
         )
 
-    def _take(self, optimizer: Optimizer) -> None:
+    def _take(self) -> None:
         """Do the next steps as the last one was done."""
-        self._options = optimizer._ema_options(1) if optimizer.use_ema else 0
-        if self._call is not None:
-            _, plan, _, learning_rate, _ = optimizer._rows[0]
-            settings = optimizer._settings(plan.branch, learning_rate) if self._call.writes else None
-            clipping = _clipping(optimizer)
+        scalars, call = self._scalars, self._call
+        self._options = scalars.averages(1)
+        if call is not None:
+            clipping = scalars.by_norm()
             self._goes_by_norm = clipping is not None
-            self._call.take(self._options, settings, clipping)
+            call.take(self._options, scalars.settings(self._plans[0]) if call.writes else None, clipping)
         self._let_steps_begin(True)
         self._is_alike = True
-
-
-def _clipping(optimizer: Optimizer) -> Clipping | None:
-    """How steps go by the norm of the gradients; None if they do not."""
-    (way, limit), checked = optimizer._clipping(), optimizer.nonfinite != "propagate"
-    return Clipping(way, limit, checked) if way or checked else None
-
-
-def _names(optimizer: Optimizer) -> tuple[str, ...]:
-    """Of the attributes that hold the hyper-parameters."""
-    return ("_learning_rate", *COMMON[1:], *optimizer._own)
-
-
-def _are_numbers(values: tuple[Any, ...]) -> bool:
-    """Whether the values of hyper-parameters stay what they are."""
-    return all(type(value) in _NUMBERS for value in values)
-
-
-def _one_call(optimizer: Optimizer, plan: Plan, gradients: BaseGradients) -> RepeatedStep | None:
-    """What the only plan's steps repeat, in one call, where that is possible."""
-    if plan.engine.reads_tables or not _asks_for_values(optimizer):
-        return None
-    settings = None
-    if optimizer._follows_settings and len(plan.groups) == 1:
-        settings = type(optimizer._settings(plan.branch, 1.0))
-    if optimizer._running is not None and settings is None:
-        return None
-    measures = _clipping(optimizer) is not None
-    what = settings, optimizer._running, optimizer._told, measures
-    return gradients.repeated_step(optimizer._counted, plan.engine, *what)
-
-
-def _asks_for_values(optimizer: Optimizer) -> bool:
-    """Whether what a step does with hyper-parameters depends on nothing but their values."""
-    own, kind = vars(optimizer), type(optimizer)
-    return (
-        all(name in own for name in _names(optimizer))
-        and all(getattr(kind, name) is getattr(HyperParameters, name) for name in _ASKING)
-        and not own.keys() & {"_scalars", "_settings", *_ASKING}
-    )

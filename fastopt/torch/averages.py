@@ -13,7 +13,7 @@ import torch
 from ..averages import LEAVE_FIRST
 from ..kernels.launch import one_call
 from ..steps.alone import alone
-from ..steps.host import Call
+from ..steps.counts import Call
 from .memory import few_threads, local
 from .several import check_sharded
 

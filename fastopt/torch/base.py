@@ -15,7 +15,7 @@ from ..hyper_parameters import hint
 from ..kernels.launch import one_call
 from ..plan import Slot
 from ..steps.alone import alone
-from ..steps.host import Call
+from ..steps.counts import Call
 from .averages import Averages
 from .backward import BackwardSteps
 from .building import Built, build, local_gradient, own

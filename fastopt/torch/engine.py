@@ -17,7 +17,9 @@ from ..gradients import ABSENT, BaseGradients
 from ..optimizer import Optimizer
 from ..parameters import Parameter, check_disjoint
 from ..plan import AVERAGE_SLOT, Plan, Slot, allocate
-from ..steps.host import Call
+from ..scalars import Scalars
+from ..steps.counts import Call
+from ..steps.scalars import Decision
 from . import reading
 from .cohorts import Cohort, Member
 from .counters import Counters
@@ -107,6 +109,9 @@ class Engine(Optimizer):
 
     def _needs_c_order(self, parameter: Parameter) -> bool:
         return not is_dense(parameter.array) or self._owner._needs_c_order(parameter.axes)
+
+    def _scalars_of(self, plans: list[Plan]) -> EngineScalars:
+        return EngineScalars(self, plans)
 
     def _gradients_class(self) -> type[BaseGradients]:
         return super()._gradients_class() if self._place.on_gpu else TensorGradients
@@ -274,9 +279,18 @@ class Engine(Optimizer):
         """The parameters that had a gradient."""
         return list(self._tensors) if self._present is None else [self._tensors[k] for k in self._present]
 
-    def _write_rows(self, unscale: float, divisor: float, t: int, ask: bool = True) -> None:
-        for table in self._tables:
+
+class EngineScalars(Scalars):
+    """Those of an engine: its rows are worked out by `Engine.prepare_step`, from the owner's hyper-parameters."""
+
+    def write(self, unscale: float, decision: Decision, ask: bool = True) -> None:
+        """See `StepScalars.write`."""
+        for table in self._optimizer._tables:
             table.write()
+
+    def recording(self) -> list[Call]:
+        """See `StepScalars.recording`."""
+        return self._optimizer._recording()
 
 
 def _weak(owner: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 
 from ..kernels.launch import one_call
 from ..plan import Slot
-from ..steps.host import Call
+from ..steps.counts import Call
 from .cohorts import Member
 from .counters import Counters
 from .memory import check_parameter, is_distributed, new_state

@@ -18,7 +18,7 @@ from ..kernels.rules.lamb import CoupledLambScalars
 from ..kernels.rules.lion import LionScalars
 from ..kernels.rules.schedule_free_adamw import AuthorsScheduleFreeScalars
 from ..plan import Slot
-from ..steps.host import Call
+from ..steps.counts import Call
 from .base import Fused, Slots
 from .cohorts import Cohort
 from .memory import few_threads, local
