@@ -12,7 +12,7 @@ import table
 from fastopt.kernels import _jit, launch, repeated_step
 
 import fastopt
-from fastopt import optimizers, schedules
+from fastopt import optimizers, scalars, schedules
 from fastopt.compat import keras_2_2
 from fastopt.steps.repeated import RepeatedSteps
 
@@ -494,7 +494,7 @@ class Slowing(fastopt.SGD):
 
 @pytest.mark.parametrize("groups", [{}, {f"^{k}$": {"learning_rate_multiplier": k + 1.0} for k in range(4)}])
 def test_a_subclass_with_scalars_of_its_own(groups, repeated, monkeypatch):
-    monkeypatch.setattr(fastopt.optimizer, "MANY", 2)
+    monkeypatch.setattr(scalars, "MANY", 2)
     Twins(lambda: Slowing(1.0), overrides=groups).step(6)
     assert repeated[-1]
 
@@ -525,7 +525,7 @@ def test_many_groups_are_worked_out_together(name, dtype, monkeypatch):
     overrides = {f"^{k}$": {"learning_rate_multiplier": 1 / (k + 3), "weight_decay": k % 3 / 10} for k in range(23)}
     runs = []
     for many in (1, 10**9):
-        monkeypatch.setattr(fastopt.optimizer, "MANY", many)
+        monkeypatch.setattr(scalars, "MANY", many)
         optimizer = make(name, weight_decay=0.3)
         params = [np.ones((3, 4), dtype) * (k + 1) for k in range(25)]
         optimizer.build(params, overrides)
