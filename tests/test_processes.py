@@ -87,9 +87,9 @@ def test_build_compiles_everything(specialised):
 
 @pytest.fixture
 def warm(specialised):
-    """What Adam and SGD need is there. Whatever the test makes compile, or load, fails it."""
+    """What Adam and SGD need is there, on threads too. Whatever the test makes compile, or load, fails it."""
     for optimizer in (fastopt.Adam(), fastopt.SGD(momentum=0.9)):
-        stepped(optimizer, arrays(3))
+        stepped(optimizer, arrays(3, 100_000))
     before = list(specialised)
     with children.recorded_compilations() as events:
         yield
