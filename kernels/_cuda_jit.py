@@ -250,7 +250,7 @@ def _dotted(capability):
 
 def _ptx_of(function, arguments, capability):
     """The name of the entry point, and the PTX, of a function that takes int64 numbers."""
-    compiler, dispatcher, nvvm = _modules_of_numba_cuda(toolkit(capability)[0])
+    compiler, dispatcher, nvvm, _ = _modules_of_numba_cuda(toolkit(capability)[0])
     with _stand_in_device(dispatcher, capability):
         compiled = compiler.compile_cuda(function, types.void, (types.int64,) * arguments, cc=capability)
     library, entry = compiled.library, compiled.fndesc.llvm_func_name
@@ -265,6 +265,7 @@ _FROM_NUMBA_CUDA = {
     "compiler": ("compile_cuda", "kernel_fixup"),
     "dispatcher": ("get_current_device",),
     "cudadrv.nvvm": ("llvm_replace",),
+    "np.arrayobj": (),  # which it needs to compile, and which wants a NumPy that it knows
 }
 
 

@@ -4,7 +4,6 @@ import functools
 import operator
 import os
 import re
-import threading
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from . import threads
 from ._jit import c_address, entry_point, fingerprint, is_interpreted, specialise
 from .layout import CHUNK, LENGTH, SLOTS
+from .locks import RLock
 from .registry import RULES
 from .tables import Tables, handle_of
 
@@ -25,7 +25,7 @@ PARALLEL_FROM = 32_768
 
 # Numba's workqueue layer aborts the process when two Python threads launch at once. A signal's handler that steps
 # another optimizer may find the lock held by its own thread: no launch of that is under way then, see `one_call`.
-exclusively = threading.RLock()
+exclusively = RLock()
 _state: dict[str, Any] = {"threads": None, "forked": False}
 
 
@@ -60,7 +60,7 @@ def _after_fork_in_child():
     # Once any OpenMP runtime has run in the parent (torch's too), entering one in the child hangs or kills it. A lock
     # that another thread of the parent held would never be released.
     global exclusively
-    _state["forked"], exclusively = True, threading.RLock()
+    _state["forked"], exclusively = True, RLock()
     global_compiler_lock.release()
 
 

@@ -9,6 +9,7 @@ import pytest
 from environments import (  # noqa: F401
     backend_of_this_process,
     is_child,
+    pytest_collection_modifyitems,
     pytest_configure,
     pytest_runtest_protocol,
 )

@@ -7,7 +7,7 @@ import random
 import weakref
 
 import pytest
-import torch
+from needs_torch import torch
 from torch_reference import distance
 
 import fastopt.torch

@@ -4,7 +4,7 @@ import ctypes
 import warnings
 
 import pytest
-import torch
+from needs_torch import torch
 
 import fastopt.torch
 from fastopt.device import dlpack

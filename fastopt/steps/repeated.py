@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from threading import Lock
 from typing import Any
 
 from ..gradients import BaseGradients
 from ..kernels import launch
+from ..kernels.locks import Lock
 from ..kernels.repeated_step import RepeatedStep
 from ..plan import Plan
 from .alone import alone, refuse_while

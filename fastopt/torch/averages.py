@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from threading import Lock
 from typing import Any
 
 import torch
 
 from ..averages import LEAVE_FIRST
 from ..kernels.launch import one_call
+from ..kernels.locks import Lock
 from ..steps.alone import alone
 from ..steps.counts import Call
 from .memory import few_threads, local

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch._compile import _disable_dynamo
 
+from ..kernels.locks import Lock
 from ..steps.alone import alone
 from .building import AnyEngine, check_members, engine_of, local_gradient, pack
 from .cohorts import Cohort, member_of

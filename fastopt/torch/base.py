@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Hashable, Mapping
 from operator import itemgetter
-from threading import Lock
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +12,7 @@ from torch._compile import _disable_dynamo
 
 from ..hyper_parameters import hint
 from ..kernels.launch import one_call
+from ..kernels.locks import Lock
 from ..plan import Slot
 from ..steps.alone import alone
 from ..steps.counts import Call
