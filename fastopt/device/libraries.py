@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import dlpack
-from .cuda import CudaArray, Stream, default_stream
-from .host import aligned_zeros
+from .array import CudaArray, Stream, aligned_zeros, default_stream
 from .strides import c_strides
 
 
