@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch._compile import _disable_dynamo
 
 from ..kernels.locks import Lock
 from ..steps.alone import alone
-from .building import AnyEngine, check_members, engine_of, local_gradient, pack
-from .cohorts import Cohort, member_of
+from .building import AnyEngine, check_members, engine_of, local_gradient, member_of, pack
+from .cohorts import Cohort
 from .memory import few_threads
+from .rule import Owner
 from .several import check_distribution, check_reduction, has_processes, later_reduction
 from .snapshot import Contents
 from .versions import note_writing
-
-if TYPE_CHECKING:
-    from .base import Fused
 
 
 class _Single(NamedTuple):
@@ -37,11 +35,11 @@ class BackwardSteps:
 
     Parameters
     ----------
-    owner : Fused
+    owner : Owner
         Referred to weakly: hooks on parameters outlive it.
     """
 
-    def __init__(self, owner: Fused) -> None:
+    def __init__(self, owner: Owner) -> None:
         self._owner: Any = weakref.proxy(owner)
         self._reference = weakref.ref(owner)
         self._hooked: set[int] = set()
@@ -55,7 +53,7 @@ class BackwardSteps:
 
     def await_gradients(self) -> None:
         """Have each parameter that is trained call back when its gradient is complete."""
-        reference = self._reference
+        reference: Any = self._reference
 
         def arrived(parameter: torch.Tensor) -> None:
             owner = reference()
@@ -155,7 +153,7 @@ class BackwardSteps:
         return self._places.get(parameter)
 
 
-def _contents(owner: Fused, parameter: Any) -> Contents:
+def _contents(owner: Owner, parameter: Any) -> Contents:
     return Contents([owner.state.get(parameter, {})], [0])
 
 

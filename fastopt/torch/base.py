@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Mapping
-from operator import itemgetter
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch._compile import _disable_dynamo
@@ -13,28 +12,25 @@ from torch._compile import _disable_dynamo
 from ..hyper_parameters import hint
 from ..kernels.launch import one_call
 from ..kernels.locks import Lock
-from ..plan import Slot
 from ..steps.alone import alone
 from ..steps.counts import Call
 from .averages import Averages
 from .backward import BackwardSteps
 from .building import Built, build, local_gradient, own
-from .cohorts import Cohort, path_of
+from .cohorts import path_of
 from .memory import check_parameter, few_threads, local
 from .names import ELSEWHERE
 from .options import NAMES, Chosen, Options, options_of
+from .rule import Rule
 from .versions import Zeroed, note_writing
-
-Slots = tuple[tuple[str, Slot], ...]
-"""Of a rule, in its order, under torch's names."""
 
 
 class Fused(Options, Averages):
     """Placed before a `torch.optim.Optimizer` class: its step becomes one pass over memory.
 
     Everything else is torch's: arguments and their checks, ``param_groups``, hooks, ``state`` and its names. Subclasses
-    say how torch's hyper-parameters become the scalars of a rule. ``foreach``, ``fused`` and ``capturable`` say how
-    torch would compute: they are accepted, kept in ``param_groups``, and without effect here.
+    have a `Rule`, which says how torch's hyper-parameters become scalars. ``foreach``, ``fused`` and ``capturable`` say
+    how torch would compute: they are accepted, kept in ``param_groups``, and without effect here.
 
     Parameters
     ----------
@@ -63,58 +59,13 @@ class Fused(Options, Averages):
     ``p.untyped_storage().resize_(0)``: the kernels keep its address.
     """
 
-    _reads: ClassVar[tuple[str, ...]]
-    """Hyper-parameters that a row of scalars depends on."""
-    _counters: ClassVar[tuple[str, ...]] = ("step",)
-    """State that is a number per parameter."""
-    _needs_whole: ClassVar[bool] = False
-    """Whether the rule looks at more than single elements."""
+    rule: Rule
+    """How hyper-parameters become scalars; set by subclasses."""
 
     defaults: dict[str, Any]
     param_groups: list[dict[str, Any]]
     state: Any
     _unscales_itself = False
-
-    # -- what a subclass says ---------------------------------------------------------------------------------------
-
-    def _slots(self, group: Mapping[str, Any]) -> Slots:
-        """State arrays of the rule for a parameter group."""
-        raise NotImplementedError
-
-    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> tuple[tuple[float, ...], float]:
-        """The rule's scalars for update number ``t``, and the share of itself that the parameter loses before."""
-        raise NotImplementedError
-
-    def _extra(self, tensor: torch.Tensor) -> Hashable:
-        """What the scalars depend on beside hyper-parameters and counts."""
-        return None
-
-    def _needs_c_order(self, axes: tuple[int, ...]) -> bool:
-        """Whether the rule cannot work on a parameter whose axes lie so in memory."""
-        return False
-
-    def _start(self, name: str, group: Mapping[str, Any]) -> float:
-        """What a counter starts as."""
-        return 0.0
-
-    def _count_of(self, state: Mapping[str, Any]) -> int:
-        """Updates that a parameter has had, as far as its scalars depend on them."""
-        return int(state["step"]) if "step" in state else 0
-
-    def _counted(self, cohort: Cohort) -> tuple[int, dict[str, float]]:
-        """What ``count`` and ``counters`` of a cohort are after one more update."""
-        count = cohort.count + 1
-        return count, {"step": float(count)} if "step" in self._counters else {}
-
-    def _counted_apart(self, group: int) -> Hashable:
-        """What cohorts must have in common beside their counters."""
-        return None
-
-    def _structure_of(self, group: Mapping[str, Any]) -> Hashable:
-        """What parameters must have in common to be under one rule: the class of the scalars, and slots."""
-        sample = Cohort(group, {name: self._start(name, group) for name in self._counters}, 0, False)
-        scalars, _ = self._row(group, 1, sample, (1, 1))
-        return type(scalars), self._slots(group)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Show the signature that the class has: torch's, then the keywords of `Fused`."""
@@ -155,11 +106,10 @@ class Fused(Options, Averages):
         """Set what follows from parameters and state to nothing."""
         self._built: Built | None = None
         self._zeroed = Zeroed()
-        self._buffers: dict[Any, torch.Tensor] = getattr(self, "_buffers", {})
+        self.buffers: dict[Any, torch.Tensor] = getattr(self, "buffers", {})
         self._last_step_skipped = False
         self._stepping = vars(self).get("_stepping") or Lock()
         self._backward: BackwardSteps
-        self._hyper_parameters: Callable[[Any], Any] = itemgetter(*self._reads)
         if "_backward" in self.__dict__:
             self._backward.forget()
         else:
@@ -300,7 +250,7 @@ class Fused(Options, Averages):
             alone(self._stepping)
         self._begin()
         super().__setstate__(state)  # type: ignore[misc]
-        self._chosen = Chosen(**options_of(self))  # torch sets attributes behind their backs
+        self.chosen = Chosen(**options_of(self))  # torch sets attributes behind their backs
         own = self.defaults.keys() - {"differentiable"}  # torch adds that, whether a class has it or not
         for group in self.param_groups:
             for name in own - group.keys():
@@ -327,4 +277,4 @@ class Fused(Options, Averages):
 
         Those of the last step: where parameters come in or move, the next step makes new ones.
         """
-        return list(self._buffers.values())
+        return list(self.buffers.values())

@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 
 from . import flat
-from .cohorts import Cohort, Known, Member, members_of
+from .cohorts import Cohort, Member, path_of
+from .counters import counter_of
 from .engine import Engine
 from .memory import check_class, check_memory, device_of, few_threads, is_distributed, is_updatable, local
 from .meta import MetaEngine
+from .rule import Owner
 from .several import check_distribution
 from .snapshot import Snapshot
 
-if TYPE_CHECKING:
-    from .base import Fused
-
-
 AnyEngine = Engine | MetaEngine
+
+Known = Mapping[Any, Cohort]
+"""Parameter → the cohort that it was in."""
+
+
+def members_of(owner: Owner, params: list[Any], grads: list[Any], known: Known) -> dict[int, Member]:
+    """The parameters that are to be stepped, by their number, in cohorts.
+
+    Those that were divided before stay so: what comes without a gradient at one step is likely to do so again.
+    """
+    places = [(g, k) for g, group in enumerate(owner.param_groups) for k in range(len(group["params"]))]
+    cohorts: dict[Any, Cohort] = {}
+    return {
+        number: member_of(owner, tensor, grad, *places[number], cohorts, known)
+        for number, (tensor, grad) in enumerate(zip(params, grads, strict=True))
+        if _is_member(owner, tensor, grad, known)
+    }
+
+
+def member_of(owner: Owner, tensor: Any, grad: Any, g: int, k: int, cohorts: dict[Any, Cohort], known: Known) -> Member:
+    """Parameter ``k`` of group ``g``; its cohort is one of ``cohorts``, or is added to them."""
+    group, state = owner.param_groups[g], dict(owner.state.get(tensor, ()))
+    tensors = {name: counter_of(name, state.pop(name, owner.rule.start(name, group))) for name in owner.rule.counters}
+    counters = {name: float(tensor) for name, tensor in tensors.items()}
+    count = owner.rule.count_of({**counters, **state})
+    averages = "ema" in state
+    key = (
+        known.get(tensor),
+        device_of(tensor),
+        *counters.values(),
+        *(tensor.dtype for tensor in tensors.values()),  # each rounds in its own way
+        count,
+        averages,
+        grad is None,
+        owner.rule.counted_apart(g),
+    )
+    cohort = cohorts.get(key) or cohorts.setdefault(key, Cohort(group, counters, count, averages))
+    return Member(path_of(group, g, k), tensor, g, state, cohort, tensors)
+
+
+def _is_member(owner: Owner, tensor: Any, grad: Any, known: Known) -> bool:
+    if grad is not None:
+        return True
+    return bool(owner.state.get(tensor) or tensor in known) and is_updatable(tensor)
 
 
 class Built(NamedTuple):
@@ -31,7 +73,7 @@ class Built(NamedTuple):
     snapshot: Snapshot  # of what they are for
     is_divided: bool  # over devices or processes
 
-    def is_current(self, owner: Fused, params: list[Any], grads: list[Any]) -> bool:
+    def is_current(self, owner: Owner, params: list[Any], grads: list[Any]) -> bool:
         """Whether these are the engines for what the optimizer consists of now; reads gradients, if that is quick."""
         if not self.snapshot.matches(owner, params) or any(grads[k] is not None for k in self.waiting):
             return False
@@ -41,14 +83,14 @@ class Built(NamedTuple):
         """See `Engine.prepare_step`."""
         return all(engine.prepare_step(own(grads, numbers)) for engine, numbers in self.engines)
 
-    def after_step(self, owner: Fused, params: list[Any]) -> Built:
+    def after_step(self, owner: Owner, params: list[Any]) -> Built:
         """The same for the next step, which finds the state that this one has added."""
         for engine, _ in self.engines:
             if engine.has_recorded:
                 return self._replace(snapshot=Snapshot(owner, params, self.cohorts))
         return self
 
-    def check_options(self, owner: Fused) -> None:
+    def check_options(self, owner: Owner) -> None:
         """Refuse options that have been set since, and do not go with what the engines are for."""
         if self.is_divided:
             tensors = [member.tensor for engine, _ in self.engines for member in engine.members]
@@ -62,7 +104,7 @@ def own(grads: list[Any], numbers: list[int] | None) -> list[Any]:
 
 
 @few_threads()
-def build(owner: Fused, params: list[Any], grads: list[Any], known: Known) -> Built:
+def build(owner: Owner, params: list[Any], grads: list[Any], known: Known) -> Built:
     """Make engines, one per device, for all parameters that have state or a gradient.
 
     ``known`` are the cohorts of the last build. The optimizer itself stays as it is.
@@ -92,12 +134,12 @@ def check_members(members: Iterable[Member]) -> None:
         (check_class if tensor.is_meta else check_memory)(member.path, tensor)
 
 
-def engine_of(owner: Fused, members: list[Member]) -> AnyEngine:
+def engine_of(owner: Owner, members: list[Member]) -> AnyEngine:
     """An engine for parameters on one device."""
     return (MetaEngine if local(members[0].tensor).is_meta else Engine)(owner, members)
 
 
-def _check_devices(owner: Fused, devices: list[Any]) -> None:
+def _check_devices(owner: Owner, devices: list[Any]) -> None:
     if len(devices) > 1 and (owner.clip_norm is not None or owner.nonfinite != "propagate"):
         raise ValueError(
             f"clip_norm and nonfinite look at all gradients together, and the parameters are on {devices}: "
@@ -105,11 +147,11 @@ def _check_devices(owner: Fused, devices: list[Any]) -> None:
         )
 
 
-def pack(owner: Fused, params: list[Any]) -> None:
+def pack(owner: Owner, params: list[Any]) -> None:
     """With ``flat``, move what is trained into flat tensors, if it is not there."""
     if owner.flat:
         has_memory = [p for p in params if is_updatable(p) and not p.is_meta]
-        flat.pack([p for p in has_memory if p.requires_grad], owner._buffers)
+        flat.pack([p for p in has_memory if p.requires_grad], owner.buffers)
 
 
 def local_gradient(member: Member, grad: Any) -> torch.Tensor | None:

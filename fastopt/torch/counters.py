@@ -5,17 +5,15 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..kernels.counters import DTYPES, compiled, handle_of
+from .cohorts import Cohort, Member
 from .memory import local
-
-if TYPE_CHECKING:
-    from .base import Fused
-    from .cohorts import Cohort, Member
+from .rule import Owner
 
 _KINDS = {getattr(torch, name): (kind, np.dtype(name).type) for name, kind in DTYPES.items()}
 
@@ -38,7 +36,7 @@ class Counters:
 
     Parameters
     ----------
-    owner : Fused
+    owner : Owner
         Or a weak reference to it.
     members : list of Member
 
@@ -48,8 +46,8 @@ class Counters:
         Called in order, without arguments, they have the tensors say what `prepare` has found. None runs Python code.
     """
 
-    def __init__(self, owner: Fused, members: list[Member]) -> None:
-        self._owner, self._names = owner, owner._counters
+    def __init__(self, owner: Owner, members: list[Member]) -> None:
+        self._rule, self._names = owner.rule, owner.rule.counters
         self._cohorts = list(dict.fromkeys(member.cohort for member in members))
         numbers = {key: number for number, key in enumerate(itertools.product(self._cohorts, self._names))}
         counters = [
@@ -102,7 +100,7 @@ class Counters:
         self._known[:] = now
         for cohort in self._cohorts:
             cohort.counters = {name: float(now[self._numbers[cohort, name]]) for name in self._names}
-            cohort.count = self._owner._count_of(cohort.counters)
+            cohort.count = self._rule.count_of(cohort.counters)
         return True
 
     def _versions(self) -> list[int | None]:
@@ -115,7 +113,7 @@ class Counters:
         """Work out what the counters of cohorts will be after a step; only their tensors are written to."""
         if active is not self._active:
             self._select(active)
-        self._counted = [(cohort, *self._owner._counted(cohort)) for cohort in active]
+        self._counted = [(cohort, *self._rule.counted(cohort)) for cohort in active]
         self._coming[:] = self._known
         for cohort, _, counters in self._counted:
             for name in self._names:

@@ -7,7 +7,7 @@ import sys
 import weakref
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -28,9 +28,7 @@ from .memory import as_array, check_parameter, is_distributed, kept, local, new_
 from .names import SLOTS
 from .options import Chosen
 from .rows import Row, Rows
-
-if TYPE_CHECKING:
-    from .base import Fused
+from .rule import Owner
 
 
 class Engine(Optimizer):
@@ -41,7 +39,7 @@ class Engine(Optimizer):
 
     Parameters
     ----------
-    owner : Fused
+    owner : Owner
         Referred to weakly: state must not live until the next garbage collection.
     members : list of Member
         On one device.
@@ -52,7 +50,7 @@ class Engine(Optimizer):
         If a parameter cannot be updated in place.
     """
 
-    def __init__(self, owner: Fused, members: list[Member]) -> None:
+    def __init__(self, owner: Owner, members: list[Member]) -> None:
         self._owner: Any = _weak(owner)
         self.members = members
         self._by_path = {member.path: member for member in members}
@@ -108,7 +106,7 @@ class Engine(Optimizer):
         ]
 
     def _needs_c_order(self, parameter: Parameter) -> bool:
-        return not is_dense(parameter.array) or self._owner._needs_c_order(parameter.axes)
+        return not is_dense(parameter.array) or self._owner.rule.needs_c_order(parameter.axes)
 
     def _scalars_of(self, plans: list[Plan]) -> EngineScalars:
         return EngineScalars(self, plans)
@@ -119,7 +117,7 @@ class Engine(Optimizer):
     def _make_plans(self) -> list[Plan]:
         owner = self._owner
         numbers = {member.group for member in self.members}
-        structures = {number: owner._structure_of(owner.param_groups[number]) for number in numbers}
+        structures = {number: owner.rule.structure(owner.param_groups[number]) for number in numbers}
         members: dict[tuple[Any, ...], list[int]] = {}
         for k, (member, parameter) in enumerate(zip(self.members, self._parameters, strict=True)):
             members.setdefault((structures[member.group], parameter.array.dtype), []).append(k)
@@ -134,7 +132,7 @@ class Engine(Optimizer):
         return plans
 
     def _row_of(self, member: Member) -> Row:
-        return Row(member.group, member.cohort, self._owner._extra(member.tensor))
+        return Row(member.group, member.cohort, self._owner.rule.extra(member.tensor))
 
     def _state_arrays(
         self, name: str, slot: Slot, parameters: list[Parameter]
@@ -196,7 +194,7 @@ class Engine(Optimizer):
 
     def is_current(self, grads: list[Any]) -> bool:
         """Whether parameters still are the memory that they were. Reads the gradients, if that is quick."""
-        if self.use_ema != (self._owner._chosen.ema is not None) or not self._have_stayed():
+        if self.use_ema != (self._owner.chosen.ema is not None) or not self._have_stayed():
             return False
         if not (self._place.on_gpu or self.distributed):
             self._gradients.read_quickly(grads)
@@ -211,7 +209,7 @@ class Engine(Optimizer):
 
     def prepare_step(self, grads: Sequence[torch.Tensor | None]) -> bool:
         """Work out the scalars for a step; False if a new engine must do it. Nothing is written before `run`."""
-        chosen = self._owner._chosen
+        chosen = self._owner.chosen
         if chosen is not self._chosen:
             self._follow(chosen)
         is_read = not self._place.on_gpu and self._gradients.is_read

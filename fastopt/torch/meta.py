@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -14,9 +14,7 @@ from ..steps.counts import Call
 from .cohorts import Member
 from .counters import Counters
 from .memory import check_parameter, is_distributed, new_state
-
-if TYPE_CHECKING:
-    from .base import Fused
+from .rule import Owner
 
 
 class MetaEngine:
@@ -26,7 +24,7 @@ class MetaEngine:
 
     Parameters
     ----------
-    owner : Fused
+    owner : Owner
         Or a weak reference to it.
     members : list of Member
     """
@@ -34,7 +32,7 @@ class MetaEngine:
     last_grad_norm = None
     has_recorded = True
 
-    def __init__(self, owner: Fused, members: list[Member]) -> None:
+    def __init__(self, owner: Owner, members: list[Member]) -> None:
         self._owner, self.members = owner, members
         self.distributed = any(is_distributed(member.tensor) for member in members)
         self._counting = Counters(owner, members)
@@ -63,7 +61,7 @@ class MetaEngine:
 
     def _state_of(self, member: Member) -> dict[str, Any]:
         owner, tensor = self._owner, member.tensor
-        slots = dict(owner._slots(member.cohort.group))
+        slots = dict(owner.rule.slots(member.cohort.group))
         if owner.ema is not None:
             slots["ema"] = Slot()
         missing = {name: slot for name, slot in slots.items() if member.state.get(name) is None}

@@ -25,7 +25,7 @@ class Option:
         self._check(self._name, value)
         wanted = {**options_of(optimizer), self._name: value}
         _check_together(wanted)
-        optimizer.__dict__.update({self._name: value, "_chosen": Chosen(**wanted)})
+        optimizer.__dict__.update({self._name: value, "chosen": Chosen(**wanted)})
 
 
 def _check_limit(name: str, value: Any) -> None:
@@ -81,7 +81,7 @@ class Options:
     flat = Option(False, check_flag)
     fused_backward = Option(False, check_flag)
 
-    _chosen: Chosen
+    chosen: Chosen
     """All of them; another object whenever one is set."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,14 +25,15 @@ class Rows:
 
     Parameters
     ----------
-    owner : Fused
+    owner : Owner
         Or a weak reference to it.
     plan : Plan
         Connected; its groups are `Row`.
     """
 
     def __init__(self, owner: Any, plan: Plan) -> None:
-        self._owner, self._plan = owner, plan
+        self._rule, self._plan = owner.rule, plan
+        self._values_of = itemgetter(*owner.rule.reads)
         self._rows: list[Any] = list(plan.groups)
         self._groups = [owner.param_groups[row.group] for row in self._rows]
         self._values: list[Any] = []
@@ -49,7 +51,7 @@ class Rows:
         ValueError
             If a number does not fit the parameters' dtype.
         """
-        values = list(map(self._owner._hyper_parameters, self._groups))
+        values = list(map(self._values_of, self._groups))
         if values != self._values:
             self._find_leaders(values)
         return all(self._write_row(place, k, limit, keep) for place, k in enumerate(self._leaders))
@@ -73,7 +75,7 @@ class Rows:
     def _write_row(self, place: int, k: int, limit: float, keep: float) -> bool:
         row, group, plan = self._rows[k], self._groups[k], self._plan
         cohort = row.cohort
-        scalars, decay = self._owner._row(group, cohort.count + 1, cohort, row.extra)
+        scalars, decay = self._rule.scalars(group, cohort.count + 1, cohort, row.extra)
         if type(scalars) is not plan.scalars:
             return False
         control = -1.0 if group.get("maximize") else 1.0, 1.0, limit, decay, keep if cohort.averages else 0.0

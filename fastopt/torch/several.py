@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import gc
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from .memory import is_distributed
-
-if TYPE_CHECKING:
-    from .base import Fused
+from .rule import Owner
 
 
-def check_distribution(owner: Fused, params: list[Any]) -> None:
+def check_distribution(owner: Owner, params: list[Any]) -> None:
     """Refuse distributed tensors where whole ones are needed."""
     if not any(map(is_distributed, params)):
         return
     if owner.flat:
         raise TypeError("flat=True cannot move distributed tensors (FSDP2, tensor parallel): leave it out")
-    if owner._needs_whole or owner.clip_norm is not None:
-        what = type(owner).__name__ if owner._needs_whole else "clip_norm"
+    if owner.rule.needs_whole or owner.clip_norm is not None:
+        what = type(owner).__name__ if owner.rule.needs_whole else "clip_norm"
         raise TypeError(
             f"{what} needs whole parameters, and these are distributed tensors (FSDP2, tensor parallel), of which "
             "this process has a part: use an elementwise rule, and torch.nn.utils.clip_grad_norm_"

@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from operator import is_
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from . import reading
 from .memory import local
-
-if TYPE_CHECKING:
-    from .base import Fused
+from .rule import Owner
 
 
 class Contents:
@@ -69,20 +67,20 @@ class Snapshot:
 
     Parameters
     ----------
-    owner : Fused
+    owner : Owner
     params : list
         All of its parameters.
     stepped : iterable
         Those that are updated: only their state counts.
     """
 
-    def __init__(self, owner: Fused, params: list[Any], stepped: Iterable[Any]) -> None:
+    def __init__(self, owner: Owner, params: list[Any], stepped: Iterable[Any]) -> None:
         self._params, self._groups, self._keys = params, list(owner.param_groups), list(owner.state)
         numbers = {id(key): number for number, key in enumerate(self._keys)}
         wanted = [numbers[id(tensor)] for tensor in stepped if id(tensor) in numbers]
         self._contents = Contents(list(owner.state.values()), wanted)
 
-    def matches(self, owner: Fused, params: list[Any]) -> bool:
+    def matches(self, owner: Owner, params: list[Any]) -> bool:
         """Whether they are what they were: the same objects, and the tensors in state have their memory where it was.
 
         Hyper-parameters, and the memory of parameters, are not looked at.
