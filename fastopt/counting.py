@@ -6,10 +6,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from .counts import Counts
 from .hyper_parameters import without_axes
 from .parameters import check_count
 from .state import checked_counter
-from .steps.counts import Counts
 
 
 class Counting:

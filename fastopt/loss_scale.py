@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from .counts import Call
 from .hyper_parameters import Rate, without_axes
 from .optimizer import Optimizer
 from .parameters import Array, check_count, check_number
+from .scalars import Scaling
 from .state import checked_counter
-from .steps.counts import Call
 from .steps.gpu import Captured, GpuSteps
-from .steps.scalars import Scaling
 
 _LEAST, _GREATEST = 2.0**-126, 2.0**126
 

@@ -16,6 +16,7 @@ import numpy as np
 from . import state
 from .averages import LEAVE_FIRST, Averages
 from .counting import Counting
+from .counts import Call
 from .device import HOST, Place, is_array
 from .flat import FlatBuffer, flatten, is_container, is_plain, match, rebuild
 from .gradients import ABSENT, BaseGradients, gradients_of
@@ -26,13 +27,11 @@ from .kernels.locks import Lock
 from .kernels.registry import running_after, scalars_of
 from .parameters import Array, Parameter, check_count, check_pattern, collect
 from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Slot, Storage, allocate
-from .scalars import Scalars
+from .scalars import Scalars, Scaling
 from .steps.alone import alone, refuse_while
-from .steps.counts import Call
 from .steps.gpu import Captured, GpuSteps
 from .steps.host import HostSteps
 from .steps.repeated import RepeatedSteps
-from .steps.scalars import Scaling
 
 
 class Optimizer(Averages, HyperParameters, Counting):

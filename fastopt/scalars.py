@@ -6,14 +6,13 @@ import math
 import weakref
 from collections.abc import Callable
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
+from .counts import Call
 from .hyper_parameters import COMMON, HyperParameters
 from .kernels.clipping import Clipping
-from .kernels.layout import AVERAGED, OVERWRITE
+from .kernels.layout import ACCUMULATED, AVERAGED, OVERWRITE
 from .plan import Plan
-from .steps.counts import Call
-from .steps.scalars import Decision, RepeatableScalars
 
 MANY = 8
 """So many groups are worked out together, in NumPy."""
@@ -28,8 +27,30 @@ _ASKING = ("_rate", "_rate_of_step", "_value")
 """Methods that give the values of hyper-parameters."""
 
 
-class Scalars(RepeatableScalars):
-    """Those of an `Optimizer`.
+class Scaling(NamedTuple):
+    """A loss scale that a GPU adapts by itself."""
+
+    scale: float
+    growth: int  # steps since it last changed
+    growth_steps: int  # steps after which it doubles
+    least: float
+    greatest: float
+
+
+class Decision(NamedTuple):
+    """What the next step is."""
+
+    update: int  # number of the update that it is, or leads to, from 1
+    call: int  # its own number, from 1
+    closing: bool  # whether it updates the parameters; otherwise it accumulates gradients
+    window: int  # gradients that an update takes
+    way: int  # to clip by the norm of the gradients, 0 for none
+    limit: float
+    options: int  # of the launch
+
+
+class Scalars:
+    """Decides what a step of an `Optimizer` is, on whatever device, and fills the plans' rows of scalars.
 
     Parameters
     ----------
@@ -44,16 +65,17 @@ class Scalars(RepeatableScalars):
         own = vars(optimizer)
         self._names = ("_learning_rate", *COMMON[1:], *optimizer._own)
         self._get_values: Any = itemgetter(*(name for name in self._names if name in own))
-        super().__init__(plans, optimizer._counts)
+        self.plans, self.counts = plans, optimizer._counts
+        self._keeps_average, self._accumulates = self.averages(1) != 0, self.window() > 1
 
     # -- what a step is ---------------------------------------------------------------------------------------------
 
     def window(self) -> int:
-        """See `StepScalars.window`."""
+        """How many gradients an update takes."""
         return self._optimizer.gradient_accumulation_steps or 1
 
     def averages(self, update: int) -> int:
-        """See `StepScalars.averages`."""
+        """Options of a launch by which averages follow an update; 0 if none are kept."""
         optimizer = self._optimizer
         if not optimizer.use_ema:
             return 0
@@ -61,24 +83,50 @@ class Scalars(RepeatableScalars):
         return AVERAGED | OVERWRITE if frequency and update % frequency == 0 else AVERAGED
 
     def clipping(self) -> tuple[int, float]:
-        """See `StepScalars.clipping`."""
+        """The way to clip by a norm, of `kernels.clipping`, 0 for none; and the limit."""
         return self._optimizer._clipping()
 
     def counters(self) -> dict[str, Any]:
-        """See `StepScalars.counters`. A learning rate that is a state of its own is the user's to set."""
+        """All that moves from step to step; a learning rate that is a state of its own is the user's to set."""
         optimizer = self._optimizer
         names = [name for name in optimizer._counters().values() if name != "_learning_rate"]
         return {name: getattr(optimizer, name) for name in names}
 
     def set_counters(self, counters: dict[str, Any]) -> None:
-        """See `StepScalars.set_counters`."""
+        """Go on from what `counters` gave."""
         for name, value in counters.items():
             setattr(self._optimizer, name, value)
+
+    def decide(self) -> Decision:
+        """What the next step is.
+
+        Raises
+        ------
+        RuntimeError
+            If averages or accumulation have been switched on since the optimizer was built.
+        """
+        updates, calls = self.counts.numbers
+        update, call, window = updates + 1, calls + 1, self.window()
+        averages = self.averages(update)
+        if (averages and not self._keeps_average) or (window > 1 and not self._accumulates):
+            raise RuntimeError("use_ema and gradient_accumulation_steps cannot be switched on after build()")
+        if call % window:
+            return Decision(update, call, False, window, 0, 0.0, 0)
+        return Decision(update, call, True, window, *self.clipping(), averages | (ACCUMULATED if window > 1 else 0))
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
     def write(self, unscale: float, decision: Decision, ask: bool = True) -> None:
-        """See `StepScalars.write`."""
+        """Fill the rows of scalars for a step.
+
+        Parameters
+        ----------
+        unscale : float
+            Factor on every gradient.
+        decision : Decision
+        ask : bool
+            Whether users' functions are asked anew; otherwise they are taken to say what they said last.
+        """
         optimizer, t = self._optimizer, decision.update if decision.closing else 0
         if ask:
             optimizer._asked.clear()
@@ -100,7 +148,7 @@ class Scalars(RepeatableScalars):
         self.refill(t or 1)
 
     def refill(self, update: int) -> None:
-        """See `RepeatableScalars.refill`."""
+        """Fill the rows as for the last step, but for another update."""
         optimizer = self._optimizer
         for pack, plan, byte, learning_rate, control in self._rows:
             scalars = optimizer._scalars(plan.branch, learning_rate, update)
@@ -112,28 +160,35 @@ class Scalars(RepeatableScalars):
                 raise ValueError(f"one of {scalars}, or of the options, does not fit {plan.dtype}") from None
 
     def advancing(self, update: int) -> list[Call]:
-        """See `StepScalars.advancing`."""
+        """What notes, beside the counters, that an update has been done."""
         return self._optimizer._advancing(update)
+
+    def recording(self) -> list[Call]:
+        """What else a step on the host that is not left out says of itself."""
+        return []
 
     # -- steps like the last one ------------------------------------------------------------------------------------
 
     @property
     def keeps(self) -> bool:
-        """See `RepeatableScalars.keeps`."""
+        """Whether rows are the same for every update, as long as hyper-parameters are."""
         return self._optimizer._keeps_scalars
 
     @property
     def running(self) -> Any:
-        """See `RepeatableScalars.running`."""
+        """Number that every update changes, an array.array of one float64; or None."""
         return self._optimizer._running
 
     def values(self) -> tuple[Any, ...]:
-        """See `RepeatableScalars.values`; with the number of attributes: a method may have got another body."""
+        """What scalars depend on beside counters, to be compared with what it was.
+
+        With the number of attributes: a method may have got another body.
+        """
         attributes = self._optimizer.__dict__
         return self._get_values(attributes), len(attributes)
 
     def are_settled(self, values: tuple[Any, ...]) -> bool:
-        """See `RepeatableScalars.are_settled`."""
+        """Whether scalars depend on nothing but these values, and these stay what they are while they are equal."""
         return all(type(value) in _NUMBERS for value in values[0]) and self._asks_for_values()
 
     def _asks_for_values(self) -> bool:
@@ -145,22 +200,22 @@ class Scalars(RepeatableScalars):
         )
 
     def overwrites(self) -> bool:
-        """See `RepeatableScalars.overwrites`."""
+        """Whether averages replace the parameters now and then."""
         return bool(self._optimizer.use_ema and self._optimizer.ema_overwrite_frequency)
 
     def by_norm(self) -> Clipping | None:
-        """See `RepeatableScalars.by_norm`."""
+        """How steps go by the norm of the gradients; None if they do not."""
         (way, limit), checked = self.clipping(), self._optimizer.nonfinite != "propagate"
         return Clipping(way, limit, checked) if way or checked else None
 
     def settings_class(self, plan: Plan) -> Any:
-        """See `RepeatableScalars.settings_class`."""
+        """What a plan's row follows from, with the number of the update; None if it is not one row, or does not."""
         optimizer = self._optimizer
         if not (optimizer._follows_settings and len(plan.groups) == 1 and self._asks_for_values()):
             return None
         return type(optimizer._settings(plan.branch, 1.0))
 
     def settings(self, plan: Plan) -> tuple[float, ...]:
-        """See `RepeatableScalars.settings`."""
+        """That, as of the last step."""
         learning_rate = next(rate for _, own, _, rate, _ in self._rows if own is plan)
         return self._optimizer._settings(plan.branch, learning_rate)

@@ -6,12 +6,12 @@ import operator
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from ..counts import Call
 from ..gradients import ABSENT
 from ..hyper_parameters import without_axes
 from ..optimizer import Optimizer
 from ..parameters import Array, Parameter, check_parameters
 from ..plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Slot
-from ..steps.counts import Call
 from .counting import counting
 from .memory import NumpyMemory, TorchMemory, untraced, writes_its_own_way
 

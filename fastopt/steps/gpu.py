@@ -18,8 +18,8 @@ import numpy as np
 from ..kernels.cuda import tables
 from ..kernels.layout import ZERO
 from ..plan import Plan
+from ..scalars import Scalars, Scaling
 from .host import nonfinite_message
-from .scalars import Scaling, StepScalars
 
 if TYPE_CHECKING:
     from ..gradients.cuda import CudaGradients
@@ -53,14 +53,12 @@ class GpuSteps:
     ----------
     plans : list of Plan
     gradients : CudaGradients
-    scalars : StepScalars
+    scalars : Scalars
     before : GpuSteps or None
         Whose loss scale goes on.
     """
 
-    def __init__(
-        self, plans: list[Plan], gradients: CudaGradients, scalars: StepScalars, before: GpuSteps | None
-    ) -> None:
+    def __init__(self, plans: list[Plan], gradients: CudaGradients, scalars: Scalars, before: GpuSteps | None) -> None:
         from ..kernels.cuda import engine
 
         self._plans, self._gradients = plans, gradients

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from ..counts import Call
 from ..gradients import BaseGradients
 from ..kernels import launch
 from ..kernels.clipping import EACH, common_factor
 from ..kernels.layout import ACCUMULATED, ADDRESS, STAGED
 from ..plan import ACCUMULATOR_SLOT, Plan
-from .counts import Call
-from .scalars import Decision, StepScalars
+from ..scalars import Decision, Scalars
 
 
 class HostSteps:
@@ -29,10 +29,10 @@ class HostSteps:
     ----------
     plans : list of Plan
     gradients : Gradients
-    scalars : StepScalars
+    scalars : Scalars
     """
 
-    def __init__(self, plans: list[Plan], gradients: BaseGradients, scalars: StepScalars) -> None:
+    def __init__(self, plans: list[Plan], gradients: BaseGradients, scalars: Scalars) -> None:
         self._plans, self._scalars = plans, scalars
         self._clipped = False  # whether the last step left clipping factors behind
         for plan in plans:

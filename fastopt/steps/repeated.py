@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from ..counts import Call
 from ..gradients import BaseGradients
 from ..kernels import launch
 from ..kernels.locks import Lock
 from ..kernels.repeated_step import RepeatedStep
 from ..plan import Plan
+from ..scalars import Scalars
 from .alone import alone, refuse_while
-from .counts import Call
 from .host import run
-from .scalars import RepeatableScalars
 
 
 class RepeatedSteps:
@@ -27,12 +27,12 @@ class RepeatedSteps:
     ----------
     plans : list of Plan
     gradients : Gradients
-    scalars : RepeatableScalars
+    scalars : Scalars
     stepping : Lock
         Held by steps of any kind, see `alone`.
     """
 
-    def __init__(self, plans: list[Plan], gradients: BaseGradients, scalars: RepeatableScalars, stepping: Lock) -> None:
+    def __init__(self, plans: list[Plan], gradients: BaseGradients, scalars: Scalars, stepping: Lock) -> None:
         self._gradients, self._plans, self._scalars, self._stepping = gradients, plans, scalars, stepping
         self._apart = [plan for plan in plans if not plan.shares_gradients]
         self._call = self._one_call(plans[0]) if len(plans) == 1 and not self._apart else None

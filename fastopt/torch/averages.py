@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from ..averages import LEAVE_FIRST
+from ..counts import Call
 from ..kernels.launch import one_call
 from ..kernels.locks import Lock
 from ..steps.alone import alone
-from ..steps.counts import Call
 from .memory import few_threads, local
 from .several import check_sharded
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch._compile import _disable_dynamo
 
+from ..counts import Call
 from ..hyper_parameters import hint
 from ..kernels.launch import one_call
 from ..kernels.locks import Lock
 from ..steps.alone import alone
-from ..steps.counts import Call
 from .averages import Averages
 from .backward import BackwardSteps
 from .building import Built, build, local_gradient, own

@@ -11,15 +11,14 @@ from typing import Any
 
 import torch
 
+from ..counts import Call
 from ..device import HOST, AnyArray, place_of
 from ..device.strides import is_dense, memory_order, overlaps_itself
 from ..gradients import ABSENT, BaseGradients
 from ..optimizer import Optimizer
 from ..parameters import Parameter, check_disjoint
 from ..plan import AVERAGE_SLOT, Plan, Slot, allocate
-from ..scalars import Scalars
-from ..steps.counts import Call
-from ..steps.scalars import Decision
+from ..scalars import Decision, Scalars
 from . import reading
 from .cohorts import Cohort, Member
 from .counters import Counters
@@ -282,12 +281,12 @@ class EngineScalars(Scalars):
     """Those of an engine: its rows are worked out by `Engine.prepare_step`, from the owner's hyper-parameters."""
 
     def write(self, unscale: float, decision: Decision, ask: bool = True) -> None:
-        """See `StepScalars.write`."""
+        """See `Scalars.write`."""
         for table in self._optimizer._tables:
             table.write()
 
     def recording(self) -> list[Call]:
-        """See `StepScalars.recording`."""
+        """See `Scalars.recording`."""
         return self._optimizer._recording()
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from ..counts import Call
 from ..kernels.launch import one_call
 from ..plan import Slot
-from ..steps.counts import Call
 from .cohorts import Member
 from .counters import Counters
 from .memory import check_parameter, is_distributed, new_state

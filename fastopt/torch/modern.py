@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..counts import Call
 from ..kernels import adafactor  # noqa: F401  (registers the rule)
 from ..kernels.launch import one_call
 from ..kernels.muon import MuonScalars
@@ -18,7 +19,6 @@ from ..kernels.rules.lamb import CoupledLambScalars
 from ..kernels.rules.lion import LionScalars
 from ..kernels.rules.schedule_free_adamw import AuthorsScheduleFreeScalars
 from ..plan import Slot
-from ..steps.counts import Call
 from .base import Fused
 from .cohorts import Cohort
 from .memory import few_threads, local

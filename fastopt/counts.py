@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.clipping import NORM, Clipping
+from .kernels.clipping import NORM, Clipping
 
 Call = Callable[[], Any]
 """Part of a step: a C function with its arguments, see `launch.one_call`."""
