@@ -16,6 +16,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from . import threads
 from ._jit import c_address, entry_point, fingerprint, is_interpreted, specialise
+from .crowding import Account
 from .layout import CHUNK, LENGTH, SLOTS
 from .registry import RULES
 from .tables import Tables, handle_of
@@ -26,16 +27,19 @@ PARALLEL_FROM = 32_768
 # Numba's workqueue layer aborts the process when two Python threads launch at once. A signal's handler that steps
 # another optimizer may find the lock held by its own thread: no launch of that is under way then, see `one_call`.
 exclusively = threading.RLock()
-_state: dict[str, Any] = {"threads": None, "forked": False}
+_state: dict[str, Any] = {"threads": None, "yields": True, "forked": False}
 
 
-def set_num_threads(threads):
+def set_num_threads(threads, *, yields=True):
     """Cap the threads that a step uses, for the whole process. Results do not depend on it.
 
     Parameters
     ----------
     threads : int
         At least 1. More than ``NUMBA_NUM_THREADS``, or than `torch.get_num_threads` where torch is, gives no more.
+    yields : bool
+        Whether a step uses fewer of them for a while where other programs want the cores and waiting for all threads
+        has cost more than they bring. It does unless this says no.
 
     Raises
     ------
@@ -46,7 +50,7 @@ def set_num_threads(threads):
         raise TypeError(f"threads must be an int, got {type(threads).__name__}")
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    _state["threads"] = int(threads)
+    _state["threads"], _state["yields"] = int(threads), bool(yields)
 
 
 def get_num_threads():
@@ -134,12 +138,21 @@ class Work:
 class Kernel:
     """One kernel for one rule and dtype, compiled, and how to run it: here, or on threads by its address."""
 
-    __slots__ = ("address", "compiled", "run")
+    __slots__ = ("_accounts", "address", "compiled", "run")
 
     def __init__(self, compiled):
         self.compiled = compiled
         self.run = entry_point(compiled)
         self.address = c_address(compiled)
+        self._accounts = {}
+
+    def account(self, elements, threads):
+        """Address of what is known of launches on so many threads, for about as many elements, see `crowding`."""
+        key = elements.bit_length(), threads
+        known = self._accounts.get(key)
+        if known is None:
+            known = self._accounts.setdefault(key, Account(threads))
+        return known.address
 
 
 def _useful_threads(work):
@@ -155,7 +168,8 @@ def call(kernel, work, options):
     """A run of ``kernel`` over all chunks of ``work`` that is still to be called: a C function with its arguments."""
     if is_serial(work) or (count := _useful_threads(work)) == 1:
         return functools.partial(kernel.run, 0, work.count, work.handle, options)
-    return threads.call(kernel.address, work.bins(count), work.handle, options)
+    account = kernel.account(work.elements, count) if _state["yields"] else 0
+    return threads.call(kernel.address, work.bins(count), work.handle, options, account)
 
 
 def one_call(calls):
