@@ -16,7 +16,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from . import threads
 from ._jit import c_address, entry_point, fingerprint, is_interpreted, specialise
-from .crowding import Account
+from .crowding import MOST, Account
 from .layout import CHUNK, LENGTH, SLOTS
 from .registry import RULES
 from .tables import Tables, handle_of
@@ -38,8 +38,8 @@ def set_num_threads(threads, *, yields=True):
     threads : int
         At least 1. More than ``NUMBA_NUM_THREADS``, or than `torch.get_num_threads` where torch is, gives no more.
     yields : bool
-        Whether a step uses fewer of them for a while where other programs want the cores and waiting for all threads
-        has cost more than they bring. It does unless this says no.
+        Whether a step uses one for a while where other programs want the cores, too, and waiting for all threads has
+        cost more than they bring; False: never.
 
     Raises
     ------
@@ -146,13 +146,13 @@ class Kernel:
         self.address = c_address(compiled)
         self._accounts = {}
 
-    def account(self, elements, threads):
-        """Address of what is known of launches on so many threads, for about as many elements, see `crowding`."""
-        key = elements.bit_length(), threads
-        known = self._accounts.get(key)
+    def account(self, elements):
+        """Address of what is known of launches of about so many elements, see `crowding`; 0: nothing is to be."""
+        about = elements.bit_length()
+        known = self._accounts.get(about)
         if known is None:
-            known = self._accounts.setdefault(key, Account(threads))
-        return known.address
+            known = self._accounts.setdefault(about, Account())
+        return known.address if elements <= MOST else 0
 
 
 def _useful_threads(work):
@@ -168,7 +168,7 @@ def call(kernel, work, options):
     """A run of ``kernel`` over all chunks of ``work`` that is still to be called: a C function with its arguments."""
     if is_serial(work) or (count := _useful_threads(work)) == 1:
         return functools.partial(kernel.run, 0, work.count, work.handle, options)
-    account = kernel.account(work.elements, count) if _state["yields"] else 0
+    account = kernel.account(work.elements) if _state["yields"] else 0
     return threads.call(kernel.address, work.bins(count), work.handle, options, account)
 
 

@@ -31,7 +31,7 @@ _FUNCTIONS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "omp
 def call(kernel, bins, handle, options, account=0):
     """A run of a kernel over ``bins.size - 1`` ranges, on as many threads or, if there are not so many, fewer.
 
-    Fewer too, with an ``account``, where other programs want the cores.
+    With an ``account`` on one, too, where other programs want the cores.
 
     Parameters
     ----------
@@ -75,9 +75,8 @@ def spread(kernel, bins, handle, options, account):
     if threads == 1:
         call_kernel(kernel, bins[0], bins[count], handle, options)
     else:
-        for thread in prange(threads):
-            for b in range(thread, count, threads):
-                call_kernel(kernel, bins[b], bins[b + 1], handle, options)
+        for b in prange(count):
+            call_kernel(kernel, bins[b], bins[b + 1], handle, options)
     end(account, count, began)
 
 

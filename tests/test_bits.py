@@ -1,10 +1,12 @@
 """Every way of running the same steps gives the same bits."""
 
 import functools
+import math
+import random
 
 import children
 import pytest
-from fastopt.kernels import launch
+from fastopt.kernels import crowding, launch
 
 import fastopt
 
@@ -51,6 +53,23 @@ def test_steps_change_every_array():
 def test_number_of_threads(name, count, threads):
     threads(count)
     assert children.bits(name) == reference(name)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_launches_on_one_thread_and_on_all_in_turn(name, threads, monkeypatch):
+    known = crowding.Account()
+    rng, used = random.Random(0), set()
+
+    def account(kernel, elements):
+        fields = [crowding.SEEN, crowding.NEXT, crowding.PAUSE, crowding.UNTIL]
+        known.record[fields] = 1, 1, rng.choice([0, 1e9]), math.inf
+        used.add(crowding.is_alone(known.record))
+        return known.address
+
+    monkeypatch.setattr(launch.Kernel, "account", account)
+    threads(2)
+    assert children.bits(name) == reference(name)
+    assert used == {False, True}
 
 
 @pytest.mark.parametrize("count", [1, 4])
