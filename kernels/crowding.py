@@ -84,10 +84,11 @@ def new_record():
 @functools.cache
 def _clock():
     """Address of the system's ``clock_gettime`` and the number of a clock that only goes on; 0 where there is none."""
-    if not hasattr(time, "CLOCK_MONOTONIC"):
+    try:
+        function, kind = ctypes.CDLL(None).clock_gettime, time.CLOCK_MONOTONIC
+    except (AttributeError, OSError, TypeError):  # Windows has neither
         return 0, 0
-    function = getattr(ctypes.CDLL(None), "clock_gettime", None)
-    return ctypes.cast(function, ctypes.c_void_p).value or 0, time.CLOCK_MONOTONIC
+    return ctypes.cast(function, ctypes.c_void_p).value, kind
 
 
 # -- in compiled code --------------------------------------------------------------------------------------------------

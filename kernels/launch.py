@@ -30,16 +30,16 @@ exclusively = threading.RLock()
 _state: dict[str, Any] = {"threads": None, "yields": True, "forked": False}
 
 
-def set_num_threads(threads, *, yields=True):
+def set_num_threads(threads, *, yields=None):
     """Cap the threads that a step uses, for the whole process. Results do not depend on it.
 
     Parameters
     ----------
     threads : int
         At least 1. More than ``NUMBA_NUM_THREADS``, or than `torch.get_num_threads` where torch is, gives no more.
-    yields : bool
-        Whether a step uses one for a while where other programs want the cores, too, and waiting for all threads has
-        cost more than they bring; False: never.
+    yields : bool, optional
+        Whether a step uses one thread for a while where other programs want the cores, too, and waiting for all of them
+        has cost more than they bring. So it is at first; False: always all. None leaves it as it is.
 
     Raises
     ------
@@ -50,11 +50,13 @@ def set_num_threads(threads, *, yields=True):
         raise TypeError(f"threads must be an int, got {type(threads).__name__}")
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    _state["threads"], _state["yields"] = int(threads), bool(yields)
+    _state["threads"] = int(threads)
+    if yields is not None:
+        _state["yields"] = bool(yields)
 
 
 def get_num_threads():
-    """The threads that a step uses at most."""
+    """The threads that a step uses at most; fewer for small arrays, and where other programs want the cores."""
     if _state["forked"] or is_interpreted():
         return 1
     return _state["threads"] or numba.config.NUMBA_NUM_THREADS

@@ -67,7 +67,7 @@ def test_launches_on_one_thread_and_on_all_in_turn(name, threads, monkeypatch):
         return known.address
 
     monkeypatch.setattr(launch.Kernel, "account", account)
-    threads(2)
+    threads(2, yields=True)
     assert children.bits(name) == reference(name)
     assert used == {False, True}
 

@@ -196,7 +196,7 @@ def account(monkeypatch):
 @pytest.fixture
 def two_threads():
     before = dict(launch._state)
-    fastopt.set_num_threads(2)
+    fastopt.set_num_threads(2, yields=True)
     yield
     launch._state.update(before)
 
@@ -248,9 +248,10 @@ def test_small_launches_are_not(account, two_threads):
 
 def test_it_can_be_switched_off(account, two_threads):
     fastopt.set_num_threads(2, yields=False)
+    fastopt.set_num_threads(2)
     large_step()
     assert not account.record[crowding.TRIED]
-    fastopt.set_num_threads(2)
+    fastopt.set_num_threads(2, yields=True)
     large_step()
     assert account.record[crowding.TRIED]
 
