@@ -1,12 +1,10 @@
 """Every way of running the same steps gives the same bits."""
 
 import functools
-import math
-import random
 
 import children
 import pytest
-from fastopt.kernels import crowding, launch
+from fastopt.kernels import launch
 
 import fastopt
 
@@ -56,20 +54,18 @@ def test_number_of_threads(name, count, threads):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_launches_on_one_thread_and_on_all_in_turn(name, threads, monkeypatch):
-    known = crowding.Account()
-    rng, used = random.Random(0), set()
+def test_launches_on_one_thread_and_on_all_in_turn(name, threads):
+    bits, alone, on_all = children.bits_in_turn(name)
+    assert bits == reference(name)
+    assert alone and on_all
 
-    def account(kernel, elements):
-        fields = [crowding.SEEN, crowding.NEXT, crowding.PAUSE, crowding.UNTIL]
-        known.record[fields] = 1, 1, rng.choice([0, 1e9]), math.inf
-        used.add(crowding.is_alone(known.record))
-        return known.address
 
-    monkeypatch.setattr(launch.Kernel, "account", account)
-    threads(2, yields=True)
-    assert children.bits(name) == reference(name)
-    assert used == {False, True}
+@pytest.mark.parametrize("layer", children.LAYERS)
+def test_launches_in_turn_on_threads_of_any_kind(layer):
+    code = "import children; children.report(found=children.bits_in_turn('Adam'))"
+    bits, alone, on_all = children.run(code, **children.layer(layer))["found"]
+    assert bits == reference("Adam")
+    assert alone and on_all
 
 
 @pytest.mark.parametrize("count", [1, 4])
