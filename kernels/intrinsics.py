@@ -167,6 +167,20 @@ def call_number(typing, address):
 
 
 @intrinsic
+def read_clock(typing, address, clock, reading):
+    """Call ``clock_gettime`` at an address: what a clock says goes to another address, seconds and nanoseconds."""
+    number = types.int64
+
+    def build(context, builder, signature, arguments):
+        function, clock, reading = arguments
+        pointer = builder.inttoptr(reading, ir.IntType(8).as_pointer())
+        _call(builder, ir.IntType(32), function, [builder.trunc(clock, ir.IntType(32)), pointer])
+        return context.get_dummy_value()
+
+    return types.void(number, number, number), build
+
+
+@intrinsic
 def call_parallel(typing, address, function, task, threads):
     """Call ``GOMP_parallel`` at an address: the function at another, with ``task``, on so many threads."""
     number = types.int64

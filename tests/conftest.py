@@ -28,6 +28,14 @@ if "PYTEST_XDIST_WORKER" not in os.environ and not is_child():
     atexit.register(shutil.rmtree, os.environ["FASTOPT_CACHE_DIR"], ignore_errors=True)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def all_threads():
+    """Launches use threads however busy the machine is: it is them that most tests of launches are about."""
+    from fastopt.kernels import launch
+
+    launch._state["yields"] = False
+
+
 @pytest.fixture
 def launches(monkeypatch):
     """The launches so far of optimizers that were made in the test."""
