@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numba
 import numpy as np
 from numba import types
-from numba.core.compiler_lock import global_compiler_lock
 
 from . import _jit
 from ._aside import aside
+from ._numba import global_compiler_lock
 from .cuda.errors import INSTALL, CudaUnavailable
 
 NVVM_OPTIONS = ("-opt=3", "-fma=0")
