@@ -1,4 +1,4 @@
-"""What fastopt uses of Numba that Numba does not document: all of it, each with the reason that there is no other way.
+"""What fastopt uses of Numba that Numba does not document: all of it, each with the reason why.
 
 Without what is imported here there is no fastopt: where a version of Numba lacks it, importing fastopt says so in one
 sentence. What else may have changed is noticed when it is first needed, and done without.
