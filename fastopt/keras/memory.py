@@ -94,7 +94,9 @@ class TorchMemory:
     def __init__(self) -> None:
         import torch
 
-        self._torch = torch
+        from .. import _torch
+
+        self._torch, self._internals = torch, _torch
         self._readable = (torch.float32, torch.float64)
 
     def value(self, variable: Any) -> Any:
@@ -149,7 +151,7 @@ class TorchMemory:
 
     def quiet(self) -> AbstractContextManager[Any]:
         """See `NumpyMemory.quiet`: modes such as that of `torch.set_default_device` would run some."""
-        return self._torch._C.DisableTorchFunction()
+        return self._internals.without_modes()
 
     def written(self, values: Iterable[Any]) -> None:
         """Have autograd refuse a backward pass through values that it had saved, as after any update in place."""
