@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+KNOWN = "2.13"
+"""Versions of torch that all of this was seen to work with; pyproject.toml says so too."""
+
 
 def without_modes() -> AbstractContextManager[Any]:
     """Context in which torch's functions run no Python code, as they do under `torch.set_default_device`.
