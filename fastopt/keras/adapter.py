@@ -48,7 +48,7 @@ class Adapter(Fused, keras.optimizers.Optimizer):
         for name in self._followed:
             setattr(self, name, vars(prototype)[name])
         # Not as attributes, of which Keras would track what is in these, beside the variables that it knows already.
-        vars(self).update(_own_slots={}, _own_counters={})
+        self.__dict__.update(_own_slots={}, _own_counters={})
 
     @property
     def _followed(self) -> list[str]:
