@@ -114,6 +114,11 @@ def memory_of(array):
     return array._ary
 
 
+def address_of(array):
+    """Where one of Numba's arrays begins: ``__cuda_array_interface__`` works out all else with it, at every step."""
+    return array.device_ctypes_pointer.value or 0
+
+
 def ordinal_of(array):
     """The number of the GPU that one of Numba's arrays is on: what is public asks the driver, at every step."""
     return array.gpu_data.context.device.id

@@ -310,7 +310,7 @@ class Numba(Interface):
         return array.dtype, array.shape, array.strides, int(array.stream), _numba_cuda.ordinal_of(array)
 
     def _address(self, array: Any) -> int:
-        return array.device_ctypes_pointer.value or 0
+        return _numba_cuda.address_of(array)
 
     def empty(self, ordinal: int, size: int, dtype: np.dtype[Any]) -> Any:
         """See `Library.empty`."""
