@@ -23,6 +23,7 @@ _NEEDED = {
     "compiler": ("compile_cuda", "kernel_fixup"),
     "dispatcher": ("get_current_device",),
     "cudadrv.nvvm": ("llvm_replace",),
+    "np.arrayobj": (),  # which it needs to compile, and which wants a NumPy that it knows
 }
 
 
@@ -37,7 +38,7 @@ def llvm_of(function, arguments, capability, version):
     RuntimeError
         If this version of numba-cuda, called ``version``, is another one than it was.
     """
-    compiler, dispatcher, nvvm = _modules(version)
+    compiler, dispatcher, nvvm, _ = _modules(version)
     with _stand_in_device(dispatcher, capability):
         compiled = compiler.compile_cuda(function, types.void, (types.int64,) * arguments, cc=capability)
     library, entry = compiled.library, compiled.fndesc.llvm_func_name

@@ -246,6 +246,7 @@ WITHOUT_HOOKS = """
     ],
 )
 def test_a_keras_without_hooks(change):
+    pytest.importorskip("torch")
     message = children.run(WITHOUT_HOOKS.format(change=change), KERAS_BACKEND="torch", PYTHONWARNINGS=None)
     name = change.rpartition(".")[2]
     assert re.fullmatch(rf"Keras \S+ has no \S*{name}, as Keras \S+ has, .*: install that", message)
@@ -277,8 +278,7 @@ def test_a_keras_whose_state_is_elsewhere(name, keras, fast, monkeypatch):
 
 
 def torch_steps(optimizer, parameters, steps=3):
-    import torch
-
+    torch = pytest.importorskip("torch")
     for k in range(steps):
         for p in parameters:
             p.grad = torch.full_like(p, 0.5 + k)
@@ -288,8 +288,7 @@ def torch_steps(optimizer, parameters, steps=3):
 
 def stepped_with_far_counters(kind):
     """Of which one is written to in between: it is no tensor that a compiled function reads."""
-    import torch
-
+    torch = pytest.importorskip("torch")
     parameters = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))]
     optimizer = kind(parameters, lr=0.1)
     torch_steps(optimizer, parameters, 1)
@@ -304,8 +303,7 @@ def stepped_with_far_counters(kind):
 
 @pytest.mark.parametrize("missing", ["nothing", "_foreach_zero_", "_foreach_add_", "_version"])
 def test_a_torch_without_what_counters_use(missing, monkeypatch):
-    import torch
-
+    torch = pytest.importorskip("torch")
     import fastopt.torch
     from fastopt import _torch
 
@@ -320,8 +318,7 @@ def test_a_torch_without_what_counters_use(missing, monkeypatch):
 
 def test_a_torch_that_counts_no_versions(monkeypatch):
     """Gradients that a step has left at zero are zeroed once more."""
-    import torch
-
+    torch = pytest.importorskip("torch")
     import fastopt.torch
     from fastopt import _torch
 
@@ -340,8 +337,7 @@ def test_a_torch_that_counts_no_versions(monkeypatch):
 
 
 def test_a_torch_that_cannot_leave_out_modes(monkeypatch):
-    import torch
-
+    torch = pytest.importorskip("torch")
     import fastopt.torch
 
     expected = torch_steps(torch.optim.SGD([p := torch.nn.Parameter(torch.ones(3))], lr=0.1), [p])
