@@ -11,10 +11,10 @@ from typing import Any
 import numba
 import numpy as np
 from numba import types
-from numba.core.compiler_lock import global_compiler_lock
 
 from . import threads
 from ._jit import c_address, entry_point, fingerprint, is_interpreted, specialise
+from ._numba import global_compiler_lock
 from .crowding import MOST, Account
 from .layout import CHUNK, LENGTH, SLOTS
 from .locks import RLock

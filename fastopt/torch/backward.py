@@ -6,8 +6,8 @@ import weakref
 from typing import Any, NamedTuple
 
 import torch
-from torch._compile import _disable_dynamo
 
+from .._torch import found_inf_of, scale_of
 from ..kernels.locks import Lock
 from ..steps.alone import alone
 from .building import AnyEngine, check_members, engine_of, local_gradient, member_of, pack
@@ -65,7 +65,7 @@ class BackwardSteps:
                 self._hooked.add(id(p))
                 p.register_post_accumulate_grad_hook(arrived)
 
-    @_disable_dynamo
+    @torch.compiler.disable
     def step_early(self, parameter: torch.Tensor) -> None:
         """`step` during ``backward``, unless gradients are reduced after that."""
         if not self._singles:
@@ -73,7 +73,7 @@ class BackwardSteps:
         self.step(parameter)
         self._stepped.add(id(parameter))
 
-    @_disable_dynamo
+    @torch.compiler.disable
     @torch.no_grad()
     def step(self, parameter: torch.Tensor) -> None:
         """Step a parameter whose gradient is complete, and free the gradient; one that is in no group stays."""
@@ -104,7 +104,7 @@ class BackwardSteps:
             If the gradients that were stepped with were scaled, or not reduced yet over processes.
         """
         owner = self._owner
-        if getattr(owner, "found_inf", None) is not None or getattr(owner, "grad_scale", None) is not None:
+        if found_inf_of(owner) is not None or scale_of(owner) is not None:
             raise RuntimeError(
                 "fused_backward=True has updated the parameters during backward, with scaled gradients: use it without "
                 "a GradScaler, or the scaler without fused_backward"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch._compile import _disable_dynamo
 
+from .._torch import Scaled, found_inf_of, scale_of
 from ..counts import Call
 from ..hyper_parameters import hint
 from ..kernels.launch import one_call
@@ -25,7 +25,7 @@ from .rule import Rule
 from .versions import Zeroed, note_writing
 
 
-class Fused(Options, Averages):
+class Fused(Options, Averages, Scaled):
     """Placed before a `torch.optim.Optimizer` class: its step becomes one pass over memory.
 
     Everything else is torch's: arguments and their checks, ``param_groups``, hooks, ``state`` and its names. Subclasses
@@ -65,7 +65,6 @@ class Fused(Options, Averages):
     defaults: dict[str, Any]
     param_groups: list[dict[str, Any]]
     state: Any
-    _unscales_itself = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Show the signature that the class has: torch's, then the keywords of `Fused`."""
@@ -161,28 +160,15 @@ class Fused(Options, Averages):
             self._backward.finish()
             one_call(self._ends())()
             return loss
-        found_inf = getattr(self, "found_inf", None)
+        found_inf = found_inf_of(self)
         self._last_step_skipped = found_inf is not None and bool(found_inf)
         if not self._last_step_skipped:
             with alone(self._stepping):
-                scale = getattr(self, "grad_scale", None)
+                scale = scale_of(self)
                 if scale is not None:
                     self._unscale_gradients(scale)
                 self._step()
         return loss
-
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """Whether a ``GradScaler`` is to hand over its scale, by the attributes ``grad_scale`` and ``found_inf``.
-
-        It passes over all gradients in any case, and unscales them in the same pass if this is False; Lightning clips
-        only then. A ``grad_scale`` that is there before is multiplied by the scaler's, as torch does.
-        """
-        return self._unscales_itself or self.fused_backward or getattr(self, "grad_scale", None) is not None
-
-    @_step_supports_amp_scaling.setter
-    def _step_supports_amp_scaling(self, value: bool) -> None:
-        self._unscales_itself = value
 
     @few_threads()
     def _unscale_gradients(self, scale: Any) -> None:
@@ -190,11 +176,11 @@ class Fused(Options, Averages):
 
         They stay divided if the step is then refused.
         """
-        grads = [local(p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if grads:
-            torch._foreach_div_(grads, float(scale))
+        divisor = float(scale)
+        for grad in [local(p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]:
+            grad.div_(divisor)
 
-    @_disable_dynamo
+    @torch.compiler.disable
     def _step(self) -> None:
         params = [p for group in self.param_groups for p in group["params"]]
         grads = [p.grad for p in params]

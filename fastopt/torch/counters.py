@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._torch import filling, mark_of
 from ..kernels.counters import DTYPES, compiled, handle_of
 from .cohorts import Cohort, Member
 from .memory import local
@@ -62,7 +63,7 @@ class Counters:
         self._counted: list[tuple[Cohort, int, dict[str, float]]] = []
         self._far_versions = self._versions()
         self._far_numbers: list[int] = []  # of the active ones,
-        self._far_values: list[float] = []  # and what they will be
+        self._far_values: Any = []  # and what they will be
         self.writes: list[Callable[[], Any]] = []
 
     def _make_tables(self) -> None:
@@ -103,9 +104,9 @@ class Counters:
             cohort.count = self._rule.count_of(cohort.counters)
         return True
 
-    def _versions(self) -> list[int | None]:
-        """How often the tensors have been written to that are not read at every step: it may take waiting for a GPU."""
-        return [None if tensor.is_inference() else tensor._version for tensor, _ in self._far]
+    def _versions(self) -> list[Any]:
+        """What tells of writing to the tensors that are not read at every step: it may take waiting for a GPU."""
+        return [mark_of(tensor) for tensor, _ in self._far]
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -128,10 +129,10 @@ class Counters:
         self._wanted[wanted] = 1
         far = [(tensor, number) for tensor, number in self._far if self._wanted[number]]
         tensors, self._far_numbers = [tensor for tensor, _ in far], [number for _, number in far]
-        self.writes = [] if self._write is None else [self._write]
+        self.writes, self._far_values = [] if self._write is None else [self._write], []
         if far:
-            self.writes.append(functools.partial(torch._foreach_zero_, tensors))
-            self.writes.append(functools.partial(torch._foreach_add_, tensors, self._far_values))
+            self._far_values, fills = filling(tensors)
+            self.writes += fills
 
     def accept(self) -> None:
         """After `writes`: the cohorts have been updated."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .._torch import without_modes
 from ..counts import Call
 from ..device import HOST, AnyArray, place_of
 from ..device.strides import is_dense, memory_order, overlaps_itself
@@ -246,7 +247,7 @@ class Engine(Optimizer):
         try:
             # Under `torch.set_default_device` and other modes torch's functions, of which a step may call some, would
             # run Python code between the kernels and the counts.
-            with torch._C.DisableTorchFunction():
+            with without_modes():
                 self._read_and_step(given, zero, 1.0, self.nonfinite, None, ends)
         finally:
             self._gradients.release()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .._torch import without_modes
 from ..counts import Call
 from ..kernels import adafactor  # noqa: F401  (registers the rule)
 from ..kernels.launch import one_call
@@ -343,5 +344,5 @@ class ScheduleFreeAdamW(Fused, torch.optim.Optimizer):
         for p, z, share in begun:
             own = local(p).detach()
             calls.append(partial(torch.Tensor.lerp_, own, local(z).to(own), share))
-        with torch._C.DisableTorchFunction():  # see `engine.Engine.run`
+        with without_modes():  # see `engine.Engine.run`
             one_call(calls)()

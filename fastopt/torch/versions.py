@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from .._torch import versions_of
+
 
 def note_writing(tensors: list[Any]) -> None:
     """Tell autograd that tensors were written to, which it must know that has saved some for a backward pass.
@@ -24,14 +26,6 @@ def note_writing(tensors: list[Any]) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
-
-
-def versions_of(tensors: list[Any]) -> list[int] | None:
-    """How often each has been written to; None if one does not count, being made under inference mode."""
-    try:
-        return [tensor._version for tensor in tensors]
-    except RuntimeError:
-        return None
 
 
 class Zeroed:
