@@ -121,6 +121,14 @@ ifneq ($(shell test -x $(BIN)/python && cat $(MADE) 2>/dev/null),$(CURDIR))
 .PHONY: $(MADE)
 endif
 
+# Where PYTHON is given and is not what .venv was made with, it is made anew. Without PYTHON, any will do.
+WHICH := -c 'import sys; print(sys.hexversion, sys.abiflags, sys.base_prefix)'
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell $(PYTHON) $(WHICH) 2>/dev/null),$(shell $(BIN)/python $(WHICH) 2>/dev/null))
+.PHONY: $(MADE)
+endif
+endif
+
 $(MADE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'fastopt needs Python 3.11 or newer, and $(PYTHON) is not: make PYTHON=/path/to/python3.11' >&2; exit 1; }

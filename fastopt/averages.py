@@ -28,6 +28,7 @@ class Averages:
     _parameters: list[Parameter]
     _place: Any
     _plans: list[Plan]
+    _repeated: Any
     _read_stand_ins: Callable[[], None]
     _require_built: Callable[[str], None]
     _stand_ins: list[tuple[Any, Any]]
@@ -55,6 +56,8 @@ class Averages:
             with self._one_at_a_time():
                 self._check_averages()
                 self._gradients.check_parameters()
+                if self._repeated is not None:
+                    self._repeated.forget()
                 self._evaluating = True  # from here on steps are refused
             self._enter_evaluation()
             yield

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from array import array as numbers
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from .counts import Counts
 from .hyper_parameters import without_axes
 from .parameters import check_count
 from .state import checked_counter
@@ -24,9 +24,7 @@ class Counting:
 
     def _start_counting(self) -> None:
         """Nothing has been done."""
-        self._counted = numbers("q", [0, 0])  # updates, and steps of any kind; where compiled code finds them too
-        self._last_grad_norm: float | None = None
-        self._last_step_skipped = False
+        self._counts = Counts()
 
     def _counters(self) -> dict[str, str]:
         """State that is no array: name → attribute."""
@@ -35,19 +33,19 @@ class Counting:
 
     @property
     def _iterations(self) -> int:
-        return self._counted[0]
+        return self._counts.numbers[0]
 
     @_iterations.setter
     def _iterations(self, count: int) -> None:
-        self._counted[0] = count
+        self._counts.numbers[0] = count
 
     @property
     def _calls(self) -> int:
-        return self._counted[1]
+        return self._counts.numbers[1]
 
     @_calls.setter
     def _calls(self, count: int) -> None:
-        self._counted[1] = count
+        self._counts.numbers[1] = count
 
     @property
     def iterations(self) -> int:
@@ -67,20 +65,20 @@ class Counting:
         micro_steps = checked_counter("iterations", count, 0) * (self.gradient_accumulation_steps or 1)
         self._confirm()
         with self._one_at_a_time(), self._unchanged_by_failure():
-            self._counted[:] = numbers("q", [int(count), int(checked_counter("iterations", micro_steps, 0))])
+            self._counts.counting(int(count), int(checked_counter("iterations", micro_steps, 0)))()
             self._state_is_set()
 
     @property
     def last_grad_norm(self) -> float | None:
         """Norm of the last step's gradients before clipping, if it was needed. On a GPU, reading it waits."""
         self._confirm()
-        return self._last_grad_norm
+        return self._counts.norm
 
     @property
     def last_step_skipped(self) -> bool:
         """Whether the last step met a gradient that is not finite, and was left out. On a GPU, reading it waits."""
         self._confirm()
-        return self._last_step_skipped
+        return self._counts.skipped
 
     def _confirm(self) -> None:
         """Have the counters of all steps so far; those on a GPU are waited for."""

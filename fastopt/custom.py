@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from numba.core.errors import NumbaError, UnsupportedBytecodeError
+from numba import NumbaError, UnsupportedBytecodeError
 
 from .hyper_parameters import COMMON, common_arguments, hyper_parameters
 from .kernels.registry import rule as register_elementwise

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from .counts import Call
 from .hyper_parameters import Rate, without_axes
 from .optimizer import Optimizer
 from .parameters import Array, check_count, check_number
+from .scalars import Scaling
 from .state import checked_counter
-from .steps.gpu import Captured, GpuSteps, Scaling
-from .steps.host import Call
+from .steps.gpu import Captured, GpuSteps
 
 _LEAST, _GREATEST = 2.0**-126, 2.0**126
 

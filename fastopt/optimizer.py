@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import weakref
 from array import array as numbers
@@ -10,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from operator import setitem
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -18,27 +16,22 @@ import numpy as np
 from . import state
 from .averages import LEAVE_FIRST, Averages
 from .counting import Counting
+from .counts import Call
 from .device import HOST, Place, is_array
 from .flat import FlatBuffer, flatten, is_container, is_plain, match, rebuild
 from .gradients import ABSENT, BaseGradients, gradients_of
 from .hyper_parameters import HyperParameters
 from .kernels.clipping import ALL, EACH
 from .kernels.launch import one_call
-from .kernels.layout import AVERAGED, OVERWRITE
+from .kernels.locks import Lock
 from .kernels.registry import running_after, scalars_of
 from .parameters import Array, Parameter, check_count, check_pattern, collect
 from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Slot, Storage, allocate
+from .scalars import Scalars, Scaling
 from .steps.alone import alone, refuse_while
-from .steps.gpu import Captured, GpuSteps, Scaling
-from .steps.host import Call, HostSteps
+from .steps.gpu import Captured, GpuSteps
+from .steps.host import HostSteps
 from .steps.repeated import RepeatedSteps
-
-MANY = 8
-"""So many groups are worked out together, in NumPy."""
-
-
-Row = tuple[Callable[..., None], Plan, int, Any, tuple[Any, ...]]
-"""A row of scalars, or all of a plan's: what writes it, the plan, its first byte, learning rate, control scalars."""
 
 
 class Optimizer(Averages, HyperParameters, Counting):
@@ -105,10 +98,6 @@ class Optimizer(Averages, HyperParameters, Counting):
         if self._running is None:
             return []
         return [partial(setitem, self._running, 0, running_after(self._settings("", 1.0), t))]
-
-    def _recording(self) -> list[Call]:
-        """What else a step on the host that is not left out says of itself: C functions, to be called with it."""
-        return []
 
     def _reset(self) -> None:
         """Set what changes while training to its start."""
@@ -255,13 +244,14 @@ class Optimizer(Averages, HyperParameters, Counting):
     @contextmanager
     def _unchanged_by_failure(self, unless_stepped: bool = False) -> Iterator[None]:
         """If what happens inside is cut short, the optimizer is as it was; or, once a step has been done, as it is."""
-        before, counted = dict(self.__dict__), self._counted[:]
+        before, counts = dict(self.__dict__), self._counts
+        numbers, told = counts.numbers[:], {"has_norm": counts.has_norm, "skipped": counts.skipped}
         try:
             yield
         except BaseException:
-            if not (unless_stepped and self._calls > counted[1]):
+            if not (unless_stepped and self._calls > numbers[1]):
                 restore = [self.__dict__.clear, partial(self.__dict__.update, before)]
-                one_call([*restore, partial(setitem, before["_counted"], slice(None), counted)])()
+                one_call([*restore, counts.counting(*numbers), partial(vars(counts).update, told)])()
             raise
 
     def _take_charge(self, parameters: list[Parameter], storage: Storage) -> None:
@@ -285,11 +275,12 @@ class Optimizer(Averages, HyperParameters, Counting):
         memory += [array for plan in plans for array in plan.memory]
         buffer = self._structure if isinstance(self._structure, FlatBuffer) else None
         gradients: Any = self._gradients_class()(self._parameters, buffer, memory)
+        scalars = self._scalars_of(plans)
         on_gpu = self._place.on_gpu and plans
-        this: Any = weakref.proxy(self)  # no cycle: memory is let go with the last reference
-        gpu = GpuSteps(this, plans, gradients, self._gpu) if on_gpu else None
-        self._steps: HostSteps | GpuSteps = gpu or HostSteps(self, plans, gradients)
-        self._repeated = RepeatedSteps(self, plans, gradients) if plans and not on_gpu else None
+        gpu = GpuSteps(plans, gradients, scalars, self._gpu) if on_gpu else None
+        self._steps: HostSteps | GpuSteps = gpu or HostSteps(plans, gradients, scalars)
+        can_repeat = plans and not on_gpu and not self._stand_ins
+        self._repeated = RepeatedSteps(plans, gradients, scalars, self._stepping) if can_repeat else None
         for plan in plans:
             plan.engine.prepare(
                 norms=bool(self.global_clipnorm) or self.nonfinite != "propagate",
@@ -299,6 +290,10 @@ class Optimizer(Averages, HyperParameters, Counting):
         self._plans, self._gradients, self._gpu = plans, gradients, gpu
         if keep is not None:
             state.restore(self, keep)
+
+    def _scalars_of(self, plans: list[Plan]) -> Scalars:
+        """What tells steps all but gradients."""
+        return Scalars(self, plans)
 
     def _gradients_class(self) -> type[BaseGradients]:
         """What reads the gradients."""
@@ -378,12 +373,12 @@ class Optimizer(Averages, HyperParameters, Counting):
         repeated = self._repeated
         if repeated is None or params is not None or zero_grads:
             self._apply(grads, params, zero_grads)
-        elif not repeated.step(self, grads):
+        elif not repeated.step(grads):
             self._apply(grads, None, False, learns=True)
 
     def _apply_with(self, grads: Any, ends: Sequence[Call]) -> None:
         """`apply`, with C functions that are called together with the kernels, after them."""
-        if self._repeated is None or not self._repeated.step(self, grads, ends):
+        if self._repeated is None or not self._repeated.step(grads, ends):
             self._apply(grads, None, False, ends=ends, learns=self._repeated is not None)
 
     def apply_gradients(self, pairs: Iterable[tuple[Any, Array]]) -> None:
@@ -416,12 +411,11 @@ class Optimizer(Averages, HyperParameters, Counting):
             else:
                 self._first_step(grads, params, zero_grads, unscale, nonfinite, scaling, ends)
             if learns and repeated is not None:
-                repeated.learn(self)
+                repeated.learn()
 
     def _one_at_a_time(self) -> Lock:
         """See `alone`."""
-        repeated = self._repeated
-        return alone(self._stepping, repeated is not None and repeated.is_running)
+        return alone(self._stepping) if self._repeated is None else self._repeated.alone()
 
     def _refuse_while_evaluating(self) -> None:
         if self._evaluating:
@@ -457,19 +451,21 @@ class Optimizer(Averages, HyperParameters, Counting):
         nonfinite = nonfinite or self.nonfinite
         if isinstance(self._steps, GpuSteps):
             self._steps.step(unscale, nonfinite, options, scaling)
-            if self._stand_ins or (zero_grads and (self._gradients.zeroes or self._last_step_skipped)):
+            if self._stand_ins or (zero_grads and (self._gradients.zeroes or self._counts.skipped)):
                 with self._steps.in_order(gradients=True):
                     self._end_step(grads, zero_grads)
             return
-        back = [self._place.copying(origin, stand_in) for origin, stand_in in self._stand_ins]
-        self._steps.step(unscale, nonfinite, options, scaling, [*back, *self._gradients.zeroing(), *ends])
-        if zero_grads and self._last_step_skipped:
+        if self._stand_ins or zero_grads:
+            back = [self._place.copying(origin, stand_in) for origin, stand_in in self._stand_ins]
+            ends = [*back, *self._gradients.zeroing(), *ends]
+        self._steps.step(unscale, nonfinite, options, ends)
+        if zero_grads and self._counts.skipped:
             self._gradients.zero_all(grads)
 
     def _end_step(self, grads: Any, zero_grads: bool) -> None:
         """What no kernel does on a GPU: stand-ins are copied back, and other gradients zeroed."""
         self._write_back()
-        if zero_grads and self._last_step_skipped:
+        if zero_grads and self._counts.skipped:
             self._gradients.zero_all(grads)
         elif zero_grads:
             self._gradients.zero()
@@ -510,43 +506,6 @@ class Optimizer(Averages, HyperParameters, Counting):
                 raise ValueError(f"parameter {self._parameters[k].path} is given twice")
             aligned[k] = grad
         return aligned
-
-    def _write_rows(self, unscale: float, divisor: float, t: int, ask: bool = True) -> None:
-        """Fill the scalars tables for update ``t``, or for a micro-step (0). ``ask`` users' functions anew, or not."""
-        if ask:
-            self._asked.clear()
-        rate = self._rate_of_step() if t else 1.0
-        limit = self.clipvalue if self.clipvalue and self.clipvalue > 0 else math.inf
-        keep = self.ema_momentum if t > 1 else 0.0
-        self._rows: list[Row] = []
-        for plan in self._plans:
-            own_decay = self._branch_decay(plan.branch) or 0.0
-            settings = plan.settings
-            pack: Callable[..., None] = plan.pack
-            if len(settings) >= MANY and self._takes_rates:
-                settings, pack = [plan.settings_together(own_decay)], plan.pack_together
-            for byte, multiplier, decay in settings:
-                learning_rate = rate * multiplier
-                decay = learning_rate * (own_decay if decay is None else decay)
-                self._rows.append((pack, plan, byte, learning_rate, (unscale, divisor, limit, decay, keep)))
-        self._fill_rows(t or 1)
-
-    def _fill_rows(self, t: int) -> None:
-        """Write the rows of scalars, of which all but the number ``t`` of the update is known."""
-        for pack, plan, byte, learning_rate, control in self._rows:
-            scalars = self._scalars(plan.branch, learning_rate, t)
-            if type(scalars) is not plan.scalars:
-                raise RuntimeError("a hyper-parameter that selects the rule was changed after build(): make a new one")
-            try:
-                pack(plan.work.table, byte, *control, *scalars)
-            except (OverflowError, FloatingPointError):
-                raise ValueError(f"one of {scalars}, or of the options, does not fit {plan.dtype}") from None
-
-    def _ema_options(self, t: int) -> int:
-        if not self.use_ema:
-            return 0
-        frequency = self.ema_overwrite_frequency
-        return AVERAGED | OVERWRITE if frequency and t % frequency == 0 else AVERAGED
 
     def _clipping(self) -> tuple[int, float]:
         """The way to clip by a norm, of `fastopt.kernels.clipping`, 0 for none; and the limit."""
@@ -606,7 +565,7 @@ class Optimizer(Averages, HyperParameters, Counting):
         restore = kept.pop("_restore", None)
         self.__dict__.update(kept)
         self._stepping = Lock()
-        self._counted = numbers("q", self._counted)  # a shallow copy counts for itself
+        self._counts = self._counts.copy()  # a shallow copy counts for itself
         if self._running is not None:
             self._running = numbers("d", self._running)
         if restore is not None:
@@ -619,7 +578,7 @@ class Optimizer(Averages, HyperParameters, Counting):
 _MADE_ANEW = (
     "_stepping",
     "_parameters", "_place", "_pinned", "_stand_ins", "_structure", "_overrides", "_storage", "_index", "_plans",
-    "_gradients", "_gpu", "_steps", "_repeated", "_rows",
+    "_gradients", "_gpu", "_steps", "_repeated",
 )  # fmt: skip
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .device import AnyArray, Array
-    from .optimizer import Optimizer
+from .device import AnyArray, Array
 
 MOST_COUNTED = 2**62
 """Counters are below: compiled code counts in 64 bits."""
 
 
-def _arrays(optimizer: Optimizer) -> Iterator[tuple[str, AnyArray]]:
+def _arrays(optimizer: Any) -> Iterator[tuple[str, AnyArray]]:
     """Every state array under its name, ``path/slot``."""
     for slot, arrays in optimizer.slots.items():
         for parameter, array in zip(optimizer._parameters, arrays, strict=True):
@@ -23,29 +21,29 @@ def _arrays(optimizer: Optimizer) -> Iterator[tuple[str, AnyArray]]:
                 yield f"{parameter.path}/{slot}", array
 
 
-def snapshot(optimizer: Optimizer) -> dict[str, Array]:
+def snapshot(optimizer: Any) -> dict[str, Array]:
     """Copies of the state arrays, on the host."""
     optimizer._confirm()
     return {name: optimizer._place.to_host(array) for name, array in _arrays(optimizer)}
 
 
-def restore(optimizer: Optimizer, arrays: Mapping[str, Array]) -> None:
+def restore(optimizer: Any, arrays: Mapping[str, Array]) -> None:
     """Write back what `snapshot` returned."""
     for name, array in _arrays(optimizer):
         optimizer._place.from_host(array, arrays[name])
     optimizer._state_is_set()
 
 
-def export(optimizer: Optimizer) -> dict[str, Any]:
+def export(optimizer: Any) -> dict[str, Any]:
     """Copies of the state arrays, and the counters."""
     return {**snapshot(optimizer), **_counters(optimizer)}
 
 
-def _counters(optimizer: Optimizer) -> dict[str, int | float]:
+def _counters(optimizer: Any) -> dict[str, int | float]:
     return {name: getattr(optimizer, attribute) for name, attribute in optimizer._counters().items()}
 
 
-def load(optimizer: Optimizer, given: Mapping[str, Any], strict: bool) -> None:
+def load(optimizer: Any, given: Mapping[str, Any], strict: bool) -> None:
     """Check everything, then write it.
 
     Raises

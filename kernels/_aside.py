@@ -15,7 +15,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from numba.core.compiler_lock import global_compiler_lock
+from ._numba import global_compiler_lock
 
 STACK = 1 << 24
 """Bytes of the thread's stack: the compiler needs more than threads have on some systems."""

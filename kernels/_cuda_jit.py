@@ -10,18 +10,15 @@ a GPU gives the bits that a CPU gives.
 import contextlib
 import functools
 import re
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numba
-import numpy as np
-from numba import types
-from numba.core.compiler_lock import global_compiler_lock
 
 from . import _jit
 from ._aside import aside
+from ._numba_cuda import llvm_of, path_of_libdevice
 from .cuda.errors import INSTALL, CudaUnavailable
 
 NVVM_OPTIONS = ("-opt=3", "-fma=0")
@@ -229,9 +226,7 @@ def _libdevice():
         try:
             path = pathfinder.find_bitcode_lib("device")
         except pathfinder.BitcodeLibNotFoundError:
-            from numba.cuda.cudadrv.libs import get_libdevice
-
-            path = get_libdevice()  # knows more places, but gives up where NVRTC is missing
+            path = path_of_libdevice()  # gives up where NVRTC is missing
         return Path(path).read_bytes()
 
 
@@ -250,35 +245,10 @@ def _dotted(capability):
 
 def _ptx_of(function, arguments, capability):
     """The name of the entry point, and the PTX, of a function that takes int64 numbers."""
-    compiler, dispatcher, nvvm = _modules_of_numba_cuda(toolkit(capability)[0])
-    with _stand_in_device(dispatcher, capability):
-        compiled = compiler.compile_cuda(function, types.void, (types.int64,) * arguments, cc=capability)
-    library, entry = compiled.library, compiled.fndesc.llvm_func_name
-    compiler.kernel_fixup(library.get_function(entry), debug=False)
-    modules = [nvvm.llvm_replace(str(module)) for module in library.modules]
+    entry, modules = llvm_of(function, arguments, capability, toolkit(capability)[0])
     ptx = _ptx_of_modules(modules, capability)
     _require_no_contraction(ptx, "\n".join(modules))
     return entry, ptx
-
-
-_FROM_NUMBA_CUDA = {
-    "compiler": ("compile_cuda", "kernel_fixup"),
-    "dispatcher": ("get_current_device",),
-    "cudadrv.nvvm": ("llvm_replace",),
-}
-
-
-def _modules_of_numba_cuda(version):
-    """What compiles a kernel to LLVM IR. None of it is promised to stay: make sure that it is there."""
-    try:
-        modules = [import_module(f"numba.cuda.{name}") for name in _FROM_NUMBA_CUDA]
-        for module, names in zip(modules, _FROM_NUMBA_CUDA.values()):
-            for name in names:
-                getattr(module, name)
-    except (AttributeError, ImportError) as error:
-        versions = f"numba-cuda {version}, Numba {numba.__version__} and NumPy {np.__version__}"
-        raise RuntimeError(f"{versions} do not fit each other or this fastopt: {error}") from error
-    return modules
 
 
 def _require_no_contraction(ptx, llvm):
@@ -286,27 +256,6 @@ def _require_no_contraction(ptx, llvm):
     called = set(re.findall(r'@"?__nv_(\w+)', llvm))
     if "fma." in ptx and all(name in EXACT or name.removesuffix("f") in EXACT for name in called):
         raise RuntimeError("libNVVM fused multiplications with additions, though it was asked not to")
-
-
-@contextlib.contextmanager
-def _stand_in_device(dispatcher, capability):
-    """Functions that a kernel calls are compiled for the current GPU: let it be one of ``capability``.
-
-    They are compiled even where ``NUMBA_DISABLE_JIT`` says otherwise: a GPU interprets nothing. Numba's lock keeps
-    other threads' compilations out of the block.
-    """
-
-    class Device:
-        id = 0
-        compute_capability = capability
-
-    with global_compiler_lock:
-        original, disabled = dispatcher.get_current_device, numba.config.DISABLE_JIT
-        dispatcher.get_current_device, numba.config.DISABLE_JIT = Device, 0
-        try:
-            yield
-        finally:
-            dispatcher.get_current_device, numba.config.DISABLE_JIT = original, disabled
 
 
 def _linked(ptx, capability):

@@ -15,7 +15,6 @@ import functools
 import hashlib
 import inspect
 import os
-import pickle
 import platform
 import stat
 import sys
@@ -28,10 +27,9 @@ import numba
 import numpy as np
 from llvmlite import binding as llvm
 from numba import njit, types
-from numba.core import compiler, sigutils
-from numba.core.serialize import dumps
 from numba.extending import register_jitable
 
+from . import _numba
 from ._aside import aside
 
 # The Python error model checks every division for zero, which blocks vectorisation. No fastmath: it gains nothing on
@@ -89,16 +87,31 @@ def specialise(kernel, name, signature, bindings, *, parallel=False, nogil=True,
 
 
 def _compiled(clone, signature, flags, path):
+    global compilations, loads
     dispatcher = njit(**flags)(clone)
-    if path is not None:
-        dispatcher._cache = _FileCache(path)
-    dispatcher.compile(signature)
+    if path is not None and _is_loaded(dispatcher, path):
+        loads += 1
+    else:
+        dispatcher.compile(signature)
+        compilations += 1
+        payload = None if path is None else _numba.packed(dispatcher)
+        if payload is not None:
+            write_cached(path, lambda: payload)
     dispatcher.disable_compile()
     _kept.append(dispatcher)
-    global compilations, loads
-    loads += bool(dispatcher.stats.cache_hits)
-    compilations += not dispatcher.stats.cache_hits
     return dispatcher
+
+
+def _is_loaded(dispatcher, path):
+    """Whether there was compiled code in a file. Whatever is wrong with it, the answer is to compile."""
+    payload = read_cached(path)
+    if payload is None:
+        return False
+    try:
+        _numba.unpack(dispatcher, payload)
+    except Exception:
+        return False
+    return True
 
 
 _kept: list[object] = []
@@ -121,20 +134,14 @@ def entry_point(dispatcher):
     """
     if isinstance(dispatcher, Interpreted):
         return dispatcher
-    (compiled,) = dispatcher.overloads.values()
-    return compiled.entry_point
+    return _numba.entry_point(dispatcher)
 
 
 def c_address(dispatcher):
     """Where the machine code of a specialisation lies, for calls as of a C function. Its arguments are numbers."""
     if isinstance(dispatcher, Interpreted):
         return id(dispatcher)
-    return aside(_c_address, dispatcher)
-
-
-def _c_address(dispatcher):
-    (compiled,) = dispatcher.overloads.values()
-    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+    return aside(_numba.c_address, dispatcher)
 
 
 def is_interpreted():
@@ -152,7 +159,7 @@ class Interpreted:
     """
 
     def __init__(self, function, signature):
-        kinds = sigutils.normalize_signature(signature)[0]
+        kinds = getattr(signature, "args", signature)
         self._kinds = [np.dtype(kind.name).type if isinstance(kind, types.Float) else None for kind in kinds]
         self._function = function
         _interpreted[id(self)] = self
@@ -178,41 +185,6 @@ def clone_of(kernel, name, bindings):
     clone.__qualname__ = qualified
     clone.__module__ = kernel.__module__
     return clone
-
-
-class _FileCache:
-    """Numba's cache protocol over one file that holds one compiled signature."""
-
-    def __init__(self, path):
-        self.path = path
-
-    cache_path = property(lambda self: str(self.path.parent))
-
-    def load_overload(self, signature, target):
-        """The compiled code, or None. Whatever is wrong with the file, the answer is to compile."""
-        target.refresh()
-        payload = read_cached(self.path)
-        if payload is None:
-            return None
-        try:
-            return compiler.CompileResult._rebuild(target, *pickle.loads(payload))
-        except Exception:
-            return None
-
-    def save_overload(self, signature, result):
-        """Write the compiled code. What cannot be written costs time, never the step."""
-        if not result.library.has_dynamic_globals:
-            write_cached(self.path, lambda: dumps(result._reduce()))
-
-    def enable(self):
-        """Always enabled: a specialisation without a cache has none."""
-
-    def disable(self):
-        """See `enable`."""
-
-    def flush(self):
-        """Forget the compiled code."""
-        self.path.unlink(missing_ok=True)
 
 
 def cache_path(name, key, *parts):
@@ -403,7 +375,10 @@ def _digest_value(value, digest, seen):
 
 def _digest_object(value, digest, seen):
     if hasattr(value, "py_func"):  # a Numba dispatcher
-        _digest_value(sorted(value.targetoptions.items()), digest, seen)
+        options = _numba.options_of(value)
+        if options is None:
+            raise _Opaque
+        _digest_value(options, digest, seen)
         value = value.py_func
     module = str(getattr(value, "__module__", None) or getattr(value, "__name__", ""))
     if module == "__main__":

@@ -1,12 +1,25 @@
 """From a norm to the factor that a gradient is multiplied by: the same numbers on every device."""
 
 import math
+from typing import NamedTuple
 
 from ._jit import callee
 
 ALL, STEEP, EACH = 1, 2, 3
 """Ways to clip by a norm: one norm over all gradients, as Keras 3 does, or as Keras 1 and 2 do; each gradient by its
 own."""
+
+
+class Clipping(NamedTuple):
+    """What a step that goes by the norm of all gradients is told, and says: float64."""
+
+    way: float = 0.0  # to clip, 0 for none
+    limit: float = 0.0
+    checked: float = 0.0  # 1: it is left out unless the gradients are finite
+    norm: float = 0.0  # what was found
+
+
+NORM = Clipping._fields.index("norm")
 
 
 @callee

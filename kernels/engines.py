@@ -51,6 +51,10 @@ class Elementwise:
         """What adds the gradients to the accumulators, as of `calls`."""
         return [launch.call(launch.kernel(cpu.accumulate, None, 0, self.dtype), self.work, options)]
 
+    def measuring(self, options):
+        """What measures the gradients, as of `calls`; it returns nothing that is true."""
+        return [launch.one_call([launch.call(launch.kernel(cpu.norms, None, 0, self.dtype), self.work, options)])]
+
     def norms(self, options):
         """Sum of the squares of all gradients, and whether they are finite: one launch that reads the gradients."""
         launch.launch(launch.kernel(cpu.norms, None, 0, self.dtype), self.work, options)

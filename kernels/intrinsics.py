@@ -12,22 +12,10 @@ import numpy as np
 from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic, overload
-from numba.np.arrayobj import populate_array
 
 from ._jit import FLAGS, call_interpreted
-
-
-def in_python(body):
-    """Decorator of an intrinsic: ``body`` is what a call from plain Python does."""
-
-    def attach(native):
-        kind = type(native)
-        native.__class__ = type(kind.__name__, (kind,), {"__call__": lambda self, *arguments: body(*arguments)})
-        return native
-
-    return attach
+from ._numba import array_value, cgutils, in_python, without_gil
 
 
 def _host_memory(address, shape, dtype):
@@ -50,7 +38,7 @@ def strided_at(typing, address, size, stride, dtype):
 
     def build(context, builder, signature, arguments):
         address, size, stride, _ = arguments
-        return _array_value(context, builder, array, address, [size], [stride])
+        return array_value(context, builder, array, address, [size], [stride])
 
     return array(types.intp, types.intp, types.intp, dtype), build
 
@@ -65,7 +53,7 @@ def array_at(typing, address, first, size, dtype):
         start, first, size, _ = arguments
         width = context.get_constant(types.intp, array.dtype.bitwidth // 8)
         address = builder.add(start, builder.mul(first, width))
-        return _array_value(context, builder, array, address, [size], [width])
+        return array_value(context, builder, array, address, [size], [width])
 
     return array(types.intp, types.intp, types.intp, dtype), build
 
@@ -79,22 +67,9 @@ def table_at(typing, address, rows, columns, dtype):
     def build(context, builder, signature, arguments):
         address, rows, columns, _ = arguments
         width = context.get_constant(types.intp, array.dtype.bitwidth // 8)
-        return _array_value(context, builder, array, address, [rows, columns], [builder.mul(columns, width), width])
+        return array_value(context, builder, array, address, [rows, columns], [builder.mul(columns, width), width])
 
     return array(types.intp, types.intp, types.intp, dtype), build
-
-
-def _array_value(context, builder, array, address, shape, strides):
-    value = context.make_array(array)(context, builder)
-    populate_array(
-        value,
-        data=builder.inttoptr(address, context.get_data_type(array.dtype).as_pointer()),
-        shape=cgutils.pack_array(builder, shape),
-        strides=cgutils.pack_array(builder, strides),
-        itemsize=context.get_constant(types.intp, array.dtype.bitwidth // 8),
-        meminfo=None,
-    )
-    return value._getvalue()
 
 
 @in_python(lambda scalars, table, row, column: scalars(*table[row, column : column + len(scalars._fields)]))
@@ -136,25 +111,22 @@ def call_kernel_without_gil(typing, address, first, last, handle, options):
     number = types.int64
 
     def build(context, builder, signature, arguments):
-        python = context.get_python_api(builder)
-        thread = python.save_thread()
-        _call(builder, ir.VoidType(), arguments[0], arguments[1:])
-        python.restore_thread(thread)
+        with without_gil(context, builder):
+            _call(builder, ir.VoidType(), arguments[0], arguments[1:])
         return context.get_dummy_value()
 
     return types.void(number, number, number, number, number), build
 
 
-@in_python(call_interpreted)
+@in_python(lambda address, numbers: call_interpreted(address, *numbers))
 @intrinsic
-def call_for_number(typing, address, one, two, three, four):
-    """What the C function of four int64 at an address gives, an int64."""
-    number = types.int64
+def call_for_number(typing, address, numbers):
+    """What the C function at an address gives for a tuple of int64, which may be addresses: an int64."""
 
     def build(context, builder, signature, arguments):
-        return _call(builder, ir.IntType(64), arguments[0], arguments[1:])
+        return _call(builder, ir.IntType(64), arguments[0], cgutils.unpack_tuple(builder, arguments[1], len(numbers)))
 
-    return number(number, number, number, number, number), build
+    return types.int64(types.int64, numbers), build
 
 
 @intrinsic
@@ -165,6 +137,20 @@ def call_number(typing, address):
         return builder.sext(_call(builder, ir.IntType(32), arguments[0], []), ir.IntType(64))
 
     return types.int64(types.int64), build
+
+
+@intrinsic
+def read_clock(typing, address, clock, reading):
+    """Call ``clock_gettime`` at an address: what a clock says goes to another address, seconds and nanoseconds."""
+    number = types.int64
+
+    def build(context, builder, signature, arguments):
+        function, clock, reading = arguments
+        pointer = builder.inttoptr(reading, ir.IntType(8).as_pointer())
+        _call(builder, ir.IntType(32), function, [builder.trunc(clock, ir.IntType(32)), pointer])
+        return context.get_dummy_value()
+
+    return types.void(number, number, number), build
 
 
 @intrinsic

@@ -4,7 +4,6 @@ import functools
 import operator
 import os
 import re
-import threading
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,13 @@ from typing import Any
 import numba
 import numpy as np
 from numba import types
-from numba.core.compiler_lock import global_compiler_lock
 
 from . import threads
 from ._jit import c_address, entry_point, fingerprint, is_interpreted, specialise
+from ._numba import global_compiler_lock
+from .crowding import MOST, Account
 from .layout import CHUNK, LENGTH, SLOTS
+from .locks import RLock
 from .registry import RULES
 from .tables import Tables, handle_of
 
@@ -25,17 +26,20 @@ PARALLEL_FROM = 32_768
 
 # Numba's workqueue layer aborts the process when two Python threads launch at once. A signal's handler that steps
 # another optimizer may find the lock held by its own thread: no launch of that is under way then, see `one_call`.
-exclusively = threading.RLock()
-_state: dict[str, Any] = {"threads": None, "forked": False}
+exclusively = RLock()
+_state: dict[str, Any] = {"threads": None, "yields": True, "forked": False}
 
 
-def set_num_threads(threads):
+def set_num_threads(threads, *, yields=None):
     """Cap the threads that a step uses, for the whole process. Results do not depend on it.
 
     Parameters
     ----------
     threads : int
         At least 1. More than ``NUMBA_NUM_THREADS``, or than `torch.get_num_threads` where torch is, gives no more.
+    yields : bool, optional
+        Whether a step uses one thread for a while where other programs want the cores, too, and waiting for all of them
+        has cost more than they bring. So it is at first; False: always all. None leaves it as it is.
 
     Raises
     ------
@@ -47,10 +51,12 @@ def set_num_threads(threads):
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     _state["threads"] = int(threads)
+    if yields is not None:
+        _state["yields"] = bool(yields)
 
 
 def get_num_threads():
-    """The threads that a step uses at most."""
+    """The threads that a step uses at most; fewer for small arrays, and where other programs want the cores."""
     if _state["forked"] or is_interpreted():
         return 1
     return _state["threads"] or numba.config.NUMBA_NUM_THREADS
@@ -60,7 +66,7 @@ def _after_fork_in_child():
     # Once any OpenMP runtime has run in the parent (torch's too), entering one in the child hangs or kills it. A lock
     # that another thread of the parent held would never be released.
     global exclusively
-    _state["forked"], exclusively = True, threading.RLock()
+    _state["forked"], exclusively = True, RLock()
     global_compiler_lock.release()
 
 
@@ -134,12 +140,21 @@ class Work:
 class Kernel:
     """One kernel for one rule and dtype, compiled, and how to run it: here, or on threads by its address."""
 
-    __slots__ = ("address", "compiled", "run")
+    __slots__ = ("_accounts", "address", "compiled", "run")
 
     def __init__(self, compiled):
         self.compiled = compiled
         self.run = entry_point(compiled)
         self.address = c_address(compiled)
+        self._accounts = {}
+
+    def account(self, elements):
+        """Address of what is known of launches of about so many elements, see `crowding`; 0: nothing is to be."""
+        about = elements.bit_length()
+        known = self._accounts.get(about)
+        if known is None:
+            known = self._accounts.setdefault(about, Account())
+        return known.address if elements <= MOST else 0
 
 
 def _useful_threads(work):
@@ -155,7 +170,8 @@ def call(kernel, work, options):
     """A run of ``kernel`` over all chunks of ``work`` that is still to be called: a C function with its arguments."""
     if is_serial(work) or (count := _useful_threads(work)) == 1:
         return functools.partial(kernel.run, 0, work.count, work.handle, options)
-    return threads.call(kernel.address, work.bins(count), work.handle, options)
+    account = kernel.account(work.elements) if _state["yields"] else 0
+    return threads.call(kernel.address, work.bins(count), work.handle, options, account)
 
 
 def one_call(calls):
@@ -187,12 +203,12 @@ def run(calls, on_threads):
         one_call(calls)()
 
 
-def run_unless(first, rest, on_threads):
-    """Call a C function and, unless that returns something true, a second one, as `run` does; whether it did."""
+def run_while(calls, on_threads):
+    """Call C functions as `run` does, up to the first that returns something true; whether all have been called."""
     if not on_threads:
-        return not any(map(operator.call, (first, rest)))
+        return not any(map(operator.call, calls))
     with exclusively:
-        return not any(map(operator.call, (first, rest)))
+        return not any(map(operator.call, calls))
 
 
 def launch(kernel, work, options):

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from . import object_reader, reader
+from . import cpu, exchange, launch
 from ._jit import c_address, callee, entry_point, fingerprint, specialise
+from .clipping import NORM
 from .intrinsics import array_at, call_for_number, call_kernel, call_kernel_without_gil, scalars_at, table_at
 from .layout import Control
-from .object_reader import word_at
 from .registry import RUNNING, SCALARS, running_after, scalars_of
 
 LONG = 16_384
@@ -33,9 +33,11 @@ DTYPE = np.float32
 class Task(NamedTuple):
     """What is as at the last step, int64, mostly addresses. The optimizer's plan and gradients keep it all alive."""
 
-    tuple_type: int
     counters: int  # of two int64: updates, and steps of any kind
-    handle: int  # of the reader's handle
+    parameters: int  # handle of their `exchange.Reader`
+    gradients: int  # and of theirs
+    arrays: int  # tuple of the parameters
+    objects: int  # how many they are
     write: int  # of `write_scalars`, compiled; 0: the row of scalars is as it must be
     settings: int
     fields: int  # of the settings; behind them stands what the running number will be
@@ -46,9 +48,10 @@ class Task(NamedTuple):
     chunks: int  # all of the work's
     work: int  # its handle
     long: int  # whether other Python threads may run
+    norms: int  # kernel that measures the gradients
+    clipping: int  # address of a `Clipping`
     options: int = 0
-    tag_offset: int = 0  # in a dict; 0: it is not looked at
-    tag: int = 0  # of the dict
+    clip: int = 0  # `cpu.clip_by_norm`, compiled; 0: the step does not go by the norm
 
 
 class Flags(NamedTuple):
@@ -58,33 +61,35 @@ class Flags(NamedTuple):
     running: int = 0  # whether one is under way
 
 
-TASK, TAG_OFFSET, TAG = len(Task._fields), Task._fields.index("tag_offset"), Task._fields.index("tag")
+TASK = len(Task._fields)
 FLAGS, IS_USUAL, IS_RUNNING = len(Flags._fields), 0, 1
 
 
-def begin(task, gradients, attributes):
+def begin(task, gradients):
     """Do the next update, or all of it before the launch, if it is like the last one.
 
-    Requires the address of the numbers of a `Task`, those of two Python objects, the second a dict, that of the
-    optimizer's attributes, and the GIL.
-    Returns whether something is in the way: unless the flags allow it, the dict is unchanged, and the gradients are a
-    tuple of as many arrays as there are parameters, just like them. Then nothing but tables has been written. Otherwise
-    a step is under way if the caller launches: `end` must follow.
+    Requires the address of the numbers of a `Task`, that of a tuple of as many objects as there are parameters, and the
+    GIL.
+    Returns whether something is in the way: unless the flags allow it, parameters are where they were, and gradients
+    are arrays just like them, and finite if that matters. Then nothing but tables has been written. Otherwise a step is
+    under way if the caller launches: `end` must follow, and before it, if the step goes by the norm, what measures
+    that, and `check`.
     """
     own = scalars_at(Task, table_at(task, 1, TASK, np.int64), 0, 0)
     counters, flags = array_at(own.counters, 0, 2, np.int64), array_at(own.flags, 0, FLAGS, np.int64)
-    handle = array_at(own.handle, 0, reader.HANDLE, np.int64)
-    t, count, head = counters[0] + 1, handle[reader.COUNT], array_at(gradients, 0, reader.ITEMS // 8, np.int64)
-    if flags[IS_USUAL] == 0 or flags[IS_RUNNING] != 0:
+    t = counters[0] + 1
+    if flags[IS_USUAL] == 0 or flags[IS_RUNNING] != 0 or t == 1:
         return True
-    if t == 1 or (own.tag_offset != 0 and word_at(attributes + own.tag_offset) != own.tag):
+    if exchange.read_arrays(own.arrays, 0, 0, own.parameters) < own.objects:
         return True
-    if head[reader.TYPE // 8] != own.tuple_type or head[reader.SIZE // 8] != count:
+    if exchange.read_arrays(gradients, 0, 0, own.gradients) < own.objects:
         return True
-    if reader.read_addresses(gradients, 0, 0, reader.ALIGNED, handle) < count:
+    if own.write != 0 and call_for_number(own.write, (own.settings, own.running, own.row, t)) == 0:
         return True
-    if own.write != 0 and call_for_number(own.write, own.settings, own.running, own.row, t) == 0:
-        return True
+    if own.kernel != 0 and own.clip != 0:
+        call_kernel(own.norms, 0, own.chunks, own.work, 0)
+        if call_for_number(own.clip, (own.work, own.clipping)) != 0:
+            return True
     flags[IS_RUNNING] = 1
     if own.kernel != 0:
         if own.long:
@@ -93,6 +98,15 @@ def begin(task, gradients, attributes):
             call_kernel(own.kernel, 0, own.chunks, own.work, own.options)
         end(task)
     return False
+
+
+def check(task):
+    """Clip by the norm that has been measured; whether the step must be left out, so that none is under way."""
+    own = scalars_at(Task, table_at(task, 1, TASK, np.int64), 0, 0)
+    if call_for_number(own.clip, (own.work, own.clipping)) == 0:
+        return False
+    array_at(own.flags, 0, FLAGS, np.int64)[IS_RUNNING] = 0
+    return True
 
 
 @callee
@@ -136,8 +150,9 @@ class RepeatedStep:
     ----------
     counters : array.array of two int64
         Updates so far, and steps of any kind.
-    handle : int64 array
-        The reader's, see `reader.handle_of`.
+    parameters : tuple of arrays
+    readers : pair of exchange.Reader
+        Of the parameters, and of gradients that are like them.
     kernel : launch.Kernel or None
         Does the whole step, here; None: what does it is launched by the caller.
     work : launch.Work
@@ -146,35 +161,35 @@ class RepeatedStep:
         What the rule's scalars follow from, see `registry.scalars_for`; None: the row is as it must be.
     running : array.array of one float64, or None
         Number that every update changes, the last of the settings.
-    watch : bool
-        Whether it is to look if the dict of the optimizer's attributes is unchanged, where that can be seen.
+    clipping : float64 array
+        A `Clipping`: read and written by steps that go by the norm.
+    measures : bool
+        Whether they are likely to, and what they need is to be compiled now.
 
     Attributes
     ----------
     begin : function
-        ``(gradients, attributes)``, of the `id` of each. It does what `take` has said.
-    end : function
+        Takes the `id` of a tuple of gradients. It does what `take` has said.
+    check, end : function
         Without arguments.
     writes : bool
         Whether it writes the row of scalars.
-    watches : bool
-        Whether it looks if the dict is unchanged.
     launches : bool
         Whether `begin` runs the kernel, and what `end` does.
     """
 
-    def __init__(self, counters, handle, kernel, work, settings, running, watch):
+    def __init__(self, counters, parameters, readers, kernel, work, settings, running, clipping, measures):
         self.writes, self.launches = settings is not None, kernel is not None
         fields = len(settings._fields) if self.writes else 0
         self._settings = np.zeros(fields + 1)
         self._flags = np.zeros(FLAGS, np.int64)
         self._writer = _writer(settings, work.table.dtype) if self.writes else None
-        tag_offset = (watch and object_reader.offset_of_tag()) or 0
-        self.watches = tag_offset != 0
         task = Task(
-            tuple_type=id(tuple),
             counters=_address(counters),
-            handle=handle.ctypes.data,
+            parameters=readers[0].handle,
+            gradients=readers[1].handle,
+            arrays=id(parameters),
+            objects=len(parameters),
             write=c_address(self._writer) if self.writes else 0,
             settings=self._settings.ctypes.data,
             fields=fields,
@@ -185,13 +200,16 @@ class RepeatedStep:
             chunks=work.count,
             work=work.handle,
             long=work.elements >= LONG,
-            tag_offset=tag_offset,
+            norms=launch.kernel(cpu.norms, None, 0, work.table.dtype).address if measures else 0,
+            clipping=clipping.ctypes.data,
         )
         self._task = np.array(task, np.int64)
-        self._kept = counters, handle, work, running
+        self._kept = counters, parameters, readers, work, running
+        self._clipping, self._dtype = clipping, work.table.dtype
+        if measures:
+            _clipper(self._dtype)
         address = self._task.ctypes.data
-        self.begin, self.end = (functools.partial(compiled, address) for compiled in _compiled())
-        self._note = functools.partial(_noting(), address)
+        self.begin, self.check, self.end = (functools.partial(compiled, address) for compiled in _compiled())
 
     @property
     def is_usual(self):
@@ -211,22 +229,29 @@ class RepeatedStep:
         """Say that no step is under way: the one that was has failed."""
         self._flags[IS_RUNNING] = 0
 
-    def take(self, options, settings):
-        """Run with other options from now on, with scalars that follow from other settings of the same class."""
-        self._task[Task._fields.index("options")] = options
+    def take(self, options, settings, clipping):
+        """Run with other options from now on, and by what else follows from hyper-parameters.
+
+        Parameters
+        ----------
+        options : int
+        settings : NamedTuple
+            Of the class that scalars follow from; not looked at if they do not.
+        clipping : Clipping or None
+            How steps go by the norm.
+        """
+        clip = 0
+        if clipping is not None:
+            self._clipping[:NORM] = clipping[:NORM]
+            self._set("norms", launch.kernel(cpu.norms, None, 0, self._dtype).address)
+            clip = c_address(_clipper(self._dtype))
+        self._set("options", options)
+        self._set("clip", clip)
         if self.writes:
             self._settings[:-1] = settings
 
-    def watch(self, attributes):
-        """Step from now on as long as a dict is as it is now."""
-        if self.watches:
-            self._note(id(attributes))
-
-
-def note_tag(task, attributes):
-    """Remember the tag that a dict, at an address, has now; the GIL is held."""
-    own = table_at(task, 1, TASK, np.int64)
-    own[0, TAG] = word_at(attributes + own[0, TAG_OFFSET])
+    def _set(self, field, number):
+        self._task[Task._fields.index(field)] = number
 
 
 def _address(values):
@@ -235,18 +260,20 @@ def _address(values):
 
 
 @functools.cache
-def _noting():
-    signature = types.void(types.int64, types.int64)
-    return entry_point(specialise(note_tag, "objects", signature, {}, nogil=False, key=reader.LAYOUT_KEY))
+def _compiled():
+    """`begin`, `check` and `end`, compiled."""
+    number, options = types.int64, {"bindings": {}, "nogil": False, "key": "repeated"}
+    ends = specialise(end, "repeated", types.void(number), **options)
+    begins = specialise(begin, "repeated", types.boolean(number, number), **options)
+    checks = specialise(check, "repeated", types.boolean(number), **options)
+    return entry_point(begins), entry_point(checks), entry_point(ends)
 
 
 @functools.cache
-def _compiled():
-    """`begin` and `end`, compiled."""
-    number, options = types.int64, {"bindings": {}, "nogil": False, "key": reader.LAYOUT_KEY}
-    ends = specialise(end, "numpy", types.void(number), **options)
-    begins = specialise(begin, "numpy", types.boolean(number, number, number), **options)
-    return entry_point(begins), entry_point(ends)
+def _clipper(dtype):
+    """`cpu.clip_by_norm`, compiled."""
+    bindings, name, key = launch.specialisation(None, 0, dtype)
+    return specialise(cpu.clip_by_norm, name, types.int64(types.int64, types.int64), bindings, key=key)
 
 
 @functools.cache

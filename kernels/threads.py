@@ -20,6 +20,7 @@ import numpy as np
 from numba import prange, types
 
 from ._jit import c_address, entry_point, specialise
+from .crowding import begin, end
 from .intrinsics import array_at, call_kernel, call_number, call_parallel
 
 _RUNTIME = re.compile(r"/lib(gomp|iomp5|omp)(-[0-9a-f]+)?\.so[^/]*$")
@@ -27,8 +28,10 @@ _SYSTEMS = ("libgomp.so.1", "libomp.so.5", "libomp.so")
 _FUNCTIONS = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "omp_get_max_threads")
 
 
-def call(kernel, bins, handle, options):
+def call(kernel, bins, handle, options, account=0):
     """A run of a kernel over ``bins.size - 1`` ranges, on as many threads or, if there are not so many, fewer.
+
+    With an ``account`` on one, too, where other programs want the cores.
 
     Parameters
     ----------
@@ -37,6 +40,8 @@ def call(kernel, bins, handle, options):
     bins : int64 array
         Boundaries of the ranges.
     handle, options : int
+    account : int
+        Address of a `crowding.Account`, or 0.
 
     Returns
     -------
@@ -45,8 +50,8 @@ def call(kernel, bins, handle, options):
     """
     team = _team(_has_torch())
     if team is None:
-        return functools.partial(_numbas_threads(), kernel, bins, handle, options)
-    return functools.partial(_forking()[0], team, kernel, bins, handle, options)
+        return functools.partial(_numbas_threads(), kernel, bins, handle, options, account)
+    return functools.partial(_forking()[0], team, kernel, bins, handle, options, account)
 
 
 def layer():
@@ -63,30 +68,41 @@ def layer():
 # -- Numba's -----------------------------------------------------------------------------------------------------------
 
 
-def spread(kernel, bins, handle, options):
+def spread(kernel, bins, handle, options, account):
     """A kernel on Numba's threads."""
-    for b in prange(bins.size - 1):
-        call_kernel(kernel, bins[b], bins[b + 1], handle, options)
+    count = bins.size - 1
+    threads, began = begin(account, count)
+    if threads == 1:
+        call_kernel(kernel, bins[0], bins[count], handle, options)
+    else:
+        for b in prange(count):
+            call_kernel(kernel, bins[b], bins[b + 1], handle, options)
+    end(account, count, began)
 
 
 @functools.cache
 def _numbas_threads():
     """`spread`, compiled."""
     number = types.int64
-    signature = types.void(number, types.Array(number, 1, "C"), number, number)
+    signature = types.void(number, types.Array(number, 1, "C"), number, number, number)
     return entry_point(specialise(spread, "numba", signature, {}, parallel=True, key="spread"))
 
 
 # -- OpenMP's ----------------------------------------------------------------------------------------------------------
 
 
-def fork(team, kernel, bins, handle, options):
+def fork(team, kernel, bins, handle, options, account):
     """A kernel on the threads of an OpenMP runtime; ``team`` is of `_team`."""
     count, task = bins.size - 1, np.empty(7, np.int64)
-    task[0], task[1], task[2], task[3], task[4] = kernel, bins.ctypes.data, count, handle, options
-    task[5], task[6] = team[1], team[2]
-    threads = count if team[4] == 0 else min(count, max(1, call_number(team[4])))
-    call_parallel(team[0], team[3], task.ctypes.data, threads)
+    most = count if team[4] == 0 else min(count, max(1, call_number(team[4])))
+    threads, began = begin(account, most)
+    if threads == 1:
+        call_kernel(kernel, bins[0], bins[count], handle, options)
+    else:
+        task[0], task[1], task[2], task[3], task[4] = kernel, bins.ctypes.data, count, handle, options
+        task[5], task[6] = team[1], team[2]
+        call_parallel(team[0], team[3], task.ctypes.data, threads)
+    end(account, most, began)
     return task[0]  # it has lived so long
 
 
@@ -104,7 +120,7 @@ def _forking():
     """`fork`, ready to be called, and the address of `member`."""
     number = types.int64
     numbers = types.Array(number, 1, "C")
-    forks = specialise(fork, "openmp", number(numbers, number, numbers, number, number), {}, key="fork")
+    forks = specialise(fork, "openmp", number(numbers, number, numbers, number, number, number), {}, key="fork")
     members = specialise(member, "openmp", types.void(number), {}, key="member")
     return entry_point(forks), c_address(members)
 

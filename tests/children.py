@@ -250,6 +250,28 @@ def bits(name, way="list"):
     return digest_of(optimizer, arrays)
 
 
+def bits_in_turn(name):
+    """`bits`, with launches on one thread and on all in turn, at random; and how many were on one, and on all."""
+    import random
+    from unittest import mock
+
+    from fastopt.kernels import crowding, launch
+
+    import fastopt
+
+    known, rng, alone = crowding.Account(), random.Random(0), []
+
+    def account(kernel, elements):
+        known.record[[crowding.SEEN, crowding.NEXT]] = 1, 1
+        known.record[[crowding.PAUSE, crowding.UNTIL]] = rng.choice([0, 1e9]), np.inf
+        alone.append(bool(crowding.is_alone(known.record)))
+        return known.address
+
+    fastopt.set_num_threads(2, yields=True)
+    with mock.patch.object(launch.Kernel, "account", account):
+        return bits(name), alone.count(True), alone.count(False)
+
+
 def _copies():
     return [array.copy() for array in _drawn(0)]
 

@@ -9,6 +9,7 @@ import pytest
 from environments import (  # noqa: F401
     backend_of_this_process,
     is_child,
+    pytest_collection_modifyitems,
     pytest_configure,
     pytest_runtest_protocol,
 )
@@ -25,6 +26,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if "PYTEST_XDIST_WORKER" not in os.environ and not is_child():
     os.environ["FASTOPT_CACHE_DIR"] = tempfile.mkdtemp(prefix="fastopt-tests-")
     atexit.register(shutil.rmtree, os.environ["FASTOPT_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def all_threads():
+    """Launches use threads however busy the machine is: it is them that most tests of launches are about."""
+    from fastopt.kernels import launch
+
+    launch._state["yields"] = False
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ needs and xdist group share a child. With the environment that a marker stands f
 `NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda_arrays.py --pdb`.
 """
 
+import importlib.util
 import os
 import pickle
 import subprocess
@@ -24,6 +25,14 @@ _FOUND = pytest.StashKey()
 def backend_of_this_process():
     """The backend that the tests of this process have: NumPy's, unless it is a child."""
     return os.environ.get(_BACKEND, "numpy")
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what needs a backend that is not installed, here and not in a child."""
+    for item in items:
+        backend = item.get_closest_marker("keras_backend")
+        if backend and importlib.util.find_spec(backend.args[0]) is None:
+            item.add_marker(pytest.mark.skip(reason=f"Keras's backend {backend.args[0]} is not installed"))
 
 
 def is_child():
@@ -64,6 +73,8 @@ def pytest_runtest_protocol(item, nextitem):
 
 def _needs(item):
     """What must change in the environment for an item, as pairs of name and value."""
+    if item.get_closest_marker("skip"):
+        return ()
     needs = []
     backend = item.get_closest_marker("keras_backend")
     if backend and backend.args[0] != backend_of_this_process():

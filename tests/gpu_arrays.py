@@ -6,6 +6,8 @@ import functools
 import sys
 import types
 
+import pytest
+
 from fastopt.device import aligned_zeros, dlpack
 
 
@@ -99,7 +101,7 @@ def simulated(array, patch):
 @functools.cache
 def tensor_class():
     """Tensors of torch that say they are on a GPU."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     class OnGpu(torch.Tensor):
         @property
@@ -114,7 +116,7 @@ def tensor_class():
 
 def tensor(array, patch):
     """A tensor of torch that says it is on a GPU."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     empty = torch.empty
 

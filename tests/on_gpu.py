@@ -12,7 +12,7 @@ import pytest
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what these say of each other's versions while they load is not for us to judge
     import numba  # noqa: F401
-    import torch
+    from needs_torch import torch
 
 SPIN = 4_000_000_000
 """Clock cycles, some two seconds: what a GPU is kept busy with while a test looks whether anything waits for it."""

@@ -4,8 +4,8 @@ import inspect
 
 import numpy as np
 import pytest
-import torch
 from keras_reference import import_keras
+from optional_torch import torch
 from test_activations import arrays, over_dtypes, tolerance
 
 from fastopt import activations

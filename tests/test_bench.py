@@ -230,6 +230,7 @@ def test_a_library_that_is_not_there_is_missing(monkeypatch):
 
 
 def test_only_so_many_take_part():
+    pytest.importorskip("torch")
     names = ["torch fused", "DeepSpeed", "NumPy", "torch foreach"]
     measurement = Measurement(Case("lamb", "1e3"), names, most_peers=1)  # which torch has not
     assert measurement.missing.keys() == {"torch fused", "DeepSpeed", "torch foreach"}
@@ -239,6 +240,7 @@ def test_only_so_many_take_part():
 
 
 def test_where_memory_is_short_the_first_ones_come_first():
+    pytest.importorskip("torch")
     case = Case("adam", "1e6")
     taken, missing = chosen_peers(case, 3, ["torch fused", "torch foreach"], free=4e6 * 10 / 0.7)
     assert taken == ["torch fused"]

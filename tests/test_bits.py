@@ -53,6 +53,21 @@ def test_number_of_threads(name, count, threads):
     assert children.bits(name) == reference(name)
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_launches_on_one_thread_and_on_all_in_turn(name, threads):
+    bits, alone, on_all = children.bits_in_turn(name)
+    assert bits == reference(name)
+    assert alone and on_all
+
+
+@pytest.mark.parametrize("layer", children.LAYERS)
+def test_launches_in_turn_on_threads_of_any_kind(layer):
+    code = "import children; children.report(found=children.bits_in_turn('Adam'))"
+    bits, alone, on_all = children.run(code, **children.layer(layer))["found"]
+    assert bits == reference("Adam")
+    assert alone and on_all
+
+
 @pytest.mark.parametrize("count", [1, 4])
 def test_number_of_numba_threads(count):
     bits, _ = bits_in_child(EVERY, NUMBA_NUM_THREADS=count)

@@ -439,8 +439,9 @@ def test_info_as_json():
     facts = json.loads(result.stdout)
     assert {
         "versions", "operating_system", "processor", "simd_bits", "numba_threads", "threading_layer", "thread_cap",
-        "cache", "devices", "optional_packages",
+        "reading", "cache", "devices", "optional_packages",
     } == facts.keys()  # fmt: skip
+    assert facts["reading"]["NumPy"] == "compiled"
     assert facts["versions"]["fastopt"] == fastopt.__version__
     assert facts["cache"]["folder"] == os.environ["FASTOPT_CACHE_DIR"]
     assert facts["threading_layer"] in ("openmp", "omp", "tbb", "workqueue") or facts["numba_threads"] == 1

@@ -305,7 +305,7 @@ def test_shared_memory(on_gpu):
 
 
 def test_tensors_that_are_not_in_memory(monkeypatch):
-    import torch
+    torch = pytest.importorskip("torch")
 
     on_gpu = type(gpu_arrays.tensor(zeros(3), monkeypatch))
     sparse = type("Sparse", (on_gpu,), {"layout": torch.sparse_coo})
@@ -552,7 +552,7 @@ def test_gradients_are_let_go(monkeypatch):
 
 
 def test_a_parameter_that_moved(monkeypatch):
-    import torch
+    torch = pytest.importorskip("torch")
 
     scene = Scene(lambda array: gpu_arrays.tensor(array, monkeypatch))
     scene.read(scene.grads())

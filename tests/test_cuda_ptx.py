@@ -105,8 +105,7 @@ def built(kind, kwargs, dtype):
 
 def stepped(name, kwargs, dtype):
     """Have an optimizer of `fastopt.torch` build, which it does when it has gradients."""
-    import torch
-
+    torch = pytest.importorskip("torch")
     import fastopt.torch
 
     with pytest.MonkeyPatch.context() as patch:

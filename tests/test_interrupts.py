@@ -5,11 +5,12 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torture
-from fastopt.kernels import launch
+from fastopt.kernels import launch, locks
 
 import fastopt
 
@@ -70,9 +71,8 @@ def test_torture_notices_a_torn_step(monkeypatch):
         return in_turn
 
     monkeypatch.setattr(launch, "one_call", one_call)
-    tally = torture.Torture("SGD", torture.core("SGD", torture.SMALL, global_clipnorm=1.0), False).run(
-        time.perf_counter() + 0.5
-    )
+    averaged = {"use_ema": True, "ema_overwrite_frequency": 1}  # such steps are never repeated in compiled code
+    tally = torture.Torture("SGD", torture.core("SGD", torture.SMALL, **averaged), False).run(time.perf_counter() + 0.5)
     assert tally.torn
 
 
@@ -151,6 +151,33 @@ def test_training_weights_come_back_whenever_interrupted(front_end):
                 interrupts += 1
             optimizer.leave_evaluation()
             assert [p.tobytes() for p in params] == training
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupts
+
+
+@pytest.mark.parametrize("kind", [locks.Lock, locks.RLock])
+def test_locks_come_free_whenever_interrupted(kind):
+    lock, interrupts = kind(), 0
+
+    def handle(*_):
+        raise torture.Interrupted
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        until = time.perf_counter() + 0.5
+        while time.perf_counter() < until:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-4)
+                while True:
+                    with lock:
+                        pass
+            except torture.Interrupted:
+                interrupts += 1
+            with ThreadPoolExecutor(1) as other:
+                assert other.submit(lock.acquire, False).result()
+                other.submit(lock.release).result()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from keras_reference import import_keras
+from optional_torch import torch
 from test_losses import EPSILON, over_dtypes, tolerance
 
 from fastopt import losses

@@ -5,8 +5,8 @@ import weakref
 
 import numpy as np
 import pytest
-import torch
 from numpy.lib.stride_tricks import as_strided
+from optional_torch import torch
 
 import fastopt
 from fastopt.device.strides import overlaps_itself

@@ -6,7 +6,7 @@ import sys
 import children
 import numpy as np
 import pytest
-from fastopt.kernels import _jit, launch, reader, threads
+from fastopt.kernels import _jit, exchange, launch, threads
 from fastopt.kernels.intrinsics import array_at, call_number
 from numba import types
 
@@ -27,8 +27,8 @@ def specialised(monkeypatch):
         return _jit.specialise(kernel, name, *arguments, **options)
 
     monkeypatch.setattr(launch, "specialise", specialise)
-    monkeypatch.setattr(reader, "specialise", specialise)
-    for cached in (launch.kernel, launch.serial_function, reader.compiled):
+    monkeypatch.setattr(exchange, "specialise", specialise)
+    for cached in (launch.kernel, launch.serial_function, exchange._compiled, exchange.obstacle):
         cached.cache_clear()
     return names
 
@@ -87,9 +87,9 @@ def test_build_compiles_everything(specialised):
 
 @pytest.fixture
 def warm(specialised):
-    """What Adam and SGD need is there. Whatever the test makes compile, or load, fails it."""
+    """What Adam and SGD need is there, on threads too. Whatever the test makes compile, or load, fails it."""
     for optimizer in (fastopt.Adam(), fastopt.SGD(momentum=0.9)):
-        stepped(optimizer, arrays(3))
+        stepped(optimizer, arrays(3, 100_000))
     before = list(specialised)
     with children.recorded_compilations() as events:
         yield
@@ -271,6 +271,7 @@ TORCH_RUNS = """
 @pytest.mark.parametrize("imported", ["before the fork", "in the child"])
 @pytest.mark.parametrize("layer", children.LAYERS)
 def test_fork_where_only_torch_ran_in_parallel(layer, imported):
+    pytest.importorskip("torch")
     code = "import children\n" + ("import fastopt\n" if imported == "before the fork" else "")
     code += (
         TORCH_RUNS.replace("\n    ", "\n")
@@ -452,6 +453,7 @@ FASTOPT_IN_PARALLEL = "import fastopt; children.steps_of('Adam')"
 @pytest.mark.parametrize("torch_first", [True, False])
 def test_torch_and_fastopt_share_their_threads(torch_first):
     """A pool each would spin on the processors that the other needs."""
+    pytest.importorskip("torch")
     order = TORCH_IN_PARALLEL, FASTOPT_IN_PARALLEL
     first, second = order if torch_first else order[::-1]
     code = RUNTIMES.format(first=first, second=second)

@@ -16,9 +16,9 @@ from types import SimpleNamespace
 import keras_reference
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optional_torch import torch
 
 import fastopt
 from fastopt import schedules
@@ -394,6 +394,7 @@ def test_one_cycle_equals_torch(total_steps, pct_start, anneal_strategy, three_p
 
 
 def test_one_cycle_has_the_defaults_of_torch():
+    pytest.importorskip("torch")
     theirs = inspect.signature(torch.optim.lr_scheduler.OneCycleLR).parameters
     for name, parameter in inspect.signature(schedules.OneCycle).parameters.items():
         if parameter.default is not parameter.empty and name != "name":

@@ -5,7 +5,7 @@ import pickle
 
 import children
 import pytest
-import torch
+from needs_torch import torch
 from torch_reference import distance
 
 import fastopt.torch

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import children
 import pytest
-import torch
+from needs_torch import torch
 from torch_reference import batches, distance, loss_of, net
 
 import fastopt.torch

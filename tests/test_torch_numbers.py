@@ -4,7 +4,7 @@ import copy
 import inspect
 
 import pytest
-import torch
+from needs_torch import torch
 from torch_reference import (
     FACTOR,
     STEPS,

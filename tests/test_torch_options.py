@@ -6,7 +6,7 @@ import pickle
 import warnings
 
 import pytest
-import torch
+from needs_torch import torch
 from torch_reference import batches, distance, loss_of, net
 
 import fastopt.torch

@@ -3,7 +3,7 @@
 import copy
 
 import pytest
-import torch
+from needs_torch import torch
 
 import fastopt.torch
 

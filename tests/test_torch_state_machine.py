@@ -9,7 +9,6 @@ import gc
 import io
 
 import pytest
-import torch
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -21,6 +20,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from needs_torch import torch
 
 import fastopt.torch
 

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
+from needs_torch import torch
 from torch_reference import batches, distance, loss_of, net
 
 import fastopt.torch

@@ -1,12 +1,12 @@
 """What fastopt.torch is held against: torch.optim, and plain loops where torch has no such class.
 
-Importing this imports torch.
+Importing this imports torch, or skips the module that does where there is none.
 """
 
 import copy
 import warnings
 
-import torch
+from needs_torch import torch
 
 STEPS = 50
 TOLERANCE, FACTOR, FLOOR = 2e-6, 1.5, 1e-2

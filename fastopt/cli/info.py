@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import platform
 from collections.abc import Callable
 from importlib import metadata
@@ -93,6 +95,16 @@ def _threading_layer() -> str:
     return threads.layer()
 
 
+def _reading() -> dict[str, str]:
+    """How steps find out where hundreds of arrays lie: in one compiled call, or one by one, and then why."""
+    from fastopt.kernels import exchange
+
+    obstacles = {"NumPy": exchange.obstacle()}
+    if importlib.util.find_spec("torch") is not None:
+        obstacles["torch"] = importlib.import_module("fastopt.torch.reading").obstacle()
+    return {name: f"in Python: {reason}" if reason else "compiled" for name, reason in obstacles.items()}
+
+
 def _thread_cap() -> int:
     from fastopt import get_num_threads
 
@@ -145,6 +157,7 @@ FACTS: dict[str, Callable[[], Any]] = {
     "numba_threads": _numba_threads,
     "threading_layer": _threading_layer,
     "thread_cap": _thread_cap,
+    "reading": _reading,
     "cache": _cache,
     "devices": _devices,
     "optional_packages": _optional_packages,

@@ -3,57 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from .cuda import CudaArray, Gpu
-from .host import ALIGNMENT, HOST, Array, aligned_zeros
-from .libraries import library_of
+from .array import ALIGNMENT, Array, CudaArray, aligned_zeros
+from .checks import check_array, is_array
+from .cuda import Gpu
+from .host import HOST
+from .libraries import Library, library_of
 from .place import Place
 from .strides import AnyArray
-
-if TYPE_CHECKING:
-    from .libraries import Library
 
 __all__ = [
     "ALIGNMENT", "HOST", "AnyArray", "Array", "CudaArray", "Gpu", "Place", "aligned_zeros", "check_array", "engine",
     "is_array", "place_of",
 ]  # fmt: skip
-
-
-def is_array(value: Any) -> bool:
-    """Whether an object is an array on any device."""
-    return isinstance(value, np.ndarray) or library_of(value) is not None
-
-
-def check_array(name: str, array: Any) -> None:
-    """Refuse what is no plain NumPy array.
-
-    Parameters
-    ----------
-    name : str
-        Names the array in the message, as "parameter w".
-    array : object
-        What was given.
-
-    Raises
-    ------
-    TypeError
-        If it is no NumPy array, or on another device.
-    """
-    if isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray):
-        return
-    if library_of(array) is not None:
-        raise TypeError(f"{name}: is on a CUDA device, and a numpy.ndarray is needed here: copy it to the host first")
-    hint = ""
-    if isinstance(array, np.ma.MaskedArray):
-        hint = ": pass array.data"
-    elif type(array).__module__.partition(".")[0] == "torch":
-        hint = ": pass tensor.detach().numpy(), which shares its memory"
-    elif isinstance(array, np.generic):
-        hint = ", which cannot be updated in place: use a 0-d array"
-    raise TypeError(f"{name}: expected a numpy.ndarray, got {type(array).__name__}{hint}")
 
 
 def place_of(names: Sequence[str], arrays: Sequence[Any]) -> Place:

@@ -1,157 +1,19 @@
-"""One GPU: views of its memory, and what is done with whole arrays there. Nothing here waits unless it says so."""
+"""One GPU: what is done with whole arrays there. Nothing here waits unless it says so."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from .host import HOST, Array
+from .array import Array, CudaArray, Stream
+from .host import HOST
+from .libraries import LIBRARIES, Library, library_of
 from .strides import byte_range, c_strides, is_dense, same_strides
-
-if TYPE_CHECKING:
-    from .libraries import Library
-
-Stream = Callable[[], int]
-"""Gives the handle of the stream on which somebody works at the time of the call; 0 is the legacy default stream."""
-
-
-def default_stream() -> int:
-    """The `Stream` of those who name none."""
-    return 0
-
-
-class Flags(NamedTuple):
-    """Like those of a NumPy array."""
-
-    c_contiguous: bool
-    writeable: bool
-    aligned: bool
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class CudaArray:
-    """A view of an array in the memory of a GPU.
-
-    ``torch.as_tensor``, ``cupy.asarray`` and ``numba.cuda.as_cuda_array`` take it without a copy. It is never copied to
-    the host unless `copy_to_host` is called.
-
-    Attributes
-    ----------
-    address : int
-        Of the first element.
-    shape, strides : tuple of int
-        Strides in bytes.
-    dtype : numpy.dtype
-    device : int
-        Number of the GPU.
-    owner : object
-        Keeps the memory alive.
-    stream : function
-        Gives the stream on which the contents are worked on.
-    writeable : bool
-    """
-
-    address: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: np.dtype[Any]
-    device: int
-    owner: Any
-    stream: Stream = default_stream
-    writeable: bool = True
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of an element."""
-        return self.dtype.itemsize
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all elements."""
-        return self.size * self.itemsize
-
-    @property
-    def flags(self) -> Flags:
-        """What NumPy would say of the same array."""
-        plain = c_strides(self.shape, self.itemsize)
-        axes = [axis for axis, extent in enumerate(self.shape) if extent > 1]
-        return Flags(
-            c_contiguous=self.size == 0 or all(self.strides[axis] == plain[axis] for axis in axes),
-            writeable=self.writeable,
-            aligned=not any(
-                number % self.itemsize for number in (self.address, *(self.strides[axis] for axis in axes))
-            ),
-        )
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        return {
-            "shape": self.shape,
-            "typestr": self.dtype.str,
-            "data": (self.address if self.size else 0, not self.writeable),
-            "strides": None if self.flags.c_contiguous else self.strides,
-            "stream": self.stream() or 1,  # the interface's name for the legacy default stream
-            "version": 3,
-        }
-
-    def __array__(self, *args: Any, **kwargs: Any) -> Array:
-        raise TypeError("a CudaArray is in GPU memory: call copy_to_host() for a NumPy array")
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TypeError("a CudaArray is a view of GPU memory and can be neither copied nor pickled: use copy_to_host()")
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, part: slice) -> CudaArray:
-        """Part of a 1-D array."""
-        if self.ndim != 1 or not isinstance(part, slice):
-            raise TypeError("a CudaArray takes a slice of its only axis: use torch.as_tensor or cupy.asarray for more")
-        start, stop, step = part.indices(self.shape[0])
-        extent = len(range(start, stop, step))
-        address = self.address + start * self.strides[0]
-        return replace(self, address=address, shape=(extent,), strides=(step * self.strides[0],))
-
-    def reshape(self, shape: Sequence[int]) -> CudaArray:
-        """A C-ordered array without gaps in another shape of as many elements."""
-        if math.prod(shape) != self.size or not self.flags.c_contiguous:
-            raise ValueError(f"cannot view shape {self.shape}, strides {self.strides} in shape {tuple(shape)}")
-        return replace(self, shape=tuple(shape), strides=c_strides(tuple(shape), self.itemsize))
-
-    def transpose(self, axes: Sequence[int]) -> CudaArray:
-        """The axes in another order."""
-        return replace(
-            self, shape=tuple(self.shape[axis] for axis in axes), strides=tuple(self.strides[axis] for axis in axes)
-        )
-
-    def copy_to_host(self) -> Array:
-        """A NumPy array with the same elements; waits for the GPU."""
-        from ..kernels.cuda import driver
-
-        low, high = byte_range(self.address, self)
-        memory = np.empty(high - low, np.uint8)
-        if self.size:
-            driver.device(self.device).download(memory, low, self.stream())
-        return np.ndarray(self.shape, self.dtype, memory, self.address - low, self.strides).copy()
-
-    def __repr__(self) -> str:
-        return f"CudaArray(shape={self.shape}, dtype={self.dtype}, device={self.device})"
 
 
 class Gpu:
@@ -195,8 +57,6 @@ class Gpu:
 
     def view(self, name: str, array: Any) -> CudaArray:
         """See `Place.view`; also refuses what has no memory any more."""
-        from .libraries import library_of
-
         library = library_of(array)
         if library is None:
             kind = "a NumPy array" if isinstance(array, np.ndarray) else f"an object of type {type(array).__name__}"
@@ -305,8 +165,6 @@ class Gpu:
 
 def _gpu_of(library_name: str, ordinal: int) -> Gpu:
     """The GPU for new arrays of a library, where that works by default."""
-    from .libraries import LIBRARIES
-
     library = LIBRARIES[library_name]
     return Gpu(ordinal, library, library.stream(library.empty(ordinal, 0, np.dtype(np.float32))))
 

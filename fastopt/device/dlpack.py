@@ -75,6 +75,48 @@ _set_name = ctypes.pythonapi.PyCapsule_SetName
 _set_name.restype, _set_name.argtypes = ctypes.c_int, [ctypes.py_object, ctypes.c_char_p]
 
 
+class _ExchangeHeader(ctypes.Structure):
+    pass
+
+
+_ExchangeHeader._fields_ = (
+    ("major", ctypes.c_uint32),
+    ("minor", ctypes.c_uint32),
+    ("older", ctypes.POINTER(_ExchangeHeader)),
+)
+
+
+class _Exchange(ctypes.Structure):
+    _fields_ = (
+        ("header", _ExchangeHeader),
+        ("allocate", ctypes.c_void_p),
+        ("managed_from_object", ctypes.c_void_p),
+        ("managed_to_object", ctypes.c_void_p),
+        ("tensor_from_object", ctypes.c_void_p),
+        ("current_stream", ctypes.c_void_p),
+    )
+
+
+_EXCHANGE_NAME = b"dlpack_exchange_api"
+
+
+def exchange_function(kind: type) -> int:
+    """Address of ``dltensor_from_py_object_no_sync`` for objects of a class; 0 where its library has none.
+
+    What a newer major version lays out differently is not looked at, but the older tables that it points to are.
+    """
+    capsule = getattr(kind, "__dlpack_c_exchange_api__", None)
+    if type(capsule).__name__ != "PyCapsule" or _get_name(capsule) != _EXCHANGE_NAME:
+        return 0
+    address = _get_pointer(capsule, _EXCHANGE_NAME)
+    while address:
+        header = ctypes.cast(address, ctypes.POINTER(_ExchangeHeader)).contents
+        if header.major == 1:
+            return ctypes.cast(address, ctypes.POINTER(_Exchange)).contents.tensor_from_object or 0
+        address = ctypes.cast(header.older, ctypes.c_void_p).value
+    return 0
+
+
 def export(array: Any, stream: int) -> Exported:
     """Have an array's library hand it over; what follows on ``stream`` sees it complete.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,10 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
-Array = np.ndarray[Any, Any]
-
-ALIGNMENT = 64
-"""Bytes that flat memory starts at a multiple of: a cache line."""
+from .array import Array, aligned_zeros
+from .checks import check_array
 
 
 class Host:
@@ -27,8 +24,6 @@ class Host:
 
     def view(self, name: str, array: Any) -> Array:
         """See `Place.view`: here the very same, unless it is of a subclass, whose attributes may say anything."""
-        from . import check_array
-
         check_array(name, array)
         return array if type(array) is np.ndarray else np.ndarray.view(array, np.ndarray)
 
@@ -87,16 +82,5 @@ class Host:
         except np.exceptions.TooHardError:
             return True
 
-
-def aligned_zeros(size: int, dtype: np.dtype[Any]) -> Array:
-    """A 1-D array of zeros that starts at a multiple of `ALIGNMENT` bytes, in memory that nobody can resize."""
-    raw = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)
-    _UNRESIZABLE[id(raw)] = raw
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size * dtype.itemsize].view(dtype)
-
-
-_UNRESIZABLE: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()
-"""NumPy resizes no array that is weakly referenced, whatever its ``refcheck``: kernels know the address."""
 
 HOST = Host()

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import _numba_cuda
 from . import dlpack
-from .cuda import CudaArray, Stream, default_stream
-from .host import aligned_zeros
+from .array import CudaArray, Stream, aligned_zeros, default_stream
 from .strides import c_strides
 
 
@@ -293,13 +293,10 @@ class Numba(Interface):
     """Numba's device arrays."""
 
     name = "numba"
-    _module = "numba.cuda.cudadrv.devicearray"
 
     def owns(self, array: Any) -> bool:
         """See `Library.owns`."""
-        module = sys.modules.get(self._module)
-        # The simulator's module of that name has no such class.
-        return module is not None and isinstance(array, getattr(module, "DeviceNDArray", ()))
+        return _numba_cuda.is_device_array(array)
 
     def stream(self, array: Any) -> Stream:
         """See `Library.stream`: the one that the array is bound to, or Numba's default."""
@@ -309,10 +306,10 @@ class Numba(Interface):
     def _signature(self, array: Any) -> object:
         if not self.owns(array):
             return None
-        return array.dtype, array.shape, array.strides, int(array.stream), array.gpu_data.context.device.id
+        return array.dtype, array.shape, array.strides, int(array.stream), _numba_cuda.ordinal_of(array)
 
     def _address(self, array: Any) -> int:
-        return array.device_ctypes_pointer.value or 0
+        return _numba_cuda.address_of(array)
 
     def empty(self, ordinal: int, size: int, dtype: np.dtype[Any]) -> Any:
         """See `Library.empty`."""
@@ -325,12 +322,10 @@ class Simulator(Library):
     """Arrays of Numba's CUDA simulator: on the host, and without ``__cuda_array_interface__``."""
 
     name = "simulator"
-    _module = "numba.cuda.simulator.cudadrv.devicearray"
 
     def owns(self, array: Any) -> bool:
         """See `Library.owns`."""
-        module = sys.modules.get(self._module)
-        return module is not None and isinstance(array, module.FakeCUDAArray)
+        return _numba_cuda.is_simulated_array(array)
 
     def ordinal(self, array: Any) -> int:
         """See `Library.ordinal`: there is one GPU."""
@@ -342,28 +337,23 @@ class Simulator(Library):
 
     def view(self, name: str, array: Any, stream: int) -> CudaArray:
         """See `Library.view`."""
-        memory = array._ary
+        memory = _numba_cuda.memory_of(array)
+        writeable = memory.flags.writeable
         return CudaArray(
-            self._address(array),
-            memory.shape,
-            memory.strides,
-            memory.dtype,
-            0,
-            memory,
-            writeable=memory.flags.writeable,
+            self._address(array), memory.shape, memory.strides, memory.dtype, 0, memory, writeable=writeable
         )
 
     def _signature(self, array: Any) -> object:
         if not self.owns(array):
             return None
-        return array._ary.dtype, array._ary.shape, array._ary.strides, array._ary.flags.writeable
+        return array.dtype, array.shape, array.strides, array.flags.writeable
 
     def _address(self, array: Any) -> int:
-        return array._ary.__array_interface__["data"][0]
+        return array.__array_interface__["data"][0]
 
     def empty(self, ordinal: int, size: int, dtype: np.dtype[Any]) -> Any:
         """See `Library.empty`."""
-        return importlib.import_module(self._module).FakeCUDAArray(aligned_zeros(size, dtype))
+        return _numba_cuda.simulated_array(aligned_zeros(size, dtype))
 
 
 class DLPack(Library):

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .host import Array
+from .array import Array
 from .strides import AnyArray
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ..device import Place
 from .base import ABSENT, BaseGradients
 from .cuda import CudaGradients
-from .host import Gradients
+from .host import Gradients, HostGradients
 
-__all__ = ["ABSENT", "BaseGradients", "CudaGradients", "Gradients", "gradients_of"]
+__all__ = ["ABSENT", "BaseGradients", "CudaGradients", "Gradients", "HostGradients", "gradients_of"]
 
 
 def gradients_of(place: Place) -> type[BaseGradients]:

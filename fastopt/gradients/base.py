@@ -12,7 +12,7 @@ import numpy as np
 
 from ..device import HOST, AnyArray, Array, is_array
 from ..device.strides import same_strides
-from ..flat import FlatBuffer, flatten, match
+from ..flat import FlatBuffer, flatten, is_plain, match
 from ..kernels.layout import ADDRESS, DIRECT, FLOAT32, FLOAT64, LAYOUT
 from ..kernels.repeated_step import RepeatedStep
 from ..parameters import Parameter
@@ -71,7 +71,13 @@ class BaseGradients:
         self.streams_to_wait_for: list[int] = []
         self._held: Any = ()
         self._staged: list[AnyArray] = []
-        self._apart = b"", b""  # addresses and sizes that were found not to overlap
+        self._sizes = np.array([parameter.array.size for parameter in parameters], np.int64)
+        self._known: list[object] = [None] * self._count  # signatures of what was examined last
+        self._zeroes = False  # whether that was examined for zeroing
+        # Of each gradient: first byte and the one after the last, counted from its address; bytes of an element.
+        self._reach = np.zeros((2, self._count), np.int64)
+        self._itemsizes = np.ones(self._count, np.int64)
+        self._apart = b"", b""  # addresses and reaches that were found not to overlap
 
     def read(self, grads: Any, zero: bool) -> int:
         """Fill the table from one step's gradients.
@@ -95,12 +101,10 @@ class BaseGradients:
         """
         raise NotImplementedError
 
-    def repeated_step(
-        self, counters: Any, engine: Any, settings: type | None, running: Any, watch: bool
-    ) -> RepeatedStep | None:
+    def repeated_step(self, counters: Any, engine: Any, *what: Any) -> RepeatedStep | None:
         """A `read` and what else steps repeat in one call, for gradients that are as usual; None: that is not possible.
 
-        ``engine`` is the optimizer's only one, the rest is as of `RepeatedStep`.
+        ``engine`` is the optimizer's only one, the rest is as of `RepeatedStep`, from the settings on.
         """
         return None
 
@@ -148,8 +152,11 @@ class BaseGradients:
             return tuple(grads.values())
         return grads
 
-    def _match(self, grads: Any) -> list[Any]:
+    def _leaves(self, grads: Any) -> list[Any]:
         """The gradients as a list in the parameters' order."""
+        ordered = self._in_order(grads)
+        if type(ordered) in (list, tuple) and len(ordered) == self._count and is_plain(ordered):
+            return list(ordered)
         if is_array(grads):
             whole = self._place.view("gradient of all parameters", grads)
             if self._is_flat(whole):
@@ -231,14 +238,36 @@ class BaseGradients:
                     f"gradient {parameter.path}: overlaps a parameter or the optimizer's own state: pass a copy"
                 )
 
-    def _are_apart(self, sizes: Array) -> bool:
-        """Whether the gradients in the table, of so many bytes, share no memory. The last answer is remembered."""
+    def _forget(self, zero: bool) -> None:
+        """Examine every gradient anew, as one that is to be zeroed or not."""
+        self._zeroes, self._known = zero, [None] * self._count
+
+    def _check_addresses(self, view: Callable[[int], AnyArray]) -> None:
+        """What the addresses in the table must fulfil, whatever is known of the gradients; ``view`` gives each one.
+
+        Raises
+        ------
+        ValueError
+            If one is not aligned, or belongs to memory that a step writes to.
+        """
+        addresses, occupied = self.table[ADDRESS], self._occupied
+        for k in np.flatnonzero(addresses % self._itemsizes).tolist():
+            raise ValueError(f"gradient {self._paths[k]}: its memory is not aligned to its dtype: pass a copy")
+        if not len(occupied):
+            return
+        low, high = addresses + self._reach
+        ranges = occupied[np.minimum(np.searchsorted(occupied[:, 1], low, side="right"), len(occupied) - 1)]
+        for k in np.flatnonzero((addresses != 0) & (ranges[:, 0] < high) & (ranges[:, 1] > low)).tolist():
+            self._check_overlap(self.parameters[k], view(k), self._zeroes)
+
+    def _are_apart(self, reach: Array) -> bool:
+        """Whether the gradients in the table, which reach so far, share no memory. The last answer is remembered."""
         addresses = self.table[ADDRESS]
-        asked = addresses.tobytes(), sizes.tobytes()
+        asked = addresses.tobytes(), reach.tobytes()
         if asked != self._apart:
-            order = np.argsort(addresses)
-            low, high = addresses[order], (addresses + sizes * (addresses != 0))[order]
-            if np.any(high[:-1] > low[1:]):
+            low, high = addresses + reach * (addresses != 0)
+            order = np.argsort(low)
+            if np.any(high[order][:-1] > low[order][1:]):
                 return False
             self._apart = asked
         return True

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..device import AnyArray, CudaArray, Gpu, is_array
 from ..device.strides import byte_range
-from ..flat import FlatBuffer, is_plain
+from ..flat import FlatBuffer
 from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
 from ..parameters import Parameter
 from .base import ABSENT, BaseGradients, check_gradient
@@ -28,12 +28,6 @@ class CudaGradients(BaseGradients):
         self._library = self._place.library
         self._given = [parameter.given for parameter in parameters]
         self._given_addresses = self._library.addresses(self._given)
-        self._sizes = np.array([parameter.array.size for parameter in parameters], np.int64)
-        self._known: list[object] = [None] * self._count  # signatures of what was examined last
-        self._zeroes = False  # whether what is known was examined for zeroing
-        # Of each gradient: first byte and the one after the last, counted from its address; bytes of an element.
-        self._reach = np.zeros((2, self._count), np.int64)
-        self._itemsizes = np.ones(self._count, np.int64)
         self._views: list[CudaArray] = []  # of this step, that their libraries would otherwise take back
         self._lent: deque[tuple[Any, list[CudaArray]]] = deque()  # the same of steps that the GPU has yet to do
 
@@ -54,11 +48,10 @@ class CudaGradients(BaseGradients):
         self._views.clear()
         self.streams_to_wait_for = []
         if zero != self._zeroes:
-            self._forget()
-            self._zeroes = zero
+            self._forget(zero)
         if self._is_read_as_one(grads, zero):
             self._held = grads
-            self._forget()
+            self._forget(zero)
             return ZERO if zero else 0
         leaves = self._held = self._leaves(grads)
         self._check_missing([k for k, leaf in enumerate(leaves) if leaf is None], leaves)
@@ -82,9 +75,6 @@ class CudaGradients(BaseGradients):
         while self._lent and self._lent[0][0].is_done():
             self._lent.popleft()
 
-    def _forget(self) -> None:
-        self._known = [None] * self._count
-
     def _is_read_as_one(self, grads: Any, zero: bool) -> bool:
         """Whether one flat gradient has been read."""
         if self._buffer is None:
@@ -96,12 +86,6 @@ class CudaGradients(BaseGradients):
         view = self._place.view("gradient of all parameters", grads)
         self._note(view, self._library.signatures([grads])[0])
         return self._read_flat(view, zero)
-
-    def _leaves(self, grads: Any) -> list[Any]:
-        ordered = self._in_order(grads)
-        if type(ordered) in (list, tuple) and len(ordered) == self._count and is_plain(ordered):
-            return list(ordered)
-        return self._match(grads)
 
     def _find(self, leaves: list[Any], wanted: list[int]) -> None:
         """Fill the table, looking closely only at what differs from the last step's."""
@@ -155,16 +139,7 @@ class CudaGradients(BaseGradients):
         for k in wanted if np.any(lost) else ():
             if lost[k]:
                 raise ValueError(f"gradient {self._paths[k]}: has no memory: it was freed, or never allocated")
-        for k in np.flatnonzero(addresses % self._itemsizes).tolist():
-            raise ValueError(f"gradient {self._paths[k]}: its memory is not aligned to its dtype: pass a copy")
-        if not len(self._occupied):
-            return
-        low, high = addresses + self._reach
-        ranges = self._occupied[
-            np.minimum(np.searchsorted(self._occupied[:, 1], low, side="right"), len(self._occupied) - 1)
-        ]
-        for k in np.flatnonzero((addresses != 0) & (ranges[:, 0] < high) & (ranges[:, 1] > low)).tolist():
-            self._check_overlap(self.parameters[k], self._view(k, leaves), self._zeroes)
+        self._check_addresses(lambda k: self._view(k, leaves))
 
     def _view(self, k: int, leaves: list[Any]) -> CudaArray:
         return self._place.view(f"gradient {self._paths[k]}", leaves[k])
@@ -172,9 +147,7 @@ class CudaGradients(BaseGradients):
     def _zero_options(self, leaves: list[Any]) -> int:
         """As on the host: what no kernel comes by, or more than one reads, is zeroed after the step."""
         found = self.table[ADDRESS] != 0
-        low, high = (self.table[ADDRESS] + self._reach)[:, found]
-        order = np.argsort(low)
-        shared = bool(np.any(high[order][:-1] > low[order][1:]))
+        shared = not self._are_apart(self._reach)
         late = np.flatnonzero(found).tolist() if shared else [k for k in self._frozen if found[k]]
         self._staged = [self._view(k, leaves) for k in late]
         self.table[ADDRESS, self._frozen] = 0

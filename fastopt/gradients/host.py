@@ -1,56 +1,106 @@
-"""Gradients that are NumPy arrays."""
+"""Gradients in host memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from ctypes import addressof, c_char
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
 
-from ..device import Array, is_array
+from ..device import HOST, AnyArray, Array, is_array
+from ..device.strides import byte_range
 from ..flat import FlatBuffer, flatten
-from ..kernels import reader
+from ..kernels import exchange
 from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
 from ..kernels.repeated_step import RepeatedStep
 from ..parameters import Parameter
 from .base import ABSENT, BaseGradients, check_gradient
 
-_FLAGS, _WRITEABLE_FLAGS = reader.required_flags(False), reader.required_flags(True)
 _ALL = "gradient of all parameters"
 
 
-class Gradients(BaseGradients):
-    """Reads NumPy arrays: ordinary ones all in one compiled call."""
+class HostGradients(BaseGradients):
+    """Reads arrays of one library: ordinary ones all in one compiled call, others one by one.
+
+    What differs from the last step's in nothing but its address is not examined again.
+    """
+
+    def __init__(self, parameters: list[Parameter], buffer: FlatBuffer | None, state: list[AnyArray]) -> None:
+        super().__init__(parameters, buffer, state)
+        self._dense_reach = np.array([(0, parameter.array.nbytes) for parameter in parameters], np.int64).T.reshape(
+            2, -1
+        )
+        self._layouts_known = np.full(self._count, DIRECT, np.int64)  # of what was examined last
+
+    def _signature(self, grad: Any) -> object:
+        """What gradients that are read alike have in common; None: this one is to be examined at every step."""
+        raise NotImplementedError
+
+    def _examine(self, k: int, grad: Any) -> Any:
+        """Check one gradient, as one that is to be zeroed or not. What has its shape, strides, dtype and size."""
+        raise NotImplementedError
+
+    def _addresses(self, found: list[Any], numbers: list[int]) -> list[int]:
+        """Of gradients that have been examined, of parameters with these numbers."""
+        raise NotImplementedError
+
+    def _view(self, grad: Any) -> AnyArray:
+        """A gradient that has been examined, in NumPy."""
+        raise NotImplementedError
+
+    def _read_each(self, leaves: Sequence[Any], wanted: list[int], zero: bool) -> int:
+        """Fill the table from those gradients that are wanted; see `read`."""
+        found = [leaves[k] for k in wanted]
+        if zero != self._zeroes:
+            self._forget(zero)
+        known, addresses, layouts = self._known, self.table[ADDRESS], self.table[LAYOUT]
+        layouts[:] = self._layouts_known
+        for k, grad, signature in zip(wanted, found, map(self._signature, found), strict=True):
+            if signature is None or signature != known[k]:
+                known[k] = None
+                array = self._examine(k, grad)
+                self._find_layout(k, array)
+                self._reach[:, k], self._itemsizes[k] = byte_range(0, array), array.itemsize
+                known[k] = signature
+        self._layouts_known[:] = layouts
+        addresses[:] = 0
+        addresses[wanted] = self._addresses(found, wanted)
+        addresses[self._sizes == 0] = 0
+        self._check_addresses(lambda k: self._view(leaves[k]))
+        staged = STAGED if np.any(layouts[addresses != 0] != DIRECT) else 0
+        return staged | (self._zero_options(leaves, self._reach) if zero else 0)
+
+    def _zero_options(self, leaves: Sequence[Any], reach: Array) -> int:
+        """What no kernel comes by, or lies otherwise than its parameter, is zeroed last; so is all if any is shared:
+        no kernel may erase what another has yet to read.
+        """
+        late = self.table[ADDRESS] != 0
+        shared = not self._are_apart(reach)
+        if not shared:
+            late &= self.table[LAYOUT] != DIRECT
+            late[self._frozen] = self.table[ADDRESS, self._frozen] != 0
+        self._staged = [leaves[k] for k in np.flatnonzero(late).tolist()]
+        return 0 if shared else ZERO
+
+
+class Gradients(HostGradients):
+    """Reads NumPy arrays."""
 
     def __init__(self, parameters: list[Parameter], buffer: FlatBuffer | None, state: list[Array]) -> None:
         super().__init__(parameters, buffer, state)
-        descrs = np.array([id(parameter.array.dtype) for parameter in parameters], np.int64)
-        self._given = [parameter.given for parameter in parameters]
-        self._known = self._table_of_parameters()
-        self._tables = (descrs, self._expectations(), self._starts, self._occupied, self.table, self._known)
-        self._handle = reader.handle_of(*self._tables)
-        self._read_addresses: Any
-        self._first_changed: Any
-        self._read_addresses, self._first_changed = reader.compiled() or (None, None)
-        self._sizes = np.array([parameter.array.nbytes for parameter in parameters], np.int64)
+        self._given = tuple(parameter.given for parameter in parameters)
+        self._given_addresses = [HOST.address(parameter.in_place) for parameter in parameters]
+        self._readers = None if exchange.obstacle() else self._make_readers()
 
-    def _expectations(self) -> Array:
-        expected = np.zeros_like(self.layouts)
-        for start, parameter in zip(self._starts, self.parameters, strict=True):
-            array = parameter.array
-            record = [array.ndim, array.nbytes, *array.shape, *array.strides]
-            expected[start : start + len(record)] = record
-        return expected
-
-    def _table_of_parameters(self) -> Array:
-        """See `reader.OBJECT`."""
-        rows = [
-            (id(given), self._place.address(p.in_place), reader.WRITEABLE * p.trainable)
-            for given, p in zip(self._given, self.parameters, strict=True)
+    def _make_readers(self) -> tuple[exchange.Reader, exchange.Reader]:
+        """Of the parameters, and of gradients that are like them."""
+        given = [
+            exchange.expected_array(array, object=id(array), address=address, flags=exchange.WRITEABLE * p.trainable)
+            for array, address, p in zip(self._given, self._given_addresses, self.parameters, strict=True)
         ]
-        return np.array(rows, np.int64).reshape(-1, 3).T.copy()
+        like = [exchange.expected_array(p.array, kind=id(np.ndarray)) for p in self.parameters]
+        return exchange.Reader(given), exchange.Reader(like, self.table, self._occupied)
 
     def check_parameters(self) -> None:
         """See `BaseGradients.check_parameters`; here also if a parameter cannot be written to any more.
@@ -62,21 +112,19 @@ class Gradients(BaseGradients):
         ValueError
             If it has been made read-only.
         """
-        if self._first_changed is None:
-            for k in range(self._count):
-                self._check_parameter(k)
-        elif (k := self._first_changed(self._handle)) < self._count:
-            self._check_parameter(k)
-
-    def _check_parameter(self, k: int) -> None:
-        array = self._place.view(f"parameter {self._paths[k]}", self._given[k])
-        if self._known[reader.NEEDED, k] and not array.flags.writeable:
-            raise ValueError(
-                f"parameter {self._paths[k]}: has been made read-only since build(): make it writeable, or build with "
-                'overrides that say {"trainable": False}'
-            )
-        if self._place.address(array) != self._known[reader.DATA, k]:
-            raise RuntimeError(f"parameter {self._paths[k]} has moved in memory since build()")
+        if self._readers is not None and self._readers[0].read(self._given) == self._count:
+            return
+        for path, given, parameter in zip(self._paths, self._given, self.parameters, strict=True):
+            if parameter.trainable and not given.flags.writeable:
+                raise ValueError(
+                    f"parameter {path}: has been made read-only since build(): make it writeable, or build with "
+                    'overrides that say {"trainable": False}'
+                )
+        addresses = list(map(_address, self._given))
+        if addresses != self._given_addresses:
+            pairs = zip(self._paths, addresses, self._given_addresses, strict=True)
+            path = next(path for path, address, known in pairs if address != known)
+            raise RuntimeError(f"parameter {path} has moved in memory since build()")
 
     def read(self, grads: Any, zero: bool) -> int:
         """See `BaseGradients.read`."""
@@ -84,32 +132,37 @@ class Gradients(BaseGradients):
         ordered = tuple(grads) if type(grads) is list else self._in_order(grads)
         # The table holds addresses only: their arrays must live until `release`, whoever empties a list meanwhile.
         self._held = ordered
-        if type(ordered) is tuple and self._read_list(ordered, 0, zero) == self._count:
-            if zero and (self._frozen or not self._are_apart(self._sizes)):
-                return self._zero_options(ordered)
-            return ZERO if zero else 0
+        self.check_parameters()
+        if type(ordered) is tuple and self._are_read(ordered, zero):
+            return self._zero_options(ordered, self._dense_reach) if zero else 0
         grads = _in_numpy(_ALL, grads)
         if isinstance(grads, np.ndarray):
             grads = self._held = self._place.view(_ALL, grads)
-            self.check_parameters()
             if self._read_flat(grads, zero):
                 return ZERO if zero else 0
-        leaves = self._held = self._match(grads)
+        leaves = self._held = self._leaves(ordered if type(grads) is list else grads)
         self._check_missing([k for k, leaf in enumerate(leaves) if leaf is None], leaves)
-        position = 0
-        while (position := self._read_list(leaves, position, zero)) < self._count:
-            self._read_one(position, leaves, zero)
-            position += 1
-        staged = STAGED if np.any(self.table[LAYOUT] != DIRECT) else 0
-        return staged | (self._zero_options(leaves) if zero else 0)
+        wanted = [
+            k
+            for k, (leaf, parameter) in enumerate(zip(leaves, self.parameters, strict=True))
+            if leaf is not None and leaf is not ABSENT and (parameter.trainable or zero)
+        ]
+        for k in wanted:
+            if type(leaves[k]) is not np.ndarray:
+                leaves[k] = self._as_array(k, leaves[k], zero)
+        return self._read_each(leaves, wanted, zero)
 
-    def repeated_step(
-        self, counters: Any, engine: Any, settings: type | None, running: Any, watch: bool
-    ) -> RepeatedStep | None:
+    def _are_read(self, grads: tuple[Any, ...], zero: bool) -> bool:
+        """Whether all gradients lie as their parameters do, and have been read."""
+        if self._readers is None or len(grads) != self._count:
+            return False
+        return self._readers[1].read(grads, 0, exchange.WRITEABLE * zero) == self._count
+
+    def repeated_step(self, counters: Any, engine: Any, *what: Any) -> RepeatedStep | None:
         """See `BaseGradients.repeated_step`."""
-        if self._read_addresses is None:
+        if self._readers is None:
             return None
-        return RepeatedStep(counters, self._handle, engine.alone, engine.work, settings, running, watch)
+        return RepeatedStep(counters, self._given, self._readers, engine.alone, engine.work, *what)
 
     def zero_all(self, grads: Any) -> None:
         """See `BaseGradients.zero_all`."""
@@ -118,46 +171,33 @@ class Gradients(BaseGradients):
             if isinstance(array, np.ndarray):
                 self._place.fill(self._place.view("gradient", array), 0)
 
-    def _zero_options(self, leaves: Sequence[Any]) -> int:
-        """Gradients that share memory are zeroed last: no kernel may erase what another has yet to read."""
-        arrays = [leaf for leaf in leaves if isinstance(leaf, np.ndarray) and leaf.size]
-        ranges = sorted(byte_bounds(array) for array in arrays)
-        if any(end > start for (_, end), (start, _) in pairwise(ranges)):
-            self._staged = arrays
-            return 0
-        if self._frozen:  # no kernel comes by these
-            self._staged += [leaves[k] for k in self._frozen if isinstance(leaves[k], np.ndarray)]
-        return ZERO
+    def _as_array(self, k: int, grad: Any, zero: bool) -> Array:
+        """A gradient of any kind as a plain array that shares its memory."""
+        if isinstance(grad, np.generic) and self.parameters[k].array.ndim == 0 and not zero:
+            return np.asarray(grad)
+        name = f"gradient {self._paths[k]}"
+        return self._place.view(name, _in_numpy(name, grad))
 
-    def _read_list(self, leaves: list[Any] | tuple[Any, ...], start: int, zero: bool) -> int:
-        """Read ordinary arrays from ``start`` on, all in one call, up to the first that is anything else."""
-        if self._read_addresses is None or len(leaves) != self._count:
-            return start
-        flags = _WRITEABLE_FLAGS if zero else _FLAGS
-        return self._read_addresses(id(leaves), type(leaves) is list, start, flags, self._handle)
+    def _signature(self, grad: Array) -> object:
+        return grad.shape, grad.strides, grad.dtype, self._zeroes and grad.flags.writeable
 
-    def _read_one(self, k: int, leaves: list[Any], zero: bool) -> None:
-        """Read one gradient of any kind."""
-        self._check_parameter(k)
-        grad, parameter = leaves[k], self.parameters[k]
-        self.table[ADDRESS, k] = 0
-        self.table[LAYOUT, k] = DIRECT
-        if grad is ABSENT or grad is None or not (parameter.trainable or zero):
-            return
-        if isinstance(grad, np.generic) and parameter.array.ndim == 0 and not zero:
-            grad = leaves[k] = np.asarray(grad)
-        name = f"gradient {parameter.path}"
-        grad = leaves[k] = self._place.view(name, _in_numpy(name, grad))
-        check_gradient(parameter, grad, zero)
-        if grad.size == 0:
-            return
-        self._check_overlap(parameter, grad, zero)
-        if not parameter.trainable:
-            return
-        self.table[ADDRESS, k] = grad.__array_interface__["data"][0]
-        self._find_layout(k, grad)
-        if zero and self.table[LAYOUT, k] != DIRECT:
-            self._staged.append(grad)
+    def _examine(self, k: int, grad: Array) -> Array:
+        check_gradient(self.parameters[k], grad, self._zeroes)
+        return grad
+
+    def _addresses(self, found: list[Array], numbers: list[int]) -> list[int]:
+        return list(map(_address, found))
+
+    def _view(self, grad: Array) -> Array:
+        return grad
+
+
+def _address(array: Any) -> int:
+    """Of the first element. The buffer protocol is three times as fast as the array's own interface."""
+    try:
+        return addressof(c_char.from_buffer(array))
+    except (TypeError, ValueError):  # read-only, empty, or not in C order
+        return HOST.address(array)
 
 
 def _in_numpy(name: str, value: Any) -> Any:

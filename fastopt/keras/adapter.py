@@ -13,6 +13,7 @@ import keras
 from ..hyper_parameters import COMMON, takes_step
 from ..optimizer import Optimizer
 from ..parameters import check_count
+from ._keras import count_of, rate_of
 from .fused import KEPT_BY_KERAS, Fused
 
 _Kind = TypeVar("_Kind", bound=type[Optimizer])
@@ -31,6 +32,9 @@ class Adapter(Fused, keras.optimizers.Optimizer):
     wanted, the slots grouped by name, and what the rule keeps as numbers.
     """
 
+    _own_slots: dict[str, list[Any]]
+    _own_counters: dict[str, Any]
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         rate, args, kwargs = _without_schedule(self._engine_class, args, kwargs)
         prototype = self._engine_class(*args, **kwargs)
@@ -43,8 +47,8 @@ class Adapter(Fused, keras.optimizers.Optimizer):
         self._prototype = prototype
         for name in self._followed:
             setattr(self, name, vars(prototype)[name])
-        self._own_slots: dict[str, list[Any]] = {}
-        self._own_counters: dict[str, Any] = {}
+        # Not as attributes, of which Keras would track what is in these, beside the variables that it knows already.
+        self.__dict__.update(_own_slots={}, _own_counters={})
 
     @property
     def _followed(self) -> list[str]:
@@ -82,9 +86,8 @@ class Adapter(Fused, keras.optimizers.Optimizer):
     @iterations.setter
     def iterations(self, count: int) -> None:
         check_count("iterations", count, 0)
-        self._iterations.assign(count * (self.gradient_accumulation_steps or 1))
+        count_of(self).assign(count * (self.gradient_accumulation_steps or 1))
 
-    @keras.src.utils.tracking.no_automatic_dependency_tracking
     def build(self, variables: Any) -> None:
         """Create the variables that hold the state."""
         if self.built:
@@ -106,7 +109,7 @@ class Adapter(Fused, keras.optimizers.Optimizer):
         """The config of the fastopt class, with the hyper-parameters as they are now."""
         for name in (*self._followed, "loss_scale_factor"):
             setattr(self._prototype, name, getattr(self, name))
-        rate = self._learning_rate
+        rate = rate_of(self)
         if isinstance(rate, keras.Variable):
             self._prototype.learning_rate = float(rate.value)
             return self._prototype.get_config()

@@ -6,22 +6,20 @@ import operator
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+import keras
+
+from ..counts import Call
 from ..gradients import ABSENT
 from ..hyper_parameters import without_axes
 from ..optimizer import Optimizer
 from ..parameters import Array, Parameter, check_parameters
 from ..plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Slot
-from ..steps.host import Call
+from . import _keras
+from ._keras import count_of, value_of
 from .counting import counting
 from .memory import NumpyMemory, TorchMemory, untraced, writes_its_own_way
 
 Memory = NumpyMemory | TorchMemory
-
-_HELD = (
-    "_trainable_variables", "_model_variables_moving_average", "_accumulated_gradients",
-    "_exclude_from_weight_decay_cache",
-)  # fmt: skip
-"""What Keras makes anew when an optimizer is built, or weights are excluded from decay, again."""
 
 
 class Unsupported(Exception):
@@ -45,20 +43,23 @@ class Attachment:
     """
 
     def __init__(self, optimizer: Any, memory: Memory) -> None:
+        obstacle = _keras.obstacle(optimizer, optimizer._counter_attributes)
+        if obstacle:
+            raise Unsupported(obstacle)
         self._optimizer, self._memory = optimizer, memory
         self._held: list[tuple[Any, Any, Hashable]] = []
-        self._variables = list(optimizer._trainable_variables)
+        self._variables = list(_keras.trained_by(optimizer))
         self._index = {id(variable): k for k, variable in enumerate(self._variables)}
         self.engine: Optimizer = optimizer._make_engine()
         self._followed = [name for name in optimizer._followed if hasattr(self.engine, name)]
         self._counters = optimizer._engine_counters()
         self._slots = optimizer._slot_variables() | {
-            AVERAGE_SLOT: getattr(optimizer, "_model_variables_moving_average", ()),
-            ACCUMULATOR_SLOT: getattr(optimizer, "_accumulated_gradients", ()),
+            AVERAGE_SLOT: _keras.averages_of(optimizer),
+            ACCUMULATOR_SLOT: _keras.accumulators_of(optimizer),
         }
         self._follow_hyper_parameters()
         parameters = [self._parameter(variable) for variable in self._variables]
-        self._names = (*_HELD, *optimizer._slot_attributes.values(), *optimizer._counter_attributes.values())
+        self._names = (*_keras.HELD, *optimizer._slot_attributes.values(), *optimizer._counter_attributes.values())
         self._attributes = self._attributes_now()
         self._check(parameters)
         self._place = {id(parameter.array): k for k, parameter in enumerate(parameters)}
@@ -72,8 +73,8 @@ class Attachment:
 
     def _parameter(self, variable: Any) -> Parameter:
         array = self._array(variable)
-        trainable = not self._optimizer._overwrite_variable_with_gradient(variable)
-        settings = {} if self._optimizer._use_weight_decay(variable) else {"weight_decay": 0.0}
+        trainable = not _keras.is_overwritten(self._optimizer, variable)
+        settings = {} if _keras.decays(self._optimizer, variable) else {"weight_decay": 0.0}
         return Parameter(variable.path, array, tuple(range(array.ndim)), trainable, 1.0, settings)
 
     def _storage(self, name: str, slot: Slot, parameters: list[Parameter]) -> tuple[list[Array | None], list[Array]]:
@@ -111,7 +112,7 @@ class Attachment:
         return (
             all(type(self.engine._scalars(plan.branch, 1.0, 1)) is plan.scalars for plan in self.engine._plans)
             and all(map(operator.is_, self._attributes_now(), self._attributes))
-            and all(variable._value is value and place(value) == where for variable, value, where in self._held)
+            and all(value_of(variable) is value and place(value) == where for variable, value, where in self._held)
         )
 
     def _attributes_now(self) -> list[Any]:
@@ -137,7 +138,7 @@ class Attachment:
         """What Keras's variables learn of a step, in the call that does it; ``absent`` have no gradient."""
         engine = self.engine
         steps, calls, t = engine.gradient_accumulation_steps or 1, engine._calls + 1, engine._iterations + 1
-        ends = counting(self._optimizer._iterations, self._memory, calls)
+        ends = counting(count_of(self._optimizer), self._memory, calls)
         if calls % steps == 0:
             ends += [self._memory.following(variable, engine._running) for variable in self._counters.values()]
             if engine.use_ema and absent:
@@ -152,12 +153,12 @@ class Attachment:
     def _follow_time(self) -> None:
         """Take over what Keras, its callbacks or a loaded state may have changed: rate and counters."""
         engine, optimizer, number = self.engine, self._optimizer, self._memory.number
-        rate = optimizer._get_current_learning_rate()
-        engine._learning_rate = float(number(getattr(rate, "_value", rate)))
-        engine._calls = int(number(optimizer._iterations._value))
+        rate = _keras.rate_now(optimizer)
+        engine._learning_rate = float(number(value_of(rate) if isinstance(rate, keras.Variable) else rate))
+        engine._calls = int(number(value_of(count_of(optimizer))))
         engine._iterations = engine._calls // (engine.gradient_accumulation_steps or 1)
         for attribute, variable in self._counters.items():
-            setattr(engine, attribute, number(variable._value))
+            setattr(engine, attribute, number(value_of(variable)))
 
     def _averages_of(self, absent: list[int], t: int) -> list[Call]:
         """Keras's averages also follow the variables that had no gradient at update ``t``."""

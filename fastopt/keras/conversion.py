@@ -7,10 +7,8 @@ from typing import Any
 import keras
 
 from . import optimizers
-from .fused import REPLACED, Fused
-
-_EXCLUSIONS = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")
-"""What Keras's configs leave out."""
+from ._keras import EXCLUSIONS, REPLACED, rate_of, trained_by
+from .fused import Fused
 
 
 def from_keras(optimizer: Any) -> Any:
@@ -46,14 +44,14 @@ def from_keras(optimizer: Any) -> Any:
         optimizer.inner_optimizer = from_keras(optimizer.inner_optimizer)
         return optimizer
     kind, config = _counterpart(optimizer), optimizer.get_config()
-    if not isinstance(optimizer._learning_rate, keras.Variable):
-        config["learning_rate"] = optimizer._learning_rate
+    if not isinstance(rate_of(optimizer), keras.Variable):
+        config["learning_rate"] = rate_of(optimizer)
     made = kind(**config)
-    for name in _EXCLUSIONS:
+    for name in EXCLUSIONS:
         if hasattr(optimizer, name):
             setattr(made, name, getattr(optimizer, name))
     if optimizer.built:
-        made.build(optimizer._trainable_variables)
+        made.build(trained_by(optimizer))
         for variable, original in zip(made.variables, optimizer.variables, strict=True):
             variable.assign(original)
     return made
@@ -62,7 +60,8 @@ def from_keras(optimizer: Any) -> Any:
 def _counterpart(optimizer: Any) -> Any:
     """fastopt's class of the name of a class of Keras's own."""
     original = type(optimizer)
-    if not original.__module__.startswith("keras.src.") or not hasattr(optimizers, original.__name__):
+    is_kerass = original.__module__.partition(".")[0] == "keras"  # for each backend there may be another class
+    if not is_kerass or not hasattr(optimizers, original.__name__):
         raise TypeError(
             f"{original.__module__}.{original.__qualname__} is not one of Keras's optimizers that fastopt has too: "
             "give one of keras.optimizers, such as Adam; or derive your own class from fastopt.keras.Adam instead"

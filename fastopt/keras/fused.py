@@ -9,29 +9,16 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
-from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from ..hyper_parameters import takes_step, without_axes
 from ..optimizer import Optimizer
 from . import memory
+from ._keras import BEHIND, REPLACED, Hooked, count_of, in_stateless_scope, rate_of, value_of
 from .attachment import Attachment, Unsupported
 from .counting import forget
 
 KEPT_BY_KERAS = ("learning_rate", "name", "loss_scale_factor", "nonfinite")
 """Hyper-parameters that stay with Keras: it names, schedules and unscales by itself."""
-
-REPLACED = (
-    # what BaseOptimizer._backend_apply_gradients calls, and what that calls
-    "_get_variable_index", "_var_key", "_clip_gradients", "_clip_by_norm", "_apply_weight_decay", "_use_weight_decay",
-    "learning_rate", "iterations", "_backend_update_step", "update_step", "assign", "assign_add", "assign_sub",
-    "_backend_increment_gradient_accumulators", "_backend_reset_gradient_accumulators",
-    "_update_model_variables_moving_average", "_overwrite_model_variables_with_average_value",
-    # what the update_step of Adafactor, and of Muon, calls
-    "_rms",
-    "_should_use_adamw", "_adamw_update_step", "_muon_update_step", "zeropower_via_newtonschulz5",
-    "transpose_last_axis", "lr_adjust",
-)  # fmt: skip
-"""Methods and properties of Keras's optimizers in whose place the fused pass works: it calls none of them."""
 
 
 def _is_of_step(rate: Any) -> bool:
@@ -40,7 +27,7 @@ def _is_of_step(rate: Any) -> bool:
     return callable(rate) and not is_keras and takes_step(rate)
 
 
-class Fused:
+class Fused(Hooked):
     """Placed before a Keras optimizer class: clipping, decay, update and average become one pass over Keras's memory.
 
     Keras keeps everything else: its variables, their order and names, configs, saving, counters, schedules, checks of
@@ -86,8 +73,7 @@ class Fused:
     @classmethod
     def _versions(cls) -> tuple[Any, ...]:
         """What the class has now of what the pass replaces; last, what mixins after `Fused` would hide from it."""
-        behind: Any = super()
-        return (*cls._look_up(cls), behind._backend_apply_gradients, behind.learning_rate)
+        return (*cls._look_up(cls), *cls._behind())
 
     def _is_overridden(self) -> bool:
         """Whether the class, or the instance, has anything of its own that the pass would not call: asked each step."""
@@ -95,7 +81,7 @@ class Fused:
 
     def _overridden(self) -> list[str]:
         """The names of what `_is_overridden` found."""
-        names = (*self._replaced, "_backend_apply_gradients", "learning_rate")
+        names = (*self._replaced, *BEHIND)
         versions = zip(names, self._versions(), self._original, strict=True)
         of_class = [name for name, now, then in versions if now is not then]
         return of_class + [name for name in self._replaced if name in vars(self)]
@@ -125,7 +111,7 @@ class Fused:
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
-        rate = self._learning_rate  # type: ignore[attr-defined]
+        rate = rate_of(self)
         if _is_of_step(rate) and not callable(value):
             raise TypeError(
                 f"the learning rate follows {type(rate).__name__} and cannot be set to a number: make the optimizer "
@@ -133,23 +119,25 @@ class Fused:
             )
         super(Fused, type(self)).learning_rate.__set__(self, value)  # type: ignore[misc]
 
-    def _get_current_learning_rate(self) -> Any:
-        rate = self._learning_rate  # type: ignore[attr-defined]
+    def current_rate(self) -> Any:
+        """See `Hooked.current_rate`."""
+        rate = rate_of(self)
         if not _is_of_step(rate):
-            return super()._get_current_learning_rate()  # type: ignore[misc]
+            return self._rate_of_keras()
         if self._memory is None:
             raise TypeError(
                 f"{type(rate).__name__} is computed in Python, which the {keras.backend.backend()} backend does not "
                 "run at each step: use one of keras.optimizers.schedules"
             )
-        return without_axes(rate(self._memory.number(self._iterations._value)))  # type: ignore[attr-defined]
+        return without_axes(rate(self._memory.number(value_of(count_of(self)))))
 
-    def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
+    def take_step(self, grads: Any, variables: Any) -> None:
+        """See `Hooked.take_step`."""
         attachment = self._attach()
         if attachment is None:
-            forget(self._iterations)  # type: ignore[attr-defined]
-            return super()._backend_apply_gradients(grads, trainable_variables)  # type: ignore[misc]
-        attachment.step(grads, trainable_variables)
+            forget(count_of(self))
+            return self._step_of_keras(grads, variables)
+        attachment.step(grads, variables)
 
     @memory.untraced
     def _attach(self) -> Attachment | None:
@@ -178,5 +166,5 @@ class Fused:
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"{type(self).__name__}: Keras's own update runs instead of the fused one: {reason}", stacklevel=7
+                f"{type(self).__name__}: Keras's own update runs instead of the fused one: {reason}", stacklevel=8
             )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
-from operator import setitem
 from typing import Any, TypeVar
 
 import keras
 import numpy as np
 
 from ..parameters import Array
+from ._keras import WRITERS, set_value, setting_value, value_of
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -29,8 +29,8 @@ def writes_its_own_way(variable: Any) -> str:
     """Why a variable must be written through its methods: some of them are not Keras's. Empty if they are."""
     own = [
         name
-        for name in ("assign", "assign_add", "assign_sub", "_direct_assign")
-        if name in vars(variable) or getattr(type(variable), name) is not getattr(keras.Variable, name)
+        for name in WRITERS
+        if name in vars(variable) or getattr(type(variable), name, None) is not getattr(keras.Variable, name, None)
     ]
     return f"has {', '.join(own)} of its own" if own else ""
 
@@ -40,9 +40,9 @@ class NumpyMemory:
 
     def value(self, variable: Any) -> Any:
         """What a variable holds, in the dtype that it says: Keras starts float64 ones in float32."""
-        if variable._value.dtype.name != variable._dtype:
-            variable.assign(variable._value)
-        return variable._value
+        if value_of(variable).dtype.name != variable.dtype:
+            variable.assign(value_of(variable))
+        return value_of(variable)
 
     def obstacle(self, value: Any) -> str:
         """Why a value cannot be updated in place; empty if it can."""
@@ -69,16 +69,16 @@ class NumpyMemory:
 
     def assigning(self, variable: Any, value: Any) -> Callable[[], Any]:
         """What gives a variable a value of its shape: a C function, to be called later."""
-        held = variable._value
+        held = value_of(variable)
         if np.ndim(held):
             return partial(np.ndarray.__setitem__, held, Ellipsis, np.asarray(value))
-        return partial(setitem, vars(variable), "_value", np.asarray(value, held.dtype))
+        return setting_value(variable, np.asarray(value, held.dtype))
 
     def following(self, variable: Any, numbers: Any) -> Callable[[], Any]:
         """What gives a scalar variable the first of an `array.array`'s numbers then: a C function."""
-        if not isinstance(variable._value, np.ndarray):
-            variable._value = np.array(variable._value)
-        return partial(np.ndarray.__setitem__, variable._value, Ellipsis, np.frombuffer(numbers)[:1].reshape(()))
+        if not isinstance(value_of(variable), np.ndarray):
+            set_value(variable, np.array(value_of(variable)))
+        return partial(np.ndarray.__setitem__, value_of(variable), Ellipsis, np.frombuffer(numbers)[:1].reshape(()))
 
     def quiet(self) -> AbstractContextManager[Any]:
         """Inside, the backend's functions run no Python code, and raise nothing about rounding."""
@@ -94,12 +94,14 @@ class TorchMemory:
     def __init__(self) -> None:
         import torch
 
-        self._torch = torch
+        from .. import _torch
+
+        self._torch, self._internals = torch, _torch
         self._readable = (torch.float32, torch.float64)
 
     def value(self, variable: Any) -> Any:
         """See `NumpyMemory.value`: here the parameter is there from the start."""
-        return variable._value
+        return value_of(variable)
 
     def obstacle(self, value: Any) -> str:
         """See `NumpyMemory.obstacle`."""
@@ -134,7 +136,7 @@ class TorchMemory:
 
     def assigning(self, variable: Any, value: Any) -> Callable[[], Any]:
         """See `NumpyMemory.assigning`."""
-        held = variable._value.detach()
+        held = value_of(variable).detach()
         if isinstance(value, self._torch.Tensor):
             return partial(self._torch.Tensor.copy_, held, value.detach())
         return partial(self._torch.Tensor.fill_, held, value)
@@ -143,13 +145,13 @@ class TorchMemory:
         """See `NumpyMemory.following`."""
         return partial(
             self._torch.Tensor.copy_,
-            variable._value.detach(),
+            value_of(variable).detach(),
             self._torch.from_numpy(np.frombuffer(numbers)[0:1]).reshape(()),
         )
 
     def quiet(self) -> AbstractContextManager[Any]:
         """See `NumpyMemory.quiet`: modes such as that of `torch.set_default_device` would run some."""
-        return self._torch._C.DisableTorchFunction()
+        return self._internals.without_modes()
 
     def written(self, values: Iterable[Any]) -> None:
         """Have autograd refuse a backward pass through values that it had saved, as after any update in place."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from threading import Lock
+from ..kernels.locks import Lock
 
 
 def alone(lock: Lock, is_stepping: bool = False) -> Lock:

@@ -16,27 +16,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..kernels.cuda import tables
-from ..kernels.layout import ACCUMULATED, ZERO
+from ..kernels.layout import ZERO
+from ..plan import Plan
+from ..scalars import Scalars, Scaling
 from .host import nonfinite_message
 
 if TYPE_CHECKING:
     from ..gradients.cuda import CudaGradients
     from ..kernels.cuda.engine import State
-    from ..optimizer import Optimizer
-    from ..plan import Plan
 
 RING = 1024
 """Programs that the GPU holds at least: how far the host may be ahead of it."""
-
-
-class Scaling(NamedTuple):
-    """A loss scale that the GPU adapts by itself."""
-
-    scale: float
-    growth: int  # steps since it last changed
-    growth_steps: int  # steps after which it doubles
-    least: float
-    greatest: float
 
 
 class Setting(NamedTuple):
@@ -61,29 +51,24 @@ class GpuSteps:
 
     Parameters
     ----------
-    optimizer : Optimizer
     plans : list of Plan
     gradients : CudaGradients
+    scalars : Scalars
     before : GpuSteps or None
         Whose loss scale goes on.
     """
 
-    def __init__(
-        self, optimizer: Optimizer, plans: list[Plan], gradients: CudaGradients, before: GpuSteps | None
-    ) -> None:
+    def __init__(self, plans: list[Plan], gradients: CudaGradients, scalars: Scalars, before: GpuSteps | None) -> None:
         from ..kernels.cuda import engine
 
-        self._optimizer, self._plans, self._gradients = optimizer, plans, gradients
+        self._plans, self._gradients = plans, gradients
+        self._scalars, self._counts = scalars, scalars.counts
         self._place = plans[0].place
         self._device = self._place.device
-        self._keeps_average = bool(optimizer.use_ema)
-        self._accumulates = bool(optimizer.gradient_accumulation_steps)
         self._shared = engine.Shared(self._device, [plan.table_format for plan in plans], RING)
         for number, plan in enumerate(plans):
             make = partial(engine.Work, self._shared, (number, len(plans)))
             plan.connect(gradients.table, gradients.layouts, make)
-        # What moves from step to step; a learning rate that is a state of its own is the user's to set.
-        self._names = [name for name in optimizer._counters().values() if name != "_learning_rate"]
         self._before: dict[int, dict[str, Any]] = {}  # call → counters before it
         self._prepared = 0  # calls below this one have programs, worked out in advance
         self._last = Setting(1.0, "propagate")
@@ -128,7 +113,7 @@ class GpuSteps:
         """Have the host's counters, and what it told the GPU before, fit the step that comes."""
         self._follow(stream, others)
         self._adopt(scaling)
-        ahead = self._optimizer._calls - self._seen()
+        ahead = self._counts.calls - self._seen()
         # A program of old that the GPU comes to late would want norms that a step of now does not measure.
         lost = ahead > 0 and self._last.nonfinite != "propagate" and setting.nonfinite == "propagate"
         if self._graphs or lost or self._cut_short or ahead >= len(self._shared.rows) - 1:
@@ -146,10 +131,10 @@ class GpuSteps:
             self._cut_short = False
         except BaseException:
             self._done.record(stream)
-            present = self._counters()
+            present = self._scalars.counters()
             self._count(closing)
-            self._before[self._optimizer._calls] = self._counters()
-            self._set_counters(present)
+            self._before[self._counts.calls] = self._scalars.counters()
+            self._scalars.set_counters(present)
             raise
 
     def _follow(self, stream: int, others: list[int]) -> None:
@@ -193,7 +178,7 @@ class GpuSteps:
 
     def _measures(self, nonfinite: str, closing: bool) -> bool:
         """Whether norms must be measured, as far as the host can tell."""
-        return nonfinite != "propagate" or (closing and self._optimizer._clipping()[0] != 0)
+        return nonfinite != "propagate" or (closing and self._scalars.clipping()[0] != 0)
 
     def _launch_norms(self, stream: int) -> None:
         for plan in self._plans:
@@ -222,36 +207,29 @@ class GpuSteps:
 
         Unless it is to ``ask`` them, users' functions are taken to say what they said last.
         """
-        optimizer, shared = self._optimizer, self._shared
-        steps = optimizer.gradient_accumulation_steps or 1
-        closing = steps == 1 or (optimizer._calls + 1) % steps == 0
-        t = optimizer._iterations + 1
-        if optimizer.use_ema > self._keeps_average or (steps > 1) > self._accumulates:
-            raise RuntimeError("use_ema and gradient_accumulation_steps cannot be switched on after build()")
+        scalars, shared = self._scalars, self._shared
+        decision = scalars.decide()
         for plan in self._plans:
             plan.take_gradients()
-        optimizer._write_rows(setting.unscale, float(steps), t if closing else 0, ask)
-        way, limit = optimizer._clipping() if closing else (0, 0.0)
-        options = 0 if closing else tables.MICRO
-        options |= ACCUMULATED if closing and steps > 1 else 0
+        scalars.write(setting.unscale, decision, ask)
+        options = decision.options if decision.closing else tables.MICRO
         checked = setting.nonfinite != "propagate"
         options |= tables.CHECKED if checked else 0
         options |= tables.SCALED if setting.scaled else 0
-        options |= tables.MEASURED if way or checked else 0
-        options |= optimizer._ema_options(t) if closing else 0
-        shared.row[tables.STAMP], shared.row[tables.OPTIONS], shared.row[tables.WAY] = optimizer._calls, options, way
-        shared.limit[tables.LIMIT] = limit
-        return closing
+        options |= tables.MEASURED if decision.way or checked else 0
+        shared.row[tables.STAMP], shared.row[tables.OPTIONS] = decision.call - 1, options
+        shared.row[tables.WAY] = decision.way
+        shared.limit[tables.LIMIT] = decision.limit
+        return decision.closing
 
     def _write(self, setting: Setting, stream: int, ask: bool = True) -> bool:
         """Upload the program of the next call; whether it moves the parameters."""
-        optimizer = self._optimizer
-        self._before[optimizer._calls] = self._counters()
+        self._before[self._counts.calls] = self._scalars.counters()
         if len(self._before) > 4 * len(self._shared.rows):
             seen = self._seen()
             self._before = {call: counters for call, counters in self._before.items() if call >= seen}
         closing = self._work_out(setting, ask)
-        self._shared.put(optimizer._calls, stream)
+        self._shared.put(self._counts.calls, stream)
         return closing
 
     def _tell(self, setting: Setting, stream: int) -> bool:
@@ -267,8 +245,8 @@ class GpuSteps:
 
     def _renew(self, setting: Setting, stream: int) -> bool:
         """Work earlier programs out anew if a setting has changed; whether the counters after them are as they were."""
-        present = self._optimizer._calls
-        steps = self._optimizer.gradient_accumulation_steps or 1
+        present = self._counts.calls
+        steps = self._scalars.window()
         # A micro-step's program holds next to no settings: look at the last closing one too.
         if not any(self._has_changed(call, setting) for call in {present - 1, present - 1 - present % steps}):
             return True
@@ -285,44 +263,36 @@ class GpuSteps:
 
     def _rewrite(self, call: int, setting: Setting, stream: int) -> bool:
         """Upload the program of an earlier call anew; whether the counters after it are as they were."""
-        known = self._before.get(call + 1) or self._counters()
+        known = self._before.get(call + 1) or self._scalars.counters()
         with self._at(call):
             self._count(self._write(setting, stream, ask=False))
-            return self._counters() == known
+            return self._scalars.counters() == known
 
     # -- counters ---------------------------------------------------------------------------------------------------
-
-    def _counters(self) -> dict[str, Any]:
-        return {name: getattr(self._optimizer, name) for name in self._names}
-
-    def _set_counters(self, counters: dict[str, Any]) -> None:
-        for name, value in counters.items():
-            setattr(self._optimizer, name, value)
 
     @contextmanager
     def _at(self, call: int) -> Iterator[None]:
         """Inside, the counters are those before a call."""
-        present = self._counters()
-        self._set_counters(self._before[call])
+        present = self._scalars.counters()
+        self._scalars.set_counters(self._before[call])
         try:
             yield
         finally:
-            self._set_counters(present)
+            self._scalars.set_counters(present)
 
     def _count(self, closing: bool) -> None:
-        optimizer = self._optimizer
-        if closing:
-            optimizer._iterations += 1
-            for advance in optimizer._advancing(optimizer._iterations):
-                advance()
-        optimizer._calls += 1
+        counts = self._counts
+        update = counts.updates + closing
+        for advance in self._scalars.advancing(update) if closing else ():
+            advance()
+        counts.counting(update, counts.calls + 1)()
 
     def rebase(self) -> None:
         """Let the GPU go on from the optimizer's counters and slots, after these were set."""
         self._done.record(self._place.stream())
         self._synchronise()
-        optimizer = self._optimizer
-        self._shared.start(optimizer._calls, optimizer._last_step_skipped, optimizer._last_grad_norm)
+        counts = self._counts
+        self._shared.start(counts.calls, counts.skipped, counts.norm)
         self._before.clear()
         self._prepared = 0
 
@@ -334,13 +304,12 @@ class GpuSteps:
         RuntimeError
             If replays of a graph went on after the programs that were prepared.
         """
-        optimizer = self._optimizer
         state = self._read()
         self._cut_short = False
-        if state.calls != optimizer._calls:
-            self._before[optimizer._calls] = self._counters()
-            self._set_counters(self._before[state.calls])
-        optimizer._last_step_skipped, optimizer._last_grad_norm = state.skipped, state.norm
+        if state.calls != self._counts.calls:
+            self._before[self._counts.calls] = self._scalars.counters()
+            self._scalars.set_counters(self._before[state.calls])
+        self._counts.take_over(state.norm, state.skipped)
         self._before = {call: counters for call, counters in self._before.items() if call >= state.calls}
         if state.starved:
             self._shared.go_on()
@@ -394,15 +363,15 @@ class GpuSteps:
             self._shared.resize(steps + RING)
             for plan in self._plans:
                 plan.work.refresh()
-        optimizer, present = self._optimizer, self._counters()
+        present = self._scalars.counters()
         self._done.hold(stream)
         try:
             for _ in range(steps):
                 self._count(self._write(setting, stream))
-            self._before[optimizer._calls] = self._counters()
-            self._prepared, self._last = optimizer._calls, setting
+            self._before[self._counts.calls] = self._scalars.counters()
+            self._prepared, self._last = self._counts.calls, setting
         finally:
-            self._set_counters(present)
+            self._scalars.set_counters(present)
             self._done.record(stream)
 
     def renew_prepared(self) -> None:
@@ -419,7 +388,7 @@ class GpuSteps:
 
     def _require_norms(self, setting: Setting, measured: bool) -> None:
         """Refuse a setting that needs norms which a captured step does not measure."""
-        if not measured and (setting.nonfinite != "propagate" or self._optimizer._clipping()[0] != 0):
+        if not measured and (setting.nonfinite != "propagate" or self._scalars.clipping()[0] != 0):
             raise RuntimeError(
                 "clipping by a norm, or nonfinite, was switched on after a step was captured: capture it again"
             )
@@ -428,10 +397,10 @@ class GpuSteps:
         """Launch into a graph: with tables of their own, that later steps leave alone, and waiting for nothing."""
         if setting.nonfinite == "raise":
             raise RuntimeError('nonfinite="raise" waits for the GPU, which a captured step cannot: use "skip"')
-        call = self._optimizer._calls
+        call = self._counts.calls
         if self._shared.rows[call % len(self._shared.rows), tables.STAMP] != call:
             raise RuntimeError("call prepare(steps) before capturing: replays take the programs that it uploads")
-        measures = setting.nonfinite != "propagate" or self._optimizer._clipping()[0] != 0
+        measures = setting.nonfinite != "propagate" or self._scalars.clipping()[0] != 0
         kept = []
         with self._device.current():
             try:

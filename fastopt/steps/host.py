@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import math
-import weakref
-from array import array as numbers
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from operator import setitem
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ..counts import Call
+from ..gradients import BaseGradients
 from ..kernels import launch
 from ..kernels.clipping import EACH, common_factor
 from ..kernels.layout import ACCUMULATED, ADDRESS, STAGED
-from ..plan import ACCUMULATOR_SLOT
-
-if TYPE_CHECKING:
-    from ..gradients import Gradients
-    from ..optimizer import Optimizer
-    from ..plan import Plan
-    from .gpu import Scaling
-
-Call = Callable[[], Any]
-"""Part of a step: a C function with its arguments, see `launch.one_call`."""
+from ..plan import ACCUMULATOR_SLOT, Plan
+from ..scalars import Decision, Scalars
 
 
 class HostSteps:
@@ -36,56 +27,48 @@ class HostSteps:
 
     Parameters
     ----------
-    optimizer : Optimizer
     plans : list of Plan
     gradients : Gradients
+    scalars : Scalars
     """
 
-    def __init__(self, optimizer: Optimizer, plans: list[Plan], gradients: Gradients) -> None:
-        self._optimizer, self._plans = weakref.ref(optimizer), plans  # no cycle: memory goes with the last reference
-        self._keeps_average = bool(optimizer.use_ema)
-        self._accumulates = bool(optimizer.gradient_accumulation_steps)
+    def __init__(self, plans: list[Plan], gradients: BaseGradients, scalars: Scalars) -> None:
+        self._plans, self._scalars = plans, scalars
         self._clipped = False  # whether the last step left clipping factors behind
         for plan in plans:
             plan.connect_on_host(gradients.table, gradients.layouts)
+        self._apart = [plan for plan in plans if not plan.shares_gradients]
 
-    def step(self, unscale: float, nonfinite: str, options: int, scaling: Scaling | None, ends: Sequence[Call]) -> None:
+    def step(self, unscale: float, nonfinite: str, options: int, ends: Sequence[Call] = ()) -> None:
         """One step with the gradients that have been read; ``options`` are those of `Gradients.read`.
 
         ``ends`` is what else belongs to a step that is not left out: C functions to be called after the kernels.
         """
-        optimizer: Any = self._optimizer()
-        steps = optimizer.gradient_accumulation_steps or 1
-        t, calls = optimizer._iterations + 1, optimizer._calls + 1
-        closing = calls % steps == 0
-        if closing and steps > 1:
-            options |= ACCUMULATED
-        if optimizer.use_ema > self._keeps_average or (steps > 1) > self._accumulates:
-            raise RuntimeError("use_ema and gradient_accumulation_steps cannot be switched on after build()")
-        for plan in self._plans:
+        scalars, counts = self._scalars, self._scalars.counts
+        decision = scalars.decide()
+        options |= decision.options
+        for plan in self._apart:
             plan.take_gradients()
-        optimizer._write_rows(unscale, float(steps), t if closing else 0)
-        optimizer._last_step_skipped, optimizer._last_grad_norm = False, None
-        clips, norm = closing and bool(optimizer.clipnorm or optimizer.global_clipnorm), None
-        if clips or nonfinite != "propagate":
-            goes_on, norm = self._measure(optimizer, options, nonfinite, closing, clips)
+        scalars.write(unscale, decision)
+        counts.skipped = counts.has_norm = False
+        ends = [*scalars.recording(), *ends]
+        if decision.way or nonfinite != "propagate":
+            goes_on, norm = self._measure(decision, options, nonfinite)
             if not goes_on:
-                optimizer._last_step_skipped = True
+                counts.skipped = True
                 return
-        ends = [partial(vars(optimizer).update, _last_grad_norm=norm), *optimizer._recording(), *ends]
-        if not closing:
-            kernels = [call for plan in self._plans for call in plan.engine.accumulating(options)]
-            run(self._plans, [*kernels, counting(optimizer, t - 1, calls), *ends])
-            return
-        if optimizer.use_ema:
-            options |= optimizer._ema_options(t)
-        if self._clipped and not clips:
+            ends = [*counts.noting(norm), *ends] if norm is not None else ends
+        update, call = decision.update, decision.call
+        if not decision.closing:
+            kernels = [each for plan in self._plans for each in plan.engine.accumulating(options)]
+            return run(self._plans, [*kernels, counts.counting(update - 1, call), *ends])
+        if self._clipped and not decision.way:
             self._clip_all(1.0)
             self._clipped = False
-        kernels = [call for plan in self._plans for call in plan.engine.calls(options)]
-        emptied = self._unread_accumulators() if steps > 1 else ()
-        empty = [partial(np.ndarray.fill, accumulator, 0) for accumulator in emptied]
-        run(self._plans, [*kernels, *empty, *optimizer._advancing(t), counting(optimizer, t, calls), *ends])
+        kernels = [each for plan in self._plans for each in plan.engine.calls(options)]
+        if decision.window > 1:
+            kernels += [partial(np.ndarray.fill, each, 0) for each in self._unread_accumulators()]
+        run(self._plans, [*kernels, *scalars.advancing(update), counts.counting(update, call), *ends])
 
     def in_order(self, gradients: bool = False) -> AbstractContextManager[None]:
         """See `GpuSteps.in_order`: here everything has happened when a call returns."""
@@ -100,21 +83,22 @@ class HostSteps:
             for k in np.flatnonzero(plan.work.gradients[ADDRESS] == 0):
                 yield plan.slots[ACCUMULATOR_SLOT][k]
 
-    def _measure(
-        self, optimizer: Optimizer, options: int, nonfinite: str, closing: bool, clips: bool
-    ) -> tuple[bool, float | None]:
-        """Have the step clip by the norm, if it ``clips``; whether it goes on, and the norm, at a ``closing`` step."""
+    def _measure(self, decision: Decision, options: int, nonfinite: str) -> tuple[bool, float | None]:
+        """Measure the gradients, and have the step clip by their norm; whether it goes on, and the norm.
+
+        A step that only accumulates has no norm.
+        """
         found = [plan.engine.norms(options & (ACCUMULATED | STAGED)) for plan in self._plans]
         if nonfinite != "propagate" and not all(finite for _, finite in found):
             sums = [plan.work.sums for plan in self._plans]
             return _refuse(nonfinite, nonfinite_message(self._plans, sums))
-        if not closing:
+        if not decision.closing:
             return True, None
         norm = math.sqrt(sum(squares for squares, _ in found))
-        if clips and nonfinite != "propagate" and not math.isfinite(norm):
+        if decision.way and nonfinite != "propagate" and not math.isfinite(norm):
             return _refuse(nonfinite, OVERFLOW)
         self._clipped = True
-        self._clip(norm, *optimizer._clipping())
+        self._clip(norm, decision.way, decision.limit)
         return True, norm
 
     def _clip(self, norm: float, way: int, limit: float) -> None:
@@ -132,17 +116,12 @@ class HostSteps:
 
 def run(plans: list[Plan], calls: Sequence[Call]) -> None:
     """Call what a step consists of, the plans' kernels among it, as one."""
-    on_threads = any(plan.engine.on_threads for plan in plans)
-    if any(plan.engine.uses_numpy for plan in plans):
-        with np.errstate(all="ignore"):
-            launch.run(calls, on_threads)
-    else:
+    on_threads = uses_numpy = False
+    for plan in plans:
+        on_threads |= plan.engine.on_threads
+        uses_numpy |= plan.engine.uses_numpy
+    with np.errstate(all="ignore") if uses_numpy else nullcontext():
         launch.run(calls, on_threads)
-
-
-def counting(optimizer: Any, updates: int, calls: int) -> Call:
-    """What sets an optimizer's counters."""
-    return partial(setitem, optimizer._counted, slice(2), numbers("q", [updates, calls]))
 
 
 def _refuse(nonfinite: str, message: str) -> tuple[bool, None]:

@@ -4,127 +4,129 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..hyper_parameters import COMMON, HyperParameters
+from ..counts import Call
+from ..gradients import BaseGradients
 from ..kernels import launch
-from .alone import refuse_while
-from .host import Call, counting, run
-
-if TYPE_CHECKING:
-    from ..gradients import BaseGradients
-    from ..kernels.repeated_step import RepeatedStep
-    from ..optimizer import Optimizer
-    from ..plan import Plan
-
-_NUMBERS = (float, int, bool, str, type(None))
-"""Types of hyper-parameters that are the same as long as they compare equal."""
-
-_ASKING = ("_rate", "_rate_of_step", "_value")
-"""Methods that give the values of hyper-parameters."""
+from ..kernels.locks import Lock
+from ..kernels.repeated_step import RepeatedStep
+from ..plan import Plan
+from ..scalars import Scalars
+from .alone import alone, refuse_while
+from .host import run
 
 
 class RepeatedSteps:
-    """Does what `HostSteps` does, for an optimizer that clips by no norm, checks and accumulates nothing.
+    """Does what `HostSteps` does, for an optimizer that accumulates nothing.
 
     All hyper-parameters are compared with those of the last step, at once. As long as they are numbers and the same, so
     are the rows of scalars, or what they are worked out from.
 
     Parameters
     ----------
-    optimizer : Optimizer
-        It is not kept.
     plans : list of Plan
     gradients : Gradients
+    scalars : Scalars
+    stepping : Lock
+        Held by steps of any kind, see `alone`.
     """
 
-    def __init__(self, optimizer: Optimizer, plans: list[Plan], gradients: BaseGradients) -> None:
-        self._gradients, self._plans = gradients, plans
+    def __init__(self, plans: list[Plan], gradients: BaseGradients, scalars: Scalars, stepping: Lock) -> None:
+        self._gradients, self._plans, self._scalars, self._stepping = gradients, plans, scalars, stepping
         self._apart = [plan for plan in plans if not plan.shares_gradients]
-        self._call = _one_call(optimizer, plans[0], gradients) if len(plans) == 1 and not self._apart else None
-        self._fills = not (optimizer._keeps_scalars or (self._call is not None and self._call.writes))
-        self._watches = self._call is not None and self._call.watches
-        self._at_once = self._call.begin if self._call and self._watches and self._call.launches else None
-        own = optimizer.__dict__
-        self._values: Any = itemgetter(*(key for key in _names(optimizer) if key in own))
-        self._known: Any = None  # values of hyper-parameters at the last step
-        self._size = 0  # number of attributes then
-        self._is_alike = False  # whether those after it can be like it
+        self._call = self._one_call(plans[0]) if len(plans) == 1 and not self._apart else None
+        self._fills = not (scalars.keeps or (self._call is not None and self._call.writes))
+        self._count = len(gradients.parameters)
+        self._known: Any = None  # what scalars depended on at the last step
+        self._may_be_alike: bool | None = None  # whether steps with these values can be; None: it was not looked at
+        self._is_alike = False  # whether the next ones are,
+        self._goes_by_norm = False  # and go by the norm of the gradients
         self._options = 0  # for the launch, beside those of the gradients
+
+    def _one_call(self, plan: Plan) -> RepeatedStep | None:
+        """What the only plan's steps repeat, in one call, where that is possible."""
+        scalars = self._scalars
+        settings = scalars.settings_class(plan)
+        if plan.engine.reads_tables or (scalars.running is not None and settings is None):
+            return None
+        counts, measures = scalars.counts, scalars.by_norm() is not None
+        what = settings, scalars.running, counts.told, measures
+        return self._gradients.repeated_step(counts.numbers, plan.engine, *what)
 
     @property
     def is_running(self) -> bool:
         """Whether a step is under way in compiled code, which lets other threads run."""
         return self._call is not None and self._call.is_running
 
-    def step(self, optimizer: Optimizer, grads: Any, ends: Sequence[Call] = ()) -> bool:
+    def step(self, grads: Any, ends: Sequence[Call] = ()) -> bool:
         """One step, if it is like the last; whether it was. See `Optimizer.apply` for what is raised.
 
         ``ends`` are as of `HostSteps.step`.
         """
-        if not self._is_alike:
+        if not self._is_alike or self._scalars.values() != self._known:
             return False
         held = tuple(grads) if type(grads) is list else grads  # another thread may empty a list
-        attributes = optimizer.__dict__  # held, like the gradients, while compiled code looks at it
-        if self._at_once is not None and not ends:
-            if not self._at_once(id(held), id(attributes)):
-                return True
-        elif self._watches and self._run(held, attributes, ends):
+        if not self._fills and self._run(held, ends):
             return True
-        return self._step_in_turn(optimizer, held, grads, ends)
+        return (self._fills or not self._goes_by_norm) and self._step_in_turn(held, grads, ends)
 
-    def _step_in_turn(self, optimizer: Optimizer, held: Any, grads: Any, ends: Sequence[Call]) -> bool:
+    def _step_in_turn(self, held: Any, grads: Any, ends: Sequence[Call]) -> bool:
         """The same, one thing after the other; ``held`` is ``grads`` or a tuple of them."""
-        attributes = optimizer.__dict__
-        values = self._values(attributes)
-        if values != self._known or optimizer._iterations == 0 or optimizer._evaluating:  # at first averages begin
+        if self._scalars.counts.updates == 0:  # averages begin
             return False
-        if len(attributes) != self._size or (self._watches and not _are_numbers(values)):
-            return False  # a method may have got another body; what is equal now may change where nobody looks
-        call = self._call
-        if call is not None and not self._fills:
-            call.watch(attributes)
-            if self._run(held, attributes, ends):
-                return True
-        with optimizer._one_at_a_time():
+        with self.alone():
             if not self._is_alike:  # another thread has taken a step of another kind meanwhile
                 return False
-            t = optimizer._iterations + 1
             if self._fills:
-                optimizer._fill_rows(t)
-            if not (self._fills and call is not None and self._run(held, attributes, ends)):
-                self._read_and_launch(optimizer, grads, t, ends)
+                self._scalars.refill(self._scalars.counts.updates + 1)
+                if self._run(held, ends):
+                    return True
+            if self._goes_by_norm:
+                return False
+            self._read_and_launch(grads, ends)
         return True
 
-    def _run(self, held: Any, attributes: dict[str, Any], ends: Sequence[Call]) -> bool:
+    def alone(self) -> Lock:
+        """See `alone.alone`."""
+        return alone(self._stepping, self.is_running)
+
+    def _run(self, held: Any, ends: Sequence[Call]) -> bool:
         """Do a step with gradients that are as usual, in one call; whether that was possible."""
-        call: Any = self._call
-        begin = partial(call.begin, id(held), id(attributes))
-        if call.launches:
-            return launch.run_unless(begin, launch.one_call(ends), False)
+        call = self._call
+        if call is None or type(held) is not tuple or len(held) != self._count:
+            return False
+        if call.launches and not ends:
+            return not call.begin(id(held))
         (plan,) = self._plans
-        after = launch.one_call((*plan.engine.calls(self._options), call.end, *ends))
+        calls: list[Call] = [partial(call.begin, id(held))]
+        if call.launches:
+            calls.append(launch.one_call(ends))
+        else:
+            if self._goes_by_norm:
+                calls += [*plan.engine.measuring(0), call.check]
+            calls.append(launch.one_call((*plan.engine.calls(self._options), call.end, *ends)))
         try:
-            return launch.run_unless(begin, after, plan.engine.on_threads)
+            return launch.run_while(calls, plan.engine.on_threads)
         except MemoryError:
             call.give_up()
             raise
 
-    def _read_and_launch(self, optimizer: Optimizer, grads: Any, t: int, ends: Sequence[Call]) -> None:
+    def _read_and_launch(self, grads: Any, ends: Sequence[Call]) -> None:
         """A step with gradients of any kind."""
-        gradients = self._gradients
+        gradients, scalars, counts = self._gradients, self._scalars, self._scalars.counts
         self._let_steps_begin(False)
         refuse_while(self.is_running)  # another thread's may have begun before that
+        update = counts.updates + 1
         try:
             options = gradients.read(grads, False) | self._options
             for plan in self._apart:
                 plan.take_gradients()
-            if not (self._fills or optimizer._keeps_scalars):
-                optimizer._fill_rows(t)
-            kernels = [call for plan in self._plans for call in plan.engine.calls(options)]
-            counted = counting(optimizer, t, optimizer._calls + 1)
-            run(self._plans, [*kernels, *optimizer._advancing(t), counted, *ends])
+            if not (self._fills or scalars.keeps):
+                scalars.refill(update)
+            kernels = [each for plan in self._plans for each in plan.engine.calls(options)]
+            counted = counts.counting(update, counts.calls + 1)
+            run(self._plans, [*kernels, *scalars.advancing(update), counted, *ends])
             self._let_steps_begin(True)
         finally:
             gradients.release()
@@ -139,64 +141,37 @@ class RepeatedSteps:
         self._is_alike = False
         self._let_steps_begin(False)
 
-    def learn(self, optimizer: Optimizer) -> None:
-        """After a step of `HostSteps` with these hyper-parameters: see whether the next ones can be like it.
+    def learn(self) -> None:
+        """After a step of `HostSteps`: see whether the next ones can be like it.
 
-        Where they change at every step, nothing is looked at but whether they do.
+        Where hyper-parameters change at every step, nothing is looked at but whether they do.
         """
-        values = self._values(optimizer.__dict__)
-        changed, self._known, self._size = values != self._known, values, len(optimizer.__dict__)
-        if changed or optimizer._iterations <= 1 or not (_is_repeatable(optimizer) and _are_numbers(values)):
+        scalars = self._scalars
+        values = scalars.values()
+        if values != self._known:
+            self._known, self._may_be_alike = values, None
             return
-        self._options = optimizer._ema_options(1) if optimizer.use_ema else 0
-        if self._call is not None:
-            _, plan, _, learning_rate, _ = optimizer._rows[0]
-            follows = self._call.writes
-            self._call.take(self._options, optimizer._settings(plan.branch, learning_rate) if follows else None)
+        if scalars.counts.updates <= 1 or scalars.counts.skipped:
+            return
+        if self._may_be_alike is None:
+            self._may_be_alike = scalars.are_settled(values) and self._can_repeat()
+        if self._may_be_alike:
+            self._take()
+
+    def _can_repeat(self) -> bool:
+        """Whether a step consists of nothing but what `step` does."""
+        scalars = self._scalars
+        return (
+            scalars.window() == 1 and not scalars.overwrites() and (self._call is not None or scalars.by_norm() is None)
+        )
+
+    def _take(self) -> None:
+        """Do the next steps as the last one was done."""
+        scalars, call = self._scalars, self._call
+        self._options = scalars.averages(1)
+        if call is not None:
+            clipping = scalars.by_norm()
+            self._goes_by_norm = clipping is not None
+            call.take(self._options, scalars.settings(self._plans[0]) if call.writes else None, clipping)
         self._let_steps_begin(True)
         self._is_alike = True
-
-
-def _names(optimizer: Optimizer) -> tuple[str, ...]:
-    """Of the attributes that hold the hyper-parameters."""
-    return ("_learning_rate", *COMMON[1:], *optimizer._own)
-
-
-def _are_numbers(values: tuple[Any, ...]) -> bool:
-    """Whether the values of hyper-parameters stay what they are."""
-    return all(type(value) in _NUMBERS for value in values)
-
-
-def _one_call(optimizer: Optimizer, plan: Plan, gradients: BaseGradients) -> RepeatedStep | None:
-    """What the only plan's steps repeat, in one call, where that is possible."""
-    if plan.engine.reads_tables or not _asks_for_values(optimizer):
-        return None
-    settings = None
-    if optimizer._follows_settings and len(plan.groups) == 1:
-        settings = type(optimizer._settings(plan.branch, 1.0))
-    if optimizer._running is not None and settings is None:
-        return None
-    sees_to_all = optimizer._keeps_scalars or settings is not None
-    return gradients.repeated_step(optimizer._counted, plan.engine, settings, optimizer._running, sees_to_all)
-
-
-def _asks_for_values(optimizer: Optimizer) -> bool:
-    """Whether what a step does with hyper-parameters depends on nothing but their values."""
-    own, kind = vars(optimizer), type(optimizer)
-    return (
-        all(name in own for name in _names(optimizer))
-        and all(getattr(kind, name) is getattr(HyperParameters, name) for name in _ASKING)
-        and not own.keys() & {"_scalars", "_settings", *_ASKING}
-    )
-
-
-def _is_repeatable(optimizer: Optimizer) -> bool:
-    """Whether a step consists of nothing but what `RepeatedSteps.step` does."""
-    return (
-        optimizer.nonfinite == "propagate"
-        and not optimizer._clipping()[0]
-        and not optimizer.gradient_accumulation_steps
-        and not (optimizer.use_ema and optimizer.ema_overwrite_frequency)
-        and not optimizer._stand_ins
-        and _asks_for_values(optimizer)
-    )

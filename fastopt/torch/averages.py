@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from threading import Lock
 from typing import Any
 
 import torch
 
+from .._torch import without_modes
 from ..averages import LEAVE_FIRST
+from ..counts import Call
 from ..kernels.launch import one_call
+from ..kernels.locks import Lock
 from ..steps.alone import alone
-from ..steps.host import Call
 from .memory import few_threads, local
 from .several import check_sharded
 
@@ -78,7 +79,7 @@ class Averages:
         Does nothing where the parameters are the training weights, so it can be called at any time, and again.
         """
         left = partial(vars(self).update, _training=[], _evaluating=False)
-        with torch._C.DisableTorchFunction():  # see `engine.Engine.run`
+        with without_modes():  # see `engine.Engine.run`
             one_call([*_copying(self._training), left])()
 
     def _refuse_to_step_while_evaluating(self) -> None:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import weakref
-from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch._compile import _disable_dynamo
 
+from .._torch import found_inf_of, scale_of
+from ..kernels.locks import Lock
 from ..steps.alone import alone
-from .building import AnyEngine, check_members, engine_of, local_gradient, pack
-from .cohorts import Cohort, member_of
+from .building import AnyEngine, check_members, engine_of, local_gradient, member_of, pack
+from .cohorts import Cohort
 from .memory import few_threads
+from .rule import Owner
 from .several import check_distribution, check_reduction, has_processes, later_reduction
-from .versions import count_up
-
-if TYPE_CHECKING:
-    from .base import Fused
+from .snapshot import Contents
+from .versions import note_writing
 
 
 class _Single(NamedTuple):
     """The engine of one parameter, and what it was made for."""
 
     engine: AnyEngine
+    contents: Contents  # of its state
     group: dict[str, Any]
     cohort: Cohort
     place: tuple[int, int]
@@ -35,11 +35,11 @@ class BackwardSteps:
 
     Parameters
     ----------
-    owner : Fused
+    owner : Owner
         Referred to weakly: hooks on parameters outlive it.
     """
 
-    def __init__(self, owner: Fused) -> None:
+    def __init__(self, owner: Owner) -> None:
         self._owner: Any = weakref.proxy(owner)
         self._reference = weakref.ref(owner)
         self._hooked: set[int] = set()
@@ -53,7 +53,7 @@ class BackwardSteps:
 
     def await_gradients(self) -> None:
         """Have each parameter that is trained call back when its gradient is complete."""
-        reference = self._reference
+        reference: Any = self._reference
 
         def arrived(parameter: torch.Tensor) -> None:
             owner = reference()
@@ -65,7 +65,7 @@ class BackwardSteps:
                 self._hooked.add(id(p))
                 p.register_post_accumulate_grad_hook(arrived)
 
-    @_disable_dynamo
+    @torch.compiler.disable
     def step_early(self, parameter: torch.Tensor) -> None:
         """`step` during ``backward``, unless gradients are reduced after that."""
         if not self._singles:
@@ -73,7 +73,7 @@ class BackwardSteps:
         self.step(parameter)
         self._stepped.add(id(parameter))
 
-    @_disable_dynamo
+    @torch.compiler.disable
     @torch.no_grad()
     def step(self, parameter: torch.Tensor) -> None:
         """Step a parameter whose gradient is complete, and free the gradient; one that is in no group stays."""
@@ -89,8 +89,10 @@ class BackwardSteps:
         engine = single.engine
         with alone(single.stepping):
             engine.run(_own_gradient(single, parameter), False)
-        count_up([parameter])
+        note_writing([parameter])
         parameter.grad = None
+        if engine.has_recorded:
+            single = single._replace(contents=_contents(owner, parameter))
         self._singles[parameter] = single
 
     def finish(self) -> None:
@@ -102,7 +104,7 @@ class BackwardSteps:
             If the gradients that were stepped with were scaled, or not reduced yet over processes.
         """
         owner = self._owner
-        if getattr(owner, "found_inf", None) is not None or getattr(owner, "grad_scale", None) is not None:
+        if found_inf_of(owner) is not None or scale_of(owner) is not None:
             raise RuntimeError(
                 "fused_backward=True has updated the parameters during backward, with scaled gradients: use it without "
                 "a GradScaler, or the scaler without fused_backward"
@@ -124,7 +126,7 @@ class BackwardSteps:
         return (
             single.place == place
             and owner.param_groups[place[0]] is single.group
-            and engine.has_state_of(owner)
+            and single.contents.are_in((owner.state.get(parameter, {}),))
             and engine.is_current([parameter.grad])
             and engine.prepare_step(_own_gradient(single, parameter))
         )
@@ -136,7 +138,8 @@ class BackwardSteps:
         member = member_of(owner, parameter, parameter.grad, g, k, {}, {})
         check_members([member])
         pack(owner, self._params())
-        return _Single(engine_of(owner, [member]), owner.param_groups[g], member.cohort, (g, k), Lock())
+        contents = _contents(owner, parameter)
+        return _Single(engine_of(owner, [member]), contents, owner.param_groups[g], member.cohort, (g, k), Lock())
 
     def _place_of(self, parameter: Any) -> tuple[int, int] | None:
         """Number of the group, and number in it."""
@@ -148,6 +151,10 @@ class BackwardSteps:
                 return place
         self._places = {p: (g, k) for g, group in enumerate(groups) for k, p in enumerate(group["params"])}
         return self._places.get(parameter)
+
+
+def _contents(owner: Owner, parameter: Any) -> Contents:
+    return Contents([owner.state.get(parameter, {})], [0])
 
 
 def _own_gradient(single: _Single, parameter: Any) -> list[Any]:

@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Mapping
-from operator import itemgetter
-from threading import Lock
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch._compile import _disable_dynamo
 
+from .._torch import Scaled, found_inf_of, scale_of
+from ..counts import Call
 from ..hyper_parameters import hint
 from ..kernels.launch import one_call
-from ..plan import Slot
+from ..kernels.locks import Lock
 from ..steps.alone import alone
-from ..steps.host import Call
 from .averages import Averages
 from .backward import BackwardSteps
-from .building import Built, Seen, build, local_gradient, own
-from .cohorts import Cohort, path_of
+from .building import Built, build, local_gradient, own
+from .cohorts import path_of
 from .memory import check_parameter, few_threads, local
 from .names import ELSEWHERE
-from .options import NAMES, Options, options_of
-from .versions import Zeroed, count_up
-
-Slots = tuple[tuple[str, Slot], ...]
-"""Of a rule, in its order, under torch's names."""
+from .options import NAMES, Chosen, Options, options_of
+from .rule import Rule
+from .versions import Zeroed, note_writing
 
 
-class Fused(Options, Averages):
+class Fused(Options, Averages, Scaled):
     """Placed before a `torch.optim.Optimizer` class: its step becomes one pass over memory.
 
     Everything else is torch's: arguments and their checks, ``param_groups``, hooks, ``state`` and its names. Subclasses
-    say how torch's hyper-parameters become the scalars of a rule. ``foreach``, ``fused`` and ``capturable`` say how
-    torch would compute: they are accepted, kept in ``param_groups``, and without effect here.
+    have a `Rule`, which says how torch's hyper-parameters become scalars. ``foreach``, ``fused`` and ``capturable`` say
+    how torch would compute: they are accepted, kept in ``param_groups``, and without effect here.
 
     Parameters
     ----------
@@ -63,58 +59,12 @@ class Fused(Options, Averages):
     ``p.untyped_storage().resize_(0)``: the kernels keep its address.
     """
 
-    _reads: ClassVar[tuple[str, ...]]
-    """Hyper-parameters that a row of scalars depends on."""
-    _counters: ClassVar[tuple[str, ...]] = ("step",)
-    """State that is a number per parameter."""
-    _needs_whole: ClassVar[bool] = False
-    """Whether the rule looks at more than single elements."""
+    rule: Rule
+    """How hyper-parameters become scalars; set by subclasses."""
 
     defaults: dict[str, Any]
     param_groups: list[dict[str, Any]]
     state: Any
-    _unscales_itself = False
-
-    # -- what a subclass says ---------------------------------------------------------------------------------------
-
-    def _slots(self, group: Mapping[str, Any]) -> Slots:
-        """State arrays of the rule for a parameter group."""
-        raise NotImplementedError
-
-    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> tuple[tuple[float, ...], float]:
-        """The rule's scalars for update number ``t``, and the share of itself that the parameter loses before."""
-        raise NotImplementedError
-
-    def _extra(self, tensor: torch.Tensor) -> Hashable:
-        """What the scalars depend on beside hyper-parameters and counts."""
-        return None
-
-    def _needs_c_order(self, axes: tuple[int, ...]) -> bool:
-        """Whether the rule cannot work on a parameter whose axes lie so in memory."""
-        return False
-
-    def _start(self, name: str, group: Mapping[str, Any]) -> float:
-        """What a counter starts as."""
-        return 0.0
-
-    def _count_of(self, state: Mapping[str, Any]) -> int:
-        """Updates that a parameter has had, as far as its scalars depend on them."""
-        return int(state["step"]) if "step" in state else 0
-
-    def _counted(self, cohort: Cohort) -> tuple[int, dict[str, float]]:
-        """What ``count`` and ``counters`` of a cohort are after one more update."""
-        count = cohort.count + 1
-        return count, {"step": float(count)} if "step" in self._counters else {}
-
-    def _counted_apart(self, group: int) -> Hashable:
-        """What cohorts must have in common beside their counters."""
-        return None
-
-    def _structure_of(self, group: Mapping[str, Any]) -> Hashable:
-        """What parameters must have in common to be under one rule: the class of the scalars, and slots."""
-        sample = Cohort(group, {name: self._start(name, group) for name in self._counters}, 0, False)
-        scalars, _ = self._row(group, 1, sample, (1, 1))
-        return type(scalars), self._slots(group)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Show the signature that the class has: torch's, then the keywords of `Fused`."""
@@ -155,11 +105,10 @@ class Fused(Options, Averages):
         """Set what follows from parameters and state to nothing."""
         self._built: Built | None = None
         self._zeroed = Zeroed()
-        self._buffers: dict[Any, torch.Tensor] = getattr(self, "_buffers", {})
+        self.buffers: dict[Any, torch.Tensor] = getattr(self, "buffers", {})
         self._last_step_skipped = False
         self._stepping = vars(self).get("_stepping") or Lock()
         self._backward: BackwardSteps
-        self._hyper_parameters: Callable[[Any], Any] = itemgetter(*self._reads)
         if "_backward" in self.__dict__:
             self._backward.forget()
         else:
@@ -211,55 +160,37 @@ class Fused(Options, Averages):
             self._backward.finish()
             one_call(self._ends())()
             return loss
-        found_inf = getattr(self, "found_inf", None)
+        found_inf = found_inf_of(self)
         self._last_step_skipped = found_inf is not None and bool(found_inf)
         if not self._last_step_skipped:
             with alone(self._stepping):
-                self._unscale_gradients()
+                scale = scale_of(self)
+                if scale is not None:
+                    self._unscale_gradients(scale)
                 self._step()
         return loss
 
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """Whether a ``GradScaler`` is to hand over its scale, by the attributes ``grad_scale`` and ``found_inf``.
-
-        It passes over all gradients in any case, and unscales them in the same pass if this is False; Lightning clips
-        only then. A ``grad_scale`` that is there before is multiplied by the scaler's, as torch does.
-        """
-        return self._unscales_itself or self.fused_backward or getattr(self, "grad_scale", None) is not None
-
-    @_step_supports_amp_scaling.setter
-    def _step_supports_amp_scaling(self, value: bool) -> None:
-        self._unscales_itself = value
-
     @few_threads()
-    def _unscale_gradients(self) -> None:
+    def _unscale_gradients(self, scale: Any) -> None:
         """Divide the gradients by ``grad_scale`` where they lie, as torch's fused optimizers do.
 
         They stay divided if the step is then refused.
         """
-        scale = getattr(self, "grad_scale", None)
-        if scale is None:
-            return
-        grads = [local(p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if grads:
-            torch._foreach_div_(grads, float(scale))
+        divisor = float(scale)
+        for grad in [local(p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]:
+            grad.div_(divisor)
 
-    @_disable_dynamo
+    @torch.compiler.disable
     def _step(self) -> None:
-        built = self._built
-        if built is not None and built.seen.again(self):
-            params, same_settings = built.params, built.seen.same_settings()
-        else:
-            params, same_settings = [p for group in self.param_groups for p in group["params"]], False
+        params = [p for group in self.param_groups for p in group["params"]]
         grads = [p.grad for p in params]
-        if built is None or not (built.is_current(self, params, grads) and built.prepare_step(grads, same_settings)):
+        built = self._built
+        if built is None or not (built.is_current(self, params, grads) and built.prepare_step(grads)):
             built = build(self, params, grads, {} if built is None else built.cohorts)
-            built.prepare_step(grads, False)
+            built.prepare_step(grads)
         built.check_options(self)
         if self._run(built.engines, grads):
-            self._built = built if built.seen.again(self) else built._replace(seen=Seen(self))
-            self._built.seen.accept_settings()
+            self._built = built.after_step(self, params)
         if self.fused_zero_grad:
             self._zeroed.note([grad for grad in grads if grad is not None])
 
@@ -274,7 +205,7 @@ class Fused(Options, Averages):
             ran.append(engine.run(given, self.fused_zero_grad, ends if is_last else ()))
             if ran[-1]:
                 # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
-                count_up(engine.stepped)
+                note_writing(engine.stepped)
         if not engines:
             one_call(ends)()
         self._last_step_skipped = not all(ran)
@@ -305,6 +236,7 @@ class Fused(Options, Averages):
             alone(self._stepping)
         self._begin()
         super().__setstate__(state)  # type: ignore[misc]
+        self.chosen = Chosen(**options_of(self))  # torch sets attributes behind their backs
         own = self.defaults.keys() - {"differentiable"}  # torch adds that, whether a class has it or not
         for group in self.param_groups:
             for name in own - group.keys():
@@ -331,4 +263,4 @@ class Fused(Options, Averages):
 
         Those of the last step: where parameters come in or move, the next step makes new ones.
         """
-        return list(self._buffers.values())
+        return list(self.buffers.values())

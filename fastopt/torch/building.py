@@ -2,99 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from operator import is_
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 
 from . import flat
-from .cohorts import Cohort, Known, Member, members_of
+from .cohorts import Cohort, Member, path_of
+from .counters import counter_of
 from .engine import Engine
 from .memory import check_class, check_memory, device_of, few_threads, is_distributed, is_updatable, local
 from .meta import MetaEngine
+from .rule import Owner
 from .several import check_distribution
-from .watch import Watch
-
-if TYPE_CHECKING:
-    from .base import Fused
-
+from .snapshot import Snapshot
 
 AnyEngine = Engine | MetaEngine
+
+Known = Mapping[Any, Cohort]
+"""Parameter → the cohort that it was in."""
+
+
+def members_of(owner: Owner, params: list[Any], grads: list[Any], known: Known) -> dict[int, Member]:
+    """The parameters that are to be stepped, by their number, in cohorts.
+
+    Those that were divided before stay so: what comes without a gradient at one step is likely to do so again.
+    """
+    places = [(g, k) for g, group in enumerate(owner.param_groups) for k in range(len(group["params"]))]
+    cohorts: dict[Any, Cohort] = {}
+    return {
+        number: member_of(owner, tensor, grad, *places[number], cohorts, known)
+        for number, (tensor, grad) in enumerate(zip(params, grads, strict=True))
+        if _is_member(owner, tensor, grad, known)
+    }
+
+
+def member_of(owner: Owner, tensor: Any, grad: Any, g: int, k: int, cohorts: dict[Any, Cohort], known: Known) -> Member:
+    """Parameter ``k`` of group ``g``; its cohort is one of ``cohorts``, or is added to them."""
+    group, state = owner.param_groups[g], dict(owner.state.get(tensor, ()))
+    tensors = {name: counter_of(name, state.pop(name, owner.rule.start(name, group))) for name in owner.rule.counters}
+    counters = {name: float(tensor) for name, tensor in tensors.items()}
+    count = owner.rule.count_of({**counters, **state})
+    averages = "ema" in state
+    key = (
+        known.get(tensor),
+        device_of(tensor),
+        *counters.values(),
+        *(tensor.dtype for tensor in tensors.values()),  # each rounds in its own way
+        count,
+        averages,
+        grad is None,
+        owner.rule.counted_apart(g),
+    )
+    cohort = cohorts.get(key) or cohorts.setdefault(key, Cohort(group, counters, count, averages))
+    return Member(path_of(group, g, k), tensor, g, state, cohort, tensors)
+
+
+def _is_member(owner: Owner, tensor: Any, grad: Any, known: Known) -> bool:
+    if grad is not None:
+        return True
+    return bool(owner.state.get(tensor) or tensor in known) and is_updatable(tensor)
 
 
 class Built(NamedTuple):
     """Engines, and what they were made for."""
 
-    params: list[Any]
-    groups: list[Any]
     waiting: list[int]  # parameters without an engine: they never had a gradient
     engines: list[tuple[AnyEngine, list[int] | None]]  # with the numbers of their parameters; None: all of them
     cohorts: dict[Any, Cohort]  # of each parameter
-    seen: Seen  # with which they were last found to be current
+    snapshot: Snapshot  # of what they are for
     is_divided: bool  # over devices or processes
 
-    def is_current(self, owner: Fused, params: list[Any], grads: list[Any]) -> bool:
-        """Whether these are the engines for what the optimizer consists of now.
+    def is_current(self, owner: Owner, params: list[Any], grads: list[Any]) -> bool:
+        """Whether these are the engines for what the optimizer consists of now; reads gradients, if that is quick."""
+        if not self.snapshot.matches(owner, params) or any(grads[k] is not None for k in self.waiting):
+            return False
+        return all(engine.is_current(own(grads, numbers)) for engine, numbers in self.engines)
 
-        ``params`` are its parameters; this class's own list of them says that `Seen.again` has found nothing new.
-        """
-        seen_again = params is self.params
-        return (
-            (
-                seen_again
-                or (
-                    _are_same(params, self.params)
-                    and _are_same(owner.param_groups, self.groups)
-                    and _are_same(owner.state.values(), self.seen.states)
-                )
-            )
-            and all(grads[k] is None for k in self.waiting)
-            and all(engine.is_current(own(grads, numbers), seen_again) for engine, numbers in self.engines)
-        )
-
-    def prepare_step(self, grads: list[Any], same_settings: bool) -> bool:
+    def prepare_step(self, grads: list[Any]) -> bool:
         """See `Engine.prepare_step`."""
-        return all(engine.prepare_step(own(grads, numbers), same_settings) for engine, numbers in self.engines)
+        return all(engine.prepare_step(own(grads, numbers)) for engine, numbers in self.engines)
 
-    def check_options(self, owner: Fused) -> None:
+    def after_step(self, owner: Owner, params: list[Any]) -> Built:
+        """The same for the next step, which finds the state that this one has added."""
+        for engine, _ in self.engines:
+            if engine.has_recorded:
+                return self._replace(snapshot=Snapshot(owner, params, self.cohorts))
+        return self
+
+    def check_options(self, owner: Owner) -> None:
         """Refuse options that have been set since, and do not go with what the engines are for."""
         if self.is_divided:
             tensors = [member.tensor for engine, _ in self.engines for member in engine.members]
             check_distribution(owner, tensors)
             _check_devices(owner, list(dict.fromkeys(map(device_of, tensors))))
-
-
-class Seen:
-    """Groups and state of an optimizer at the end of a step, to be recognised at a glance."""
-
-    def __init__(self, owner: Fused) -> None:
-        groups, self._state = owner.param_groups, owner.state
-        self._groups, self._lists = groups, [group["params"] for group in groups]
-        self.states = list(owner.state.values())
-        self._structure = Watch([self._state, *self.states], [groups, *self._lists])
-        self._settings = Watch(groups)
-
-    def again(self, owner: Fused) -> bool:
-        """Whether groups, parameters and state certainly are the same objects; tensors may have changed."""
-        return (
-            owner.param_groups is self._groups
-            and owner.state is self._state
-            and self._structure.sees_no_change()
-            and (self.same_settings() or _are_same([group["params"] for group in self._groups], self._lists))
-        )
-
-    def same_settings(self) -> bool:
-        """After `again`: whether hyper-parameters certainly are the same objects, too."""
-        return self._settings.sees_no_change()
-
-    def accept_settings(self) -> None:
-        """See those that there are now again."""
-        self._settings.accept()
-
-
-def _are_same(found: Any, known: list[Any]) -> bool:
-    return len(found) == len(known) and all(map(is_, found, known))
 
 
 def own(grads: list[Any], numbers: list[int] | None) -> list[Any]:
@@ -103,7 +104,7 @@ def own(grads: list[Any], numbers: list[int] | None) -> list[Any]:
 
 
 @few_threads()
-def build(owner: Fused, params: list[Any], grads: list[Any], known: Known) -> Built:
+def build(owner: Owner, params: list[Any], grads: list[Any], known: Known) -> Built:
     """Make engines, one per device, for all parameters that have state or a gradient.
 
     ``known`` are the cohorts of the last build. The optimizer itself stays as it is.
@@ -123,7 +124,7 @@ def build(owner: Fused, params: list[Any], grads: list[Any], known: Known) -> Bu
     waiting = [k for k in range(len(params)) if k not in members]
     cohorts = {member.tensor: member.cohort for member in members.values()}
     is_divided = len(engines) > 1 or any(engine.distributed for engine, _ in engines)
-    return Built(params, list(owner.param_groups), waiting, engines, cohorts, Seen(owner), is_divided)
+    return Built(waiting, engines, cohorts, Snapshot(owner, params, cohorts), is_divided)
 
 
 def check_members(members: Iterable[Member]) -> None:
@@ -133,12 +134,12 @@ def check_members(members: Iterable[Member]) -> None:
         (check_class if tensor.is_meta else check_memory)(member.path, tensor)
 
 
-def engine_of(owner: Fused, members: list[Member]) -> AnyEngine:
+def engine_of(owner: Owner, members: list[Member]) -> AnyEngine:
     """An engine for parameters on one device."""
     return (MetaEngine if local(members[0].tensor).is_meta else Engine)(owner, members)
 
 
-def _check_devices(owner: Fused, devices: list[Any]) -> None:
+def _check_devices(owner: Owner, devices: list[Any]) -> None:
     if len(devices) > 1 and (owner.clip_norm is not None or owner.nonfinite != "propagate"):
         raise ValueError(
             f"clip_norm and nonfinite look at all gradients together, and the parameters are on {devices}: "
@@ -146,11 +147,11 @@ def _check_devices(owner: Fused, devices: list[Any]) -> None:
         )
 
 
-def pack(owner: Fused, params: list[Any]) -> None:
+def pack(owner: Owner, params: list[Any]) -> None:
     """With ``flat``, move what is trained into flat tensors, if it is not there."""
     if owner.flat:
         has_memory = [p for p in params if is_updatable(p) and not p.is_meta]
-        flat.pack([p for p in has_memory if p.requires_grad], owner._buffers)
+        flat.pack([p for p in has_memory if p.requires_grad], owner.buffers)
 
 
 def local_gradient(member: Member, grad: Any) -> torch.Tensor | None:

@@ -17,9 +17,33 @@ from ..kernels.rules.rmsprop import (
 )
 from ..kernels.rules.sgd import CoupledMomentumScalars, CoupledNesterovScalars, CoupledSgdScalars
 from ..plan import Slot
-from .base import Fused, Slots
+from .base import Fused
 from .cohorts import Cohort
 from .numbers import number
+from .rule import Rule, Slots
+
+
+class SGDRule(Rule):
+    """The rule of `SGD`, in the terms of its parameter groups."""
+
+    reads = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+    counters = ()
+
+    def slots(self, group: Mapping[str, Any]) -> Slots:
+        return (("momentum_buffer", Slot()),) if group["momentum"] else ()
+
+    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        kind: Any = CoupledSgdScalars
+        if group["momentum"]:
+            kind = CoupledNesterovScalars if group["nesterov"] else CoupledMomentumScalars
+        grad_weight = 1.0 if t == 1 else 1.0 - number(group["dampening"])
+        return kind(number(group["lr"]), number(group["momentum"]), grad_weight, number(group["weight_decay"])), 0.0
+
+    def count_of(self, state: Mapping[str, Any]) -> int:
+        return int(state.get("momentum_buffer") is not None)
+
+    def counted(self, cohort: Cohort) -> tuple[int, dict[str, float]]:
+        return 1, {}  # the second update is like all later ones
 
 
 class SGD(Fused, torch.optim.SGD):
@@ -28,24 +52,29 @@ class SGD(Fused, torch.optim.SGD):
     State: with momentum ``momentum_buffer``.
     """
 
-    _reads = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
-    _counters = ()
+    rule = SGDRule()
 
-    def _slots(self, group: Mapping[str, Any]) -> Slots:
-        return (("momentum_buffer", Slot()),) if group["momentum"] else ()
 
-    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
-        kind: Any = CoupledSgdScalars
-        if group["momentum"]:
-            kind = CoupledNesterovScalars if group["nesterov"] else CoupledMomentumScalars
-        grad_weight = 1.0 if t == 1 else 1.0 - number(group["dampening"])
-        return kind(number(group["lr"]), number(group["momentum"]), grad_weight, number(group["weight_decay"])), 0.0
+class RMSpropRule(Rule):
+    """The rule of `RMSprop`, in the terms of its parameter groups."""
 
-    def _count_of(self, state: Mapping[str, Any]) -> int:
-        return int(state.get("momentum_buffer") is not None)
+    reads = ("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize")
+    _KINDS: ClassVar = {
+        (False, False): CoupledRMSpropScalars,
+        (True, False): CoupledMomentumRMSpropScalars,
+        (False, True): CoupledCenteredRMSpropScalars,
+        (True, True): CoupledCenteredMomentumRMSpropScalars,
+    }
 
-    def _counted(self, cohort: Cohort) -> tuple[int, dict[str, float]]:
-        return 1, {}  # the second update is like all later ones
+    def slots(self, group: Mapping[str, Any]) -> Slots:
+        momentum = (("momentum_buffer", Slot()),) if group["momentum"] > 0 else ()
+        return ("square_avg", Slot()), *momentum, *((("grad_avg", Slot()),) if group["centered"] else ())
+
+    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        kind: Any = self._KINDS[group["momentum"] > 0, bool(group["centered"])]
+        alpha, momentum = number(group["alpha"]), number(group["momentum"])
+        eps, decay = number(group["eps"]), number(group["weight_decay"])
+        return kind(number(group["lr"]), alpha, 1.0 - alpha, momentum, eps, decay), 0.0
 
 
 class RMSprop(Fused, torch.optim.RMSprop):
@@ -54,23 +83,20 @@ class RMSprop(Fused, torch.optim.RMSprop):
     State: ``square_avg``, with momentum ``momentum_buffer``, centered ``grad_avg``.
     """
 
-    _reads = ("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize")
-    _KINDS: ClassVar = {
-        (False, False): CoupledRMSpropScalars,
-        (True, False): CoupledMomentumRMSpropScalars,
-        (False, True): CoupledCenteredRMSpropScalars,
-        (True, True): CoupledCenteredMomentumRMSpropScalars,
-    }
+    rule = RMSpropRule()
 
-    def _slots(self, group: Mapping[str, Any]) -> Slots:
-        momentum = (("momentum_buffer", Slot()),) if group["momentum"] > 0 else ()
-        return ("square_avg", Slot()), *momentum, *((("grad_avg", Slot()),) if group["centered"] else ())
 
-    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
-        kind: Any = self._KINDS[group["momentum"] > 0, bool(group["centered"])]
-        alpha, momentum = number(group["alpha"]), number(group["momentum"])
-        eps, decay = number(group["eps"]), number(group["weight_decay"])
-        return kind(number(group["lr"]), alpha, 1.0 - alpha, momentum, eps, decay), 0.0
+class AdagradRule(Rule):
+    """The rule of `Adagrad`, in the terms of its parameter groups."""
+
+    reads = ("lr", "lr_decay", "eps", "weight_decay", "maximize")
+
+    def slots(self, group: Mapping[str, Any]) -> Slots:
+        return (("sum", Slot(start=float(group["initial_accumulator_value"]))),)
+
+    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        rate = number(group["lr"]) / (1.0 + (t - 1) * number(group["lr_decay"]))
+        return CoupledAdagradScalars(rate, number(group["eps"]), number(group["weight_decay"])), 0.0
 
 
 class Adagrad(Fused, torch.optim.Adagrad):
@@ -79,14 +105,20 @@ class Adagrad(Fused, torch.optim.Adagrad):
     State: ``sum``, there from the start as in torch.
     """
 
-    _reads = ("lr", "lr_decay", "eps", "weight_decay", "maximize")
+    rule = AdagradRule()
 
-    def _slots(self, group: Mapping[str, Any]) -> Slots:
-        return (("sum", Slot(start=float(group["initial_accumulator_value"]))),)
 
-    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
-        rate = number(group["lr"]) / (1.0 + (t - 1) * number(group["lr_decay"]))
-        return CoupledAdagradScalars(rate, number(group["eps"]), number(group["weight_decay"])), 0.0
+class AdadeltaRule(Rule):
+    """The rule of `Adadelta`, in the terms of its parameter groups."""
+
+    reads = ("lr", "rho", "eps", "weight_decay", "maximize")
+
+    def slots(self, group: Mapping[str, Any]) -> Slots:
+        return ("square_avg", Slot()), ("acc_delta", Slot())
+
+    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        rho, eps, decay = number(group["rho"]), number(group["eps"]), number(group["weight_decay"])
+        return CoupledAdadeltaScalars(number(group["lr"]), rho, 1.0 - rho, eps, decay), 0.0
 
 
 class Adadelta(Fused, torch.optim.Adadelta):
@@ -95,11 +127,4 @@ class Adadelta(Fused, torch.optim.Adadelta):
     State: ``square_avg``, ``acc_delta``.
     """
 
-    _reads = ("lr", "rho", "eps", "weight_decay", "maximize")
-
-    def _slots(self, group: Mapping[str, Any]) -> Slots:
-        return ("square_avg", Slot()), ("acc_delta", Slot())
-
-    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
-        rho, eps, decay = number(group["rho"]), number(group["eps"]), number(group["weight_decay"])
-        return CoupledAdadeltaScalars(number(group["lr"]), rho, 1.0 - rho, eps, decay), 0.0
+    rule = AdadeltaRule()

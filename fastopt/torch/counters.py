@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from .._torch import filling, mark_of
 from ..kernels.counters import DTYPES, compiled, handle_of
+from .cohorts import Cohort, Member
 from .memory import local
-
-if TYPE_CHECKING:
-    from .base import Fused
-    from .cohorts import Cohort, Member
+from .rule import Owner
 
 _KINDS = {getattr(torch, name): (kind, np.dtype(name).type) for name, kind in DTYPES.items()}
 
@@ -38,7 +37,7 @@ class Counters:
 
     Parameters
     ----------
-    owner : Fused
+    owner : Owner
         Or a weak reference to it.
     members : list of Member
 
@@ -48,8 +47,8 @@ class Counters:
         Called in order, without arguments, they have the tensors say what `prepare` has found. None runs Python code.
     """
 
-    def __init__(self, owner: Fused, members: list[Member]) -> None:
-        self._owner, self._names = owner, owner._counters
+    def __init__(self, owner: Owner, members: list[Member]) -> None:
+        self._rule, self._names = owner.rule, owner.rule.counters
         self._cohorts = list(dict.fromkeys(member.cohort for member in members))
         numbers = {key: number for number, key in enumerate(itertools.product(self._cohorts, self._names))}
         counters = [
@@ -64,7 +63,7 @@ class Counters:
         self._counted: list[tuple[Cohort, int, dict[str, float]]] = []
         self._far_versions = self._versions()
         self._far_numbers: list[int] = []  # of the active ones,
-        self._far_values: list[float] = []  # and what they will be
+        self._far_values: Any = []  # and what they will be
         self.writes: list[Callable[[], Any]] = []
 
     def _make_tables(self) -> None:
@@ -102,12 +101,12 @@ class Counters:
         self._known[:] = now
         for cohort in self._cohorts:
             cohort.counters = {name: float(now[self._numbers[cohort, name]]) for name in self._names}
-            cohort.count = self._owner._count_of(cohort.counters)
+            cohort.count = self._rule.count_of(cohort.counters)
         return True
 
-    def _versions(self) -> list[int | None]:
-        """How often the tensors have been written to that are not read at every step: it may take waiting for a GPU."""
-        return [None if tensor.is_inference() else tensor._version for tensor, _ in self._far]
+    def _versions(self) -> list[Any]:
+        """What tells of writing to the tensors that are not read at every step: it may take waiting for a GPU."""
+        return [mark_of(tensor) for tensor, _ in self._far]
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -115,7 +114,7 @@ class Counters:
         """Work out what the counters of cohorts will be after a step; only their tensors are written to."""
         if active is not self._active:
             self._select(active)
-        self._counted = [(cohort, *self._owner._counted(cohort)) for cohort in active]
+        self._counted = [(cohort, *self._rule.counted(cohort)) for cohort in active]
         self._coming[:] = self._known
         for cohort, _, counters in self._counted:
             for name in self._names:
@@ -130,10 +129,10 @@ class Counters:
         self._wanted[wanted] = 1
         far = [(tensor, number) for tensor, number in self._far if self._wanted[number]]
         tensors, self._far_numbers = [tensor for tensor, _ in far], [number for _, number in far]
-        self.writes = [] if self._write is None else [self._write]
+        self.writes, self._far_values = [] if self._write is None else [self._write], []
         if far:
-            self.writes.append(functools.partial(torch._foreach_zero_, tensors))
-            self.writes.append(functools.partial(torch._foreach_add_, tensors, self._far_values))
+            self._far_values, fills = filling(tensors)
+            self.writes += fills
 
     def accept(self) -> None:
         """After `writes`: the cohorts have been updated."""

@@ -7,28 +7,28 @@ import sys
 import weakref
 from collections.abc import Sequence
 from functools import partial
-from operator import is_, itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from .._torch import without_modes
+from ..counts import Call
 from ..device import HOST, AnyArray, place_of
 from ..device.strides import is_dense, memory_order, overlaps_itself
 from ..gradients import ABSENT, BaseGradients
 from ..optimizer import Optimizer
 from ..parameters import Parameter, check_disjoint
 from ..plan import AVERAGE_SLOT, Plan, Slot, allocate
-from ..steps.host import Call
+from ..scalars import Decision, Scalars
+from . import reading
 from .cohorts import Cohort, Member
 from .counters import Counters
 from .gradients import TensorGradients, present_of
-from .layout import Held
 from .memory import as_array, check_parameter, is_distributed, kept, local, new_state
 from .names import SLOTS
+from .options import Chosen
 from .rows import Row, Rows
-
-if TYPE_CHECKING:
-    from .base import Fused
+from .rule import Owner
 
 
 class Engine(Optimizer):
@@ -39,7 +39,7 @@ class Engine(Optimizer):
 
     Parameters
     ----------
-    owner : Fused
+    owner : Owner
         Referred to weakly: state must not live until the next garbage collection.
     members : list of Member
         On one device.
@@ -50,7 +50,7 @@ class Engine(Optimizer):
         If a parameter cannot be updated in place.
     """
 
-    def __init__(self, owner: Fused, members: list[Member]) -> None:
+    def __init__(self, owner: Owner, members: list[Member]) -> None:
         self._owner: Any = _weak(owner)
         self.members = members
         self._by_path = {member.path: member for member in members}
@@ -63,17 +63,20 @@ class Engine(Optimizer):
                 "nonfinite": owner.nonfinite,
             }
         )  # fmt: skip
-        self._tensors = [member.tensor for member in members]
+        self._tensors = tuple(member.tensor for member in members)
         self.distributed = any(map(is_distributed, self._tensors))
         self._whereabouts = self._find_whereabouts()
         self._counting = Counters(self._owner, members)
+        self._chosen: Chosen | None = None
         self._present: list[int] | None = []
         self._active: list[Cohort] = []
         self._take_charge(self._collect(), allocate)
         self._tables = [Rows(self._owner, plan) for plan in self._plans]
         self._unrecorded = list(members)
-        self._state: list[tuple[Any, list[dict[str, Any]], Held]] = []
-        self._live: list[dict[str, Any] | None] = []
+        self.has_recorded = False
+        self._places = None
+        if not self._place.on_gpu and not reading.obstacle() and all(map(reading.is_readable, self._tensors)):
+            self._places = reading.reader(list(map(reading.expected_object, self._tensors)))
 
     def _check_clips(self, clips: list[str]) -> None:
         """Both kinds may be on: first the norm, then the value."""
@@ -103,7 +106,10 @@ class Engine(Optimizer):
         ]
 
     def _needs_c_order(self, parameter: Parameter) -> bool:
-        return not is_dense(parameter.array) or self._owner._needs_c_order(parameter.axes)
+        return not is_dense(parameter.array) or self._owner.rule.needs_c_order(parameter.axes)
+
+    def _scalars_of(self, plans: list[Plan]) -> EngineScalars:
+        return EngineScalars(self, plans)
 
     def _gradients_class(self) -> type[BaseGradients]:
         return super()._gradients_class() if self._place.on_gpu else TensorGradients
@@ -111,7 +117,7 @@ class Engine(Optimizer):
     def _make_plans(self) -> list[Plan]:
         owner = self._owner
         numbers = {member.group for member in self.members}
-        structures = {number: owner._structure_of(owner.param_groups[number]) for number in numbers}
+        structures = {number: owner.rule.structure(owner.param_groups[number]) for number in numbers}
         members: dict[tuple[Any, ...], list[int]] = {}
         for k, (member, parameter) in enumerate(zip(self.members, self._parameters, strict=True)):
             members.setdefault((structures[member.group], parameter.array.dtype), []).append(k)
@@ -126,7 +132,7 @@ class Engine(Optimizer):
         return plans
 
     def _row_of(self, member: Member) -> Row:
-        return Row(member.group, member.cohort, self._owner._extra(member.tensor))
+        return Row(member.group, member.cohort, self._owner.rule.extra(member.tensor))
 
     def _state_arrays(
         self, name: str, slot: Slot, parameters: list[Parameter]
@@ -151,9 +157,11 @@ class Engine(Optimizer):
 
     def _recording(self) -> list[Call]:
         """What is said of a step where others look, counts and new state: C functions, to be called with it."""
-        averaging = [partial(setattr, cohort, "averages", self.use_ema) for cohort in self._active]
-        state = [call for member in self._unrecorded for call in self._recording_of(member)]
-        return [*self._counting.writes, *averaging, *state]
+        calls = list(self._counting.writes)
+        if self.use_ema or self._unrecorded:
+            calls += [partial(setattr, cohort, "averages", self.use_ema) for cohort in self._active]
+            calls += [call for member in self._unrecorded for call in self._recording_of(member)]
+        return calls
 
     def _recording_of(self, member: Member) -> list[Call]:
         """What makes a parameter's state the owner's.
@@ -168,23 +176,15 @@ class Engine(Optimizer):
         return [partial(live.update, new)] if new else []
 
     def _note_recorded(self) -> None:
-        if self._unrecorded:
+        before = len(self._unrecorded)
+        if before:
             self._unrecorded = [member for member in self._unrecorded if member.cohort not in self._active]
-            self._note_state()
-
-    def _note_state(self) -> None:
-        """For each name the dicts that have it, and what they hold, where."""
-        self._live = [self._owner.state.get(member.tensor) for member in self.members]
-        states = [state for state in self._live if state]
-        self._state = []
-        for name in dict.fromkeys(name for state in states for name in state):
-            having = [state for state in states if name in state]
-            self._state.append((itemgetter(name), having, Held([state[name] for state in having])))
+        self.has_recorded = len(self._unrecorded) < before
 
     # -- what may have changed --------------------------------------------------------------------------------------
 
     def _find_whereabouts(self) -> list[Any]:
-        tensors = list(map(local, self._tensors)) if self.distributed else self._tensors
+        tensors = list(map(local, self._tensors))
         return [
             [tensor.data_ptr() for tensor in tensors],
             [tensor.stride() for tensor in tensors],
@@ -192,49 +192,41 @@ class Engine(Optimizer):
             [tensor.dtype for tensor in tensors],
         ]
 
-    def has_state_of(self, owner: Fused) -> bool:
-        """Whether the dicts of the members' state are still the owner's."""
-        return all(map(is_, (owner.state.get(member.tensor) for member in self.members), self._live))
-
-    def is_current(self, grads: list[Any], same_state: bool = False) -> bool:
-        """Whether parameters and state still are the memory that they were. Reads the gradients, if that is quick.
-
-        ``same_state`` says that the state certainly is the same objects.
-        """
-        if self.use_ema != (self._owner.ema is not None):
+    def is_current(self, grads: list[Any]) -> bool:
+        """Whether parameters still are the memory that they were. Reads the gradients, if that is quick."""
+        if self.use_ema != (self._owner.chosen.ema is not None) or not self._have_stayed():
             return False
-        quick = not (self._place.on_gpu or self.distributed) and self._gradients.read_quickly
-        if not (quick and quick(self._tensors, grads)) and self._find_whereabouts() != self._whereabouts:
-            return False
-        return self._state_stayed(same_state) and self._counting.read()
+        if not (self._place.on_gpu or self.distributed):
+            self._gradients.read_quickly(grads)
+        return self._counting.read()
 
-    def _state_stayed(self, same_state: bool) -> bool:
-        if same_state:
-            return all(held.stayed() for _, _, held in self._state)
-        try:
-            return all(held.are(list(map(get, states))) for get, states, held in self._state)
-        except KeyError:
-            return False
+    def _have_stayed(self) -> bool:
+        if self._places is not None:
+            return self._places.read(self._tensors) == len(self._tensors)
+        return self._find_whereabouts() == self._whereabouts
 
     # -- stepping ---------------------------------------------------------------------------------------------------
 
-    def prepare_step(self, grads: Sequence[torch.Tensor | None], same_settings: bool = False) -> bool:
-        """Work out the scalars for a step; False if a new engine must do it. Nothing is written before `run`.
-
-        ``same_settings`` says that the hyper-parameters certainly are the same objects as at the last step.
-        """
-        owner = self._owner
-        self.global_clipnorm, self.clipvalue = _finite(owner.clip_norm), _finite(owner.clip_value)
-        self.nonfinite = owner.nonfinite
-        self.ema_momentum = owner.ema if owner.ema is not None else 0.0
+    def prepare_step(self, grads: Sequence[torch.Tensor | None]) -> bool:
+        """Work out the scalars for a step; False if a new engine must do it. Nothing is written before `run`."""
+        chosen = self._owner.chosen
+        if chosen is not self._chosen:
+            self._follow(chosen)
         is_read = not self._place.on_gpu and self._gradients.is_read
-        limit = math.inf if owner.clip_value is None else owner.clip_value
-        if not self._find_active(None if is_read else present_of(grads)) or not all(
-            table.work_out(limit, self.ema_momentum, same_settings) for table in self._tables
-        ):
+        if not self._find_active(None if is_read else present_of(grads)):
             return False
+        for table in self._tables:
+            if not table.work_out(self._limit, self.ema_momentum):
+                return False
         self._counting.prepare(self._active)
         return True
+
+    def _follow(self, chosen: Chosen) -> None:
+        """Take over what has been set."""
+        self._chosen, self.nonfinite = chosen, chosen.nonfinite
+        self.global_clipnorm, self.clipvalue = _finite(chosen.clip_norm), _finite(chosen.clip_value)
+        self.ema_momentum = 0.0 if chosen.ema is None else chosen.ema
+        self._limit = math.inf if chosen.clip_value is None else chosen.clip_value
 
     def run(self, grads: Sequence[torch.Tensor | None], zero: bool, ends: Sequence[Call] = ()) -> bool:
         """One step, after `prepare_step`; whether it was done, not skipped.
@@ -255,7 +247,7 @@ class Engine(Optimizer):
         try:
             # Under `torch.set_default_device` and other modes torch's functions, of which a step may call some, would
             # run Python code between the kernels and the counts.
-            with torch._C.DisableTorchFunction():
+            with without_modes():
                 self._read_and_step(given, zero, 1.0, self.nonfinite, None, ends)
         finally:
             self._gradients.release()
@@ -283,11 +275,20 @@ class Engine(Optimizer):
     @property
     def stepped(self) -> list[torch.Tensor]:
         """The parameters that had a gradient."""
-        return self._tensors if self._present is None else [self._tensors[k] for k in self._present]
+        return list(self._tensors) if self._present is None else [self._tensors[k] for k in self._present]
 
-    def _write_rows(self, unscale: float, divisor: float, t: int, ask: bool = True) -> None:
-        for table in self._tables:
+
+class EngineScalars(Scalars):
+    """Those of an engine: its rows are worked out by `Engine.prepare_step`, from the owner's hyper-parameters."""
+
+    def write(self, unscale: float, decision: Decision, ask: bool = True) -> None:
+        """See `Scalars.write`."""
+        for table in self._optimizer._tables:
             table.write()
+
+    def recording(self) -> list[Call]:
+        """See `Scalars.recording`."""
+        return self._optimizer._recording()
 
 
 def _weak(owner: Any) -> Any:

@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..device import AnyArray
-from ..device.strides import byte_range
-from ..gradients import BaseGradients
-from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
+from ..device import AnyArray, Array
+from ..gradients import HostGradients
+from ..kernels.layout import ADDRESS
 from ..parameters import Parameter
-from .layout import QuickReader, layout
+from . import reading
 from .memory import NO_MEMORY, few_threads, in_few_threads
+
+_FAR = 2**40
+"""An address that is no offset in a storage at address 0, as none has so many bytes."""
 
 
 class _Lying(NamedTuple):
@@ -36,8 +38,8 @@ class _Lying(NamedTuple):
         return cls(tuple(tensor.shape), strides, dtype, itemsize, tensor.numel())
 
 
-class TensorGradients(BaseGradients):
-    """Reads tensors: those that differ in nothing but their address from the last step's are not looked at again.
+class TensorGradients(HostGradients):
+    """Reads tensors.
 
     torch's fused CPU kernel takes elements in memory order, whatever the strides; here strides are followed.
 
@@ -52,39 +54,38 @@ class TensorGradients(BaseGradients):
     def __init__(self, parameters: list[Parameter], buffer: None, state: list[AnyArray]) -> None:
         super().__init__(parameters, buffer, state)
         self.present: list[int] | None = None
-        self._known: list[Any] = [None] * self._count  # signatures of what was examined last
-        self._zeroes = False  # whether it was examined for zeroing
-        self._dense_sizes = np.array([parameter.array.nbytes for parameter in parameters], np.int64)
-        self._sizes = self._dense_sizes.copy()  # bytes that each gradient reaches over
-        self._itemsizes = np.zeros_like(self._sizes)
-        self._ends, self._starts_occupied = self._occupied[:, 1].copy(), self._occupied[:, 0].copy()
-        known = layout()
-        self._quick = QuickReader(known, parameters, self._occupied, self.table) if known is not None else None
         self.is_read = False
+        self._reader = None
+        if not reading.obstacle():
+            self._reader = reading.reader(list(map(_expected, parameters)), found=self.table, occupied=self._occupied)
+        self._element_sizes = np.array([parameter.array.itemsize for parameter in parameters], np.int64)
 
-    def read_quickly(self, tensors: list[torch.Tensor], grads: list[Any]) -> bool:
-        """Do the coming `read`, if all is as usual: tensors where they were, gradients laid out as they are."""
-        self.is_read = self._quick is not None and self._quick.read(tensors, grads)
-        return self.is_read
+    def read_quickly(self, grads: Sequence[torch.Tensor | None]) -> None:
+        """Do the coming `read`, if all gradients lie as their parameters do."""
+        self.is_read = self._reader is not None and self._are_read(tuple(grads))
+
+    def _are_read(self, grads: tuple[Any, ...]) -> bool:
+        if self._reader.read(grads) < self._count or any(map(torch.Tensor.is_neg, grads)):  # type: ignore[union-attr]
+            return False
+        addresses = self.table[ADDRESS]
+        if np.minimum.reduce(addresses, initial=_FAR) >= _FAR:
+            return True
+        offsets = list(map(torch.Tensor.storage_offset, grads))
+        return not any(offsets) or not np.any(self._are_nowhere(offsets, self._element_sizes, addresses))
+
+    def _are_nowhere(self, offsets: list[Any], itemsizes: Array, addresses: Any, numbers: Any = ...) -> Array:
+        """Which gradients, of parameters with these numbers, have their storage at address 0."""
+        return (addresses == offsets * itemsizes) & (self._sizes[numbers] > 0)
 
     def read(self, grads: Sequence[torch.Tensor | None], zero: bool) -> int:
         """See `BaseGradients.read`: here a list with a tensor or None for each parameter."""
         self._staged.clear()
         self._held = grads
         if self.is_read:
-            self.is_read, self._known = False, [None] * self._count
-            self.table[LAYOUT], self._sizes[:] = DIRECT, self._dense_sizes
-            return self._zero_option(grads, True) if zero else 0
-        present = list(range(self._count)) if self.present is None else self.present
-        found: Any = [grads[k] for k in present]
-        self._examine_all(found, present, zero)
-        addresses = self.table[ADDRESS]
-        addresses[:] = 0
-        addresses[present] = [grad.data_ptr() for grad in found]
-        self._check_memory(found, present)
-        self._check_overlaps(grads, zero)
-        staged = STAGED if np.any(self.table[LAYOUT, present] != DIRECT) else 0
-        return staged | (self._zero_option(grads) if zero else 0)
+            self.is_read = False
+            return self._zero_options(grads, self._dense_reach) if zero else 0
+        wanted = list(range(self._count)) if self.present is None else self.present
+        return self._read_each(grads, wanted, zero)
 
     @few_threads()
     def zero_all(self, grads: Any) -> None:
@@ -95,21 +96,14 @@ class TensorGradients(BaseGradients):
 
     def zeroing(self) -> list[Callable[[], Any]]:
         """See `BaseGradients.zeroing`."""
-        return in_few_threads([partial(torch.Tensor.zero_, grad) for grad in self._staged])
+        return in_few_threads([partial(torch.Tensor.zero_, grad) for grad in self._staged]) if self._staged else []
 
-    def _examine_all(self, found: list[torch.Tensor], numbers: list[int], zero: bool) -> None:
-        """Look at those gradients that differ from the last ones."""
-        if zero != self._zeroes:
-            self._zeroes, self._known = zero, [None] * self._count
-        signatures = [_signature(grad) for grad in found]
-        for k, grad, signature in zip(numbers, found, signatures, strict=True):
-            if signature is None or signature != self._known[k]:
-                self._known[k] = None
-                self._examine(k, grad, zero)
-                self._known[k] = signature
+    def _signature(self, grad: torch.Tensor) -> object:
+        if grad.layout is not torch.strided:
+            return None
+        return grad.shape, grad.stride(), grad.dtype, grad.is_neg()
 
-    def _examine(self, k: int, grad: torch.Tensor, zero: bool) -> None:
-        """Check one gradient, and note its layout."""
+    def _examine(self, k: int, grad: torch.Tensor) -> _Lying:
         parameter = self.parameters[k]
         if grad.layout is not torch.strided:
             raise TypeError(
@@ -126,37 +120,17 @@ class TensorGradients(BaseGradients):
             raise ValueError(
                 f"the gradient of {parameter.path} has the shape {view.shape}, the parameter {parameter.array.shape}"
             )
-        if grad.data_ptr() % view.itemsize:
-            raise ValueError(f"the gradient of {parameter.path} is not aligned to its dtype: pass a copy")
-        self._find_layout(k, view)
-        self._sizes[k], self._itemsizes[k] = np.subtract(*byte_range(0, view)[::-1]), view.itemsize
+        return view
 
-    def _check_memory(self, found: list[torch.Tensor], numbers: list[int]) -> None:
-        """Refuse gradients whose storage is at address 0."""
-        offsets = np.array([grad.storage_offset() for grad in found], np.int64) * self._itemsizes[numbers]
-        nowhere = (self.table[ADDRESS, numbers] == offsets) & (self._dense_sizes[numbers] > 0)
+    def _addresses(self, found: list[torch.Tensor], numbers: list[int]) -> list[int]:
+        addresses, offsets = [grad.data_ptr() for grad in found], [grad.storage_offset() for grad in found]
+        nowhere = self._are_nowhere(offsets, self._itemsizes[numbers], addresses, numbers)
         for place in np.flatnonzero(nowhere).tolist():
             raise TypeError(f"the gradient of {self.parameters[numbers[place]].path} {NO_MEMORY}")
+        return addresses
 
-    def _check_overlaps(self, grads: Any, zero: bool) -> None:
-        """A gradient's memory may be none that the step writes to."""
-        if not len(self._ends):
-            return
-        low = self.table[ADDRESS]
-        after = np.minimum(np.searchsorted(self._ends, low, side="right"), len(self._ends) - 1)
-        met = (self._starts_occupied[after] < low + self._sizes) & (self._ends[after] > low) & (low != 0)
-        for k in np.flatnonzero(met).tolist():
-            self._check_overlap(self.parameters[k], grads[k].detach().numpy(), zero)
-
-    def _zero_option(self, grads: Any, as_parameters: bool = False) -> int:
-        """Gradients that lie otherwise than their parameters, or share memory, are zeroed last, by torch."""
-        if not self._are_apart(self._sizes):
-            self._staged = [grad for grad in grads if grad is not None]
-            return 0
-        if not as_parameters:
-            others = (self.table[LAYOUT] != DIRECT) & (self.table[ADDRESS] != 0)
-            self._staged = [grads[k] for k in np.flatnonzero(others)]
-        return ZERO
+    def _view(self, grad: torch.Tensor) -> AnyArray:
+        return grad.detach().numpy()
 
 
 def present_of(grads: Sequence[torch.Tensor | None]) -> list[int] | None:
@@ -166,8 +140,8 @@ def present_of(grads: Sequence[torch.Tensor | None]) -> list[int] | None:
     return [k for k, grad in enumerate(grads) if grad is not None]
 
 
-def _signature(grad: torch.Tensor) -> Any:
-    """What gradients of one parameter that are read alike have in common; None if that is not to be said."""
-    if grad.layout is not torch.strided:
-        return None
-    return grad.shape, grad.stride(), grad.dtype, grad.is_neg(), grad.data_ptr() % 8
+def _expected(parameter: Parameter) -> reading.Row:
+    """A row for gradients that lie as their parameter does."""
+    array = parameter.array
+    strides = [stride // array.itemsize for stride in array.strides]
+    return reading.expected_like(getattr(torch, array.dtype.name), array.shape, strides)

@@ -14,6 +14,15 @@ from ..device.strides import is_dense, same_strides
 from ..kernels.launch import get_num_threads
 from ..plan import Slot
 
+try:
+    from torch.distributed.tensor import DTensor
+except ImportError:  # there are builds of torch without
+    _SPREAD: Any = ()
+else:
+    _SPREAD = DTensor
+
+_WHOLE = (torch.Tensor, torch.nn.Parameter)  # asked first: it is quicker
+
 DTYPES = (torch.float32, torch.float64)
 DEVICES = ("cpu", "cuda")
 NO_MEMORY = (
@@ -24,13 +33,13 @@ NO_MEMORY = (
 
 
 def is_distributed(tensor: Any) -> bool:
-    """Whether a tensor is spread over a mesh (DTensor, FSDP2): it has its own part in `_local_tensor`."""
-    return hasattr(tensor, "_local_tensor")
+    """Whether a tensor is spread over a mesh (DTensor, FSDP2)."""
+    return type(tensor) not in _WHOLE and isinstance(tensor, _SPREAD)
 
 
 def local(tensor: Any) -> torch.Tensor:
     """The part of a tensor that lies in this process."""
-    return tensor._local_tensor if is_distributed(tensor) else tensor
+    return tensor.to_local() if is_distributed(tensor) else tensor
 
 
 def device_of(tensor: Any) -> torch.device:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from ..counts import Call
 from ..kernels.launch import one_call
 from ..plan import Slot
-from ..steps.host import Call
 from .cohorts import Member
 from .counters import Counters
 from .memory import check_parameter, is_distributed, new_state
-
-if TYPE_CHECKING:
-    from .base import Fused
+from .rule import Owner
 
 
 class MetaEngine:
@@ -26,14 +24,15 @@ class MetaEngine:
 
     Parameters
     ----------
-    owner : Fused
+    owner : Owner
         Or a weak reference to it.
     members : list of Member
     """
 
     last_grad_norm = None
+    has_recorded = True
 
-    def __init__(self, owner: Fused, members: list[Member]) -> None:
+    def __init__(self, owner: Owner, members: list[Member]) -> None:
         self._owner, self.members = owner, members
         self.distributed = any(is_distributed(member.tensor) for member in members)
         self._counting = Counters(owner, members)
@@ -42,15 +41,11 @@ class MetaEngine:
         for member in members:
             check_parameter(member.path, member.tensor)
 
-    def has_state_of(self, owner: Fused) -> bool:
+    def is_current(self, grads: list[Any]) -> bool:
         """See `engine.Engine`."""
         return self._is_new
 
-    def is_current(self, grads: list[Any], same_state: bool = False) -> bool:
-        """See `engine.Engine`."""
-        return self._is_new
-
-    def prepare_step(self, grads: list[Any], same_settings: bool = False) -> bool:
+    def prepare_step(self, grads: list[Any]) -> bool:
         """See `engine.Engine`."""
         self._present = [member for member, grad in zip(self.members, grads, strict=True) if grad is not None]
         self._counting.prepare(list(dict.fromkeys(member.cohort for member in self._present)))
@@ -66,7 +61,7 @@ class MetaEngine:
 
     def _state_of(self, member: Member) -> dict[str, Any]:
         owner, tensor = self._owner, member.tensor
-        slots = dict(owner._slots(member.cohort.group))
+        slots = dict(owner.rule.slots(member.cohort.group))
         if owner.ema is not None:
             slots["ema"] = Slot()
         missing = {name: slot for name, slot in slots.items() if member.state.get(name) is None}

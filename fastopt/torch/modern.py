@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from .._torch import without_modes
+from ..counts import Call
 from ..kernels import adafactor  # noqa: F401  (registers the rule)
 from ..kernels.launch import one_call
 from ..kernels.muon import MuonScalars
@@ -18,11 +20,11 @@ from ..kernels.rules.lamb import CoupledLambScalars
 from ..kernels.rules.lion import LionScalars
 from ..kernels.rules.schedule_free_adamw import AuthorsScheduleFreeScalars
 from ..plan import Slot
-from ..steps.host import Call
-from .base import Fused, Slots
+from .base import Fused
 from .cohorts import Cohort
 from .memory import few_threads, local
 from .numbers import betas_of, number
+from .rule import Rule, Slots
 from .several import check_sharded
 
 
@@ -39,6 +41,26 @@ def _check(lr: Any, betas: tuple[Any, Any], weight_decay: float, eps: float = 0.
             raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
     if not weight_decay >= 0.0:
         raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+
+
+class LionRule(Rule):
+    """The rule of `Lion`, in the terms of its parameter groups."""
+
+    reads = ("lr", "betas", "weight_decay", "decoupled_weight_decay", "maximize")
+    counters = ()
+
+    def __init__(self, defaults: Mapping[str, Any]) -> None:
+        self._defaults = defaults
+
+    def slots(self, group: Mapping[str, Any]) -> Slots:
+        return (("exp_avg", Slot()),)
+
+    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        beta_1, beta_2 = betas_of(group)
+        lr, decay = number(group["lr"]), number(group["weight_decay"])
+        if group["decoupled_weight_decay"]:
+            decay /= number(self._defaults["lr"])
+        return LionScalars(lr, beta_1, 1.0 - beta_1, beta_2, 1.0 - beta_2), lr * decay
 
 
 class Lion(Fused, torch.optim.Optimizer):
@@ -60,8 +82,10 @@ class Lion(Fused, torch.optim.Optimizer):
     State: ``exp_avg``.
     """
 
-    _reads = ("lr", "betas", "weight_decay", "decoupled_weight_decay", "maximize")
-    _counters = ()
+    @property
+    def rule(self) -> LionRule:  # type: ignore[override]
+        """See `Fused`."""
+        return LionRule(self.defaults)
 
     def __init__(
         self, params: Any, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0,
@@ -76,15 +100,21 @@ class Lion(Fused, torch.optim.Optimizer):
         }  # fmt: skip
         super().__init__(params, defaults, **options)
 
-    def _slots(self, group: Mapping[str, Any]) -> Slots:
-        return (("exp_avg", Slot()),)
 
-    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+class LambRule(Rule):
+    """The rule of `Lamb`, in the terms of its parameter groups."""
+
+    reads = ("lr", "betas", "eps", "weight_decay", "bias_correction", "maximize")
+    needs_whole = True
+
+    def slots(self, group: Mapping[str, Any]) -> Slots:
+        return ("exp_avg", Slot()), ("exp_avg_sq", Slot())
+
+    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
         beta_1, beta_2 = betas_of(group)
-        lr, decay = number(group["lr"]), number(group["weight_decay"])
-        if group["decoupled_weight_decay"]:
-            decay /= number(self.defaults["lr"])
-        return LionScalars(lr, beta_1, 1.0 - beta_1, beta_2, 1.0 - beta_2), lr * decay
+        corrections = (1.0 / (1.0 - beta_1**t), 1.0 / (1.0 - beta_2**t)) if group["bias_correction"] else (1.0, 1.0)
+        eps, decay = number(group["eps"]), number(group["weight_decay"])
+        return CoupledLambScalars(number(group["lr"]), 1.0 - beta_1, 1.0 - beta_2, *corrections, eps, decay), 0.0
 
 
 class Lamb(Fused, torch.optim.Optimizer):
@@ -105,8 +135,7 @@ class Lamb(Fused, torch.optim.Optimizer):
     State: ``step``, ``exp_avg``, ``exp_avg_sq``.
     """
 
-    _reads = ("lr", "betas", "eps", "weight_decay", "bias_correction", "maximize")
-    _needs_whole = True
+    rule = LambRule()
 
     def __init__(
         self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
@@ -119,39 +148,27 @@ class Lamb(Fused, torch.optim.Optimizer):
         }  # fmt: skip
         super().__init__(params, defaults, **options)
 
-    def _slots(self, group: Mapping[str, Any]) -> Slots:
-        return ("exp_avg", Slot()), ("exp_avg_sq", Slot())
 
-    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
-        beta_1, beta_2 = betas_of(group)
-        corrections = (1.0 / (1.0 - beta_1**t), 1.0 / (1.0 - beta_2**t)) if group["bias_correction"] else (1.0, 1.0)
-        eps, decay = number(group["eps"]), number(group["weight_decay"])
-        return CoupledLambScalars(number(group["lr"]), 1.0 - beta_1, 1.0 - beta_2, *corrections, eps, decay), 0.0
+class AdafactorRule(Rule):
+    """The rule of `Adafactor`, in the terms of its parameter groups."""
 
+    reads = ("lr", "beta2_decay", "eps", "d", "weight_decay", "maximize")
+    needs_whole = True
 
-class Adafactor(Fused, torch.optim.Adafactor):
-    """`torch.optim.Adafactor` in three passes. See `fastopt.kernels.rules.adafactor`.
-
-    State: ``step``, ``row_var`` and ``col_var``, or ``variance`` for parameters of fewer than two axes.
-    """
-
-    _reads = ("lr", "beta2_decay", "eps", "d", "weight_decay", "maximize")
-    _needs_whole = True
-
-    def _slots(self, group: Mapping[str, Any]) -> Slots:
+    def slots(self, group: Mapping[str, Any]) -> Slots:
         return (
             ("row_var", Slot(without=-1, axes=range(2, 65))),
             ("col_var", Slot(without=-2, axes=range(2, 65))),
             ("variance", Slot(axes=range(2))),
         )
 
-    def _needs_c_order(self, axes: tuple[int, ...]) -> bool:
+    def needs_c_order(self, axes: tuple[int, ...]) -> bool:
         return axes[:-2] != tuple(range(len(axes)))[:-2]
 
-    def _extra(self, tensor: torch.Tensor) -> Hashable:
+    def extra(self, tensor: torch.Tensor) -> Hashable:
         return torch.finfo(tensor.dtype).eps
 
-    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
         take, lr = float(t) ** number(group["beta2_decay"]), number(group["lr"])
         eps_1, eps_2 = group["eps"]
         least = extra if eps_1 is None else number(eps_1)
@@ -161,25 +178,29 @@ class Adafactor(Fused, torch.optim.Adafactor):
         return scalars, lr * number(group["weight_decay"])
 
 
-class Muon(Fused, torch.optim.Muon):
-    """`torch.optim.Muon`, a pass before and after the matrix products. See `fastopt.kernels.muon`.
+class Adafactor(Fused, torch.optim.Adafactor):
+    """`torch.optim.Adafactor` in three passes. See `fastopt.kernels.rules.adafactor`.
 
-    torch multiplies in bfloat16; here the products are in the parameter's own dtype.
-
-    State: ``momentum_buffer``.
+    State: ``step``, ``row_var`` and ``col_var``, or ``variance`` for parameters of fewer than two axes.
     """
 
-    _reads = ("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn")
-    _counters = ()
-    _needs_whole = True
+    rule = AdafactorRule()
 
-    def _slots(self, group: Mapping[str, Any]) -> Slots:
+
+class MuonRule(Rule):
+    """The rule of `Muon`, in the terms of its parameter groups."""
+
+    reads = ("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn")
+    counters = ()
+    needs_whole = True
+
+    def slots(self, group: Mapping[str, Any]) -> Slots:
         return (("momentum_buffer", Slot()),)
 
-    def _extra(self, tensor: torch.Tensor) -> Hashable:
+    def extra(self, tensor: torch.Tensor) -> Hashable:
         return tuple(tensor.shape)
 
-    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
         lr, momentum = number(group["lr"]), number(group["momentum"])
         rows, columns = extra
         take = 1.0 - momentum
@@ -191,6 +212,52 @@ class Muon(Fused, torch.optim.Muon):
         steps = number(group["ns_steps"])
         scalars = MuonScalars(lr * ratio, take, take, *ahead, -1.0, a, b, c, steps, number(group["eps"]), 0.0)
         return scalars, lr * number(group["weight_decay"])
+
+
+class Muon(Fused, torch.optim.Muon):
+    """`torch.optim.Muon`, a pass before and after the matrix products. See `fastopt.kernels.muon`.
+
+    torch multiplies in bfloat16; here the products are in the parameter's own dtype.
+
+    State: ``momentum_buffer``.
+    """
+
+    rule = MuonRule()
+
+
+class ScheduleFreeAdamWRule(Rule):
+    """The rule of `ScheduleFreeAdamW`, in the terms of its parameter groups."""
+
+    reads = ("lr", "betas", "eps", "weight_decay", "warmup_steps", "r", "weight_lr_power", "k", "weight_sum", "lr_max")
+    counters = ()
+
+    def slots(self, group: Mapping[str, Any]) -> Slots:
+        return ("z", Slot(copies_parameter=True)), ("exp_avg_sq", Slot())
+
+    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+        beta_1, beta_2 = betas_of(group)
+        lr, _, weight, weight_sum = self.weights(group)
+        share = weight / weight_sum if weight_sum else 0.0
+        scalars = AuthorsScheduleFreeScalars(
+            lr,
+            1.0 - beta_2,
+            1.0 / (1.0 - beta_2 ** (group["k"] + 1)),
+            share,
+            lr * (1.0 - beta_1 * (1.0 - share)),
+            number(group["eps"]),
+            number(group["weight_decay"]),
+        )
+        return scalars, 0.0
+
+    @staticmethod
+    def weights(group: Mapping[str, Any]) -> tuple[float, float, float, float]:
+        """Rate of the coming step, greatest rate, weight of the step in the average, and of all steps."""
+        t = group["k"] + 1
+        warmup = group["warmup_steps"]
+        lr = number(group["lr"]) * (t / warmup if t <= warmup else 1.0)
+        greatest = max(lr, group["lr_max"])
+        weight = t ** group["r"] * greatest ** group["weight_lr_power"]
+        return lr, greatest, weight, group["weight_sum"] + weight
 
 
 class ScheduleFreeAdamW(Fused, torch.optim.Optimizer):
@@ -217,8 +284,7 @@ class ScheduleFreeAdamW(Fused, torch.optim.Optimizer):
     State: ``z``, ``exp_avg_sq``; in the parameter groups ``k`` and what the averages weigh.
     """
 
-    _reads = ("lr", "betas", "eps", "weight_decay", "warmup_steps", "r", "weight_lr_power", "k", "weight_sum", "lr_max")
-    _counters = ()
+    rule = ScheduleFreeAdamWRule()
 
     def __init__(
         self, params: Any, lr: float = 0.0025, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
@@ -237,40 +303,12 @@ class ScheduleFreeAdamW(Fused, torch.optim.Optimizer):
         }  # fmt: skip
         super().__init__(params, defaults, **options)
 
-    def _slots(self, group: Mapping[str, Any]) -> Slots:
-        return ("z", Slot(copies_parameter=True)), ("exp_avg_sq", Slot())
-
-    def _row(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
-        beta_1, beta_2 = betas_of(group)
-        lr, _, weight, weight_sum = self._weights(group)
-        share = weight / weight_sum if weight_sum else 0.0
-        scalars = AuthorsScheduleFreeScalars(
-            lr,
-            1.0 - beta_2,
-            1.0 / (1.0 - beta_2 ** (group["k"] + 1)),
-            share,
-            lr * (1.0 - beta_1 * (1.0 - share)),
-            number(group["eps"]),
-            number(group["weight_decay"]),
-        )
-        return scalars, 0.0
-
-    @staticmethod
-    def _weights(group: Mapping[str, Any]) -> tuple[float, float, float, float]:
-        """Rate of the coming step, greatest rate, weight of the step in the average, and of all steps."""
-        t = group["k"] + 1
-        warmup = group["warmup_steps"]
-        lr = number(group["lr"]) * (t / warmup if t <= warmup else 1.0)
-        greatest = max(lr, group["lr_max"])
-        weight = t ** group["r"] * greatest ** group["weight_lr_power"]
-        return lr, greatest, weight, group["weight_sum"] + weight
-
     def _ends(self) -> list[Call]:
         return [partial(group.update, self._after_step(group)) for group in self.param_groups]
 
     def _after_step(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """What a group holds after the coming step."""
-        lr, greatest, _, weight_sum = self._weights(group)
+        lr, greatest, _, weight_sum = self.rule.weights(group)
         return {"scheduled_lr": lr, "lr_max": greatest, "weight_sum": weight_sum, "k": group["k"] + 1}
 
     def _check_ready(self) -> None:
@@ -306,5 +344,5 @@ class ScheduleFreeAdamW(Fused, torch.optim.Optimizer):
         for p, z, share in begun:
             own = local(p).detach()
             calls.append(partial(torch.Tensor.lerp_, own, local(z).to(own), share))
-        with torch._C.DisableTorchFunction():  # see `engine.Engine.run`
+        with without_modes():  # see `engine.Engine.run`
             one_call(calls)()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..parameters import check_flag, check_number
 
@@ -23,8 +23,9 @@ class Option:
 
     def __set__(self, optimizer: Any, value: Any) -> None:
         self._check(self._name, value)
-        _check_together({**options_of(optimizer), self._name: value})
-        optimizer.__dict__[self._name] = value
+        wanted = {**options_of(optimizer), self._name: value}
+        _check_together(wanted)
+        optimizer.__dict__.update({self._name: value, "chosen": Chosen(**wanted)})
 
 
 def _check_limit(name: str, value: Any) -> None:
@@ -57,6 +58,18 @@ def _check_together(options: Mapping[str, Any]) -> None:
         )
 
 
+class Chosen(NamedTuple):
+    """The options of an optimizer, at a time."""
+
+    clip_norm: float | None
+    clip_value: float | None
+    ema: float | None
+    nonfinite: str
+    fused_zero_grad: bool
+    flat: bool
+    fused_backward: bool
+
+
 class Options:
     """Has the options as attributes, which can be set between steps. They are described in `base.Fused`."""
 
@@ -67,6 +80,9 @@ class Options:
     fused_zero_grad = Option(False, check_flag)
     flat = Option(False, check_flag)
     fused_backward = Option(False, check_flag)
+
+    chosen: Chosen
+    """All of them; another object whenever one is set."""
 
 
 NAMES = tuple(name for name, value in vars(Options).items() if isinstance(value, Option))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,37 +25,35 @@ class Rows:
 
     Parameters
     ----------
-    owner : Fused
+    owner : Owner
         Or a weak reference to it.
     plan : Plan
         Connected; its groups are `Row`.
     """
 
     def __init__(self, owner: Any, plan: Plan) -> None:
-        self._owner, self._plan = owner, plan
+        self._rule, self._plan = owner.rule, plan
+        self._values_of = itemgetter(*owner.rule.reads)
         self._rows: list[Any] = list(plan.groups)
         self._groups = [owner.param_groups[row.group] for row in self._rows]
         self._values: list[Any] = []
-        self._are_numbers = False  # all of them, so that the same objects are the same values
         self._leaders: list[int] = []  # rows that are worked out
         self._followed = np.zeros(0, np.int64)  # for each row its leader's place
         self._worked_out: Any = None
 
-    def work_out(self, limit: float, keep: float, same_settings: bool) -> bool:
+    def work_out(self, limit: float, keep: float) -> bool:
         """Find what `write` will write; whether the hyper-parameters select the plan's rule.
 
-        ``keep`` is the share of itself that an average keeps, once it has begun. ``same_settings`` says that the
-        hyper-parameters certainly are the same objects as at the last call.
+        ``keep`` is the share of itself that an average keeps, once it has begun.
 
         Raises
         ------
         ValueError
             If a number does not fit the parameters' dtype.
         """
-        if not (same_settings and self._are_numbers):
-            values = list(map(self._owner._hyper_parameters, self._groups))
-            if values != self._values:
-                self._find_leaders(values)
+        values = list(map(self._values_of, self._groups))
+        if values != self._values:
+            self._find_leaders(values)
         return all(self._write_row(place, k, limit, keep) for place, k in enumerate(self._leaders))
 
     def write(self) -> None:
@@ -71,12 +70,12 @@ class Rows:
         self._leaders = np.unique(self._followed, return_index=True)[1].tolist()
         table = self._plan.work.table
         self._worked_out = np.zeros((len(self._leaders), table.shape[1]), table.dtype)
-        self._values, self._are_numbers = values, all(map(_is_number, values))
+        self._values = values
 
     def _write_row(self, place: int, k: int, limit: float, keep: float) -> bool:
         row, group, plan = self._rows[k], self._groups[k], self._plan
         cohort = row.cohort
-        scalars, decay = self._owner._row(group, cohort.count + 1, cohort, row.extra)
+        scalars, decay = self._rule.scalars(group, cohort.count + 1, cohort, row.extra)
         if type(scalars) is not plan.scalars:
             return False
         control = -1.0 if group.get("maximize") else 1.0, 1.0, limit, decay, keep if cohort.averages else 0.0
@@ -94,10 +93,3 @@ def _hashable(values: Any, otherwise: int) -> Hashable:
     except TypeError:  # a list among them
         return otherwise
     return values
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a hyper-parameter cannot change without being exchanged."""
-    if type(value) is tuple:
-        return all(map(_is_number, value))
-    return value is None or type(value) in (float, int, bool, str)

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import gc
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from .memory import is_distributed
-
-if TYPE_CHECKING:
-    from .base import Fused
+from .rule import Owner
 
 
-def check_distribution(owner: Fused, params: list[Any]) -> None:
+def check_distribution(owner: Owner, params: list[Any]) -> None:
     """Refuse distributed tensors where whole ones are needed."""
     if not any(map(is_distributed, params)):
         return
     if owner.flat:
         raise TypeError("flat=True cannot move distributed tensors (FSDP2, tensor parallel): leave it out")
-    if owner._needs_whole or owner.clip_norm is not None:
-        what = type(owner).__name__ if owner._needs_whole else "clip_norm"
+    if owner.rule.needs_whole or owner.clip_norm is not None:
+        what = type(owner).__name__ if owner.rule.needs_whole else "clip_norm"
         raise TypeError(
             f"{what} needs whole parameters, and these are distributed tensors (FSDP2, tensor parallel), of which "
             "this process has a part: use an elementwise rule, and torch.nn.utils.clip_grad_norm_"
@@ -55,7 +53,7 @@ def check_reduction(params: list[Any]) -> None:
     kinds = (torch.nn.parallel.DistributedDataParallel, *((fsdp.FullyShardedDataParallel,) if fsdp else ()))
     own = set(map(id, params))
     for wrapper in _modules(kinds):
-        if not own.isdisjoint(map(id, wrapper.parameters())):
+        if not own.isdisjoint(_ids_in(wrapper, recurse=True)):
             raise RuntimeError(later_reduction(type(wrapper).__name__))
 
 
@@ -85,7 +83,7 @@ def check_sharded(params: list[Any], when: str) -> None:
     modules = _modules(torch.nn.Module)
     if any(isinstance(module, fsdp.FSDPModule) for module in modules):
         for module in modules:
-            own.difference_update(map(id, module.parameters(recurse=False)))
+            own.difference_update(_ids_in(module, recurse=False))
         if own:
             raise RuntimeError(
                 "the model uses weights that FSDP2 has gathered in a forward pass, and would not notice others: call "
@@ -95,4 +93,12 @@ def check_sharded(params: list[Any], when: str) -> None:
 
 def _modules(kinds: type | tuple[type, ...]) -> list[Any]:
     """Those that the process has; no parameter tells in which it is."""
-    return [each for each in gc.get_objects() if issubclass(type(each), kinds) and "_parameters" in vars(each)]
+    return [each for each in gc.get_objects() if issubclass(type(each), kinds)]
+
+
+def _ids_in(module: Any, recurse: bool) -> list[int]:
+    """Of a module's parameters; it has none while it is being made."""
+    try:
+        return list(map(id, module.parameters(recurse=recurse)))
+    except AttributeError:
+        return []

@@ -21,6 +21,7 @@ from ..muon import HostProducts, Products, divisor_of, scalars_of, shapes_in_mem
 from ..newton_schulz import factor_of
 from ..reduction import LANES as SUM_LANES
 from ..rules.sgd import SgdScalars
+from ._cupy import full_float32
 from .engine import WARPS as PER_BLOCK
 from .engine import Elementwise, kernel
 from .finish import finish
@@ -272,7 +273,7 @@ class _Cupy(_Library):
 
     def enqueue(self, stream, multiply):
         """See `_Numpy.enqueue`."""
-        with self.module.cuda.Device(self._device.ordinal), full_float32_in_cupy(self.module), self._in_stream(stream):
+        with self.module.cuda.Device(self._device.ordinal), full_float32(self.module), self._in_stream(stream):
             multiply()
 
     def _in_stream(self, stream):
@@ -281,17 +282,6 @@ class _Cupy(_Library):
             return contextlib.nullcontext()
         external = getattr(cuda.Stream, "from_external", None) or cuda.ExternalStream
         return external(stream) if stream else cuda.Stream.null
-
-
-@contextlib.contextmanager
-def full_float32_in_cupy(cupy):
-    """Products of float32 without TensorFloat-32 inside, which the environment may have asked for (``CUPY_TF32``)."""
-    before = cupy._core.get_compute_type(np.float32)
-    cupy._core.set_compute_type(np.float32, cupy._core._routines_linalg.COMPUTE_TYPE_DEFAULT)
-    try:
-        yield
-    finally:
-        cupy._core.set_compute_type(np.float32, before)
 
 
 class Region:

@@ -4,12 +4,13 @@ The simulator asks its threads in turn whether they have come to a barrier, whic
 threads that come to ``cuda.shared.array`` at once may be given an array each. Here they sleep, and share.
 """
 
-import contextlib
 import sys
 import threading
 from typing import Any
 
 import numpy as np
+
+from .._numba_cuda import instead_of_the_simulators, simulated_thread
 
 _launching = threading.Lock()  # the simulator runs one kernel at a time
 
@@ -58,8 +59,6 @@ class Block:
 
     def run(self, position, *arguments):
         """Run all threads to their end; what one of them raises comes out."""
-        from numba.cuda.simulator.kernel import BlockThread
-
         members = list(np.ndindex(*self._block_dim))
         barrier, errors = Barrier(len(members)), []
 
@@ -68,14 +67,14 @@ class Block:
                 with np.errstate(all="ignore"):  # a GPU warns of nothing; NumPy's setting is one per thread
                     self._function(*arguments)
             except BaseException as error:
-                thread: Any = threading.current_thread()  # a BlockThread
+                thread: Any = threading.current_thread()  # a `simulated_thread`
                 error.add_note(f"in thread {thread.thread_id} of block {position}")
                 errors.append(error)
                 barrier.abort()
             finally:
                 barrier.leave()
 
-        threads = [BlockThread(run, self, position, member, debug=False) for member in members]
+        threads = [simulated_thread(run, self, position, member) for member in members]
         for thread in threads:
             thread.syncthreads = barrier.wait
             thread.start()
@@ -103,17 +102,5 @@ class Shared:
 
 def launch(kernel, blocks, threads, *numbers):
     """Run what `fastopt.kernels._cuda_jit.simulated` returns; an error that a thread raises comes out."""
-    with _launching, _instead_of_the_simulators():
+    with _launching, instead_of_the_simulators(Block, Shared):
         kernel[blocks, threads](*numbers)
-
-
-@contextlib.contextmanager
-def _instead_of_the_simulators():
-    from numba.cuda.simulator import kernel, kernelapi
-
-    own = kernel.BlockManager, kernelapi.FakeCUDAShared
-    kernel.BlockManager, kernelapi.FakeCUDAShared = Block, Shared
-    try:
-        yield
-    finally:
-        kernel.BlockManager, kernelapi.FakeCUDAShared = own

@@ -61,26 +61,26 @@ def _schedule_decay():
 
 
 def _ema_momentum():
-    import fastopt
+    from fastopt.scalars import Scalars
 
-    right = fastopt.Optimizer._write_rows
+    right = Scalars.write
 
     def with_the_default(self, *arguments):
-        with mock.patch.object(self, "ema_momentum", 0.99):
+        with mock.patch.object(self._optimizer, "ema_momentum", 0.99):
             return right(self, *arguments)
 
-    return mock.patch.object(fastopt.Optimizer, "_write_rows", with_the_default)
+    return mock.patch.object(Scalars, "write", with_the_default)
 
 
 def _accumulation():
-    import fastopt
+    from fastopt.scalars import Scalars
 
-    right = fastopt.Optimizer._write_rows
+    right = Scalars.write
 
-    def with_the_sum(self, unscale, divisor, t):
-        return right(self, unscale, 1.0, t)
+    def with_the_sum(self, unscale, decision):
+        return right(self, unscale, decision._replace(window=1))
 
-    return mock.patch.object(fastopt.Optimizer, "_write_rows", with_the_sum)
+    return mock.patch.object(Scalars, "write", with_the_sum)
 
 
 def _hard_sigmoid():

@@ -25,7 +25,9 @@ def outcome(name):
 @functools.cache
 def _all_outcomes():
     import children
+    import pytest
 
+    pytest.importorskip("torch")
     return children.run("from documents import in_keras; in_keras.main()", KERAS_BACKEND="torch")
 
 
