@@ -66,7 +66,7 @@ class Counts:
         return [partial(setitem, self.told, NORM, norm), partial(vars(self).update, has_norm=True)]
 
     def take_over(self, norm: float | None, skipped: bool) -> None:
-        """Say of the last step what a GPU has found."""
+        """Say of the last step what was found."""
         self.has_norm, self.skipped = norm is not None, skipped
         if norm is not None:
             self.told[NORM] = norm

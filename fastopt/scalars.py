@@ -196,6 +196,7 @@ class Scalars:
         return (
             all(name in own for name in self._names)
             and all(getattr(kind, name) is getattr(HyperParameters, name) for name in _ASKING)
+            and not any(hasattr(getattr(kind, name, None), "__get__") for name in self._names)
             and not own.keys() & {"_scalars", "_settings", *_ASKING}
         )
 

@@ -27,25 +27,28 @@ WRITEABLE = 0x0400
 _TYPE, _DATA, _AXES, _EXTENTS, _STRIDES, _DTYPE, _FLAGS = 1, 2, 3, 4, 5, 7, 8
 """Words of a ``PyArrayObject``; the first is every object's."""
 
+_KIND = 3
+"""Word of a ``PyArray_Descr``: characters of kind, type and byte order; flags, not looked at; number of the type."""
+
 _CPU = 1
 """The device of a DLTensor: kind 1, number 0."""
 
 
 class Expected(NamedTuple):
-    """One row of the int64 table of what is expected. What is None may be anything."""
+    """One row of the int64 table of what is expected."""
 
     object: int = 0  # its own address; 0: that of any object
-    kind: int = 0  # address of its class; 0: nothing of what follows is looked at
-    dtype: int = 0  # of an array the address of its dtype object, of a tensor what a DLDataType consists of
+    holder: int = 0  # where values of dicts are read, number of the dict that holds it,
+    name: int = 0  # address of its key there,
+    end: int = 0  # and 1 if it is the first of it, 2 the last, 3 both
+    kind: int = 0  # address of its class; 0: of any, and nothing of what follows is looked at
+    dtype: int = 0  # of an array what `dtype_of` gives, of a tensor what a DLDataType consists of
     flags: int = 0  # that must be set, of arrays
     address: int = 0  # of the first element; 0: any that is not occupied
     itemsize: int = 1
     nbytes: int = 0
     axes: int = 0
     record: int = 0  # where extents, and then strides, begin in the table of records
-    holder: int = 0  # number of the dict that holds it,
-    name: int = 0  # address of its key there,
-    end: int = 0  # and 1 if it is the first of it, 2 the last, 3 both; where values of dicts are read
 
 
 class Handle(NamedTuple):
@@ -124,7 +127,8 @@ def _value_in_dicts(dicts, i, row, own):
 @callee
 def _describe_array(item, own):
     head = array_at(item, 0, _FLAGS + 1, np.int64)
-    return True, head[_DTYPE], head[_FLAGS], head[_AXES] & 0xFFFFFFFF, head[_EXTENTS], head[_STRIDES], head[_DATA]
+    dtype = array_at(head[_DTYPE], 0, _KIND + 1, np.int64)[_KIND] & ~0xFF000000
+    return True, dtype, head[_FLAGS], head[_AXES] & 0xFFFFFFFF, head[_EXTENTS], head[_STRIDES], head[_DATA]
 
 
 @callee
@@ -197,7 +201,7 @@ class Reader:
     Parameters
     ----------
     rows : list of (Expected, extents, strides)
-        What is expected. Strides are in bytes for arrays, in elements for tensors. Dtypes, classes and keys that it
+        What is expected. Strides are in bytes for arrays, in elements for tensors. Objects, classes and keys that it
         names must live as long as this.
     found : int64 array [2, objects], optional
         The gradient table, to be written to.
@@ -263,12 +267,17 @@ def expected_array(array, **known):
     """A row for arrays like one, and its record; ``known`` are fields of `Expected`, of the very array."""
     row = Expected(
         kind=id(type(array)),
-        dtype=id(array.dtype),
+        dtype=dtype_of(array.dtype),
         itemsize=array.itemsize,
         nbytes=array.nbytes,
         axes=array.ndim,
     )
     return row._replace(**known), array.shape, array.strides
+
+
+def dtype_of(dtype):
+    """What tells dtypes apart, as in memory. Equal ones need not be the same object: unpickled ones are not."""
+    return ord(dtype.kind) | ord(dtype.char) << 8 | ord(dtype.byteorder) << 16 | dtype.num << 32
 
 
 @functools.cache

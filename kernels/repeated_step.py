@@ -47,7 +47,7 @@ class Task(NamedTuple):
     kernel: int  # 0: the caller launches
     chunks: int  # all of the work's
     work: int  # its handle
-    long: int  # whether other Python threads may run
+    releases_gil: int  # whether other Python threads may run meanwhile
     norms: int  # kernel that measures the gradients
     clipping: int  # address of a `Clipping`
     options: int = 0
@@ -92,7 +92,7 @@ def begin(task, gradients):
             return True
     flags[IS_RUNNING] = 1
     if own.kernel != 0:
-        if own.long:
+        if own.releases_gil:
             call_kernel_without_gil(own.kernel, 0, own.chunks, own.work, own.options)
         else:
             call_kernel(own.kernel, 0, own.chunks, own.work, own.options)
@@ -199,7 +199,7 @@ class RepeatedStep:
             kernel=0 if kernel is None else kernel.address,
             chunks=work.count,
             work=work.handle,
-            long=work.elements >= LONG,
+            releases_gil=work.elements >= LONG,
             norms=launch.kernel(cpu.norms, None, 0, work.table.dtype).address if measures else 0,
             clipping=clipping.ctypes.data,
         )

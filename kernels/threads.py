@@ -103,7 +103,7 @@ def fork(team, kernel, bins, handle, options, account):
         task[5], task[6] = team[1], team[2]
         call_parallel(team[0], team[3], task.ctypes.data, threads)
     end(account, most, began)
-    return task[0]  # it has lived so long
+    return task.size - 7  # 0, and the task has lived so long
 
 
 def member(task):

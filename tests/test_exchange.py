@@ -1,5 +1,7 @@
 """Reading where NumPy arrays lie in compiled code, and what is done where that is not possible."""
 
+import pickle
+
 import numpy as np
 import pytest
 from fastopt.kernels import exchange
@@ -100,16 +102,36 @@ def test_nothing_to_read():
         (exchange, "is_interpreted", lambda: True, "NUMBA_DISABLE_JIT is set"),
         (exchange.sys, "_is_gil_enabled", lambda: False, "this Python runs without the GIL"),
         (exchange.sys, "byteorder", "big", "it takes CPython"),
-        (exchange, "_FLAGS", 7, "lays its arrays out in another way"),
     ],
 )
 def test_what_is_in_the_way_is_said(module, name, value, reason, monkeypatch):
     monkeypatch.setattr(module, name, value, raising=False)
-    compiled = exchange._compiled
-    if name == "_FLAGS":
-        monkeypatch.setattr(exchange, "_compiled", lambda read, name: lambda *arguments: 0)
     assert reason in exchange.obstacle.__wrapped__()
-    assert exchange._compiled is compiled or name == "_FLAGS"
+
+
+@pytest.mark.parametrize(
+    ("read", "reason"), [(0, "lays its arrays out in another way"), (1, "keeps addresses elsewhere")]
+)
+def test_arrays_that_are_read_wrongly_are_noticed(read, reason, monkeypatch):
+    monkeypatch.setattr(Reader, "read", lambda self, *arguments: read)
+    assert reason in exchange.obstacle.__wrapped__()
+
+
+def test_dtypes_are_the_same_if_they_are_equal():
+    one = np.zeros(3, np.float32)
+    other = pickle.loads(pickle.dumps(one))
+    assert one.dtype is not other.dtype
+    assert Reader([expected_array(one)]).read((other,)) == Reader([expected_array(other)]).read((one,)) == 1
+    assert Reader([expected_array(one)]).read((np.zeros(3, np.int32),)) == 0
+
+
+def test_unpickled_optimizers_step_as_quickly():
+    """Their gradients need no second look."""
+    optimizer = fastopt.Adam()
+    optimizer.build(list(arrays()))
+    optimizer = pickle.loads(pickle.dumps(optimizer))
+    assert optimizer._gradients._are_read(arrays(), False)
+    assert optimizer._gradients._are_read(pickle.loads(pickle.dumps(arrays())), False)
 
 
 def test_without_it_steps_have_the_same_bits(monkeypatch):

@@ -251,6 +251,18 @@ class Warming(fastopt.Adam):
         self._beta = value
 
 
+class Derived(fastopt.Adam):
+    """A hyper-parameter that is worked out from what is kept under its name."""
+
+    @property
+    def beta_1(self):
+        return self.__dict__["beta_1"] * (0.5 if self.__dict__.get("_counts") and self.iterations % 2 else 1.0)
+
+    @beta_1.setter
+    def beta_1(self, value):
+        self.__dict__["beta_1"] = value
+
+
 class Cooling(fastopt.Adam):
     """Settings that are not made of hyper-parameters alone."""
 
@@ -277,7 +289,7 @@ class Decaying(fastopt.SGD):
         self.learning_rate *= 0.5
 
 
-@pytest.mark.parametrize("kind", [HalvingSGD, HalvingAdam, Warming, Cooling, Varying, Decaying])
+@pytest.mark.parametrize("kind", [HalvingSGD, HalvingAdam, Warming, Derived, Cooling, Varying, Decaying])
 def test_subclasses_whose_rules_change(kind):
     Twins(lambda: kind(0.01)).step(8)
 

@@ -502,12 +502,11 @@ def test_all_that_is_trained_is_packed_at_once():
 
 def test_engines_of_several_devices_count_apart(monkeypatch):
     """Two devices that are one: what tells them apart is replaced."""
-    from fastopt.torch import building, cohorts
+    from fastopt.torch import building
 
     both = twins("Adam", (3,), (4,), lr=0.1)
     params, ours = both[1]
     monkeypatch.setattr(building, "device_of", lambda tensor: tensor.numel())
-    monkeypatch.setattr(cohorts, "device_of", lambda tensor: tensor.numel())
     steps(both, range(3))
     assert len(ours._built.engines) == 2
     assert [ours.state[p]["step"].item() for p in params] == [3, 3]

@@ -95,10 +95,10 @@ class Gradients(HostGradients):
 
     def _make_readers(self) -> tuple[exchange.Reader, exchange.Reader]:
         """Of the parameters, and of gradients that are like them."""
-        given = [
-            exchange.expected_array(array, object=id(array), address=address, flags=exchange.WRITEABLE * p.trainable)
-            for array, address, p in zip(self._given, self._given_addresses, self.parameters, strict=True)
-        ]
+        given = []
+        for array, address, p in zip(self._given, self._given_addresses, self.parameters, strict=True):
+            own = {"object": id(array), "kind": id(type(array)), "address": address}
+            given.append(exchange.expected_array(p.in_place, flags=exchange.WRITEABLE * p.trainable, **own))
         like = [exchange.expected_array(p.array, kind=id(np.ndarray)) for p in self.parameters]
         return exchange.Reader(given), exchange.Reader(like, self.table, self._occupied)
 
@@ -114,13 +114,14 @@ class Gradients(HostGradients):
         """
         if self._readers is not None and self._readers[0].read(self._given) == self._count:
             return
-        for path, given, parameter in zip(self._paths, self._given, self.parameters, strict=True):
-            if parameter.trainable and not given.flags.writeable:
+        arrays = list(map(_plain, self._given))
+        for path, array, parameter in zip(self._paths, arrays, self.parameters, strict=True):
+            if parameter.trainable and not array.flags.writeable:
                 raise ValueError(
                     f"parameter {path}: has been made read-only since build(): make it writeable, or build with "
                     'overrides that say {"trainable": False}'
                 )
-        addresses = list(map(_address, self._given))
+        addresses = list(map(_address, arrays))
         if addresses != self._given_addresses:
             pairs = zip(self._paths, addresses, self._given_addresses, strict=True)
             path = next(path for path, address, known in pairs if address != known)
@@ -190,6 +191,11 @@ class Gradients(HostGradients):
 
     def _view(self, grad: Array) -> Array:
         return grad
+
+
+def _plain(array: Any) -> Array:
+    """The array itself, or what it is a view of: attributes of a subclass may say anything."""
+    return array if type(array) is np.ndarray else np.ndarray.view(array, np.ndarray)
 
 
 def _address(array: Any) -> int:

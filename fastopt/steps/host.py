@@ -50,14 +50,14 @@ class HostSteps:
         for plan in self._apart:
             plan.take_gradients()
         scalars.write(unscale, decision)
-        counts.skipped = counts.has_norm = False
-        ends = [*scalars.recording(), *ends]
+        norm = None
         if decision.way or nonfinite != "propagate":
             goes_on, norm = self._measure(decision, options, nonfinite)
             if not goes_on:
-                counts.skipped = True
+                counts.take_over(None, True)
                 return
-            ends = [*counts.noting(norm), *ends] if norm is not None else ends
+        counts.skipped = counts.has_norm = False
+        ends = [*scalars.recording(), *(counts.noting(norm) if norm is not None else ()), *ends]
         update, call = decision.update, decision.call
         if not decision.closing:
             kernels = [each for plan in self._plans for each in plan.engine.accumulating(options)]

@@ -85,7 +85,8 @@ class BackwardSteps:
         single = self._singles.get(parameter)
         if single is None or not self._prepare(single, parameter, place):
             single = self._build(parameter, *place)
-            self._prepare(single, parameter, place)
+            single.engine.is_current([parameter.grad])
+            single.engine.prepare_step(_own_gradient(single, parameter))
         engine = single.engine
         with alone(single.stepping):
             engine.run(_own_gradient(single, parameter), False)

@@ -105,6 +105,7 @@ class Fused(Options, Averages, Scaled):
         """Set what follows from parameters and state to nothing."""
         self._built: Built | None = None
         self._zeroed = Zeroed()
+        self._ran: list[tuple[Any, list[int] | None]] = []  # the engines of the last step
         self.buffers: dict[Any, torch.Tensor] = getattr(self, "buffers", {})
         self._last_step_skipped = False
         self._stepping = vars(self).get("_stepping") or Lock()
@@ -196,18 +197,19 @@ class Fused(Options, Averages, Scaled):
 
     def _run(self, engines: list[tuple[Any, list[int] | None]], grads: list[Any]) -> bool:
         """Run all engines; whether none has left the step out."""
-        ran, ends = [], self._ends()
+        ran, ends, self._ran = [], self._ends(), engines
         for engine, numbers in engines:
             given = own(grads, numbers)
             if engine.distributed:
                 given = list(map(local_gradient, engine.members, given))
             is_last = engine is engines[-1][0]
             ran.append(engine.run(given, self.fused_zero_grad, ends if is_last else ()))
-            if ran[-1]:
-                # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
-                note_writing(engine.stepped)
         if not engines:
             one_call(ends)()
+        # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
+        note_writing(
+            [tensor for (engine, _), has in zip(engines, ran, strict=True) if has for tensor in engine.stepped]
+        )
         self._last_step_skipped = not all(ran)
         return all(ran)
 
@@ -249,8 +251,7 @@ class Fused(Options, Averages, Scaled):
     @property
     def last_grad_norm(self) -> float | None:
         """Norm of the last step's gradients before clipping, if it was needed. On a GPU, reading it waits."""
-        engines = [] if self._built is None else self._built.engines
-        return engines[0][0].last_grad_norm if len(engines) == 1 else None
+        return self._ran[0][0].last_grad_norm if len(self._ran) == 1 else None
 
     @property
     def last_step_skipped(self) -> bool:

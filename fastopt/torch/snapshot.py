@@ -31,7 +31,7 @@ class Contents:
         values = [value for _, (_, value, _) in self._held]
         asked = [True] * len(values)
         self._reader = None
-        if not reading.obstacle():
+        if not reading.obstacle() and all(isinstance(dicts[k], dict) for k in numbers):
             rows = [
                 reading.expected_object(value, holder=k, name=id(name), end=end) for k, (name, value, end) in self._held
             ]
@@ -83,7 +83,8 @@ class Snapshot:
     def matches(self, owner: Owner, params: list[Any]) -> bool:
         """Whether they are what they were: the same objects, and the tensors in state have their memory where it was.
 
-        Hyper-parameters, and the memory of parameters, are not looked at.
+        Hyper-parameters, and the memory of parameters, are not looked at. What counts of memory is address, dtype and
+        layout: a tensor in state whose ``data`` has become a lazily negated view of itself is not noticed.
         """
         state = owner.state
         return (

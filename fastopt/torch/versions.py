@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from operator import is_
 from typing import Any
 
 import torch
 
 from .._torch import versions_of
+from .snapshot import are_same
 
 
 def note_writing(tensors: list[Any]) -> None:
@@ -37,14 +37,13 @@ class Zeroed:
 
     def note(self, grads: list[Any]) -> None:
         """Remember gradients that are at zero now."""
-        if not self._are_same(grads):
+        if not are_same(grads, self._alive()):
             self._references = list(map(weakref.ref, grads))
         self._versions = versions_of(grads)
 
     def are(self, grads: list[Any]) -> bool:
         """Whether these are the same, all at zero still."""
-        return self._versions is not None and self._are_same(grads) and versions_of(grads) == self._versions
+        return self._versions is not None and are_same(grads, self._alive()) and versions_of(grads) == self._versions
 
-    def _are_same(self, grads: list[Any]) -> bool:
-        known = [reference() for reference in self._references]
-        return len(known) == len(grads) and all(map(is_, known, grads))
+    def _alive(self) -> list[Any]:
+        return [reference() for reference in self._references]
