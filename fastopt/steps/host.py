@@ -50,13 +50,13 @@ class HostSteps:
         for plan in self._apart:
             plan.take_gradients()
         scalars.write(unscale, decision)
+        counts.skipped = counts.has_norm = False
         norm = None
         if decision.way or nonfinite != "propagate":
             goes_on, norm = self._measure(decision, options, nonfinite)
             if not goes_on:
-                counts.take_over(None, True)
+                counts.skipped = True
                 return
-        counts.skipped = counts.has_norm = False
         ends = [*scalars.recording(), *(counts.noting(norm) if norm is not None else ()), *ends]
         update, call = decision.update, decision.call
         if not decision.closing:
