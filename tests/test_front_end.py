@@ -1159,7 +1159,7 @@ def test_constant_tensors_without_axes_are_numbers(kind):
 # -- a user's own rule -------------------------------------------------------------------------------------------------
 
 
-class HeavyBallScalars(NamedTuple):
+class OwnHeavyBallScalars(NamedTuple):
     learning_rate: float
     momentum: float
 
@@ -1170,18 +1170,18 @@ def heavy_ball(param, grad, slots, s):
     return param - s.learning_rate * velocity, (velocity,)
 
 
-HeavyBall = fastopt.register_rule(
-    "HeavyBall",
+OwnHeavyBall = fastopt.register_rule(
+    "OwnHeavyBall",
     heavy_ball,
-    HeavyBallScalars,
+    OwnHeavyBallScalars,
     slots={"velocity": 0.0},
     defaults={"learning_rate": 0.01, "momentum": 0.9},
-    scalars=lambda h, learning_rate, t: HeavyBallScalars(learning_rate, h["momentum"]),
+    scalars=lambda h, learning_rate, t: OwnHeavyBallScalars(learning_rate, h["momentum"]),
 )
 
 
 def test_a_rule_of_ones_own_is_an_optimizer_like_any_other():
-    optimizer, params = built(HeavyBall(0.1, global_clipnorm=1.0, use_ema=True))
+    optimizer, params = built(OwnHeavyBall(0.1, global_clipnorm=1.0, use_ema=True))
     exact, velocity = arrays(0, dtype=np.float64), [np.zeros(shape) for shape in SHAPES.values()]
     for seed in range(1, 6):
         grads = arrays(seed)
@@ -1195,12 +1195,12 @@ def test_a_rule_of_ones_own_is_an_optimizer_like_any_other():
 
 
 def test_a_rule_of_ones_own_has_config_name_and_copies():
-    optimizer, params = built(HeavyBall(0.1, momentum=0.5, weight_decay=0.1))
+    optimizer, params = built(OwnHeavyBall(0.1, momentum=0.5, weight_decay=0.1))
     stepped(optimizer, params, 1, 3)
     again = optimizers.get(json.loads(json.dumps(optimizers.serialize(optimizer))))
-    assert type(again) is HeavyBall
+    assert type(again) is OwnHeavyBall
     assert again.get_config() == optimizer.get_config()
-    assert type(optimizers.get("heavyball")) is HeavyBall
+    assert type(optimizers.get("ownheavyball")) is OwnHeavyBall
     twins, twin = pickle.loads(pickle.dumps((params, optimizer)))
     assert stepped(twin, twins, 3, 5) == stepped(optimizer, params, 3, 5)
 
@@ -1253,7 +1253,7 @@ def test_a_rule_of_ones_own_may_call_its_arguments_anything():
     def plain(p, g, nothing, numbers):
         return p - numbers.learning_rate * g, nothing
 
-    plain_class = fastopt.register_rule("PlainNames", plain, HeavyBallScalars, defaults={"momentum": 0.0})
+    plain_class = fastopt.register_rule("PlainNames", plain, OwnHeavyBallScalars, defaults={"momentum": 0.0})
     optimizer, params = built(plain_class(0.5), [ones(2)])
     optimizer.apply([ones(2)])
     assert params[0].tolist() == [0.5, 0.5]
