@@ -44,3 +44,16 @@ def launches(monkeypatch):
     found, call = [], launch.call
     monkeypatch.setattr(launch, "call", lambda *arguments: found.append(arguments) or call(*arguments))
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reading_in_python():
+    """With ``FASTOPT_TESTS_READING=python`` arrays and tensors are read one by one, as where compiled code cannot."""
+    if os.environ.get("FASTOPT_TESTS_READING") != "python":
+        yield
+        return
+    from fastopt.kernels import exchange
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchange, "obstacle", lambda: "FASTOPT_TESTS_READING is set")
+        yield
