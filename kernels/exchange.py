@@ -73,14 +73,14 @@ COLUMNS, WORDS, TENSOR_WORDS = len(Expected._fields), len(Handle._fields), 6
 
 
 @callee
-def _read(objects, start, flags, handle, item_of, describe):
+def _read(objects, flags, handle, item_of, describe):
     """The loop over all objects, with a way to find each one and a way to describe it."""
     own = scalars_at(Handle, table_at(handle, 1, WORDS, np.int64), 0, 0)
     expected = table_at(own.expected, own.objects, COLUMNS, np.int64)
     records = array_at(own.records, 0, own.recorded, np.int64)
     occupied = table_at(own.occupied, own.ranges, 2, np.int64)
     found = table_at(own.found, 2, own.objects, np.int64)
-    for i in range(start, own.objects):
+    for i in range(own.objects):
         row = scalars_at(Expected, expected, i, 0)
         item = item_of(objects, i, row, own)
         if item == 0 or (row.object != 0 and item != row.object):
@@ -174,25 +174,25 @@ def touches(occupied, start, end):
 
 
 @callee
-def read_arrays(objects, start, flags, handle):
+def read_arrays(objects, flags, handle):
     """Read NumPy arrays, items of a tuple; see `Reader.read`. Requires addresses of tuple and handle, and the GIL."""
-    return _read(objects, start, flags, handle, _item_of_tuple, _describe_array)
+    return _read(objects, flags, handle, _item_of_tuple, _describe_array)
 
 
-def read_tensors(objects, start, flags, handle):
+def read_tensors(objects, flags, handle):
     """The same of tensors."""
-    return _read(objects, start, flags, handle, _item_of_tuple, _describe_tensor)
+    return _read(objects, flags, handle, _item_of_tuple, _describe_tensor)
 
 
-def read_tensors_in_dicts(dicts, start, flags, handle):
-    """The same of tensors that are the values in a tuple of dicts; from the first on."""
-    return _read(dicts, start, flags, handle, _value_in_dicts, _describe_tensor)
+def read_tensors_in_dicts(dicts, flags, handle):
+    """The same of tensors that are the values in a tuple of dicts."""
+    return _read(dicts, flags, handle, _value_in_dicts, _describe_tensor)
 
 
 @functools.cache
 def _compiled(read, name):
     number = types.int64
-    return entry_point(specialise(read, name, number(number, number, number, number), {}, nogil=False, key="exchange"))
+    return entry_point(specialise(read, name, number(number, number, number), {}, nogil=False, key="exchange"))
 
 
 class Reader:
@@ -249,18 +249,17 @@ class Reader:
         else:
             self._read = _compiled(read_tensors, "tensors") if describe else _compiled(read_arrays, "arrays")
 
-    def read(self, objects, start=0, flags=0):
-        """The number of the first object from ``start`` on that is not as expected; `count` if there is none.
+    def read(self, objects, flags=0):
+        """The number of the first object that is not as expected; `count` if there is none.
 
         Parameters
         ----------
         objects : tuple
             As many as are expected; or of the dicts that hold them.
-        start : int
         flags : int
             What must be set in every array's flags, beside what its row says.
         """
-        return self._read(id(objects), start, flags, self.handle)
+        return self._read(id(objects), flags, self.handle)
 
 
 def expected_array(array, **known):
@@ -298,6 +297,6 @@ def obstacle():
         return "this Python runs without the GIL"
     probe = np.zeros((5, 7, 3), np.float32)[1:, ::2]
     found = np.zeros((2, 1), np.int64)
-    if Reader([expected_array(probe, object=id(probe))], found).read((probe,), 0, WRITEABLE) != 1:
+    if Reader([expected_array(probe, object=id(probe))], found).read((probe,), WRITEABLE) != 1:
         return f"NumPy {np.__version__} lays its arrays out in another way"
     return "" if found[ADDRESS, 0] == probe.ctypes.data else f"NumPy {np.__version__} keeps addresses elsewhere"

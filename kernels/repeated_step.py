@@ -80,9 +80,9 @@ def begin(task, gradients):
     t = counters[0] + 1
     if flags[IS_USUAL] == 0 or flags[IS_RUNNING] != 0 or t == 1:
         return True
-    if exchange.read_arrays(own.arrays, 0, 0, own.parameters) < own.objects:
+    if exchange.read_arrays(own.arrays, 0, own.parameters) < own.objects:
         return True
-    if exchange.read_arrays(gradients, 0, 0, own.gradients) < own.objects:
+    if exchange.read_arrays(gradients, 0, own.gradients) < own.objects:
         return True
     if own.write != 0 and call_for_number(own.write, (own.settings, own.running, own.row, t)) == 0:
         return True

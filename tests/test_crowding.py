@@ -258,8 +258,8 @@ def test_it_can_be_switched_off(account, two_threads):
 
 def test_without_a_clock_all_threads_are_used(monkeypatch, two_threads):
     monkeypatch.setattr(crowding, "_clock", lambda: (0, 0))
-    assert crowding.Account().address == 0
-    monkeypatch.setattr(launch.Kernel, "account", lambda self, elements: 0)
+    assert crowding.begin(crowding.Account().address, 4) == (4, 0.0)
+    monkeypatch.setattr(launch.Kernel, "account", lambda self, elements: crowding.Account().address)
     large_step()
 
 

@@ -679,6 +679,23 @@ def test_autograd_is_told_of_what_was_updated_only():
     assert optimizer.last_step_skipped and p._version == before
 
 
+def test_autograd_is_told_of_what_was_updated_before_a_refusal(monkeypatch):
+    """Of two devices, the second of which has a gradient that is refused."""
+    from fastopt.torch import building
+
+    p, q = leaf(3), leaf(4)
+    optimizer = fastopt.torch.SGD([p, q], lr=0.1)
+    monkeypatch.setattr(building, "device_of", lambda tensor: tensor.numel())
+    give([p, q], 0)
+    optimizer.step()
+    give([p, q], 1)
+    q.grad = q.grad.to_sparse()
+    before = p._version, q._version
+    with pytest.raises(TypeError, match="sparse"):
+        optimizer.step()
+    assert p._version > before[0] and q._version == before[1]
+
+
 def test_gradients_that_come_and_go_at_random_settle():
     both = twins("Adam", *[(2,)] * 8, lr=0.1)
     generator = random.Random(0)

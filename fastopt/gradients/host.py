@@ -28,9 +28,8 @@ class HostGradients(BaseGradients):
 
     def __init__(self, parameters: list[Parameter], buffer: FlatBuffer | None, state: list[AnyArray]) -> None:
         super().__init__(parameters, buffer, state)
-        self._dense_reach = np.array([(0, parameter.array.nbytes) for parameter in parameters], np.int64).T.reshape(
-            2, -1
-        )
+        self._dense_reach = np.zeros_like(self._reach)  # of gradients that lie as their parameters do
+        self._dense_reach[1] = [parameter.array.nbytes for parameter in parameters]
         self._layouts_known = np.full(self._count, DIRECT, np.int64)  # of what was examined last
 
     def _signature(self, grad: Any) -> object:
@@ -157,7 +156,7 @@ class Gradients(HostGradients):
         """Whether all gradients lie as their parameters do, and have been read."""
         if self._readers is None or len(grads) != self._count:
             return False
-        return self._readers[1].read(grads, 0, exchange.WRITEABLE * zero) == self._count
+        return self._readers[1].read(grads, exchange.WRITEABLE * zero) == self._count
 
     def repeated_step(self, counters: Any, engine: Any, *what: Any) -> RepeatedStep | None:
         """See `BaseGradients.repeated_step`."""

@@ -197,19 +197,22 @@ class Fused(Options, Averages, Scaled):
 
     def _run(self, engines: list[tuple[Any, list[int] | None]], grads: list[Any]) -> bool:
         """Run all engines; whether none has left the step out."""
-        ran, ends, self._ran = [], self._ends(), engines
-        for engine, numbers in engines:
-            given = own(grads, numbers)
-            if engine.distributed:
-                given = list(map(local_gradient, engine.members, given))
-            is_last = engine is engines[-1][0]
-            ran.append(engine.run(given, self.fused_zero_grad, ends if is_last else ()))
+        ran: list[bool] = []
+        stepped: list[torch.Tensor] = []
+        ends, self._ran = self._ends(), engines
+        try:
+            for engine, numbers in engines:
+                given = own(grads, numbers)
+                if engine.distributed:
+                    given = list(map(local_gradient, engine.members, given))
+                is_last = engine is engines[-1][0]
+                ran.append(engine.run(given, self.fused_zero_grad, ends if is_last else ()))
+                stepped += engine.stepped if ran[-1] else []
+        finally:
+            # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
+            note_writing(stepped)
         if not engines:
             one_call(ends)()
-        # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
-        note_writing(
-            [tensor for (engine, _), has in zip(engines, ran, strict=True) if has for tensor in engine.stepped]
-        )
         self._last_step_skipped = not all(ran)
         return all(ran)
 
