@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from . import reading
-from .memory import local
+from .memory import is_distributed, local
 from .rule import Owner
 
 
@@ -37,8 +37,9 @@ class Contents:
             ]
             self._reader = reading.reader(rows, in_dicts=True)
             asked = [not row.kind for row, _, _ in rows]
-        self._asked = list(itertools.compress(values, asked))
-        self._addresses = addresses_of(self._asked)
+        self._asked = [value for value in itertools.compress(values, asked) if isinstance(value, torch.Tensor)]
+        self._are_whole = not any(map(is_distributed, self._asked))
+        self._addresses = self._find_addresses()
 
     def are_in(self, dicts: tuple[Any, ...]) -> bool:
         """Whether these hold the same objects in the same order, with their memory where it was, and no others."""
@@ -48,7 +49,11 @@ class Contents:
             same = self._reader.read(dicts) == self._reader.count
         else:
             same = self._are_in_turn(dicts)
-        return same and (not self._asked or addresses_of(self._asked) == self._addresses)
+        return same and (not self._asked or self._find_addresses() == self._addresses)
+
+    def _find_addresses(self) -> list[int]:
+        tensors = self._asked if self._are_whole else map(local, self._asked)
+        return list(map(torch.Tensor.data_ptr, tensors))
 
     def _are_in_turn(self, dicts: tuple[Any, ...]) -> bool:
         known = [part for _, (name, value, _) in self._held for part in (name, value)]
@@ -98,8 +103,3 @@ class Snapshot:
 def are_same(found: Any, known: Sequence[Any]) -> bool:
     """Whether these, as many, are the same objects."""
     return len(found) == len(known) and all(map(is_, found, known))
-
-
-def addresses_of(values: list[Any]) -> list[int]:
-    """Of what is a tensor, the part that lies in this process."""
-    return [local(value).data_ptr() for value in values if isinstance(value, torch.Tensor)]
