@@ -15,24 +15,8 @@ from .custom import register_rule
 from .flat import FlatBuffer, pack
 from .graphs import capture
 from .kernels.launch import get_num_threads, set_num_threads
-from .loss_scale import LossScaleOptimizer
 from .optimizer import Optimizer
-from .optimizers import (
-    SGD,
-    Adadelta,
-    Adafactor,
-    Adagrad,
-    Adam,
-    Adamax,
-    AdamW,
-    Ftrl,
-    Lamb,
-    Lion,
-    Muon,
-    Nadam,
-    RMSprop,
-    ScheduleFreeAdamW,
-)
+from .optimizers import *  # noqa: F403
 
 if TYPE_CHECKING:
     from . import activations, callbacks, losses
@@ -40,23 +24,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "SGD",
-    "Adadelta",
-    "Adafactor",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
     "FlatBuffer",
-    "Ftrl",
-    "Lamb",
-    "Lion",
-    "LossScaleOptimizer",
-    "Muon",
-    "Nadam",
     "Optimizer",
-    "RMSprop",
-    "ScheduleFreeAdamW",
     "activations",
     "callbacks",
     "capture",
@@ -68,6 +37,7 @@ __all__ = [
     "schedules",
     "set_num_threads",
 ]
+__all__ += optimizers.__all__
 
 _ON_FIRST_USE = ("activations", "callbacks", "losses")
 

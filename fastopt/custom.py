@@ -12,11 +12,10 @@ from typing import Any
 from numba import NumbaError, UnsupportedBytecodeError
 
 from .hyper_parameters import COMMON, common_arguments, hyper_parameters
+from .kernels.registry import Slot, two_phase_rule
 from .kernels.registry import rule as register_elementwise
-from .kernels.registry import two_phase_rule
 from .optimizer import Optimizer
 from .parameters import Array, check_number
-from .plan import Slot
 from .registry import add, is_built_in
 
 
@@ -87,16 +86,14 @@ def register_rule(
     if not isinstance(sample, scalars_type):
         raise TypeError(f"{name}: scalars must return a {scalars_type.__name__}, got {type(sample).__name__}")
     _check_numbers(f"{name}: scalars", sample)
+    kept = {slot: Slot(start=start) for slot, start in starts.items()}
     terms = _try(name, rule, second, between, starts, sample)
     if second is not None:
-        two_phase_rule(private, rule, between, second, terms)
+        two_phase_rule(private, rule, between, second, terms, kept)
     else:
-        register_elementwise(private)(rule)
+        register_elementwise(private, kept)(rule)
 
     class Registered(Optimizer):
-        def _rule_slots(self, branch: str) -> dict[str, Slot]:
-            return {slot: Slot(start=start) for slot, start in starts.items()}
-
         def _plan(self, keep: dict[str, Array] | None = None) -> None:
             try:
                 super()._plan(keep)

@@ -20,13 +20,13 @@ from .counts import Call
 from .device import HOST, Place, is_array
 from .flat import FlatBuffer, flatten, is_container, is_plain, match, rebuild
 from .gradients import ABSENT, BaseGradients, gradients_of
-from .hyper_parameters import HyperParameters
+from .hyper_parameters import HyperParameters, document_common
 from .kernels.clipping import ALL, EACH
 from .kernels.launch import one_call
 from .kernels.locks import Lock
-from .kernels.registry import running_after, scalars_of
+from .kernels.registry import RULES, RUNNING, Slot, running_after, scalars_of
 from .parameters import Array, Parameter, check_count, check_pattern, collect
-from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Slot, Storage, allocate
+from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Storage, allocate
 from .scalars import Scalars, Scaling
 from .steps.alone import alone, refuse_while
 from .steps.gpu import Captured, GpuSteps
@@ -35,11 +35,18 @@ from .steps.repeated import RepeatedSteps
 
 
 class Optimizer(Averages, HyperParameters, Counting):
-    """Base class. Subclasses say what their rule needs; everything else is here.
+    """Base class. Subclasses say which rule they have; everything else is here.
 
-    A subclass has a signature (under `hyper_parameters`) and overrides ``_check``, ``_rule_slots`` and ``_settings``,
-    or ``_scalars``.
+    A subclass has a signature (under `hyper_parameters`) and a ``_settings_class``, or overrides ``_scalars``.
     """
+
+    @property
+    def _settings_class(self) -> Any:
+        """The class of `kernels.registry.scalars_for`, or of scalars, whose fields are hyper-parameters by their names.
+
+        A subclass may have it as an attribute.
+        """
+        return None
 
     _structure: Any = None  # what `build` was given
     _gpu: GpuSteps | None = None
@@ -60,38 +67,54 @@ class Optimizer(Averages, HyperParameters, Counting):
         """Whether the rule cannot work on the parameter as it lies in memory."""
         return False
 
-    def _rule_slots(self, branch: str) -> dict[str, Slot]:
-        """The state of the rule."""
-        raise NotImplementedError
-
     def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        """The rule's scalars, a NamedTuple, for update number ``t`` (from 1); pure. Either this, or `_settings`.
-
-        With `_takes_rates`, ``learning_rate`` may be an array, and then so is what depends on it.
-        """
+        """Return the rule's scalars, a NamedTuple, for update number ``t`` (from 1), from hyper-parameters alone."""
         return scalars_of(self._settings(branch, learning_rate), t)
 
     def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
-        """What, with the update's number, gives the rule's scalars: a class of `kernels.registry.scalars_for`; pure.
+        """Return the settings from which the rule's scalars follow; ``learning_rate`` may be an array of several."""
+        kind = self._settings_class
+        running = () if self._running is None else (self._running[0],)
+        names = kind._fields[1 : len(kind._fields) - len(running)]
+        return kind(learning_rate, *map(self._value_of_field, names), *running)
 
-        It is worked out from hyper-parameters and `_running` alone.
-        """
-        raise NotImplementedError
+    def _value_of_field(self, name: str) -> float:
+        own = name.removeprefix("one_minus_")
+        return self._value(name) if own == name else 1.0 - self._value(own)
 
-    _takes_rates = False
-    _keeps_scalars = False
-    """Whether the rule's scalars are the same for every update, as long as the hyper-parameters are."""
-    _follows_settings = False
-    """Whether they follow from `_settings` and the update's number."""
     _running: Any = None
     """The last of the settings, if it is a number that every update changes, as an array that compiled code knows."""
 
+    def _counters(self) -> dict[str, str]:
+        running = {} if self._running is None else {self._settings_class._fields[-1]: "_running_number"}
+        return {**super()._counters(), **running}
+
+    @property
+    def _running_number(self) -> float:
+        return self._running[0]
+
+    @_running_number.setter
+    def _running_number(self, number: float) -> None:
+        self._running[0] = number
+
+    def _follows_settings(self) -> bool:
+        """Whether scalars follow from `_settings_class` and the update's number: a subclass may have others."""
+        kind = type(self)
+        generic = kind._scalars is Optimizer._scalars and kind._settings is Optimizer._settings
+        return generic and self._settings_class is not None
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """What a class says of its scalars does not hold for those of a subclass."""
+        """Explain the arguments that all optimizers take, too."""
         super().__init_subclass__(**kwargs)
-        author = next(each for each in cls.__mro__ if {"_scalars", "_settings"} & vars(each).keys())
-        for flag in ("_takes_rates", "_keeps_scalars", "_follows_settings"):
-            setattr(cls, flag, vars(author).get(flag, False))
+        document_common(cls)
+
+    def _slots_of(self, branch: str) -> dict[str, Slot]:
+        """Return the state of a rule."""
+        scalars = type(self._scalars(branch, 1.0, 1))
+        return {
+            name: slot._replace(start=getattr(self, slot.starts_as)) if slot.starts_as else slot
+            for name, slot in RULES[scalars].slots.items()
+        }
 
     def _advancing(self, t: int) -> list[Callable[[], None]]:
         """C functions that note, beside the counters, that update number ``t`` has been done."""
@@ -102,6 +125,8 @@ class Optimizer(Averages, HyperParameters, Counting):
     def _reset(self) -> None:
         """Set what changes while training to its start."""
         self._start_counting()
+        if self._settings_class in RUNNING:
+            self._running = numbers("d", self._settings_class._field_defaults.values())
         self._excluded_arrays: list[Any] = []
         self._built = self._evaluating = False
         self._training = []
@@ -311,7 +336,7 @@ class Optimizer(Averages, HyperParameters, Counting):
             chosen = [self._parameters[k] for k in indices]
             groups = [Group(p.multiplier, self._decay_of(p)) for p in chosen]
             scalars = type(self._scalars(branch, 1.0, 1))
-            slots = self._rule_slots(branch)
+            slots = self._slots_of(branch)
             plans.append(Plan(branch, indices, chosen, groups, scalars, slots, extra, self._storage))
         return plans
 

@@ -16,20 +16,11 @@ from .kernels.cpu import step
 from .kernels.engines import contiguous_chunks
 from .kernels.launch import Work, kernel, launch
 from .kernels.layout import ACCUMULATOR, AVERAGE, CHUNK, DIRECT, PARAM, SLOTS, Control
-from .kernels.registry import RULES
+from .kernels.registry import RULES, Slot
 from .parameters import Array, Parameter
 
 AVERAGE_SLOT, ACCUMULATOR_SLOT = "average", "gradient_accumulator"
 """Names of the state arrays that belong to the step, not to a rule."""
-
-
-class Slot(NamedTuple):
-    """A state array per parameter: what it starts as, and which of the parameter's axes it has."""
-
-    start: float = 0.0
-    copies_parameter: bool = False
-    without: int | None = None  # an axis that it lacks, counted from the end
-    axes: range = range(65)  # numbers of axes of a parameter that has such a slot
 
 
 class Group(NamedTuple):

@@ -12,6 +12,7 @@ from .counts import Call
 from .hyper_parameters import COMMON, HyperParameters
 from .kernels.clipping import Clipping
 from .kernels.layout import ACCUMULATED, AVERAGED, OVERWRITE
+from .kernels.registry import are_constant, take_rates
 from .plan import Plan
 
 MANY = 8
@@ -66,6 +67,8 @@ class Scalars:
         self._names = ("_learning_rate", *COMMON[1:], *optimizer._own)
         self._get_values: Any = itemgetter(*(name for name in self._names if name in own))
         self.plans, self.counts = plans, optimizer._counts
+        self._follows = optimizer._follows_settings()
+        self._keeps = self._follows and are_constant(optimizer._settings_class)
         self._keeps_average, self._accumulates = self.averages(1) != 0, self.window() > 1
 
     # -- what a step is ---------------------------------------------------------------------------------------------
@@ -138,7 +141,7 @@ class Scalars:
             own_decay = optimizer._branch_decay(plan.branch) or 0.0
             settings = plan.settings
             pack: Callable[..., None] = plan.pack
-            if len(settings) >= MANY and optimizer._takes_rates:
+            if len(settings) >= MANY and self._follows and take_rates(optimizer._settings_class):
                 settings, pack = [plan.settings_together(own_decay)], plan.pack_together
             for byte, multiplier, decay in settings:
                 learning_rate = rate * multiplier
@@ -172,7 +175,7 @@ class Scalars:
     @property
     def keeps(self) -> bool:
         """Whether rows are the same for every update, as long as hyper-parameters are."""
-        return self._optimizer._keeps_scalars
+        return self._keeps
 
     @property
     def running(self) -> Any:
@@ -212,7 +215,7 @@ class Scalars:
     def settings_class(self, plan: Plan) -> Any:
         """What a plan's row follows from, with the number of the update; None if it is not one row, or does not."""
         optimizer = self._optimizer
-        if not (optimizer._follows_settings and len(plan.groups) == 1 and self._asks_for_values()):
+        if self._keeps or not (self._follows and len(plan.groups) == 1 and self._asks_for_values()):
             return None
         return type(optimizer._settings(plan.branch, 1.0))
 

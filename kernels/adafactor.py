@@ -17,7 +17,7 @@ from .layout import ACCUMULATED, ADDRESS, CHUNK, CLIP, EXTRA, PARAM, SLOTS, STAG
 from .maths import clip, constant, decayed, maximum, sqrt
 from .reduction import ROW_LANES, row_sum, sum_of, sum_of_squares, sums_of_rows, sums_of_squared_rows
 from .registry import RULES, Rule
-from .rules.adafactor import AdafactorScalars
+from .rules.adafactor import STATE, AdafactorScalars
 from .staging import chunk_gradient, scratch_for
 from .tables import tables_at
 from .tiles import BAND, Tile, Tiles, slots_in_memory_order
@@ -547,4 +547,4 @@ class Factored(Elementwise):
         ]
 
 
-RULES[AdafactorScalars] = Rule("adafactor", engine=Factored)
+RULES[AdafactorScalars] = Rule("adafactor", engine=Factored, slots=STATE)

@@ -59,7 +59,7 @@ class MuonScalars(NamedTuple):
     epsilon: float
 
 
-@rule(MuonScalars)
+@rule(MuonScalars, slots=("momentum",))
 def muon(param, grad, slots, s):
     """Muon before its matrix products: the direction to be made orthogonal.
 

@@ -1,16 +1,29 @@
-"""Which rule belongs to which scalars.
+"""Which rule belongs to which scalars, which slots it has, and what its scalars follow from.
 
 A rule is a plain function of scalars. The type of its scalars, a NamedTuple, stands for it: kernels call the stubs
 below, and the compiler replaces each by the rule that was registered for the type it sees. Plain Python does the same
 at run time.
 """
 
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from numba.extending import overload
 
 from ._jit import FLAGS
+
+
+class Slot(NamedTuple):
+    """A state array per parameter: what it starts as, and which of the parameter's axes it has."""
+
+    start: float = 0.0
+    starts_as: str = ""  # the hyper-parameter that it starts as, instead
+    copies_parameter: bool = False
+    without: int | None = None  # an axis that it lacks, counted from the end
+    axes: range = range(65)  # numbers of axes of a parameter that has such a slot
 
 
 class Rule(NamedTuple):
@@ -23,6 +36,7 @@ class Rule(NamedTuple):
     second: Any = None
     terms: int = 0
     engine: type | None = None  # for rules with kernels of their own
+    slots: Mapping[str, Slot] = {}
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
@@ -34,28 +48,40 @@ RULES: dict[type, Rule] = {}
 """Scalars class → rule."""
 
 
-def rule(scalars):
-    """Decorator: register an elementwise rule ``(param, grad, slots, s) -> (param, slots)`` for a scalars class."""
+def rule(scalars, slots=()):
+    """Decorator: register an elementwise rule ``(param, grad, slots, s) -> (param, slots)`` for a scalars class.
+
+    ``slots`` are their names, in the rule's order: those that start at zero; or a dict of them and what they are.
+    """
 
     def register(update):
-        RULES[scalars] = Rule(update.__name__, update=update)
+        RULES[scalars] = Rule(update.__name__, update=update, slots=_described(slots))
         return update
 
     return register
 
 
-def two_phase_rule(scalars, first, between, second, terms):
-    """Register a rule that needs sums over each parameter before it can move it.
+def two_phase_rule(scalars, first, between, second, terms, slots=()):
+    """Register a rule that needs sums over each parameter before it can move it; ``slots`` as in `rule`.
 
     - ``first(param, grad, slots, s) -> (terms, slots)``, elementwise: new slots and ``terms`` numbers to sum;
     - ``between(sums, n, s) -> number``, once per parameter of ``n`` elements: ``sums`` are the terms' sums in float64;
     - ``second(param, grad, slots, extra, s) -> param``, elementwise, with the new slots and that number.
     """
-    RULES[scalars] = Rule(first.__name__, first=first, between=between, second=second, terms=terms)
+    RULES[scalars] = Rule(
+        first.__name__, first=first, between=between, second=second, terms=terms, slots=_described(slots)
+    )
+
+
+def _described(slots: Mapping[str, Slot] | Iterable[str]) -> Mapping[str, Slot]:
+    return slots if isinstance(slots, Mapping) else dict.fromkeys(slots, Slot())
 
 
 SCALARS: dict[type, Callable[..., Any]] = {}
-"""Settings class → function ``(settings, t)``."""
+"""Settings class → function ``(settings, t)``; scalars without an entry are their own settings."""
+
+CONSTANT: set[type] = set()
+"""Settings classes whose scalars do not depend on the update's number."""
 
 RUNNING: dict[type, Callable[..., Any]] = {}
 """Settings class whose last field is a number that runs → function ``(settings, t)``."""
@@ -64,13 +90,17 @@ RUNNING: dict[type, Callable[..., Any]] = {}
 def scalars_for(settings, running=None):
     """Decorator: register what gives a rule's scalars for update number ``t``, from 1, and a class of its settings.
 
-    Settings are numbers: the hyper-parameters, and, if there is a function ``running``, last one that every update
-    changes. That function gives it, like the scalars, from settings and ``t``, as it is after the update. In plain
-    Python settings may be arrays of one number per group.
+    Settings are numbers: hyper-parameters by their names, ``one_minus_…`` for 1 minus one, and, if there is a function
+    ``running``, last a number that every update changes, with its start as default. That function gives it, like the
+    scalars, from settings and ``t``, as it is after the update. In plain Python ``learning_rate`` may be an array of
+    one number per group. A function of settings alone gives scalars that are the same for every update.
     """
 
     def register(function):
         SCALARS[settings] = function
+        if len(inspect.signature(function).parameters) == 1:
+            CONSTANT.add(settings)
+            SCALARS[settings] = lambda settings, t: function(settings)
         if running is not None:
             RUNNING[settings] = running
         return function
@@ -80,7 +110,27 @@ def scalars_for(settings, running=None):
 
 def scalars_of(settings, t):
     """A rule's scalars for update number ``t``."""
-    return SCALARS[type(settings)](settings, t)
+    return SCALARS.get(type(settings), _the_same)(settings, t)
+
+
+def are_constant(settings):
+    """Whether scalars that follow from a class of settings are the same for every update."""
+    return settings in CONSTANT or settings not in SCALARS
+
+
+@functools.cache
+def take_rates(settings):
+    """Whether scalars may be worked out for an array of learning rates at once: it is tried, on made-up settings."""
+    rates = np.array([0.25, 0.5])
+    own = dict.fromkeys(settings._fields, 0.75)
+    apart = [scalars_of(settings(**own | {"learning_rate": rate}), 3) for rate in rates.tolist()]
+    try:
+        together = scalars_of(settings(**own | {"learning_rate": rates}), 3)
+    except (TypeError, ValueError):
+        return False
+    return all(
+        np.array_equal(np.broadcast_to(a, 2), b) for a, b in zip(together, zip(*apart, strict=True), strict=True)
+    )
 
 
 def running_after(settings, t):
@@ -90,6 +140,10 @@ def running_after(settings, t):
 
 def _unchanged(settings, t):
     return settings[-1]
+
+
+def _the_same(settings, t):
+    return settings
 
 
 def update(param, grad, slots, s):
@@ -114,7 +168,7 @@ def second_phase(param, grad, slots, extra, s):
 
 @overload(scalars_of, jit_options=FLAGS, strict=False)
 def _scalars_of(settings, t):
-    return SCALARS[settings.instance_class]
+    return SCALARS.get(settings.instance_class, _the_same)
 
 
 @overload(running_after, jit_options=FLAGS, strict=False)

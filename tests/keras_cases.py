@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import table
 
-NAMES = tuple(table.RATES)
+NAMES = tuple(table.IN_KERAS)
 SHAPES = ((7, 5), (5,), (2, 3, 4), (1,), ())
 STEPS = 100
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

@@ -14,7 +14,13 @@ import numpy as np
 
 @dataclass
 class Rule:
-    """What the rules share. A rule sees one parameter at a time; `t` counts real updates from 1."""
+    """What the rules share. A rule sees one parameter at a time; `t` counts real updates from 1.
+
+    Beside each rule stand a rate at which 50 steps move the parameters enough for every option to show, and all own
+    hyper-parameters away from their defaults, twice: what the rows of `table` are made of.
+    """
+
+    in_keras = True
 
     def slots(self, param, path):
         return {name: np.zeros_like(param) for name in self.slot_names()}
@@ -29,6 +35,9 @@ class Rule:
 @dataclass
 class SGD(Rule):
     """Momentum: Polyak 1964. Nesterov: Sutskever et al., ICML 2013. The rate is inside the velocity."""
+
+    rate = 0.05
+    own = {"momentum": 0.9}, {"momentum": 0.6, "nesterov": True}
 
     momentum: float = 0.0
     nesterov: bool = False
@@ -46,6 +55,12 @@ class SGD(Rule):
 @dataclass
 class RMSprop(Rule):
     """Hinton, Coursera "Neural networks for machine learning", lecture 6e; centered: Graves, arXiv 1308.0850."""
+
+    rate = 0.01
+    own = (
+        {"rho": 0.8, "momentum": 0.9, "epsilon": 0.01, "centered": True},
+        {"rho": 0.5, "momentum": 0.3, "epsilon": 0.0001, "centered": False},
+    )  # fmt: skip
 
     rho: float = 0.9
     momentum: float = 0.0
@@ -70,6 +85,9 @@ class RMSprop(Rule):
 class Adagrad(Rule):
     """Duchi, Hazan and Singer, JMLR 12, 2011."""
 
+    rate = 0.1
+    own = {"initial_accumulator_value": 1.0, "epsilon": 0.01}, {"initial_accumulator_value": 0.0, "epsilon": 0.001}
+
     initial_accumulator_value: float = 0.1
     epsilon: float = 1e-7
 
@@ -84,6 +102,9 @@ class Adagrad(Rule):
 @dataclass
 class Adadelta(Rule):
     """Zeiler, arXiv 1212.5701, algorithm 1."""
+
+    rate = 1.0
+    own = {"rho": 0.8, "epsilon": 0.01}, {"rho": 0.5, "epsilon": 0.0001}
 
     rho: float = 0.95
     epsilon: float = 1e-7
@@ -102,6 +123,12 @@ class Adadelta(Rule):
 @dataclass
 class Adam(Rule):
     """Kingma and Ba, arXiv 1412.6980, section 2, last form ("epsilon hat"); AMSGrad: Reddi et al., ICLR 2018."""
+
+    rate = 0.01
+    own = (
+        {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 0.01, "amsgrad": True},
+        {"beta_1": 0.5, "beta_2": 0.6, "epsilon": 0.001, "amsgrad": False},
+    )  # fmt: skip
 
     beta_1: float = 0.9
     beta_2: float = 0.999
@@ -123,10 +150,19 @@ class Adam(Rule):
 class AdamW(Adam):
     """Loshchilov and Hutter, arXiv 1711.05101. `Oracle` does the decay, as for every rule."""
 
+    rate = 0.01
+    own = (
+        {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 0.01, "amsgrad": True, "weight_decay": 0.3},
+        {"beta_1": 0.5, "beta_2": 0.6, "epsilon": 0.001, "amsgrad": False, "weight_decay": 1.0},
+    )  # fmt: skip
+
 
 @dataclass
 class Adamax(Rule):
     """Kingma and Ba, arXiv 1412.6980, algorithm 2, with epsilon added to the norm."""
+
+    rate = 0.01
+    own = {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 0.01}, {"beta_1": 0.5, "beta_2": 0.6, "epsilon": 0.001}
 
     beta_1: float = 0.9
     beta_2: float = 0.999
@@ -144,6 +180,9 @@ class Adamax(Rule):
 @dataclass
 class Nadam(Rule):
     """Dozat, "Incorporating Nesterov momentum into Adam", ICLR 2016 workshop; its momentum schedule with 0.96**t."""
+
+    rate = 0.01
+    own = {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 0.01}, {"beta_1": 0.5, "beta_2": 0.6, "epsilon": 0.001}
 
     beta_1: float = 0.9
     beta_2: float = 0.999
@@ -167,6 +206,9 @@ class Nadam(Rule):
 class Lion(Rule):
     """Chen et al., arXiv 2302.06675, algorithm 2."""
 
+    rate = 0.01
+    own = {"beta_1": 0.8, "beta_2": 0.9}, {"beta_1": 0.5, "beta_2": 0.6}
+
     beta_1: float = 0.9
     beta_2: float = 0.99
 
@@ -182,6 +224,18 @@ class Lion(Rule):
 @dataclass
 class Ftrl(Rule):
     """McMahan et al., "Ad click prediction", KDD 2013, algorithm 1; shrinkage as in TensorFlow's FTRL V2."""
+
+    rate = 0.1
+    own = (
+        {
+            "learning_rate_power": -0.7, "initial_accumulator_value": 1.0, "l1_regularization_strength": 0.1,
+            "l2_regularization_strength": 0.2, "l2_shrinkage_regularization_strength": 0.3, "beta": 0.5,
+        },
+        {
+            "learning_rate_power": -0.3, "initial_accumulator_value": 0.5, "l1_regularization_strength": 0.5,
+            "l2_regularization_strength": 1.0, "l2_shrinkage_regularization_strength": 0.05, "beta": 2.0,
+        },
+    )  # fmt: skip
 
     learning_rate_power: float = -0.5
     initial_accumulator_value: float = 0.1
@@ -207,6 +261,12 @@ class Ftrl(Rule):
 class ScheduleFreeAdamW(Rule):
     """Defazio et al., arXiv 2405.15682, algorithm 1 with weights 1/t; the parameter is y, slot `momentum` z."""
 
+    rate = 0.02
+    own = (
+        {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 0.01, "warmup_steps": 10},
+        {"beta_1": 0.5, "beta_2": 0.6, "epsilon": 0.001, "warmup_steps": 25},
+    )  # fmt: skip
+
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
@@ -230,6 +290,9 @@ class ScheduleFreeAdamW(Rule):
 class Lamb(Rule):
     """You et al., arXiv 1904.00962, algorithm 2, without its decay term and with phi(x) = x."""
 
+    rate = 0.01
+    own = {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 0.01}, {"beta_1": 0.5, "beta_2": 0.6, "epsilon": 0.001}
+
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-7
@@ -248,6 +311,12 @@ class Lamb(Rule):
 @dataclass
 class Adafactor(Rule):
     """Shazeer and Stern, arXiv 1804.04235, algorithms 4 and 5; the last two axes of a tensor are factored."""
+
+    rate = 0.05
+    own = (
+        {"beta_2_decay": -0.5, "epsilon_1": 0.001, "epsilon_2": 0.6, "clip_threshold": 0.5},
+        {"beta_2_decay": -1.0, "epsilon_1": 0.01, "epsilon_2": 0.2, "clip_threshold": 0.3, "relative_step": False},
+    )  # fmt: skip
 
     beta_2_decay: float = -0.8
     epsilon_1: float = 1e-30
@@ -281,6 +350,20 @@ class Adafactor(Rule):
 @dataclass
 class Muon(Rule):
     """Jordan et al., kellerjordan.github.io/posts/muon, 2024; sqrt(max(rows, columns)): Liu et al. arXiv 2502.16982."""
+
+    rate = 0.02
+    own = (
+        {
+            "adam_beta_1": 0.8, "adam_beta_2": 0.9, "adam_weight_decay": 0.3, "epsilon": 0.01, "weight_decay": 0.5,
+            "muon_a": 3.0, "muon_b": -3.0, "muon_c": 1.0, "adam_lr_ratio": 0.5, "momentum": 0.8, "ns_steps": 3,
+            "nesterov": False, "rms_rate": None,
+        },
+        {
+            "adam_beta_1": 0.5, "adam_beta_2": 0.6, "adam_weight_decay": 1.0, "epsilon": 0.001, "weight_decay": 0.2,
+            "muon_a": 2.0, "muon_b": -1.5, "muon_c": 0.5, "adam_lr_ratio": 2.0, "momentum": 0.5, "ns_steps": 2,
+            "rms_rate": 0.5,
+        },
+    )  # fmt: skip
 
     adam_beta_1: float = 0.9
     adam_beta_2: float = 0.999
@@ -328,9 +411,7 @@ class Muon(Rule):
         return x
 
 
-RULES = {rule.__name__: rule for rule in (
-    SGD, RMSprop, Adagrad, Adadelta, Adam, AdamW, Adamax, Nadam, Lion, Ftrl, ScheduleFreeAdamW, Lamb, Adafactor, Muon,
-)}  # fmt: skip
+RULES = {name: kind for name, kind in globals().items() if isinstance(kind, type) and hasattr(kind, "rate")}
 LEARNING_RATES = {"SGD": 0.01, "ScheduleFreeAdamW": 0.0025}  # every other default is 0.001
 WEIGHT_DECAYS = {"AdamW": 0.004, "Muon": 0.004}  # every other default is None
 

@@ -11,28 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import oracles
 import pytest
 
 SHAPES = ((), (0,), (1,), (7, 5), (3, 4, 5), (33,))
 BIG = (1_000_003,)
 
-# Rates at which 50 steps move the parameters enough for every option to show.
-RATES = {
-    "SGD": 0.05,
-    "RMSprop": 0.01,
-    "Adagrad": 0.1,
-    "Adadelta": 1.0,
-    "Adam": 0.01,
-    "AdamW": 0.01,
-    "Adamax": 0.01,
-    "Nadam": 0.01,
-    "Lion": 0.01,
-    "Ftrl": 0.1,
-    "ScheduleFreeAdamW": 0.02,
-    "Lamb": 0.01,
-    "Adafactor": 0.05,
-    "Muon": 0.02,
-}
+RATES = {name: rule.rate for name, rule in oracles.RULES.items()}
+OWN = {name: rule.own for name, rule in oracles.RULES.items()}
+IN_KERAS = [name for name, rule in oracles.RULES.items() if rule.in_keras]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +37,10 @@ class Case:
     multipliers: dict = field(default_factory=dict)  # index -> learning-rate multiplier
     empty_row_and_column: bool = False  # gradients of matrices have a row and a column of zeros
     differs_from_keras: str = ""
+
+    def __post_init__(self):
+        if not oracles.RULES[self.optimizer].in_keras and not self.differs_from_keras:
+            object.__setattr__(self, "differs_from_keras", f"Keras has no {self.optimizer}")
 
     @property
     def paths(self):
@@ -136,98 +127,6 @@ def common_options(optimizer):
         "callable_rate": {"learning_rate": constant_rate},
     }
 
-
-# All own hyper-parameters of an optimizer away from their defaults, twice.
-OWN = {
-    "SGD": ({"momentum": 0.9}, {"momentum": 0.6, "nesterov": True}),
-    "RMSprop": (
-        {"rho": 0.8, "momentum": 0.9, "epsilon": 1e-2, "centered": True},
-        {"rho": 0.5, "momentum": 0.3, "epsilon": 1e-4, "centered": False},
-    ),
-    "Adagrad": (
-        {"initial_accumulator_value": 1.0, "epsilon": 1e-2},
-        {"initial_accumulator_value": 0.0, "epsilon": 1e-3},
-    ),
-    "Adadelta": ({"rho": 0.8, "epsilon": 1e-2}, {"rho": 0.5, "epsilon": 1e-4}),
-    "Adam": (
-        {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-2, "amsgrad": True},
-        {"beta_1": 0.5, "beta_2": 0.6, "epsilon": 1e-3, "amsgrad": False},
-    ),
-    "AdamW": (
-        {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-2, "amsgrad": True, "weight_decay": 0.3},
-        {"beta_1": 0.5, "beta_2": 0.6, "epsilon": 1e-3, "amsgrad": False, "weight_decay": 1.0},
-    ),
-    "Adamax": (
-        {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-2},
-        {"beta_1": 0.5, "beta_2": 0.6, "epsilon": 1e-3},
-    ),
-    "Nadam": (
-        {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-2},
-        {"beta_1": 0.5, "beta_2": 0.6, "epsilon": 1e-3},
-    ),
-    "Lion": ({"beta_1": 0.8, "beta_2": 0.9}, {"beta_1": 0.5, "beta_2": 0.6}),
-    "Ftrl": (
-        {
-            "learning_rate_power": -0.7,
-            "initial_accumulator_value": 1.0,
-            "l1_regularization_strength": 0.1,
-            "l2_regularization_strength": 0.2,
-            "l2_shrinkage_regularization_strength": 0.3,
-            "beta": 0.5,
-        },
-        {
-            "learning_rate_power": -0.3,
-            "initial_accumulator_value": 0.5,
-            "l1_regularization_strength": 0.5,
-            "l2_regularization_strength": 1.0,
-            "l2_shrinkage_regularization_strength": 0.05,
-            "beta": 2.0,
-        },
-    ),
-    "ScheduleFreeAdamW": (
-        {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-2, "warmup_steps": 10},
-        {"beta_1": 0.5, "beta_2": 0.6, "epsilon": 1e-3, "warmup_steps": 25},
-    ),
-    "Lamb": (
-        {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-2},
-        {"beta_1": 0.5, "beta_2": 0.6, "epsilon": 1e-3},
-    ),
-    "Adafactor": (
-        {"beta_2_decay": -0.5, "epsilon_1": 1e-3, "epsilon_2": 0.6, "clip_threshold": 0.5},
-        {"beta_2_decay": -1.0, "epsilon_1": 1e-2, "epsilon_2": 0.2, "clip_threshold": 0.3, "relative_step": False},
-    ),
-    "Muon": (
-        {
-            "adam_beta_1": 0.8,
-            "adam_beta_2": 0.9,
-            "adam_weight_decay": 0.3,
-            "epsilon": 1e-2,
-            "weight_decay": 0.5,
-            "muon_a": 3.0,
-            "muon_b": -3.0,
-            "muon_c": 1.0,
-            "adam_lr_ratio": 0.5,
-            "momentum": 0.8,
-            "ns_steps": 3,
-            "nesterov": False,
-            "rms_rate": None,
-        },
-        {
-            "adam_beta_1": 0.5,
-            "adam_beta_2": 0.6,
-            "adam_weight_decay": 1.0,
-            "epsilon": 1e-3,
-            "weight_decay": 0.2,
-            "muon_a": 2.0,
-            "muon_b": -1.5,
-            "muon_c": 0.5,
-            "adam_lr_ratio": 2.0,
-            "momentum": 0.5,
-            "ns_steps": 2,
-            "rms_rate": 0.5,
-        },
-    ),
-}
 
 # Structural variants: where a rule takes another branch or has another set of slots.
 VARIANTS = {

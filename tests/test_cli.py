@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import table
 from typer.testing import CliRunner
 
 import fastopt
@@ -25,10 +26,7 @@ from fastopt.cli.warmup import variants
 
 LAST_LINE = re.compile(r"test accuracy (\d\.\d{4})")
 CONTROL_CODE = re.compile(r"\x1b\[[0-9;]*m")
-EVERY_OPTIMIZER = [
-    "SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax", "Nadam", "Lion", "Ftrl", "ScheduleFreeAdamW",
-    "Lamb", "Adafactor", "Muon",
-]  # fmt: skip
+EVERY_OPTIMIZER = list(table.RATES)
 
 
 def run(*arguments):

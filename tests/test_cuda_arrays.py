@@ -11,6 +11,7 @@ import gpu_arrays
 import numpy as np
 import pytest
 from fastopt.kernels.layout import DIRECT, FLOAT64, STAGED, ZERO
+from fastopt.kernels.registry import Slot
 from gpu_arrays import KINDS, STREAMS, DLPack, Interface
 from numpy.lib.stride_tricks import as_strided
 
@@ -19,7 +20,7 @@ from fastopt import device, optimizers
 from fastopt.device import CudaArray, Gpu
 from fastopt.gradients import CudaGradients
 from fastopt.parameters import collect
-from fastopt.plan import Plan, Slot, allocate
+from fastopt.plan import Plan, allocate
 
 pytestmark = pytest.mark.cuda_simulator
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .. import optimizers as modern
 from ..hyper_parameters import Coefficient
-from ..kernels.rules.adagrad import OutsideAdagradScalars
-from ..kernels.rules.rmsprop import OutsideRMSpropScalars
+from ..kernels.rules.adagrad import AdagradScalars, OutsideAdagradScalars
+from ..kernels.rules.rmsprop import OutsideRMSpropScalars, RMSpropScalars
 from ..kernels.rules.sgd import MomentumScalars, NesterovScalars
-from ..plan import Slot
 from .base import LegacyOptimizer
 
 
@@ -19,12 +18,9 @@ class SGD(LegacyOptimizer, modern.SGD):
 
     _config_keys = ("momentum", "decay", "nesterov")
 
-    def _rule_slots(self, branch: str) -> dict[str, Slot]:
-        return {"momentum": Slot()}
-
-    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        kind = NesterovScalars if self.nesterov else MomentumScalars
-        return kind(learning_rate, self._value("momentum"))
+    @property
+    def _settings_class(self) -> Any:
+        return NesterovScalars if self.nesterov else MomentumScalars
 
 
 class RMSprop(LegacyOptimizer, modern.RMSprop):
@@ -34,9 +30,9 @@ class RMSprop(LegacyOptimizer, modern.RMSprop):
     momentum = 0.0
     centered = False
 
-    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        scalars = super()._scalars(branch, learning_rate, t)
-        return scalars if self._epsilon_inside_root else OutsideRMSpropScalars(*scalars)
+    @property
+    def _settings_class(self) -> Any:
+        return RMSpropScalars if self._epsilon_inside_root else OutsideRMSpropScalars
 
 
 class Adagrad(LegacyOptimizer, modern.Adagrad):
@@ -45,9 +41,9 @@ class Adagrad(LegacyOptimizer, modern.Adagrad):
     _config_keys = ("decay", "epsilon")
     initial_accumulator_value = 0.0
 
-    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        scalars = super()._scalars(branch, learning_rate, t)
-        return scalars if self._epsilon_inside_root else OutsideAdagradScalars(*scalars)
+    @property
+    def _settings_class(self) -> Any:  # type: ignore[override]
+        return AdagradScalars if self._epsilon_inside_root else OutsideAdagradScalars
 
 
 class Adadelta(LegacyOptimizer, modern.Adadelta):

@@ -163,10 +163,10 @@ def _missing_counters(
 
 def _momenta_product(optimizer: modern.Nadam, iterations: int) -> float:
     settings: Any = optimizer._settings("", 1.0)
-    settings = settings._replace(product=1.0)
+    settings = settings._replace(u_product=1.0)
     for t in range(1, iterations + 1):
-        settings = settings._replace(product=running_after(settings, t))
-    return settings.product
+        settings = settings._replace(u_product=running_after(settings, t))
+    return settings.u_product
 
 
 def entries(optimizer: Optimizer, release: str) -> list[Entry]:

@@ -121,7 +121,7 @@ SLOTS = {
 }
 """Class → fastopt's slot → attribute with a variable per parameter: `variables` has them in one list, unnamed."""
 
-COUNTERS = {"Nadam": {"_u_product": "_u_product"}}
+COUNTERS = {"Nadam": {"_running_number": "_u_product"}}
 """Class → attribute of fastopt's engine → attribute with a scalar variable."""
 
 

@@ -94,7 +94,7 @@ class Adapter(Fused, keras.optimizers.Optimizer):
             return
         super().build(variables)
         prototype = self._prototype
-        for name, slot in prototype._rule_slots("").items():
+        for name, slot in prototype._slots_of("").items():
             start = keras.initializers.Constant(slot.start)
             self._own_slots[name] = self.add_optimizer_variables(variables, name, start)
             if slot.copies_parameter:
@@ -158,7 +158,8 @@ def adapt(kind: _Kind, package: str, module: str) -> Any:
     TypeError
         If the class has several rules, or wraps another optimizer.
     """
-    if kind._branch is not Optimizer._branch or kind._rule_slots is Optimizer._rule_slots:
+    has_rule = kind._scalars is not Optimizer._scalars or kind._settings_class is not Optimizer._settings_class
+    if kind._branch is not Optimizer._branch or not has_rule:
         raise TypeError(f"{kind.__name__} is not of one rule: use the class of that name in fastopt.keras")
 
     @functools.wraps(kind.__init__)

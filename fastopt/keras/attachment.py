@@ -11,9 +11,10 @@ import keras
 from ..counts import Call
 from ..gradients import ABSENT
 from ..hyper_parameters import without_axes
+from ..kernels.registry import Slot
 from ..optimizer import Optimizer
 from ..parameters import Array, Parameter, check_parameters
-from ..plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Slot
+from ..plan import ACCUMULATOR_SLOT, AVERAGE_SLOT
 from . import _keras
 from ._keras import count_of, value_of
 from .counting import counting

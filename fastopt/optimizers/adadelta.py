@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
+from typing import Unpack
 
-from ..hyper_parameters import Coefficient, Rate, hyper_parameters
+from ..hyper_parameters import Coefficient, Common, NotNegative, Rate, Share, hyper_parameters
 from ..kernels.rules.adadelta import AdadeltaScalars
 from ..optimizer import Optimizer
-from ..plan import Slot
 
 
 class Adadelta(Optimizer):
@@ -27,26 +26,9 @@ class Adadelta(Optimizer):
 
     @hyper_parameters
     def __init__(
-        self, learning_rate: Rate = 0.001, rho: Coefficient = 0.95, epsilon: Coefficient = 1e-7,
-        weight_decay: float | None = None, clipnorm: float | None = None, clipvalue: float | None = None,
-        global_clipnorm: float | None = None, use_ema: bool = False, ema_momentum: float = 0.99,
-        ema_overwrite_frequency: int | None = None, loss_scale_factor: float | None = None,
-        gradient_accumulation_steps: int | None = None, name: str | None = None, *, nonfinite: str = "propagate",
-    ) -> None: ...  # fmt: skip
+        self, learning_rate: Rate = 0.001, rho: Share = 0.95, epsilon: NotNegative = 1e-7, **common: Unpack[Common]
+    ) -> None: ...
 
+    _settings_class = AdadeltaScalars
     rho: Coefficient
     epsilon: Coefficient
-
-    def _check(self) -> None:
-        self._check_coefficient("rho", below=False)
-        self._check_coefficient("epsilon", high=math.inf)
-
-    def _rule_slots(self, branch: str) -> dict[str, Slot]:
-        return {"accumulated_grad": Slot(), "accumulated_delta_var": Slot()}
-
-    _takes_rates = True
-    _keeps_scalars = True
-
-    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        rho = self._value("rho")
-        return AdadeltaScalars(learning_rate, rho, 1.0 - rho, self._value("epsilon"))

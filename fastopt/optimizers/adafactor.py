@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
+from typing import Annotated, Unpack
 
-from ..hyper_parameters import Rate, hyper_parameters
+from ..hyper_parameters import Common, Range, Rate, hyper_parameters
 from ..kernels import adafactor  # noqa: F401  (registers the rule)
-from ..kernels.rules.adafactor import AdafactorScalars
+from ..kernels.rules.adafactor import AdafactorSettings
 from ..optimizer import Optimizer
-from ..parameters import Parameter, check_flag, check_number
-from ..plan import Slot
+from ..parameters import Parameter
+
+_NotNegative = Annotated[float, Range(0.0)]
 
 
 class Adafactor(Optimizer):
@@ -38,14 +39,12 @@ class Adafactor(Optimizer):
 
     @hyper_parameters
     def __init__(
-        self, learning_rate: Rate = 0.001, beta_2_decay: float = -0.8, epsilon_1: float = 1e-30,
-        epsilon_2: float = 1e-3, clip_threshold: float = 1.0, relative_step: bool = True,
-        weight_decay: float | None = None, clipnorm: float | None = None, clipvalue: float | None = None,
-        global_clipnorm: float | None = None, use_ema: bool = False, ema_momentum: float = 0.99,
-        ema_overwrite_frequency: int | None = None, loss_scale_factor: float | None = None,
-        gradient_accumulation_steps: int | None = None, name: str | None = None, *, nonfinite: str = "propagate",
+        self, learning_rate: Rate = 0.001, beta_2_decay: Annotated[float, Range(high=0.0)] = -0.8,
+        epsilon_1: _NotNegative = 1e-30, epsilon_2: _NotNegative = 1e-3, clip_threshold: _NotNegative = 1.0,
+        relative_step: bool = True, **common: Unpack[Common],
     ) -> None: ...  # fmt: skip
 
+    _settings_class = AdafactorSettings
     beta_2_decay: float
     epsilon_1: float
     epsilon_2: float
@@ -53,28 +52,10 @@ class Adafactor(Optimizer):
     relative_step: bool
 
     def _check(self) -> None:
-        check_flag("relative_step", self.relative_step)
-        check_number("beta_2_decay", self.beta_2_decay, high=0.0)
-        for name in ("epsilon_1", "epsilon_2", "clip_threshold"):
-            check_number(name, getattr(self, name), low=0.0)
+        super()._check()
         if self.clip_threshold == 0:
             raise ValueError("clip_threshold must be positive, got 0")
 
     def _needs_c_order(self, parameter: Parameter) -> bool:
         # Rows and columns, in either order, must be the fastest axes; only then are their sums over neighbours.
         return set(parameter.axes[-2:]) != set(range(len(parameter.axes))[-2:])
-
-    def _rule_slots(self, branch: str) -> dict[str, Slot]:
-        matrices, vectors = range(2, 65), range(2)
-        return {
-            "row": Slot(without=-1, axes=matrices),
-            "column": Slot(without=-2, axes=matrices),
-            "velocity": Slot(axes=vectors),
-        }
-
-    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        keep = 1.0 - t**self.beta_2_decay
-        rho = min(learning_rate, 1.0 / math.sqrt(t))
-        return AdafactorScalars(
-            keep, 1.0 - keep, rho, self.epsilon_1, self.epsilon_2, self.clip_threshold, 0.0, 0.0, 1.0
-        )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, Unpack
 
-from ..hyper_parameters import Coefficient, Rate, hyper_parameters
+from ..hyper_parameters import Coefficient, Common, CommonButDecay, Fraction, NotNegative, Rate, hyper_parameters
 from ..kernels.rules.adam import AdamSettings, AmsgradSettings
 from ..optimizer import Optimizer
-from ..parameters import check_flag
-from ..plan import Slot
 
 
 class Adam(Optimizer):
@@ -32,12 +29,8 @@ class Adam(Optimizer):
 
     @hyper_parameters
     def __init__(
-        self, learning_rate: Rate = 0.001, beta_1: Coefficient = 0.9, beta_2: Coefficient = 0.999,
-        epsilon: Coefficient = 1e-7, amsgrad: bool = False,
-        weight_decay: float | None = None, clipnorm: float | None = None, clipvalue: float | None = None,
-        global_clipnorm: float | None = None, use_ema: bool = False, ema_momentum: float = 0.99,
-        ema_overwrite_frequency: int | None = None, loss_scale_factor: float | None = None,
-        gradient_accumulation_steps: int | None = None, name: str | None = None, *, nonfinite: str = "propagate",
+        self, learning_rate: Rate = 0.001, beta_1: Fraction = 0.9, beta_2: Fraction = 0.999,
+        epsilon: NotNegative = 1e-7, amsgrad: bool = False, **common: Unpack[Common],
     ) -> None: ...  # fmt: skip
 
     beta_1: Coefficient
@@ -45,21 +38,9 @@ class Adam(Optimizer):
     epsilon: Coefficient
     amsgrad: bool
 
-    def _check(self) -> None:
-        check_flag("amsgrad", self.amsgrad)
-        self._check_coefficient("beta_1", "beta_2")
-        self._check_coefficient("epsilon", high=math.inf)
-
-    def _rule_slots(self, branch: str) -> dict[str, Slot]:
-        names = ("momentum", "velocity", "velocity_hat") if self.amsgrad else ("momentum", "velocity")
-        return {name: Slot() for name in names}
-
-    _takes_rates = True
-    _follows_settings = True
-
-    def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
-        kind: Any = AmsgradSettings if self.amsgrad else AdamSettings
-        return kind(learning_rate, self._value("beta_1"), self._value("beta_2"), self._value("epsilon"))
+    @property
+    def _settings_class(self) -> Any:
+        return AmsgradSettings if self.amsgrad else AdamSettings
 
 
 class AdamW(Adam):
@@ -78,12 +59,8 @@ class AdamW(Adam):
 
     @hyper_parameters
     def __init__(
-        self, learning_rate: Rate = 0.001, weight_decay: float = 0.004, beta_1: Coefficient = 0.9,
-        beta_2: Coefficient = 0.999, epsilon: Coefficient = 1e-7, amsgrad: bool = False,
-        clipnorm: float | None = None, clipvalue: float | None = None, global_clipnorm: float | None = None,
-        use_ema: bool = False, ema_momentum: float = 0.99, ema_overwrite_frequency: int | None = None,
-        loss_scale_factor: float | None = None, gradient_accumulation_steps: int | None = None,
-        name: str | None = None, *, nonfinite: str = "propagate",
+        self, learning_rate: Rate = 0.001, weight_decay: float = 0.004, beta_1: Fraction = 0.9,
+        beta_2: Fraction = 0.999, epsilon: NotNegative = 1e-7, amsgrad: bool = False, **common: Unpack[CommonButDecay],
     ) -> None: ...  # fmt: skip
 
     def _check(self) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
+from typing import Unpack
 
-from ..hyper_parameters import Coefficient, Rate, hyper_parameters
+from ..hyper_parameters import Coefficient, Common, Fraction, NotNegative, Rate, hyper_parameters
 from ..kernels.rules.adamax import AdamaxSettings
 from ..optimizer import Optimizer
-from ..plan import Slot
 
 
 class Adamax(Optimizer):
@@ -27,27 +26,11 @@ class Adamax(Optimizer):
 
     @hyper_parameters
     def __init__(
-        self, learning_rate: Rate = 0.001, beta_1: Coefficient = 0.9, beta_2: Coefficient = 0.999,
-        epsilon: Coefficient = 1e-7,
-        weight_decay: float | None = None, clipnorm: float | None = None, clipvalue: float | None = None,
-        global_clipnorm: float | None = None, use_ema: bool = False, ema_momentum: float = 0.99,
-        ema_overwrite_frequency: int | None = None, loss_scale_factor: float | None = None,
-        gradient_accumulation_steps: int | None = None, name: str | None = None, *, nonfinite: str = "propagate",
+        self, learning_rate: Rate = 0.001, beta_1: Fraction = 0.9, beta_2: Fraction = 0.999,
+        epsilon: NotNegative = 1e-7, **common: Unpack[Common],
     ) -> None: ...  # fmt: skip
 
+    _settings_class = AdamaxSettings
     beta_1: Coefficient
     beta_2: Coefficient
     epsilon: Coefficient
-
-    def _check(self) -> None:
-        self._check_coefficient("beta_1", "beta_2")
-        self._check_coefficient("epsilon", high=math.inf)
-
-    def _rule_slots(self, branch: str) -> dict[str, Slot]:
-        return {"momentum": Slot(), "norm": Slot()}
-
-    _takes_rates = True
-    _follows_settings = True
-
-    def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
-        return AdamaxSettings(learning_rate, self._value("beta_1"), self._value("beta_2"), self._value("epsilon"))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ..hyper_parameters import Coefficient, Rate, hyper_parameters
+from typing import Unpack
+
+from ..hyper_parameters import Coefficient, Common, Rate, Share, hyper_parameters
 from ..kernels.rules.lion import LionScalars
 from ..optimizer import Optimizer
-from ..plan import Slot
 
 
 class Lion(Optimizer):
@@ -26,27 +27,14 @@ class Lion(Optimizer):
 
     @hyper_parameters
     def __init__(
-        self, learning_rate: Rate = 0.001, beta_1: Coefficient = 0.9, beta_2: Coefficient = 0.99,
-        weight_decay: float | None = None, clipnorm: float | None = None, clipvalue: float | None = None,
-        global_clipnorm: float | None = None, use_ema: bool = False, ema_momentum: float = 0.99,
-        ema_overwrite_frequency: int | None = None, loss_scale_factor: float | None = None,
-        gradient_accumulation_steps: int | None = None, name: str | None = None, *, nonfinite: str = "propagate",
-    ) -> None: ...  # fmt: skip
+        self, learning_rate: Rate = 0.001, beta_1: Share = 0.9, beta_2: Share = 0.99, **common: Unpack[Common]
+    ) -> None: ...
 
+    _settings_class = LionScalars
     beta_1: Coefficient
     beta_2: Coefficient
 
     def _check(self) -> None:
-        self._check_coefficient("beta_1", "beta_2", below=False)
+        super()._check()
         if self.beta_1 == 0:
             raise ValueError("beta_1 must be in (0, 1], got 0")
-
-    def _rule_slots(self, branch: str) -> dict[str, Slot]:
-        return {"momentum": Slot()}
-
-    _takes_rates = True
-    _keeps_scalars = True
-
-    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        beta_1, beta_2 = self._value("beta_1"), self._value("beta_2")
-        return LionScalars(learning_rate, beta_1, 1.0 - beta_1, beta_2, 1.0 - beta_2)

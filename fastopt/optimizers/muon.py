@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
+from typing import Annotated
 
-from ..hyper_parameters import Coefficient, Rate, hyper_parameters
+from ..hyper_parameters import Coefficient, Fraction, NotNegative, Number, Range, Rate, Share, hyper_parameters
 from ..kernels.muon import MuonScalars
-from ..kernels.registry import scalars_of
 from ..kernels.rules.adam import AdamSettings
 from ..optimizer import Optimizer
-from ..parameters import Parameter, check_count, check_flag, check_number, check_pattern
-from ..plan import Slot
+from ..parameters import Parameter, check_pattern
+
+_Size = Annotated[float, Range(0.0)]
 
 
 class Muon(Optimizer):
@@ -49,14 +49,15 @@ class Muon(Optimizer):
 
     @hyper_parameters
     def __init__(
-        self, learning_rate: Rate = 0.001, adam_beta_1: Coefficient = 0.9, adam_beta_2: Coefficient = 0.999,
-        adam_weight_decay: float | None = 0.004, epsilon: Coefficient = 1e-7, weight_decay: float | None = 0.004,
+        self, learning_rate: Rate = 0.001, adam_beta_1: Fraction = 0.9, adam_beta_2: Fraction = 0.999,
+        adam_weight_decay: _Size | None = 0.004, epsilon: NotNegative = 1e-7, weight_decay: float | None = 0.004,
         clipnorm: float | None = None, clipvalue: float | None = None, global_clipnorm: float | None = None,
         use_ema: bool = False, ema_momentum: float = 0.99, ema_overwrite_frequency: int | None = None,
         loss_scale_factor: float | None = None, gradient_accumulation_steps: int | None = None,
         name: str | None = None, exclude_layers: list[str] | None = None, exclude_embeddings: bool = True,
-        muon_a: float = 3.4445, muon_b: float = -4.7750, muon_c: float = 2.0315, adam_lr_ratio: float = 1,
-        momentum: Coefficient = 0.95, ns_steps: int = 5, nesterov: bool = True, rms_rate: float | None = 0.2,
+        muon_a: Number = 3.4445, muon_b: Number = -4.7750, muon_c: Number = 2.0315, adam_lr_ratio: Number = 1,
+        momentum: Share = 0.95, ns_steps: Annotated[int, Range(1)] = 5, nesterov: bool = True,
+        rms_rate: _Size | None = 0.2,
         *, nonfinite: str = "propagate",
     ) -> None: ...  # fmt: skip
 
@@ -76,16 +77,7 @@ class Muon(Optimizer):
     rms_rate: float | None
 
     def _check(self) -> None:
-        check_flag("exclude_embeddings", self.exclude_embeddings)
-        self._check_coefficient("adam_beta_1", "adam_beta_2")
-        self._check_coefficient("epsilon", high=math.inf)
-        self._check_coefficient("momentum", below=False)
-        for name in ("muon_a", "muon_b", "muon_c", "adam_lr_ratio"):
-            check_number(name, getattr(self, name))
-        for name in ("adam_weight_decay", "rms_rate"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name), low=0.0)
-        check_count("ns_steps", self.ns_steps, 1)
+        super()._check()
         if isinstance(self.exclude_layers, str):
             raise TypeError(f"exclude_layers must be a list of regular expressions, got {self.exclude_layers!r}")
         for pattern in self.exclude_layers or []:
@@ -100,15 +92,10 @@ class Muon(Optimizer):
     def _branch_decay(self, branch: str) -> float | None:
         return self.adam_weight_decay if branch == "adam" else self.weight_decay
 
-    def _rule_slots(self, branch: str) -> dict[str, Slot]:
-        return {"momentum": Slot(), "velocity": Slot()} if branch == "adam" else {"momentum": Slot()}
-
-    _takes_rates = True
-
-    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
+    def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
         if branch == "adam":
             betas = self._value("adam_beta_1"), self._value("adam_beta_2")
-            return scalars_of(AdamSettings(learning_rate * self.adam_lr_ratio, *betas, self._value("epsilon")), t)
+            return AdamSettings(learning_rate * self.adam_lr_ratio, *betas, self._value("epsilon"))
         momentum = self._value("momentum")
         lookahead = (1.0, momentum) if self.nesterov else (0.0, 1.0)
         steps = self.muon_a, self.muon_b, self.muon_c, self.ns_steps

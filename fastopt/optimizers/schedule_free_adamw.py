@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Annotated, Any, Unpack
 
-from ..hyper_parameters import Coefficient, Rate, hyper_parameters
+from ..hyper_parameters import Coefficient, Common, Fraction, NotNegative, Range, Rate, hyper_parameters
 from ..kernels.rules.schedule_free_adamw import ScheduleFreeAverageScalars, ScheduleFreeSettings
 from ..optimizer import Optimizer
-from ..parameters import check_number
-from ..plan import Slot
+
+_Divisor = Annotated[Coefficient, Range(1e-8, 1.0, below=True)]
 
 
 class ScheduleFreeAdamW(Optimizer):
@@ -33,42 +32,18 @@ class ScheduleFreeAdamW(Optimizer):
 
     @hyper_parameters
     def __init__(
-        self, learning_rate: Rate = 0.0025, beta_1: Coefficient = 0.9, beta_2: Coefficient = 0.999,
-        epsilon: Coefficient = 1e-8, warmup_steps: int = 0,
-        weight_decay: float | None = None, clipnorm: float | None = None, clipvalue: float | None = None,
-        global_clipnorm: float | None = None, use_ema: bool = False, ema_momentum: float = 0.99,
-        ema_overwrite_frequency: int | None = None, loss_scale_factor: float | None = None,
-        gradient_accumulation_steps: int | None = None, name: str | None = None, *, nonfinite: str = "propagate",
+        self, learning_rate: Rate = 0.0025, beta_1: _Divisor = 0.9, beta_2: Fraction = 0.999,
+        epsilon: NotNegative = 1e-8, warmup_steps: Annotated[float, Range(0.0)] = 0, **common: Unpack[Common],
     ) -> None: ...  # fmt: skip
 
+    _settings_class = ScheduleFreeSettings
     beta_1: Coefficient
     beta_2: Coefficient
     epsilon: Coefficient
     warmup_steps: int
 
-    def _check(self) -> None:
-        self._check_coefficient("beta_1", low=1e-8)  # the average is divided by it
-        self._check_coefficient("beta_2")
-        self._check_coefficient("epsilon", high=math.inf)
-        check_number("warmup_steps", self.warmup_steps, low=0.0)
-
-    def _rule_slots(self, branch: str) -> dict[str, Slot]:
-        return {"momentum": Slot(copies_parameter=True), "velocity": Slot()}
-
-    _takes_rates = True
-    _follows_settings = True
-
-    def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
-        return ScheduleFreeSettings(
-            learning_rate,
-            self._value("beta_1"),
-            self._value("beta_2"),
-            self._value("epsilon"),
-            float(self.warmup_steps or 0.0),
-        )
-
     def _check_averages(self) -> None:
-        """Always there: the average follows from parameter and slots."""
+        """Refuse nothing: the average follows from parameter and slots."""
 
     def _load_averages(self) -> None:
         if self.use_ema:

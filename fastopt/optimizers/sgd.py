@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..hyper_parameters import Coefficient, Rate, hyper_parameters
+from typing import Any, Unpack
+
+from ..hyper_parameters import Coefficient, Common, Rate, Share, hyper_parameters
 from ..kernels.rules.sgd import MomentumScalars, NesterovScalars, SgdScalars
 from ..optimizer import Optimizer
-from ..parameters import check_flag
-from ..plan import Slot
 
 
 class SGD(Optimizer):
@@ -40,28 +40,14 @@ class SGD(Optimizer):
 
     @hyper_parameters
     def __init__(
-        self, learning_rate: Rate = 0.01, momentum: Coefficient = 0.0, nesterov: bool = False,
-        weight_decay: float | None = None, clipnorm: float | None = None, clipvalue: float | None = None,
-        global_clipnorm: float | None = None, use_ema: bool = False, ema_momentum: float = 0.99,
-        ema_overwrite_frequency: int | None = None, loss_scale_factor: float | None = None,
-        gradient_accumulation_steps: int | None = None, name: str | None = None, *, nonfinite: str = "propagate",
-    ) -> None: ...  # fmt: skip
+        self, learning_rate: Rate = 0.01, momentum: Share = 0.0, nesterov: bool = False, **common: Unpack[Common]
+    ) -> None: ...
 
     momentum: Coefficient
     nesterov: bool
 
-    def _check(self) -> None:
-        check_flag("nesterov", self.nesterov)
-        self._check_coefficient("momentum", below=False)
-
-    def _rule_slots(self, branch: str) -> dict[str, Slot]:
-        return {"momentum": Slot()} if self.momentum else {}
-
-    _takes_rates = True
-    _keeps_scalars = True
-
-    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
+    @property
+    def _settings_class(self) -> Any:
         if not self.momentum:
-            return SgdScalars(learning_rate)
-        kind = NesterovScalars if self.nesterov else MomentumScalars
-        return kind(learning_rate, self._value("momentum"))
+            return SgdScalars
+        return NesterovScalars if self.nesterov else MomentumScalars

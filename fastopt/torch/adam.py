@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from ..kernels.registry import Slot
 from ..kernels.rules.adam import CoupledAdamScalars, CoupledAmsgradScalars
 from ..kernels.rules.adamax import CoupledAdamaxScalars
 from ..kernels.rules.nadam import CoupledNadamScalars
-from ..plan import Slot
 from .base import Fused
 from .cohorts import Cohort
 from .numbers import betas_of, decays_of, number

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from ..kernels.registry import Slot
 from ..kernels.rules.adadelta import CoupledAdadeltaScalars
 from ..kernels.rules.adagrad import CoupledAdagradScalars
 from ..kernels.rules.rmsprop import (
@@ -16,7 +17,6 @@ from ..kernels.rules.rmsprop import (
     CoupledRMSpropScalars,
 )
 from ..kernels.rules.sgd import CoupledMomentumScalars, CoupledNesterovScalars, CoupledSgdScalars
-from ..plan import Slot
 from .base import Fused
 from .cohorts import Cohort
 from .numbers import number

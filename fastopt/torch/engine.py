@@ -16,9 +16,10 @@ from ..counts import Call
 from ..device import HOST, AnyArray, place_of
 from ..device.strides import is_dense, memory_order, overlaps_itself
 from ..gradients import ABSENT, BaseGradients
+from ..kernels.registry import Slot
 from ..optimizer import Optimizer
 from ..parameters import Parameter, check_disjoint
-from ..plan import AVERAGE_SLOT, Plan, Slot, allocate
+from ..plan import AVERAGE_SLOT, Plan, allocate
 from ..scalars import Decision, Scalars
 from . import reading
 from .cohorts import Cohort, Member

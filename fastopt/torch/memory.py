@@ -12,7 +12,7 @@ import torch
 from ..device import AnyArray, Place
 from ..device.strides import is_dense, same_strides
 from ..kernels.launch import get_num_threads
-from ..plan import Slot
+from ..kernels.registry import Slot
 
 try:
     from torch.distributed.tensor import DTensor

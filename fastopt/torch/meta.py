@@ -10,7 +10,7 @@ import torch
 
 from ..counts import Call
 from ..kernels.launch import one_call
-from ..plan import Slot
+from ..kernels.registry import Slot
 from .cohorts import Member
 from .counters import Counters
 from .memory import check_parameter, is_distributed, new_state

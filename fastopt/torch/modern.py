@@ -15,11 +15,11 @@ from ..counts import Call
 from ..kernels import adafactor  # noqa: F401  (registers the rule)
 from ..kernels.launch import one_call
 from ..kernels.muon import MuonScalars
+from ..kernels.registry import Slot
 from ..kernels.rules.adafactor import AdafactorScalars
 from ..kernels.rules.lamb import CoupledLambScalars
 from ..kernels.rules.lion import LionScalars
 from ..kernels.rules.schedule_free_adamw import AuthorsScheduleFreeScalars
-from ..plan import Slot
 from .base import Fused
 from .cohorts import Cohort
 from .memory import few_threads, local

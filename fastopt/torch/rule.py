@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from ..plan import Slot
+from ..kernels.registry import Slot
 from .cohorts import Cohort
 from .options import Chosen
 

@@ -16,7 +16,7 @@ class AdadeltaScalars(NamedTuple):
     epsilon: float
 
 
-@rule(AdadeltaScalars)
+@rule(AdadeltaScalars, slots=("accumulated_grad", "accumulated_delta_var"))
 @callee
 def adadelta(param, grad, slots, s):
     """Adadelta: steps in the unit of the parameter.
@@ -42,7 +42,7 @@ class CoupledAdadeltaScalars(NamedTuple):
     weight_decay: float
 
 
-@rule(CoupledAdadeltaScalars)
+@rule(CoupledAdadeltaScalars, slots=("accumulated_grad", "accumulated_delta_var"))
 def coupled_adadelta(param, grad, slots, s):
     """`adadelta` with weight decay in the gradient, as in torch: g ← g + λ p.
 

@@ -1,6 +1,26 @@
-"""Adafactor: what its kernels, in ``kernels/adafactor.py``, receive."""
+"""Adafactor: its slots, and what its kernels, in ``kernels/adafactor.py``, receive."""
 
+import math
 from typing import NamedTuple
+
+from ..registry import Slot, scalars_for
+
+STATE = {
+    "row": Slot(without=-1, axes=range(2, 65)),
+    "column": Slot(without=-2, axes=range(2, 65)),
+    "velocity": Slot(axes=range(2)),
+}
+"""Factors of arrays of two or more axes; of others all second moments."""
+
+
+class AdafactorSettings(NamedTuple):
+    """Hyper-parameters of Adafactor."""
+
+    learning_rate: float
+    beta_2_decay: float
+    epsilon_1: float
+    epsilon_2: float
+    clip_threshold: float
 
 
 class AdafactorScalars(NamedTuple):
@@ -27,3 +47,11 @@ class AdafactorScalars(NamedTuple):
     least_root: float  # least √v that counts: 0; in torch ε₁, which is not added to g² there
     least_mean: float  # least mean(r) that counts: 0; in torch ε₁
     decayed: float  # 1: rms(p) is that of the decayed parameter; 0, as in torch: of the one before
+
+
+@scalars_for(AdafactorSettings)
+def adafactor_scalars(s, t):
+    """The means keep more and more of themselves, and steps are at most 1 / √t."""
+    keep = 1.0 - t**s.beta_2_decay
+    relative_step = min(s.learning_rate, 1.0 / math.sqrt(t))
+    return AdafactorScalars(keep, 1.0 - keep, relative_step, s.epsilon_1, s.epsilon_2, s.clip_threshold, 0.0, 0.0, 1.0)

@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 from .._jit import callee
 from ..maths import plus_share, sqrt
-from ..registry import rule
+from ..registry import Slot, rule
+
+_SLOTS = {"accumulator": Slot(starts_as="initial_accumulator_value")}
 
 
 class AdagradScalars(NamedTuple):
@@ -14,7 +16,7 @@ class AdagradScalars(NamedTuple):
     epsilon: float
 
 
-@rule(AdagradScalars)
+@rule(AdagradScalars, slots=_SLOTS)
 def adagrad(param, grad, slots, s):
     """Adagrad: a ← a + g²;  p ← p − η g / √(a + ε).
 
@@ -29,7 +31,7 @@ class OutsideAdagradScalars(AdagradScalars):
     """What `outside_adagrad` receives."""
 
 
-@rule(OutsideAdagradScalars)
+@rule(OutsideAdagradScalars, slots=_SLOTS)
 @callee
 def outside_adagrad(param, grad, slots, s):
     """`adagrad` with ε outside the root, as in Keras 1.0.3 to 2.3: p ← p − η g / (√a + ε)."""
@@ -46,7 +48,7 @@ class CoupledAdagradScalars(NamedTuple):
     weight_decay: float
 
 
-@rule(CoupledAdagradScalars)
+@rule(CoupledAdagradScalars, slots=_SLOTS)
 def coupled_adagrad(param, grad, slots, s):
     """`outside_adagrad` with weight decay in the gradient, as in torch: g ← g + λ p.
 

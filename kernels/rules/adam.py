@@ -39,7 +39,7 @@ def adam_scalars(s, t):
     return AdamScalars(alpha, 1.0 - beta_1, 1.0 - beta_2, epsilon)
 
 
-@rule(AdamScalars)
+@rule(AdamScalars, slots=("momentum", "velocity"))
 @callee
 def adam(param, grad, slots, s):
     """Adam: steps scaled by running means of the gradient and of its square.
@@ -70,7 +70,7 @@ def amsgrad_scalars(s, t):
     return AmsgradScalars(*adam_scalars(s, t))
 
 
-@rule(AmsgradScalars)
+@rule(AmsgradScalars, slots=("momentum", "velocity", "velocity_hat"))
 @callee
 def amsgrad(param, grad, slots, s):
     """Adam whose denominator never shrinks: v̂ ← max(v̂, v) takes the place of v.
@@ -96,7 +96,7 @@ class CoupledAdamScalars(NamedTuple):
     weight_decay: float
 
 
-@rule(CoupledAdamScalars)
+@rule(CoupledAdamScalars, slots=("momentum", "velocity"))
 def coupled_adam(param, grad, slots, s):
     """`adam` with weight decay in the gradient, as in torch: g ← g + λ p.
 
@@ -110,7 +110,7 @@ class CoupledAmsgradScalars(CoupledAdamScalars):
     """What `coupled_amsgrad` receives."""
 
 
-@rule(CoupledAmsgradScalars)
+@rule(CoupledAmsgradScalars, slots=("momentum", "velocity", "velocity_hat"))
 def coupled_amsgrad(param, grad, slots, s):
     """`amsgrad` with weight decay in the gradient, as in torch."""
     return amsgrad(param, plus_share(grad, param, s.weight_decay), slots, s)

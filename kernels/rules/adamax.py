@@ -31,7 +31,7 @@ def adamax_scalars(s, t):
     return AdamaxScalars(learning_rate / (1.0 - beta_1**t), 1.0 - beta_1, beta_2, epsilon)
 
 
-@rule(AdamaxScalars)
+@rule(AdamaxScalars, slots=("momentum", "norm"))
 def adamax(param, grad, slots, s):
     """Adamax: Adam under the infinity norm.
 
@@ -55,7 +55,7 @@ class CoupledAdamaxScalars(NamedTuple):
     weight_decay: float
 
 
-@rule(CoupledAdamaxScalars)
+@rule(CoupledAdamaxScalars, slots=("momentum", "norm"))
 def coupled_adamax(param, grad, slots, s):
     """Adamax as in torch, ε inside the norm: g ← g + λ p;  m as `adamax`;  u ← max(β₂ u, |g| + ε);  p ← p − α m / u.
 

@@ -4,7 +4,24 @@ from typing import NamedTuple
 
 from .._jit import callee
 from ..maths import clip, power, sqrt
-from ..registry import rule
+from ..registry import Slot, rule, scalars_for
+
+_SLOTS = {"accumulator": Slot(starts_as="initial_accumulator_value"), "linear": Slot()}
+
+
+class FtrlSettings(NamedTuple):
+    """Hyper-parameters of `ftrl`."""
+
+    learning_rate: float
+    learning_rate_power: float
+    l1_regularization_strength: float
+    l2_regularization_strength: float
+    l2_shrinkage_regularization_strength: float
+    beta: float
+
+
+class PowerFtrlSettings(FtrlSettings):
+    """Hyper-parameters of `power_ftrl`."""
 
 
 class FtrlScalars(NamedTuple):
@@ -17,7 +34,7 @@ class FtrlScalars(NamedTuple):
     two_shrinkage: float
 
 
-@rule(FtrlScalars)
+@rule(FtrlScalars, slots=_SLOTS)
 def ftrl(param, grad, slots, s):
     """Ftrl-proximal at learning_rate_power −1/2, its usual value.
 
@@ -31,11 +48,34 @@ def ftrl(param, grad, slots, s):
     return _follow(param, grad, grown, linear, old_root, new_root, s)
 
 
+@scalars_for(FtrlSettings)
+def ftrl_scalars(s):
+    """Strengths and rate as the formula has them.
+
+    Raises
+    ------
+    ValueError
+        If the learning rate is not positive.
+    """
+    rate, minus_power = s.learning_rate, -s.learning_rate_power
+    if rate <= 0:
+        raise ValueError(f"Ftrl divides by the learning rate, which must be positive, got {rate}")
+    two_l2 = 2.0 * s.l2_regularization_strength + s.beta / rate
+    two_shrinkage = 2.0 * s.l2_shrinkage_regularization_strength
+    return FtrlScalars(1.0 / rate, minus_power, s.l1_regularization_strength, two_l2, two_shrinkage)
+
+
 class PowerFtrlScalars(FtrlScalars):
     """What `power_ftrl` receives."""
 
 
-@rule(PowerFtrlScalars)
+@scalars_for(PowerFtrlSettings)
+def power_ftrl_scalars(s):
+    """The same as `ftrl_scalars`."""
+    return PowerFtrlScalars(*ftrl_scalars(s))
+
+
+@rule(PowerFtrlScalars, slots=_SLOTS)
 def power_ftrl(param, grad, slots, s):
     """`ftrl` at any learning_rate_power ≤ 0. A power per element: bound by arithmetic, not by memory."""
     accumulator, linear = slots

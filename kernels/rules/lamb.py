@@ -7,6 +7,8 @@ from .._jit import callee
 from ..maths import mean_square, plus_share, sqrt
 from ..registry import scalars_for, two_phase_rule
 
+_SLOTS = "momentum", "velocity"
+
 
 class LambSettings(NamedTuple):
     """Hyper-parameters of `lamb`."""
@@ -70,7 +72,7 @@ def lamb_second(param, grad, slots, extra, s):
     return param - extra * s.learning_rate * _direction(momentum, velocity, s)
 
 
-two_phase_rule(LambScalars, lamb, trust_ratio, lamb_second, terms=2)
+two_phase_rule(LambScalars, lamb, trust_ratio, lamb_second, terms=2, slots=_SLOTS)
 
 
 class CoupledLambScalars(NamedTuple):
@@ -101,4 +103,6 @@ def coupled_lamb_second(param, grad, slots, extra, s):
     return param - extra * s.learning_rate * direction
 
 
-two_phase_rule(CoupledLambScalars, coupled_lamb, trust_ratio, coupled_lamb_second, terms=2)
+two_phase_rule(
+    CoupledLambScalars, coupled_lamb, trust_ratio, coupled_lamb_second, terms=2, slots=("momentum", "velocity")
+)

@@ -16,7 +16,7 @@ class LionScalars(NamedTuple):
     one_minus_beta_2: float
 
 
-@rule(LionScalars)
+@rule(LionScalars, slots=("momentum",))
 def lion(param, grad, slots, s):
     """Lion: steps of one size, in the direction of an interpolated momentum.
 

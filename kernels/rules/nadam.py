@@ -8,14 +8,14 @@ from ..registry import rule, scalars_for
 
 
 class NadamSettings(NamedTuple):
-    """Hyper-parameters of `nadam`, and Πₜ₋₁."""
+    """Hyper-parameters of `nadam`, and Πₜ₋₁, which Keras calls ``u_product``."""
 
     learning_rate: float
     beta_1: float
     beta_2: float
     epsilon: float
     schedule_decay: float
-    product: float
+    u_product: float = 1.0
 
 
 class NadamScalars(NamedTuple):
@@ -39,14 +39,14 @@ def nadam_momentum(s, t):
 @callee
 def nadam_product(s, t):
     """Πₜ."""
-    return s.product * nadam_momentum(s, t)
+    return s.u_product * nadam_momentum(s, t)
 
 
 @scalars_for(NadamSettings, running=nadam_product)
 def nadam_scalars(s, t):
     """Momentum and gradient are weighed as if all momenta so far had been those of a mean."""
     now, ahead = nadam_momentum(s, t), nadam_momentum(s, t + 1)
-    product = s.product * now
+    product = s.u_product * now
     return NadamScalars(
         s.learning_rate,
         1.0 - s.beta_1,
@@ -58,7 +58,7 @@ def nadam_scalars(s, t):
     )
 
 
-@rule(NadamScalars)
+@rule(NadamScalars, slots=("momentum", "velocity"))
 @callee
 def nadam(param, grad, slots, s):
     """Adam with Nesterov's momentum.
@@ -87,7 +87,7 @@ class CoupledNadamScalars(NamedTuple):
     weight_decay: float
 
 
-@rule(CoupledNadamScalars)
+@rule(CoupledNadamScalars, slots=("momentum", "velocity"))
 def coupled_nadam(param, grad, slots, s):
     """`nadam` with weight decay in the gradient, as in torch: g ← g + λ p.
 

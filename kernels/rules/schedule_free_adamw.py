@@ -3,7 +3,9 @@
 from typing import NamedTuple
 
 from ..maths import mean_square, sqrt
-from ..registry import rule, scalars_for
+from ..registry import Slot, rule, scalars_for
+
+_SLOTS = {"momentum": Slot(copies_parameter=True), "velocity": Slot()}
 
 
 class ScheduleFreeSettings(NamedTuple):
@@ -46,7 +48,7 @@ def schedule_free_scalars(s, t):
     )
 
 
-@rule(ScheduleFreeScalars)
+@rule(ScheduleFreeScalars, slots=_SLOTS)
 def schedule_free_adamw(param, grad, slots, s):
     """Adam without a schedule: gradients are taken at y, between the fast iterate z and the average x of all z.
 
@@ -73,7 +75,7 @@ class ScheduleFreeAverageScalars(NamedTuple):
     one_over_beta_1: float
 
 
-@rule(ScheduleFreeAverageScalars)
+@rule(ScheduleFreeAverageScalars, slots=_SLOTS)
 def schedule_free_average(param, grad, slots, s):
     """The average x = (y − (1 − β₁) z) / β₁ from the parameter y and slot z: the weights to evaluate with."""
     momentum, velocity = slots
@@ -92,7 +94,7 @@ class AuthorsScheduleFreeScalars(NamedTuple):
     weight_decay: float
 
 
-@rule(AuthorsScheduleFreeScalars)
+@rule(AuthorsScheduleFreeScalars, slots=_SLOTS)
 def authors_schedule_free_adamw(param, grad, slots, s):
     """`schedule_free_adamw` as its authors publish it for PyTorch: x is never formed.
 

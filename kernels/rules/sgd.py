@@ -27,7 +27,7 @@ class MomentumScalars(NamedTuple):
     momentum: float
 
 
-@rule(MomentumScalars)
+@rule(MomentumScalars, slots=("momentum",))
 def momentum_sgd(param, grad, slots, s):
     """Gradient descent with momentum: b ← μ b − η g;  p ← p + b.
 
@@ -46,7 +46,7 @@ class NesterovScalars(NamedTuple):
     momentum: float
 
 
-@rule(NesterovScalars)
+@rule(NesterovScalars, slots=("momentum",))
 def nesterov_sgd(param, grad, slots, s):
     """Gradient descent with Nesterov's momentum: b ← μ b − η g;  p ← p + μ b − η g, with the new b.
 
@@ -78,7 +78,7 @@ class CoupledMomentumScalars(CoupledSgdScalars):
     """What `coupled_momentum_sgd` receives."""
 
 
-@rule(CoupledMomentumScalars)
+@rule(CoupledMomentumScalars, slots=("momentum",))
 def coupled_momentum_sgd(param, grad, slots, s):
     """Momentum as in torch, over raw gradients: g ← g + λ p;  b ← μ b + (1 − d) g;  p ← p − η b.
 
@@ -95,7 +95,7 @@ class CoupledNesterovScalars(CoupledSgdScalars):
     """What `coupled_nesterov_sgd` receives."""
 
 
-@rule(CoupledNesterovScalars)
+@rule(CoupledNesterovScalars, slots=("momentum",))
 def coupled_nesterov_sgd(param, grad, slots, s):
     """`coupled_momentum_sgd` that looks ahead: p ← p − η (g + μ b), with the new b."""
     (momentum,) = slots
