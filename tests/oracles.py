@@ -21,12 +21,13 @@ class Rule:
     """
 
     in_keras = True
+    names = ()  # of its slots, where all are zeros like the parameter
 
     def slots(self, param, path):
         return {name: np.zeros_like(param) for name in self.slot_names()}
 
     def slot_names(self):
-        return ()
+        return self.names
 
     def weight_decay(self, slots, weight_decay):
         return weight_decay
@@ -105,12 +106,10 @@ class Adadelta(Rule):
 
     rate = 1.0
     own = {"rho": 0.8, "epsilon": 0.01}, {"rho": 0.5, "epsilon": 0.0001}
+    names = ("accumulated_grad", "accumulated_delta_var")
 
     rho: float = 0.95
     epsilon: float = 1e-7
-
-    def slot_names(self):
-        return ("accumulated_grad", "accumulated_delta_var")
 
     def step(self, param, grad, slots, learning_rate, t):
         old_deltas = slots["accumulated_delta_var"]
@@ -163,13 +162,11 @@ class Adamax(Rule):
 
     rate = 0.01
     own = {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 0.01}, {"beta_1": 0.5, "beta_2": 0.6, "epsilon": 0.001}
+    names = ("momentum", "norm")
 
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-7
-
-    def slot_names(self):
-        return ("momentum", "norm")
 
     def step(self, param, grad, slots, learning_rate, t):
         slots["momentum"] = momentum = _average(slots["momentum"], grad, self.beta_1)
@@ -183,13 +180,11 @@ class Nadam(Rule):
 
     rate = 0.01
     own = {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 0.01}, {"beta_1": 0.5, "beta_2": 0.6, "epsilon": 0.001}
+    names = ("momentum", "velocity")
 
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-7
-
-    def slot_names(self):
-        return ("momentum", "velocity")
 
     def scheduled(self, t):
         return self.beta_1 * (1 - 0.5 * 0.96**t)
@@ -208,12 +203,10 @@ class Lion(Rule):
 
     rate = 0.01
     own = {"beta_1": 0.8, "beta_2": 0.9}, {"beta_1": 0.5, "beta_2": 0.6}
+    names = ("momentum",)
 
     beta_1: float = 0.9
     beta_2: float = 0.99
-
-    def slot_names(self):
-        return ("momentum",)
 
     def step(self, param, grad, slots, learning_rate, t):
         direction = np.sign(_average(slots["momentum"], grad, self.beta_1))
@@ -292,13 +285,11 @@ class Lamb(Rule):
 
     rate = 0.01
     own = {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 0.01}, {"beta_1": 0.5, "beta_2": 0.6, "epsilon": 0.001}
+    names = ("momentum", "velocity")
 
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-7
-
-    def slot_names(self):
-        return ("momentum", "velocity")
 
     def step(self, param, grad, slots, learning_rate, t):
         momentum, velocity = _adam_moments(self, grad, slots)
