@@ -23,7 +23,7 @@ GRADIENTS = [np.array([0, 0, 0.1, -0.3], np.float32), np.array([[0, 0.2, 0.1], [
 
 # Both say that x is the average of numbers that are infinite, or has a norm that is: they make NaN of it.
 NOT_KEPT = ("Ftrl", "ScheduleFreeAdamW", "Lamb", "Adafactor")
-KEPT = [name for name in table.RATES if name not in NOT_KEPT]
+KEPT = [name for name in table.IN_KERAS if name not in NOT_KEPT]
 WITHOUT_DECAY = {
     "AdamW": {"weight_decay": 0.0},
     "Muon": {"weight_decay": None, "adam_weight_decay": None},
