@@ -402,6 +402,26 @@ class Muon(Rule):
         return x
 
 
+@dataclass
+class AdaBelief(Rule):
+    """Zhuang et al., arXiv 2010.07468, algorithm 2."""
+
+    in_keras = False
+    rate = 0.01
+    own = {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-2}, {"beta_1": 0.5, "beta_2": 0.6, "epsilon": 1e-3}
+    names = ("momentum", "belief")
+
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-16
+
+    def step(self, param, grad, slots, learning_rate, t):
+        slots["momentum"] = mean = _average(slots["momentum"], grad, self.beta_1)
+        slots["belief"] = belief = _average(slots["belief"], (grad - mean) ** 2, self.beta_2) + self.epsilon
+        denominator = np.sqrt(belief / (1 - self.beta_2**t)) + self.epsilon
+        return param - learning_rate * mean / (1 - self.beta_1**t) / denominator
+
+
 RULES = {name: kind for name, kind in globals().items() if isinstance(kind, type) and hasattr(kind, "rate")}
 LEARNING_RATES = {"SGD": 0.01, "ScheduleFreeAdamW": 0.0025}  # every other default is 0.001
 WEIGHT_DECAYS = {"AdamW": 0.004, "Muon": 0.004}  # every other default is None

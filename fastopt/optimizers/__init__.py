@@ -9,6 +9,7 @@ from ..registry import add
 from ..registry import deserialize as deserialize
 from ..registry import get as get
 from ..registry import serialize as serialize
+from .adabelief import AdaBelief
 from .adadelta import Adadelta
 from .adafactor import Adafactor
 from .adagrad import Adagrad
@@ -25,6 +26,7 @@ from .sgd import SGD
 
 __all__ = [
     "SGD",
+    "AdaBelief",
     "Adadelta",
     "Adafactor",
     "Adagrad",
