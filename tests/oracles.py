@@ -422,6 +422,29 @@ class AdaBelief(Rule):
         return param - learning_rate * mean / (1 - self.beta_1**t) / denominator
 
 
+@dataclass
+class RAdam(Rule):
+    """Liu et al., arXiv 1908.03265, algorithm 2, with an epsilon, and rectified from rho > 5 on."""
+
+    in_keras = False
+    rate = 0.01
+    own = {"beta_1": 0.8, "beta_2": 0.9, "epsilon": 1e-2}, {"beta_1": 0.5, "beta_2": 0.8, "epsilon": 1e-3}
+    names = ("momentum", "velocity")
+
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+
+    def step(self, param, grad, slots, learning_rate, t):
+        momentum, velocity = _adam_moments(self, grad, slots)
+        mean, most = momentum / (1 - self.beta_1**t), 2 / (1 - self.beta_2) - 1
+        length = most - 2 * t * self.beta_2**t / (1 - self.beta_2**t)
+        if length <= 5:
+            return param - learning_rate * mean
+        rectifier = (length - 4) * (length - 2) * most / ((most - 4) * (most - 2) * length) * (1 - self.beta_2**t)
+        return param - learning_rate * math.sqrt(rectifier) * mean / (np.sqrt(velocity) + self.epsilon)
+
+
 RULES = {name: kind for name, kind in globals().items() if isinstance(kind, type) and hasattr(kind, "rate")}
 LEARNING_RATES = {"SGD": 0.01, "ScheduleFreeAdamW": 0.0025}  # every other default is 0.001
 WEIGHT_DECAYS = {"AdamW": 0.004, "Muon": 0.004}  # every other default is None

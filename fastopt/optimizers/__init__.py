@@ -20,6 +20,7 @@ from .lamb import Lamb
 from .lion import Lion
 from .muon import Muon
 from .nadam import Nadam
+from .radam import RAdam
 from .rmsprop import RMSprop
 from .schedule_free_adamw import ScheduleFreeAdamW
 from .sgd import SGD
@@ -39,6 +40,7 @@ __all__ = [
     "LossScaleOptimizer",
     "Muon",
     "Nadam",
+    "RAdam",
     "RMSprop",
     "ScheduleFreeAdamW",
 ]
