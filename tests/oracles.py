@@ -445,6 +445,30 @@ class RAdam(Rule):
         return param - learning_rate * math.sqrt(rectifier) * mean / (np.sqrt(velocity) + self.epsilon)
 
 
+@dataclass
+class Adan(Rule):
+    """Xie et al., arXiv 2208.06677, algorithm 1, with the bias corrections of the authors' code."""
+
+    in_keras = False
+    rate = 0.01
+    own = {"beta_1": 0.9, "beta_2": 0.8, "beta_3": 0.95, "epsilon": 1e-2}, {"beta_1": 0.5, "beta_2": 0.6, "beta_3": 0.7}
+    names = ("momentum", "difference", "velocity", "previous_gradient")
+
+    beta_1: float = 0.98
+    beta_2: float = 0.92
+    beta_3: float = 0.99
+    epsilon: float = 1e-8
+
+    def step(self, param, grad, slots, learning_rate, t):
+        change = grad - slots["previous_gradient"] if t > 1 else np.zeros_like(grad)
+        slots["previous_gradient"] = grad
+        slots["momentum"] = mean = _average(slots["momentum"], grad, self.beta_1)
+        slots["difference"] = drift = _average(slots["difference"], change, self.beta_2)
+        slots["velocity"] = squares = _average(slots["velocity"], (grad + self.beta_2 * change) ** 2, self.beta_3)
+        update = mean / (1 - self.beta_1**t) + self.beta_2 * drift / (1 - self.beta_2**t)
+        return param - learning_rate * update / (np.sqrt(squares / (1 - self.beta_3**t)) + self.epsilon)
+
+
 RULES = {name: kind for name, kind in globals().items() if isinstance(kind, type) and hasattr(kind, "rate")}
 LEARNING_RATES = {"SGD": 0.01, "ScheduleFreeAdamW": 0.0025}  # every other default is 0.001
 WEIGHT_DECAYS = {"AdamW": 0.004, "Muon": 0.004}  # every other default is None
