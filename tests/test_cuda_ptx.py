@@ -127,7 +127,7 @@ TORCH = {
     "SGD": ({}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}),
     "RMSprop": ({}, {"momentum": 0.9}, {"centered": True}, {"momentum": 0.9, "centered": True}),
     "Adam": ({}, {"amsgrad": True}),
-} | {name: ({},) for name in ("Adagrad", "Adadelta", "Adamax", "NAdam", "Lion", "Lamb", "ScheduleFreeAdamW")}
+} | {name: ({},) for name in ("Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam", "Lion", "Lamb", "ScheduleFreeAdamW")}
 """Arguments with which classes of `fastopt.torch` have rules of their own. Its Adafactor and Muon are Keras's."""
 OPTIMIZERS = (
     {

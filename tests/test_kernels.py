@@ -34,7 +34,8 @@ from fastopt.kernels.layout import (
     ZERO,
     Control,
 )
-from fastopt.kernels.registry import RULES, Rule
+from fastopt.kernels.registry import CONSTANT, RULES, SCALARS, Rule
+from fastopt.kernels.registry import scalars_of as scalars_after
 from fastopt.kernels.rules.adafactor import AdafactorScalars
 from fastopt.kernels.rules.adam import AdamScalars
 from fastopt.kernels.rules.lamb import LambScalars
@@ -652,3 +653,11 @@ def test_plain_rules_keep_the_type_of_python_numbers():
     """Oracles run them on float64, tests on either dtype."""
     assert isinstance(maths.maximum(1.0, 2.0), float)
     assert isinstance(maths.clip(1.0, -0.5, 0.5), float)
+
+
+@pytest.mark.parametrize("settings", [each for each in SCALARS if each not in CONSTANT], ids=lambda each: each.__name__)
+def test_scalars_follow_from_settings_as_in_plain_python(settings):
+    compiled = numba.njit(lambda own, t: scalars_after(own, t))
+    own = settings(*np.linspace(0.5, 0.9, len(settings._fields)).tolist())
+    for t in (1, 2, 50):
+        np.testing.assert_allclose(compiled(own, t), scalars_after(own, t), rtol=1e-14)

@@ -6,7 +6,7 @@ pytestmark = [pytest.mark.cuda_simulator, pytest.mark.xdist_group("torch_cuda")]
 SHAPES = ((5, 3), (2, 3, 2, 2), (7,), ())
 NAMES = (
     "SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "Lion", "Lamb", "Adafactor", "Muon",
-    "ScheduleFreeAdamW",
+    "RAdam", "ScheduleFreeAdamW",
 )  # fmt: skip
 KWARGS = {"SGD": {"momentum": 0.9, "nesterov": True}, "RMSprop": {"momentum": 0.9, "centered": True}}
 

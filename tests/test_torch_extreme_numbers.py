@@ -23,6 +23,7 @@ OF_TORCH = {
     "AdamW": [{"weight_decay": 0.0}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "amsgrad": True}],
     "Adamax": [{}],
     "NAdam": [{}, {"weight_decay": 0.1, "decoupled_weight_decay": True}],
+    "RAdam": [{}, {"weight_decay": 0.1}],
     "Muon": [{"weight_decay": 0.0}, {"weight_decay": 0.1}],
 }
 LION = {"lr": 0.1, "betas": (0.9, 0.99), "maximize": False}

@@ -30,7 +30,7 @@ import fastopt.torch
 
 pytestmark = pytest.mark.xdist_group("torch_numbers")
 
-FROM_TORCH = ("SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "Adafactor", "Muon")
+FROM_TORCH = ("SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Adafactor", "Muon")
 MORE = {
     "SGD": [
         {"lr": 0.1},
@@ -48,6 +48,7 @@ MORE = {
     "AdamW": [{"lr": 0.01, "weight_decay": 0.5, "amsgrad": True, "maximize": True}],
     "Adamax": [{"lr": 0.01, "eps": 0.1, "weight_decay": 0.1}],
     "NAdam": [{"lr": 0.01, "momentum_decay": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": True}],
+    "RAdam": [{"lr": 0.01, "betas": (0.8, 0.9), "eps": 1e-2, "weight_decay": 0.1, "decoupled_weight_decay": True}],
     "Adafactor": [{"lr": 0.1, "eps": (1e-3, 0.3), "d": 2.0, "beta2_decay": -0.5, "weight_decay": 0.1}],
     "Muon": [{"lr": 0.02, "nesterov": False, "adjust_lr_fn": "match_rms_adamw", "ns_steps": 3, "eps": 1e-3}],
 }

@@ -15,10 +15,10 @@ How it is made:
   some of a cohort have no gradient, it is divided, for good. Each parameter has its own tensor ``step``, as in torch;
   they are elements of one array, which is written and compared as a whole.
 - What else is asked for stands beside: `options`, `averages`, ``fused_backward`` in `backward`, ``flat`` in `flat`.
-- The mathematics are in ``fastopt.kernels.rules``, for CPU and CUDA alike; slot names are mapped in `names`.
+- The mathematics are in ``fastopt.kernels.rules``, for CPU and CUDA alike, torch's names for slots with each `rule`.
 """
 
-from .adam import Adam, Adamax, AdamW, NAdam
+from .adam import Adam, Adamax, AdamW, NAdam, RAdam
 from .classic import SGD, Adadelta, Adagrad, RMSprop
 from .modern import Adafactor, Lamb, Lion, Muon, ScheduleFreeAdamW
 
@@ -34,6 +34,7 @@ __all__ = [
     "Lion",
     "Muon",
     "NAdam",
+    "RAdam",
     "RMSprop",
     "ScheduleFreeAdamW",
 ]

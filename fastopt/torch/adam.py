@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from ..kernels.registry import Slot
-from ..kernels.rules.adam import CoupledAdamScalars, CoupledAmsgradScalars
-from ..kernels.rules.adamax import CoupledAdamaxScalars
-from ..kernels.rules.nadam import CoupledNadamScalars
+from ..kernels.registry import running_after
+from ..kernels.rules.adam import CoupledAdamSettings, CoupledAmsgradSettings
+from ..kernels.rules.adamax import CoupledAdamaxSettings
+from ..kernels.rules.nadam import CoupledNadamSettings
+from ..kernels.rules.radam import CoupledRAdamSettings
 from .base import Fused
 from .cohorts import Cohort
 from .numbers import betas_of, decays_of, number
-from .rule import Rule, Slots
+from .rule import Rule
 
-_MOMENTS: Slots = (("exp_avg", Slot()), ("exp_avg_sq", Slot()))
+_MOMENTS = {"momentum": "exp_avg", "velocity": "exp_avg_sq"}
 
 
 class AdamRule(Rule):
@@ -26,17 +26,12 @@ class AdamRule(Rule):
     reads = (
         "lr", "betas", "eps", "weight_decay", "amsgrad", "decoupled_weight_decay", "maximize",
     )  # fmt: skip
+    names: ClassVar = {**_MOMENTS, "velocity_hat": "max_exp_avg_sq"}
 
-    def slots(self, group: Mapping[str, Any]) -> Slots:
-        return (*_MOMENTS, ("max_exp_avg_sq", Slot())) if group["amsgrad"] else _MOMENTS
-
-    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
-        kind = CoupledAmsgradScalars if group["amsgrad"] else CoupledAdamScalars
-        beta_1, beta_2 = betas_of(group)
+    def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
+        kind = CoupledAmsgradSettings if group["amsgrad"] else CoupledAdamSettings
         decay, share = decays_of(group)
-        root = math.sqrt(1.0 - beta_2**t)
-        alpha = number(group["lr"]) * root / (1.0 - beta_1**t)
-        return kind(alpha, 1.0 - beta_1, 1.0 - beta_2, number(group["eps"]) * root, decay), share
+        return kind(number(group["lr"]), *betas_of(group), number(group["eps"]), decay), share
 
 
 class Adam(Fused, torch.optim.Adam):
@@ -52,19 +47,36 @@ class AdamW(Adam, torch.optim.AdamW):
     """`torch.optim.AdamW` in one pass: `Adam` with decoupled weight decay."""
 
 
+class RAdamRule(Rule):
+    """The rule of `RAdam`, in the terms of its parameter groups."""
+
+    reads = ("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay", "maximize")
+    names = _MOMENTS
+
+    def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
+        decay, share = decays_of(group)
+        return CoupledRAdamSettings(number(group["lr"]), *betas_of(group), number(group["eps"]), decay), share
+
+
+class RAdam(Fused, torch.optim.RAdam):
+    """`torch.optim.RAdam` in one pass. See `fastopt.kernels.rules.radam.coupled_radam`.
+
+    State: ``step``, ``exp_avg``, ``exp_avg_sq``.
+    """
+
+    rule = RAdamRule()
+
+
 class AdamaxRule(Rule):
     """The rule of `Adamax`, in the terms of its parameter groups."""
 
     reads = ("lr", "betas", "eps", "weight_decay", "maximize")
 
-    def slots(self, group: Mapping[str, Any]) -> Slots:
-        return ("exp_avg", Slot()), ("exp_inf", Slot())
+    names: ClassVar = {"momentum": "exp_avg", "norm": "exp_inf"}
 
-    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
-        beta_1, beta_2 = betas_of(group)
-        alpha = number(group["lr"]) / (1.0 - beta_1**t)
+    def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
         eps, decay = number(group["eps"]), number(group["weight_decay"])
-        return CoupledAdamaxScalars(alpha, 1.0 - beta_1, beta_2, eps, decay), 0.0
+        return CoupledAdamaxSettings(number(group["lr"]), *betas_of(group), eps, decay), 0.0
 
 
 class Adamax(Fused, torch.optim.Adamax):
@@ -83,9 +95,7 @@ class NAdamRule(Rule):
         "lr", "betas", "eps", "weight_decay", "momentum_decay", "decoupled_weight_decay", "maximize",
     )  # fmt: skip
     counters = ("step", "mu_product")
-
-    def slots(self, group: Mapping[str, Any]) -> Slots:
-        return _MOMENTS
+    names = _MOMENTS
 
     def start(self, name: str, group: Mapping[str, Any]) -> float:
         return 1.0 if name == "mu_product" else 0.0
@@ -93,31 +103,15 @@ class NAdamRule(Rule):
     def counted_apart(self, group: int) -> Hashable:
         return group  # whose hyper-parameters the product depends on
 
-    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
-        beta_1, beta_2 = betas_of(group)
+    def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
         decay, share = decays_of(group)
-        mu, ahead = self._momentum(group, t), self._momentum(group, t + 1)
-        product = cohort.counters["mu_product"] * mu
-        scalars = CoupledNadamScalars(
-            number(group["lr"]),
-            1.0 - beta_1,
-            1.0 - beta_2,
-            ahead / (1.0 - product * ahead),
-            (1.0 - mu) / (1.0 - product),
-            1.0 / (1.0 - beta_2**t),
-            number(group["eps"]),
-            decay,
-        )
-        return scalars, share
+        own = number(group["lr"]), *betas_of(group), number(group["eps"]), decay, number(group["momentum_decay"])
+        return CoupledNadamSettings(*own, cohort.counters["mu_product"]), share
 
     def counted(self, cohort: Cohort) -> tuple[int, dict[str, float]]:
         count, counters = super().counted(cohort)
-        product = cohort.counters["mu_product"] * self._momentum(cohort.group, count)
-        return count, {**counters, "mu_product": product}
-
-    @staticmethod
-    def _momentum(group: Mapping[str, Any], t: int) -> float:
-        return betas_of(group)[0] * (1.0 - 0.5 * 0.96 ** (t * number(group["momentum_decay"])))
+        settings, _ = self.settings(cohort.group, cohort, None)
+        return count, {**counters, "mu_product": running_after(settings, count)}
 
 
 class NAdam(Fused, torch.optim.NAdam):

@@ -7,20 +7,19 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..kernels.registry import Slot
 from ..kernels.rules.adadelta import CoupledAdadeltaScalars
-from ..kernels.rules.adagrad import CoupledAdagradScalars
+from ..kernels.rules.adagrad import CoupledAdagradSettings
 from ..kernels.rules.rmsprop import (
     CoupledCenteredMomentumRMSpropScalars,
     CoupledCenteredRMSpropScalars,
     CoupledMomentumRMSpropScalars,
     CoupledRMSpropScalars,
 )
-from ..kernels.rules.sgd import CoupledMomentumScalars, CoupledNesterovScalars, CoupledSgdScalars
+from ..kernels.rules.sgd import CoupledMomentumSettings, CoupledNesterovSettings, CoupledSgdSettings
 from .base import Fused
 from .cohorts import Cohort
 from .numbers import number
-from .rule import Rule, Slots
+from .rule import Rule
 
 
 class SGDRule(Rule):
@@ -29,15 +28,13 @@ class SGDRule(Rule):
     reads = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
     counters = ()
 
-    def slots(self, group: Mapping[str, Any]) -> Slots:
-        return (("momentum_buffer", Slot()),) if group["momentum"] else ()
+    names: ClassVar = {"momentum": "momentum_buffer"}
 
-    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
-        kind: Any = CoupledSgdScalars
+    def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
+        kind: Any = CoupledSgdSettings
         if group["momentum"]:
-            kind = CoupledNesterovScalars if group["nesterov"] else CoupledMomentumScalars
-        grad_weight = 1.0 if t == 1 else 1.0 - number(group["dampening"])
-        return kind(number(group["lr"]), number(group["momentum"]), grad_weight, number(group["weight_decay"])), 0.0
+            kind = CoupledNesterovSettings if group["nesterov"] else CoupledMomentumSettings
+        return kind(*(number(group[name]) for name in ("lr", "momentum", "dampening", "weight_decay"))), 0.0
 
     def count_of(self, state: Mapping[str, Any]) -> int:
         return int(state.get("momentum_buffer") is not None)
@@ -66,11 +63,9 @@ class RMSpropRule(Rule):
         (True, True): CoupledCenteredMomentumRMSpropScalars,
     }
 
-    def slots(self, group: Mapping[str, Any]) -> Slots:
-        momentum = (("momentum_buffer", Slot()),) if group["momentum"] > 0 else ()
-        return ("square_avg", Slot()), *momentum, *((("grad_avg", Slot()),) if group["centered"] else ())
+    names: ClassVar = {"velocity": "square_avg", "momentum": "momentum_buffer", "average_gradient": "grad_avg"}
 
-    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+    def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
         kind: Any = self._KINDS[group["momentum"] > 0, bool(group["centered"])]
         alpha, momentum = number(group["alpha"]), number(group["momentum"])
         eps, decay = number(group["eps"]), number(group["weight_decay"])
@@ -91,12 +86,11 @@ class AdagradRule(Rule):
 
     reads = ("lr", "lr_decay", "eps", "weight_decay", "maximize")
 
-    def slots(self, group: Mapping[str, Any]) -> Slots:
-        return (("sum", Slot(start=float(group["initial_accumulator_value"]))),)
+    names: ClassVar = {"accumulator": "sum"}
 
-    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
-        rate = number(group["lr"]) / (1.0 + (t - 1) * number(group["lr_decay"]))
-        return CoupledAdagradScalars(rate, number(group["eps"]), number(group["weight_decay"])), 0.0
+    def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
+        own = (number(group[name]) for name in ("lr", "lr_decay", "eps", "weight_decay"))
+        return CoupledAdagradSettings(*own), 0.0
 
 
 class Adagrad(Fused, torch.optim.Adagrad):
@@ -113,10 +107,9 @@ class AdadeltaRule(Rule):
 
     reads = ("lr", "rho", "eps", "weight_decay", "maximize")
 
-    def slots(self, group: Mapping[str, Any]) -> Slots:
-        return ("square_avg", Slot()), ("acc_delta", Slot())
+    names: ClassVar = {"accumulated_grad": "square_avg", "accumulated_delta_var": "acc_delta"}
 
-    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+    def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
         rho, eps, decay = number(group["rho"]), number(group["eps"]), number(group["weight_decay"])
         return CoupledAdadeltaScalars(number(group["lr"]), rho, 1.0 - rho, eps, decay), 0.0
 

@@ -16,7 +16,7 @@ from ..counts import Call
 from ..device import HOST, AnyArray, place_of
 from ..device.strides import is_dense, memory_order, overlaps_itself
 from ..gradients import ABSENT, BaseGradients
-from ..kernels.registry import Slot
+from ..kernels.registry import RULES, Slot
 from ..optimizer import Optimizer
 from ..parameters import Parameter, check_disjoint
 from ..plan import AVERAGE_SLOT, Plan, allocate
@@ -26,7 +26,6 @@ from .cohorts import Cohort, Member
 from .counters import Counters
 from .gradients import TensorGradients, present_of
 from .memory import as_array, check_parameter, is_distributed, kept, local, new_state
-from .names import SLOTS
 from .options import Chosen
 from .rows import Row, Rows
 from .rule import Owner
@@ -123,12 +122,12 @@ class Engine(Optimizer):
         for k, (member, parameter) in enumerate(zip(self.members, self._parameters, strict=True)):
             members.setdefault((structures[member.group], parameter.array.dtype), []).append(k)
         extra = {AVERAGE_SLOT: Slot(copies_parameter=True)} if self.use_ema else {}
+        self._names = {**owner.rule.names, AVERAGE_SLOT: "ema"}
         plans = []
         for ((scalars, names), _), indices in members.items():
             chosen = [self._parameters[k] for k in indices]
             rows: list[Any] = [self._row_of(self.members[k]) for k in indices]
-            slots = {SLOTS[name]: slot for name, slot in names}
-            self._names = {SLOTS[name]: name for name, _ in names} | {AVERAGE_SLOT: "ema"}
+            slots = {own: slot for own, (_, slot) in zip(RULES[scalars].slots, names, strict=True)}
             plans.append(Plan("", indices, chosen, rows, scalars, slots, extra, self._state_arrays))
         return plans
 

@@ -61,7 +61,7 @@ class MetaEngine:
 
     def _state_of(self, member: Member) -> dict[str, Any]:
         owner, tensor = self._owner, member.tensor
-        slots = dict(owner.rule.slots(member.cohort.group))
+        slots = owner.rule.slots(member.cohort.group)
         if owner.ema is not None:
             slots["ema"] = Slot()
         missing = {name: slot for name, slot in slots.items() if member.state.get(name) is None}

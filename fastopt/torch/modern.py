@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from operator import setitem
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -15,16 +15,15 @@ from ..counts import Call
 from ..kernels import adafactor  # noqa: F401  (registers the rule)
 from ..kernels.launch import one_call
 from ..kernels.muon import MuonScalars
-from ..kernels.registry import Slot
-from ..kernels.rules.adafactor import AdafactorScalars
-from ..kernels.rules.lamb import CoupledLambScalars
+from ..kernels.rules.adafactor import CoupledAdafactorSettings
+from ..kernels.rules.lamb import CoupledLambSettings
 from ..kernels.rules.lion import LionScalars
 from ..kernels.rules.schedule_free_adamw import AuthorsScheduleFreeScalars
 from .base import Fused
 from .cohorts import Cohort
 from .memory import few_threads, local
 from .numbers import betas_of, number
-from .rule import Rule, Slots
+from .rule import Rule
 from .several import check_sharded
 
 
@@ -52,10 +51,9 @@ class LionRule(Rule):
     def __init__(self, defaults: Mapping[str, Any]) -> None:
         self._defaults = defaults
 
-    def slots(self, group: Mapping[str, Any]) -> Slots:
-        return (("exp_avg", Slot()),)
+    names: ClassVar = {"momentum": "exp_avg"}
 
-    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+    def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
         beta_1, beta_2 = betas_of(group)
         lr, decay = number(group["lr"]), number(group["weight_decay"])
         if group["decoupled_weight_decay"]:
@@ -107,14 +105,11 @@ class LambRule(Rule):
     reads = ("lr", "betas", "eps", "weight_decay", "bias_correction", "maximize")
     needs_whole = True
 
-    def slots(self, group: Mapping[str, Any]) -> Slots:
-        return ("exp_avg", Slot()), ("exp_avg_sq", Slot())
+    names: ClassVar = {"momentum": "exp_avg", "velocity": "exp_avg_sq"}
 
-    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
-        beta_1, beta_2 = betas_of(group)
-        corrections = (1.0 / (1.0 - beta_1**t), 1.0 / (1.0 - beta_2**t)) if group["bias_correction"] else (1.0, 1.0)
-        eps, decay = number(group["eps"]), number(group["weight_decay"])
-        return CoupledLambScalars(number(group["lr"]), 1.0 - beta_1, 1.0 - beta_2, *corrections, eps, decay), 0.0
+    def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
+        own = (number(group[name]) for name in ("eps", "weight_decay", "bias_correction"))
+        return CoupledLambSettings(number(group["lr"]), *betas_of(group), *own), 0.0
 
 
 class Lamb(Fused, torch.optim.Optimizer):
@@ -155,12 +150,7 @@ class AdafactorRule(Rule):
     reads = ("lr", "beta2_decay", "eps", "d", "weight_decay", "maximize")
     needs_whole = True
 
-    def slots(self, group: Mapping[str, Any]) -> Slots:
-        return (
-            ("row_var", Slot(without=-1, axes=range(2, 65))),
-            ("col_var", Slot(without=-2, axes=range(2, 65))),
-            ("variance", Slot(axes=range(2))),
-        )
+    names: ClassVar = {"row": "row_var", "column": "col_var", "velocity": "variance"}
 
     def needs_c_order(self, axes: tuple[int, ...]) -> bool:
         return axes[:-2] != tuple(range(len(axes)))[:-2]
@@ -168,14 +158,11 @@ class AdafactorRule(Rule):
     def extra(self, tensor: torch.Tensor) -> Hashable:
         return torch.finfo(tensor.dtype).eps
 
-    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
-        take, lr = float(t) ** number(group["beta2_decay"]), number(group["lr"])
-        eps_1, eps_2 = group["eps"]
+    def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
+        lr, (eps_1, eps_2) = number(group["lr"]), group["eps"]
         least = extra if eps_1 is None else number(eps_1)
-        rho = min(lr, 1.0 / math.sqrt(t))
-        floors = (least, least, 0.0)
-        scalars = AdafactorScalars(1.0 - take, take, rho, 0.0, number(eps_2), number(group["d"]), *floors)
-        return scalars, lr * number(group["weight_decay"])
+        own = number(group["beta2_decay"]), least, number(eps_2), number(group["d"])
+        return CoupledAdafactorSettings(lr, *own), lr * number(group["weight_decay"])
 
 
 class Adafactor(Fused, torch.optim.Adafactor):
@@ -194,13 +181,12 @@ class MuonRule(Rule):
     counters = ()
     needs_whole = True
 
-    def slots(self, group: Mapping[str, Any]) -> Slots:
-        return (("momentum_buffer", Slot()),)
+    names: ClassVar = {"momentum": "momentum_buffer"}
 
     def extra(self, tensor: torch.Tensor) -> Hashable:
         return tuple(tensor.shape)
 
-    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+    def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
         lr, momentum = number(group["lr"]), number(group["momentum"])
         rows, columns = extra
         take = 1.0 - momentum
@@ -231,10 +217,9 @@ class ScheduleFreeAdamWRule(Rule):
     reads = ("lr", "betas", "eps", "weight_decay", "warmup_steps", "r", "weight_lr_power", "k", "weight_sum", "lr_max")
     counters = ()
 
-    def slots(self, group: Mapping[str, Any]) -> Slots:
-        return ("z", Slot(copies_parameter=True)), ("exp_avg_sq", Slot())
+    names: ClassVar = {"momentum": "z", "velocity": "exp_avg_sq"}
 
-    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> Any:
+    def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
         beta_1, beta_2 = betas_of(group)
         lr, _, weight, weight_sum = self.weights(group)
         share = weight / weight_sum if weight_sum else 0.0

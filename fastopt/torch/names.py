@@ -1,23 +1,5 @@
 """torch's names beside those of others."""
 
-SLOTS = {
-    "momentum_buffer": "momentum",
-    "square_avg": "velocity",
-    "grad_avg": "average_gradient",
-    "sum": "accumulator",
-    "acc_delta": "accumulated_delta_var",
-    "exp_avg": "momentum",
-    "exp_avg_sq": "velocity",
-    "max_exp_avg_sq": "velocity_hat",
-    "exp_inf": "norm",
-    "z": "momentum",
-    "row_var": "row",
-    "col_var": "column",
-    "variance": "velocity",
-    "ema": "average",
-}
-"""torch's name of a state tensor → name of fastopt's slot."""
-
 ELSEWHERE = {
     "learning_rate": "lr",
     "beta_1": "betas",

@@ -7,12 +7,9 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from ..kernels.registry import Slot
+from ..kernels.registry import RULES, Slot, scalars_of
 from .cohorts import Cohort
 from .options import Chosen
-
-Slots = tuple[tuple[str, Slot], ...]
-"""Of a rule, in its order, under torch's names."""
 
 
 class Rule:
@@ -20,6 +17,8 @@ class Rule:
 
     Attributes
     ----------
+    names : mapping
+        Slot of the rule → what torch calls it in ``state``.
     reads : tuple of str
         Hyper-parameters that the scalars depend on.
     counters : tuple of str
@@ -28,20 +27,30 @@ class Rule:
         Whether the rule looks at more than single elements.
     """
 
+    names: ClassVar[Mapping[str, str]]
     reads: ClassVar[tuple[str, ...]]
     counters: ClassVar[tuple[str, ...]] = ("step",)
     needs_whole: ClassVar[bool] = False
 
-    def slots(self, group: Mapping[str, Any]) -> Slots:
-        """State arrays of the rule."""
-        raise NotImplementedError
-
-    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> tuple[tuple[float, ...], float]:
-        """The scalars for update number ``t``, and the share of itself that the parameter loses before.
+    def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
+        """Return what the scalars follow from, and the share of itself that the parameter loses before a step.
 
         ``extra`` is what `extra` says of the parameter.
         """
         raise NotImplementedError
+
+    def scalars(self, group: Mapping[str, Any], t: int, cohort: Cohort, extra: Any) -> tuple[Any, float]:
+        """Return the scalars for update number ``t``, and the share of `settings`."""
+        settings, share = self.settings(group, cohort, extra)
+        return scalars_of(settings, t), share
+
+    def slots(self, group: Mapping[str, Any]) -> dict[str, Slot]:
+        """Return the state arrays of the rule, under torch's names."""
+        scalars = self._sample(group)
+        return {
+            self.names[name]: slot._replace(start=float(group[slot.starts_as])) if slot.starts_as else slot
+            for name, slot in RULES[scalars].slots.items()
+        }
 
     def extra(self, tensor: torch.Tensor) -> Hashable:
         """What the scalars depend on beside hyper-parameters and counts."""
@@ -68,11 +77,14 @@ class Rule:
         """What cohorts must have in common beside their counters."""
         return None
 
-    def structure(self, group: Mapping[str, Any]) -> tuple[type, Slots]:
-        """What parameters must have in common to be stepped together: the class of the scalars, and slots."""
+    def structure(self, group: Mapping[str, Any]) -> tuple[type, tuple[tuple[str, Slot], ...]]:
+        """Return what parameters must have in common to be stepped together: the class of the scalars, and slots."""
+        return self._sample(group), tuple(self.slots(group).items())
+
+    def _sample(self, group: Mapping[str, Any]) -> type:
+        """Return the class of the scalars."""
         sample = Cohort(group, {name: self.start(name, group) for name in self.counters}, 0, False)
-        scalars, _ = self.scalars(group, 1, sample, (1, 1))
-        return type(scalars), self.slots(group)
+        return type(self.scalars(group, 1, sample, (1, 1))[0])
 
 
 class Owner(Protocol):

@@ -55,3 +55,22 @@ def adafactor_scalars(s, t):
     keep = 1.0 - t**s.beta_2_decay
     relative_step = min(s.learning_rate, 1.0 / math.sqrt(t))
     return AdafactorScalars(keep, 1.0 - keep, relative_step, s.epsilon_1, s.epsilon_2, s.clip_threshold, 0.0, 0.0, 1.0)
+
+
+class CoupledAdafactorSettings(NamedTuple):
+    """Hyper-parameters of Adafactor as torch has it."""
+
+    learning_rate: float
+    beta_2_decay: float
+    least: float  # torch's ε₁
+    epsilon_2: float
+    clip_threshold: float
+
+
+@scalars_for(CoupledAdafactorSettings)
+def coupled_adafactor_scalars(s, t):
+    """As `adafactor_scalars`; ε₁ bounds means from below, and is not added to squares."""
+    take = float(t) ** s.beta_2_decay
+    relative_step = min(s.learning_rate, 1.0 / math.sqrt(t))
+    floors = s.least, s.least, 0.0
+    return AdafactorScalars(1.0 - take, take, relative_step, 0.0, s.epsilon_2, s.clip_threshold, *floors)

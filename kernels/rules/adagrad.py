@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from .._jit import callee
 from ..maths import plus_share, sqrt
-from ..registry import Slot, rule
+from ..registry import Slot, rule, scalars_for
 
 _SLOTS = {"accumulator": Slot(starts_as="initial_accumulator_value")}
 
@@ -40,12 +40,27 @@ def outside_adagrad(param, grad, slots, s):
     return param - s.learning_rate * grad / (sqrt(accumulator) + s.epsilon), (accumulator,)
 
 
+class CoupledAdagradSettings(NamedTuple):
+    """Hyper-parameters of `coupled_adagrad`."""
+
+    learning_rate: float
+    lr_decay: float
+    epsilon: float
+    weight_decay: float
+
+
 class CoupledAdagradScalars(NamedTuple):
     """What `coupled_adagrad` receives."""
 
     learning_rate: float  # decayed: lr / (1 + (t - 1) lr_decay)
     epsilon: float
     weight_decay: float
+
+
+@scalars_for(CoupledAdagradSettings)
+def coupled_adagrad_scalars(s, t):
+    """The rate decays with the number of updates."""
+    return CoupledAdagradScalars(s.learning_rate / (1.0 + (t - 1) * s.lr_decay), s.epsilon, s.weight_decay)
 
 
 @rule(CoupledAdagradScalars, slots=_SLOTS)

@@ -86,14 +86,37 @@ def amsgrad(param, grad, slots, s):
     return param, (momentum, velocity, velocity_hat)
 
 
+class CoupledAdamSettings(NamedTuple):
+    """Hyper-parameters of `coupled_adam`."""
+
+    learning_rate: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    weight_decay: float
+
+
+class CoupledAmsgradSettings(CoupledAdamSettings):
+    """Hyper-parameters of `coupled_amsgrad`."""
+
+
 class CoupledAdamScalars(NamedTuple):
     """What `coupled_adam` receives."""
 
     alpha: float  # learning_rate * sqrt(1 - beta_2**t) / (1 - beta_1**t)
     one_minus_beta_1: float
     one_minus_beta_2: float
-    epsilon: float  # times sqrt(1 - beta_2**t) where it is to be torch's
+    epsilon: float  # times sqrt(1 - beta_2**t)
     weight_decay: float
+
+
+@scalars_for(CoupledAdamSettings)
+@callee
+def coupled_adam_scalars(s, t):
+    """As `adam_scalars`, with torch's epsilon."""
+    root = math.sqrt(1.0 - s.beta_2**t)
+    alpha = s.learning_rate * root / (1.0 - s.beta_1**t)
+    return CoupledAdamScalars(alpha, 1.0 - s.beta_1, 1.0 - s.beta_2, s.epsilon * root, s.weight_decay)
 
 
 @rule(CoupledAdamScalars, slots=("momentum", "velocity"))
@@ -108,6 +131,12 @@ def coupled_adam(param, grad, slots, s):
 
 class CoupledAmsgradScalars(CoupledAdamScalars):
     """What `coupled_amsgrad` receives."""
+
+
+@scalars_for(CoupledAmsgradSettings)
+def coupled_amsgrad_scalars(s, t):
+    """The same as `coupled_adam_scalars`."""
+    return CoupledAmsgradScalars(*coupled_adam_scalars(s, t))
 
 
 @rule(CoupledAmsgradScalars, slots=("momentum", "velocity", "velocity_hat"))

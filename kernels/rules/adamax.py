@@ -45,6 +45,16 @@ def adamax(param, grad, slots, s):
     return param - s.alpha * momentum / (norm + s.epsilon), (momentum, norm)
 
 
+class CoupledAdamaxSettings(NamedTuple):
+    """Hyper-parameters of `coupled_adamax`."""
+
+    learning_rate: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    weight_decay: float
+
+
 class CoupledAdamaxScalars(NamedTuple):
     """What `coupled_adamax` receives."""
 
@@ -53,6 +63,13 @@ class CoupledAdamaxScalars(NamedTuple):
     beta_2: float
     epsilon: float
     weight_decay: float
+
+
+@scalars_for(CoupledAdamaxSettings)
+def coupled_adamax_scalars(s, t):
+    """As `adamax_scalars`."""
+    alpha = s.learning_rate / (1.0 - s.beta_1**t)
+    return CoupledAdamaxScalars(alpha, 1.0 - s.beta_1, s.beta_2, s.epsilon, s.weight_decay)
 
 
 @rule(CoupledAdamaxScalars, slots=("momentum", "norm"))

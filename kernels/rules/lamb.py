@@ -75,6 +75,17 @@ def lamb_second(param, grad, slots, extra, s):
 two_phase_rule(LambScalars, lamb, trust_ratio, lamb_second, terms=2, slots=_SLOTS)
 
 
+class CoupledLambSettings(NamedTuple):
+    """Hyper-parameters of `coupled_lamb`."""
+
+    learning_rate: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    weight_decay: float
+    bias_correction: float  # whether weights make up for means that start at zero
+
+
 class CoupledLambScalars(NamedTuple):
     """What the phases of `coupled_lamb` receive."""
 
@@ -85,6 +96,15 @@ class CoupledLambScalars(NamedTuple):
     velocity_weight: float
     epsilon: float
     weight_decay: float
+
+
+@scalars_for(CoupledLambSettings)
+def coupled_lamb_scalars(s, t):
+    """As `lamb_scalars`, if the means are to be corrected."""
+    momentum_weight = 1.0 / (1.0 - s.beta_1**t) if s.bias_correction else 1.0
+    velocity_weight = 1.0 / (1.0 - s.beta_2**t) if s.bias_correction else 1.0
+    shares = 1.0 - s.beta_1, 1.0 - s.beta_2, momentum_weight, velocity_weight
+    return CoupledLambScalars(s.learning_rate, *shares, s.epsilon, s.weight_decay)
 
 
 def coupled_lamb(param, grad, slots, s):

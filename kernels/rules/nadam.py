@@ -43,6 +43,7 @@ def nadam_product(s, t):
 
 
 @scalars_for(NadamSettings, running=nadam_product)
+@callee
 def nadam_scalars(s, t):
     """Momentum and gradient are weighed as if all momenta so far had been those of a mean."""
     now, ahead = nadam_momentum(s, t), nadam_momentum(s, t + 1)
@@ -74,6 +75,18 @@ def nadam(param, grad, slots, s):
     return param - s.learning_rate * ahead / (sqrt(s.velocity_weight * velocity) + s.epsilon), (momentum, velocity)
 
 
+class CoupledNadamSettings(NamedTuple):
+    """Hyper-parameters of `coupled_nadam`, and Πₜ₋₁, which torch calls ``mu_product``."""
+
+    learning_rate: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    weight_decay: float
+    schedule_decay: float  # torch's momentum_decay
+    u_product: float = 1.0
+
+
 class CoupledNadamScalars(NamedTuple):
     """What `coupled_nadam` receives. μₜ = β₁ (1 − 0.96^(t ψ) / 2), ψ the momentum decay, and Πₜ = μ₁ … μₜ."""
 
@@ -85,6 +98,15 @@ class CoupledNadamScalars(NamedTuple):
     velocity_weight: float  # 1 / (1 − β₂ᵗ)
     epsilon: float
     weight_decay: float
+
+
+@scalars_for(CoupledNadamSettings, running=nadam_product)
+def coupled_nadam_scalars(s, t):
+    """The same as `nadam_scalars`."""
+    own = nadam_scalars(NadamSettings(s.learning_rate, s.beta_1, s.beta_2, s.epsilon, s.schedule_decay, s.u_product), t)
+    shares = own.one_minus_beta_1, own.one_minus_beta_2
+    weights = own.momentum_weight, own.grad_weight, own.velocity_weight
+    return CoupledNadamScalars(own.learning_rate, *shares, *weights, own.epsilon, s.weight_decay)
 
 
 @rule(CoupledNadamScalars, slots=("momentum", "velocity"))

@@ -4,7 +4,8 @@ import math
 from collections import namedtuple
 from typing import NamedTuple
 
-from ..maths import mean_square, sqrt, where
+from .._jit import callee
+from ..maths import mean_square, plus_share, sqrt, where
 from ..registry import rule, scalars_for
 
 RAdamSettings = namedtuple("RAdamSettings", "learning_rate beta_1 beta_2 epsilon")
@@ -21,6 +22,7 @@ class RAdamScalars(NamedTuple):
 
 
 @scalars_for(RAdamSettings)
+@callee
 def radam_scalars(s, t):
     """Correct what the first means lack; as long as the second ones vary too much, steps do without them."""
     correction = 1.0 - s.beta_2**t
@@ -34,6 +36,7 @@ def radam_scalars(s, t):
 
 
 @rule(RAdamScalars, slots=("momentum", "velocity"))
+@callee
 def radam(param, grad, slots, s):
     """RAdam: Adam, whose first steps go by the mean of gradients alone, and the next by a rectified scale.
 
@@ -47,3 +50,31 @@ def radam(param, grad, slots, s):
     velocity = mean_square(velocity, grad, s.one_minus_beta_2)
     step = s.alpha * momentum
     return param - where(s.is_rectified > 0, step / (sqrt(velocity) + s.epsilon), step), (momentum, velocity)
+
+
+CoupledRAdamSettings = namedtuple("CoupledRAdamSettings", "learning_rate beta_1 beta_2 epsilon weight_decay")
+
+
+class CoupledRAdamScalars(NamedTuple):
+    """What `coupled_radam` receives."""
+
+    alpha: float
+    one_minus_beta_1: float
+    one_minus_beta_2: float
+    epsilon: float
+    is_rectified: float
+    weight_decay: float
+
+
+@scalars_for(CoupledRAdamSettings)
+def coupled_radam_scalars(s, t):
+    """The same as `radam_scalars`."""
+    own = radam_scalars(RAdamSettings(s.learning_rate, s.beta_1, s.beta_2, s.epsilon), t)
+    shares = own.one_minus_beta_1, own.one_minus_beta_2
+    return CoupledRAdamScalars(own.alpha, *shares, own.epsilon, own.is_rectified, s.weight_decay)
+
+
+@rule(CoupledRAdamScalars, slots=("momentum", "velocity"))
+def coupled_radam(param, grad, slots, s):
+    """`radam` with weight decay in the gradient, as in torch: g ← g + λ p."""
+    return radam(param, plus_share(grad, param, s.weight_decay), slots, s)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from .._jit import callee
 from ..maths import plus_share
-from ..registry import rule
+from ..registry import rule, scalars_for
 
 
 class SgdScalars(NamedTuple):
@@ -59,6 +59,23 @@ def nesterov_sgd(param, grad, slots, s):
     return param + s.momentum * momentum - descent, (momentum,)
 
 
+class CoupledSgdSettings(NamedTuple):
+    """Hyper-parameters of `coupled_sgd`."""
+
+    learning_rate: float
+    momentum: float
+    dampening: float
+    weight_decay: float
+
+
+class CoupledMomentumSettings(CoupledSgdSettings):
+    """Hyper-parameters of `coupled_momentum_sgd`."""
+
+
+class CoupledNesterovSettings(CoupledSgdSettings):
+    """Hyper-parameters of `coupled_nesterov_sgd`."""
+
+
 class CoupledSgdScalars(NamedTuple):
     """What the SGD rules of torch receive; `coupled_sgd` ignores what is about momentum."""
 
@@ -66,6 +83,13 @@ class CoupledSgdScalars(NamedTuple):
     momentum: float
     grad_weight: float  # 1 - dampening; 1 at the first update
     weight_decay: float
+
+
+@scalars_for(CoupledSgdSettings)
+@callee
+def coupled_sgd_scalars(s, t):
+    """The dampening begins at the second update."""
+    return CoupledSgdScalars(s.learning_rate, s.momentum, 1.0 if t == 1 else 1.0 - s.dampening, s.weight_decay)
 
 
 @rule(CoupledSgdScalars)
@@ -76,6 +100,12 @@ def coupled_sgd(param, grad, slots, s):
 
 class CoupledMomentumScalars(CoupledSgdScalars):
     """What `coupled_momentum_sgd` receives."""
+
+
+@scalars_for(CoupledMomentumSettings)
+def coupled_momentum_scalars(s, t):
+    """The same as `coupled_sgd_scalars`."""
+    return CoupledMomentumScalars(*coupled_sgd_scalars(s, t))
 
 
 @rule(CoupledMomentumScalars, slots=("momentum",))
@@ -93,6 +123,12 @@ def coupled_momentum_sgd(param, grad, slots, s):
 
 class CoupledNesterovScalars(CoupledSgdScalars):
     """What `coupled_nesterov_sgd` receives."""
+
+
+@scalars_for(CoupledNesterovSettings)
+def coupled_nesterov_scalars(s, t):
+    """The same as `coupled_sgd_scalars`."""
+    return CoupledNesterovScalars(*coupled_sgd_scalars(s, t))
 
 
 @rule(CoupledNesterovScalars, slots=("momentum",))
