@@ -217,7 +217,7 @@ def test_problem_on_the_way_is_told():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--optimizer", "adm"], "unknown optimizer 'adm', did you mean Adam? The names are SGD, RMSprop"),
+        (["--optimizer", "adm"], "unknown optimizer 'adm', did you mean Adam? The names are SGD, AdaBelief"),
         (["--optimizer", "LossScaleOptimizer"], "not offered here"),
         (["--momentum", ".9"], "Adam has no --momentum, did you mean --ema-momentum? It has --learning-rate, --beta-1"),
         (["--lr=.1"], "Adam has no --lr, did you mean --learning-rate?"),
