@@ -11,12 +11,12 @@ from typing import Any
 
 from numba import NumbaError, UnsupportedBytecodeError
 
-from .hyper_parameters import COMMON, common_arguments, hyper_parameters
 from .kernels.registry import Slot, two_phase_rule
 from .kernels.registry import rule as register_elementwise
 from .optimizer import Optimizer
 from .parameters import Array, check_number
 from .registry import add, is_built_in
+from .signatures import COMMON, common_arguments, hyper_parameters
 
 
 def register_rule(

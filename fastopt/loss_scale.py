@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any
 
 from .counts import Call
-from .hyper_parameters import Rate, without_axes
+from .hyper_parameters import without_axes
 from .optimizer import Optimizer
 from .parameters import Array, check_count, check_number
 from .scalars import Scaling
+from .signatures import Rate
 from .state import checked_counter
 from .steps.gpu import Captured, GpuSteps
 

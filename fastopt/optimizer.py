@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
-import re
 import weakref
 from array import array as numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from operator import setitem
 from typing import Any
 
 import numpy as np
 
 from . import state
 from .averages import LEAVE_FIRST, Averages
-from .counting import Counting
 from .counts import Call
+from .decay import Decay
+from .declared import Declared
 from .device import HOST, Place, is_array
 from .flat import FlatBuffer, flatten, is_container, is_plain, match, rebuild
 from .gradients import ABSENT, BaseGradients, gradients_of
-from .hyper_parameters import HyperParameters, document_common
 from .kernels.clipping import ALL, EACH
 from .kernels.launch import one_call
 from .kernels.locks import Lock
-from .kernels.registry import RULES, RUNNING, Slot, running_after, scalars_of
-from .parameters import Array, Parameter, check_count, check_pattern, collect
+from .kernels.registry import Slot
+from .parameters import Array, Parameter, collect
 from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Storage, allocate
+from .prepared import Prepared
 from .scalars import Scalars, Scaling
 from .steps.alone import alone, refuse_while
-from .steps.gpu import Captured, GpuSteps
+from .steps.gpu import GpuSteps
 from .steps.host import HostSteps
 from .steps.repeated import RepeatedSteps
 
 
-class Optimizer(Averages, HyperParameters, Counting):
-    """Base class. Subclasses say which rule they have; everything else is here.
-
-    A subclass has a signature (under `hyper_parameters`) and a ``_settings_class``, or overrides ``_scalars``.
-    """
-
-    @property
-    def _settings_class(self) -> Any:
-        """The class of `kernels.registry.scalars_for`, or of scalars, whose fields are hyper-parameters by their names.
-
-        A subclass may have it as an attribute.
-        """
-        return None
+class Optimizer(Averages, Decay, Prepared, Declared):
+    """Base class: building, stepping, state. What subclasses say is in `declared.Declared`."""
 
     _structure: Any = None  # what `build` was given
     _gpu: GpuSteps | None = None
@@ -57,76 +45,10 @@ class Optimizer(Averages, HyperParameters, Counting):
             f"{type(self).__name__} is abstract: use a class of fastopt.optimizers, or fastopt.register_rule"
         )
 
-    # -- what a subclass says ---------------------------------------------------------------------------------------
-
-    def _branch(self, parameter: Parameter) -> str:
-        """Which of several rules a parameter is under."""
-        return ""
-
-    def _needs_c_order(self, parameter: Parameter) -> bool:
-        """Whether the rule cannot work on the parameter as it lies in memory."""
-        return False
-
-    def _scalars(self, branch: str, learning_rate: float, t: int) -> tuple[float, ...]:
-        """Return the rule's scalars, a NamedTuple, for update number ``t`` (from 1), from hyper-parameters alone."""
-        return scalars_of(self._settings(branch, learning_rate), t)
-
-    def _settings(self, branch: str, learning_rate: float) -> tuple[float, ...]:
-        """Return the settings from which the rule's scalars follow; ``learning_rate`` may be an array of several."""
-        kind = self._settings_class
-        running = () if self._running is None else (self._running[0],)
-        names = kind._fields[1 : len(kind._fields) - len(running)]
-        return kind(learning_rate, *map(self._value_of_field, names), *running)
-
-    def _value_of_field(self, name: str) -> float:
-        own = name.removeprefix("one_minus_")
-        return self._value(name) if own == name else 1.0 - self._value(own)
-
-    _running: Any = None
-    """The last of the settings, if it is a number that every update changes, as an array that compiled code knows."""
-
-    def _counters(self) -> dict[str, str]:
-        running = {} if self._running is None else {self._settings_class._fields[-1]: "_running_number"}
-        return {**super()._counters(), **running}
-
-    @property
-    def _running_number(self) -> float:
-        return self._running[0]
-
-    @_running_number.setter
-    def _running_number(self, number: float) -> None:
-        self._running[0] = number
-
-    def _follows_settings(self) -> bool:
-        """Whether scalars follow from `_settings_class` and the update's number: a subclass may have others."""
-        kind = type(self)
-        generic = kind._scalars is Optimizer._scalars and kind._settings is Optimizer._settings
-        return generic and self._settings_class is not None
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Explain the arguments that all optimizers take, too."""
-        super().__init_subclass__(**kwargs)
-        document_common(cls)
-
-    def _slots_of(self, branch: str) -> dict[str, Slot]:
-        """Return the state of a rule."""
-        scalars = type(self._scalars(branch, 1.0, 1))
-        return {
-            name: slot._replace(start=getattr(self, slot.starts_as)) if slot.starts_as else slot
-            for name, slot in RULES[scalars].slots.items()
-        }
-
-    def _advancing(self, t: int) -> list[Callable[[], None]]:
-        """C functions that note, beside the counters, that update number ``t`` has been done."""
-        if self._running is None:
-            return []
-        return [partial(setitem, self._running, 0, running_after(self._settings("", 1.0), t))]
-
     def _reset(self) -> None:
         """Set what changes while training to its start."""
         self._start_counting()
-        if self._settings_class in RUNNING:
-            self._running = numbers("d", self._settings_class._field_defaults.values())
+        self._start_running()
         self._excluded_arrays: list[Any] = []
         self._built = self._evaluating = False
         self._training = []
@@ -143,43 +65,6 @@ class Optimizer(Averages, HyperParameters, Counting):
         if self._gpu is not None:
             self._gpu.renew_prepared()
 
-    def prepare(self, steps: int) -> None:
-        """Work out the next steps in advance, so that a captured step can be replayed so often without the host.
-
-        Only for parameters on a GPU. A step captured by ``torch.cuda.graph`` reads learning rate, bias correction and
-        all else that changes from step to step in GPU memory; this puts it there, for so many replays. Setting
-        ``learning_rate`` puts the rest of it there anew; after setting anything else call this again. Replays beyond
-        the last prepared step do nothing, and the next reading of a counter says so.
-
-        Parameters
-        ----------
-        steps : int
-            At least 1.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If ``steps`` is no such number.
-        RuntimeError
-            If the optimizer is not built, or its parameters are not on a GPU.
-        """
-        self._prepare(steps)
-
-    def _prepare(self, steps: int, nonfinite: str | None = None, scaling: Scaling | None = None) -> None:
-        check_count("steps", steps, 1)
-        self._capturing_steps().prepare(steps, self._unscale(), nonfinite or self.nonfinite, scaling)
-
-    def _capturing_steps(self) -> GpuSteps:
-        """The steps on a GPU, for a graph."""
-        self._require_built("capture() and prepare()")
-        if self._gpu is None:
-            raise RuntimeError("capture() and prepare() are for steps on a GPU; there is no parameter to update on one")
-        return self._gpu
-
-    def _replay(self, captured: Captured, nonfinite: str | None = None, scaling: Scaling | None = None) -> None:
-        self._refuse_while_evaluating()
-        self._capturing_steps().replay(captured, self._unscale(), nonfinite or self.nonfinite, scaling)
-
     def _unscale(self) -> float:
         return 1.0 if self.loss_scale_factor is None else 1.0 / self.loss_scale_factor
 
@@ -187,45 +72,6 @@ class Optimizer(Averages, HyperParameters, Counting):
     def built(self) -> bool:
         """Whether the parameters are known."""
         return self._built
-
-    def exclude_from_weight_decay(
-        self, var_list: Iterable[Any] | None = None, var_names: Iterable[str] | None = None
-    ) -> None:
-        """Spare parameters from weight decay. Each call replaces what the last one said.
-
-        Parameters
-        ----------
-        var_list : iterable of ndarray, optional
-            The parameters themselves, by identity.
-        var_names : iterable of str, optional
-            Regular expressions, searched in the whole path (Keras searches the variable's short name only).
-
-        Raises
-        ------
-        TypeError, ValueError
-            If a name is no regular expression, or an array is none of the parameters built.
-        """
-        if isinstance(var_names, str):
-            raise TypeError(f"var_names must be a list of regular expressions, got the str {var_names!r}")
-        if is_array(var_list):
-            raise TypeError("var_list must be a list of arrays, got one array")
-        names = list(var_names or [])
-        for name in names:
-            check_pattern("var_names", name)
-        arrays = list(var_list or [])
-        paths = self._paths_of(arrays) if self._built else []
-        with self._one_at_a_time(), self._unchanged_by_failure():
-            self._excluded = {"paths": paths, "names": names}
-            self._excluded_arrays = [] if self._built else arrays
-            if self._built:
-                self._plan(keep=state.snapshot(self))
-
-    def _paths_of(self, arrays: list[Any]) -> list[str]:
-        by_identity = {id(parameter.given): parameter.path for parameter in self._parameters}
-        unknown = [k for k, array in enumerate(arrays) if id(array) not in by_identity]
-        if unknown:
-            raise ValueError(f"var_list[{unknown[0]}] is none of the parameters that the optimizer was built with")
-        return [by_identity[id(array)] for array in arrays]
 
     # -- building ---------------------------------------------------------------------------------------------------
 
@@ -339,18 +185,6 @@ class Optimizer(Averages, HyperParameters, Counting):
             slots = self._slots_of(branch)
             plans.append(Plan(branch, indices, chosen, groups, scalars, slots, extra, self._storage))
         return plans
-
-    def _decay_of(self, parameter: Parameter) -> float | None:
-        """Weight decay of one parameter: an exclusion counts most, then its override; None: the optimizer's own."""
-        patterns = self._excluded["names"]
-        if parameter.path in self._excluded["paths"] or any(re.search(name, parameter.path) for name in patterns):
-            return 0.0
-        if "weight_decay" in parameter.settings:
-            return float(parameter.settings["weight_decay"] or 0.0)
-        return None
-
-    def _branch_decay(self, branch: str) -> float | None:
-        return self.weight_decay
 
     @property
     def slots(self) -> dict[str, list[Array | None]]:

@@ -9,11 +9,12 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from .counts import Call
-from .hyper_parameters import COMMON, HyperParameters
+from .hyper_parameters import HyperParameters
 from .kernels.clipping import Clipping
 from .kernels.layout import ACCUMULATED, AVERAGED, OVERWRITE
 from .kernels.registry import are_constant, take_rates
 from .plan import Plan
+from .signatures import COMMON
 
 MANY = 8
 """So many groups are worked out together, in NumPy."""

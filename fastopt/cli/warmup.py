@@ -88,7 +88,7 @@ def variants(kind: type[Optimizer]) -> Iterator[dict[str, Any]]:
     import inspect
     import itertools
 
-    from fastopt.hyper_parameters import COMMON
+    from fastopt.signatures import COMMON
 
     choices: dict[str, tuple[Any, ...]] = {}
     for name, parameter in inspect.signature(kind).parameters.items():

@@ -6,10 +6,10 @@ import math
 from typing import Any, ClassVar
 
 from .. import optimizers as modern
-from ..hyper_parameters import Coefficient
 from ..kernels.rules.adagrad import AdagradScalars, OutsideAdagradScalars
 from ..kernels.rules.rmsprop import OutsideRMSpropScalars, RMSpropScalars
 from ..kernels.rules.sgd import MomentumScalars, NesterovScalars
+from ..signatures import Coefficient
 from .base import LegacyOptimizer
 
 

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..hyper_parameters import Rate, bind, common_arguments, without_axes
+from ..hyper_parameters import without_axes
 from ..kernels.clipping import STEEP
 from ..optimizer import Optimizer
 from ..parameters import Array, check_number
+from ..signatures import Rate, bind, common_arguments
 from .backend import FloatVariable, IntVariable
 from .weights import Entry, assign, entries, read
 

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import keras
 
-from ..hyper_parameters import COMMON, takes_step
+from ..hyper_parameters import takes_step
 from ..optimizer import Optimizer
 from ..parameters import check_count
+from ..signatures import COMMON
 from ._keras import count_of, rate_of
 from .fused import KEPT_BY_KERAS, Fused
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Unpack
 
-from ..hyper_parameters import Common, Range, Rate, hyper_parameters
 from ..kernels import adafactor  # noqa: F401  (registers the rule)
 from ..kernels.rules.adafactor import AdafactorSettings
 from ..optimizer import Optimizer
 from ..parameters import Parameter
+from ..signatures import Common, Range, Rate, hyper_parameters
 
 _NotNegative = Annotated[float, Range(0.0)]
 

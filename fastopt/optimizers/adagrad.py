@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Unpack
 
-from ..hyper_parameters import Coefficient, Common, NotNegative, Range, Rate, hyper_parameters
 from ..kernels.rules.adagrad import AdagradScalars
 from ..optimizer import Optimizer
+from ..signatures import Coefficient, Common, NotNegative, Range, Rate, hyper_parameters
 
 
 class Adagrad(Optimizer):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from ..hyper_parameters import Coefficient, Common, CommonButDecay, Fraction, NotNegative, Rate, hyper_parameters
 from ..kernels.rules.adam import AdamSettings, AmsgradSettings
 from ..optimizer import Optimizer
+from ..signatures import Coefficient, Common, CommonButDecay, Fraction, NotNegative, Rate, hyper_parameters
 
 
 class Adam(Optimizer):

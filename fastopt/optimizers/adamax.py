@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from ..hyper_parameters import Coefficient, Common, Fraction, NotNegative, Rate, hyper_parameters
 from ..kernels.rules.adamax import AdamaxSettings
 from ..optimizer import Optimizer
+from ..signatures import Coefficient, Common, Fraction, NotNegative, Rate, hyper_parameters
 
 
 class Adamax(Optimizer):

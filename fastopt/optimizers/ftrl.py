@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Unpack
 
-from ..hyper_parameters import Common, Number, Range, Rate, hyper_parameters
 from ..kernels.rules.ftrl import FtrlSettings, PowerFtrlSettings
 from ..optimizer import Optimizer
+from ..signatures import Common, Number, Range, Rate, hyper_parameters
 
 _Strength = Annotated[float, Range(0.0)]
 

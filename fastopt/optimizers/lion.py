@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from ..hyper_parameters import Coefficient, Common, Rate, Share, hyper_parameters
 from ..kernels.rules.lion import LionScalars
 from ..optimizer import Optimizer
+from ..signatures import Coefficient, Common, Rate, Share, hyper_parameters
 
 
 class Lion(Optimizer):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from ..hyper_parameters import Coefficient, Fraction, NotNegative, Number, Range, Rate, Share, hyper_parameters
 from ..kernels.muon import MuonScalars
 from ..kernels.rules.adam import AdamSettings
 from ..optimizer import Optimizer
 from ..parameters import Parameter, check_pattern
+from ..signatures import Coefficient, Fraction, NotNegative, Number, Range, Rate, Share, hyper_parameters
 
 _Size = Annotated[float, Range(0.0)]
 

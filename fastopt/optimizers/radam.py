@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Unpack
 
-from ..hyper_parameters import Coefficient, Common, Fraction, NotNegative, Rate, hyper_parameters
 from ..kernels.rules.radam import RAdamSettings
 from ..optimizer import Optimizer
+from ..signatures import Coefficient, Common, Fraction, NotNegative, Rate, hyper_parameters
 
 
 class RAdam(Optimizer):

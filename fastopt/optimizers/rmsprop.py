@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from ..hyper_parameters import Coefficient, Common, NotNegative, Rate, Share, hyper_parameters
 from ..kernels.rules.rmsprop import (
     CenteredMomentumRMSpropScalars,
     CenteredRMSpropScalars,
@@ -12,6 +11,7 @@ from ..kernels.rules.rmsprop import (
     RMSpropScalars,
 )
 from ..optimizer import Optimizer
+from ..signatures import Coefficient, Common, NotNegative, Rate, Share, hyper_parameters
 
 
 class RMSprop(Optimizer):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Unpack
 
-from ..hyper_parameters import Coefficient, Common, Fraction, NotNegative, Range, Rate, hyper_parameters
 from ..kernels.rules.schedule_free_adamw import ScheduleFreeAverageScalars, ScheduleFreeSettings
 from ..optimizer import Optimizer
+from ..signatures import Coefficient, Common, Fraction, NotNegative, Range, Rate, hyper_parameters
 
 _Divisor = Annotated[Coefficient, Range(1e-8, 1.0, below=True)]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-from ..hyper_parameters import Coefficient, Common, Rate, Share, hyper_parameters
 from ..kernels.rules.sgd import MomentumScalars, NesterovScalars, SgdScalars
 from ..optimizer import Optimizer
+from ..signatures import Coefficient, Common, Rate, Share, hyper_parameters
 
 
 class SGD(Optimizer):

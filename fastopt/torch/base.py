@@ -10,9 +10,9 @@ import torch
 
 from .._torch import Scaled, found_inf_of, scale_of
 from ..counts import Call
-from ..hyper_parameters import hint
 from ..kernels.launch import one_call
 from ..kernels.locks import Lock
+from ..signatures import hint
 from ..steps.alone import alone
 from .averages import Averages
 from .backward import BackwardSteps

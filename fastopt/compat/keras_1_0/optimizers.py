@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...hyper_parameters import hyper_parameters
+from ...signatures import hyper_parameters
 from .. import algorithms, lookup
 from ..base import CLIPS, LegacyOptimizer
 

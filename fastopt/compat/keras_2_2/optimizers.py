@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from ...hyper_parameters import hyper_parameters
+from ...signatures import hyper_parameters
 from .. import algorithms, lookup
 from ..base import EPSILON, LegacyOptimizer
 

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ...hyper_parameters import hyper_parameters
 from ...parameters import Array
+from ...signatures import hyper_parameters
 from .. import algorithms, lookup
 from ..base import CLIPS, EPSILON, LegacyOptimizer
 
