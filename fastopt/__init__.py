@@ -10,7 +10,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import optimizers, schedules
+from . import _checkout, optimizers, schedules  # noqa: F401
 from .custom import register_rule
 from .flat import FlatBuffer, pack
 from .graphs import capture
@@ -39,7 +39,7 @@ __all__ = [
 ]
 __all__ += optimizers.__all__
 
-_ON_FIRST_USE = ("activations", "callbacks", "losses")
+_ON_FIRST_USE = ("activations", "callbacks", "compat", "keras", "losses", "torch")
 
 
 def __getattr__(name: str) -> Any:
@@ -49,4 +49,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ON_FIRST_USE})
+    return sorted({*__all__, *_ON_FIRST_USE, "__version__"})

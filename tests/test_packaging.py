@@ -192,6 +192,25 @@ def test_import_compiles_nothing(tmp_path):
     assert child(code, tmp_path) == "0\n"
 
 
+def test_a_checkout_can_be_imported_where_nothing_is_installed():
+    """Also where another version is: the folder of the checkout comes first."""
+    code = (
+        "import sys; sys.meta_path = [each for each in sys.meta_path if 'editable' not in str(each).lower()]\n"
+        "import fastopt, fastopt.kernels; print(fastopt.kernels.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()) == ROOT / "kernels" / "__init__.py"
+
+
+def test_what_is_public_is_listed():
+    code = (
+        "import fastopt\n"
+        "assert all(not name.startswith('_') or name == '__version__' for name in dir(fastopt)), dir(fastopt)\n"
+        "print(all(hasattr(fastopt, name) for name in dir(fastopt) if name not in ('keras', 'torch')))"
+    )
+    assert child(code, ROOT) == "True\n"
+
+
 def test_bare_kernels_is_refused():
     done = subprocess.run([sys.executable, "-c", "import kernels"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1

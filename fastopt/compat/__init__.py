@@ -18,9 +18,24 @@ Other releases differ from ``keras_2_2`` in what `arguments_for` takes care of, 
 
 """
 
+import importlib
+from typing import Any
+
 from .releases import DIFFERENCES, arguments_for, as_text
 from .weights import load_weights, weights_of
 
 __all__ = ["DIFFERENCES", "arguments_for", "load_weights", "weights_of"]
 
 __doc__ = f"{__doc__}{as_text()}\n"
+
+_ON_FIRST_USE = ("backend", "keras_1_0", "keras_2_2", "keras_2_3")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_FIRST_USE:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_ON_FIRST_USE})
