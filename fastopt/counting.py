@@ -23,7 +23,7 @@ class Counting:
     gradient_accumulation_steps: int | None
 
     def _start_counting(self) -> None:
-        """Nothing has been done."""
+        """Set all counts to zero."""
         self._counts = Counts()
 
     def _counters(self) -> dict[str, str]:

@@ -268,7 +268,7 @@ def _own_parts_of(t, tile, sums, dtype):
 
 @inlined_callee
 def square(g, s):
-    """What rows and columns have the means of."""
+    """Return g² + ε₁, of which the means over rows and over columns are kept."""
     return g * g + s.epsilon_1
 
 
@@ -347,7 +347,7 @@ def size_pass(first, last, handle, options):
 
 
 class Roots(NamedTuple):
-    """Of the second moments of a tile."""
+    """Roots of a tile's second moments, as factors: their products are √v."""
 
     rows: Any
     columns: Any
@@ -403,7 +403,7 @@ def _update_row(grad, root, columns, updates, scale, factor, limit, s):
 
 @callee
 def _update(grad, updates, scale, factor, limit, s):
-    """In the place of the roots of second moments."""
+    """Overwrite each root √v in ``updates`` by the update that it scales."""
     for i in range(grad.size):
         g = clip(grad[i] * scale * factor, -limit, limit)
         updates[i] = scaled(g, updates[i], s)
@@ -437,7 +437,7 @@ def _multiply_across(row_roots, column_roots, products, matrices, rows, columns)
 
 @callee
 def unsigned(matrices, rows, columns):
-    """So that loops vectorise: an index that might be negative is checked."""
+    """Cast to unsigned numbers: an index that cannot be negative is not checked, and loops vectorise."""
     return np.uint64(matrices), np.uint64(rows), np.uint64(columns)
 
 

@@ -156,7 +156,7 @@ def _is_laid_out(extents, strides, axes, records, start, nbytes):
 
 @callee
 def _is_usable(address, row, occupied):
-    """Whether there is memory at an address, aligned, and nobody else's."""
+    """Whether an address is not null, aligned, and outside of the occupied ranges."""
     return address != 0 and address % row.itemsize == 0 and not touches(occupied, address, address + row.nbytes)
 
 

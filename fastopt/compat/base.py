@@ -103,7 +103,7 @@ class LegacyOptimizer(Optimizer):
             self.initial_decay = self.decay  # asked for by programs, and by nothing else in releases without it
 
     def _check_clips(self, clips: list[str]) -> None:
-        """The releases took both."""
+        """Refuse nothing: the releases clip by norm, then by value."""
 
     @property
     def learning_rate(self) -> float:

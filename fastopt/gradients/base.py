@@ -284,7 +284,7 @@ class BaseGradients:
 
 
 def _frames_to_caller() -> int:
-    """How far above the function that calls this the one lies that called fastopt."""
+    """Return the ``stacklevel`` at which a warning shows the line that called fastopt."""
     package, level, frame = __name__.partition(".")[0], 1, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == package:
         level, frame = level + 1, frame.f_back

@@ -99,7 +99,7 @@ class Built(NamedTuple):
 
 
 def own(grads: list[Any], numbers: list[int] | None) -> list[Any]:
-    """An engine's gradients out of all."""
+    """Select an engine's gradients by the numbers of its parameters; None: all."""
     return grads if numbers is None else [grads[k] for k in numbers]
 
 

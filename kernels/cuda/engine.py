@@ -223,7 +223,7 @@ class Work:
         self._fixed: weakref.WeakSet[_Fixed] = weakref.WeakSet()
 
     def derived(self, chunks, addresses, terms=0, counters=0):
-        """A work over other chunks and addresses, for the same gradients and factors. What befalls this befalls it."""
+        """Make a work over other chunks and addresses, for the same gradients and factors: it is fixed and freed with this."""
         work = Work(
             self.shared, self.plan, chunks, addresses, self.gradients, self.layouts, terms, counters, origin=self
         )
