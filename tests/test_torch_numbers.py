@@ -246,7 +246,7 @@ def test_signature_is_torchs(name):
 
 def test_torchs_other_classes():
     """What torch tests, and fastopt does not have; SparseAdam takes nothing but sparse gradients."""
-    assert database().keys() - FROM_TORCH == {"ASGD", "LBFGS", "RAdam", "Rprop", "SparseAdam"}
+    assert database().keys() - FROM_TORCH == {"ASGD", "LBFGS", "Rprop", "SparseAdam"}
 
 
 @pytest.mark.parametrize("name", FROM_TORCH)

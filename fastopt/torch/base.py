@@ -221,7 +221,7 @@ class Fused(Options, Averages, Scaled):
         self._refuse_to_step_while_evaluating()
 
     def _ends(self) -> list[Call]:
-        """Return C functions to be called with the kernels, for what a step changes beside parameters and their state."""
+        """Return C functions to be called with the kernels: what a step changes beside parameters and their state."""
         return []
 
     def zero_grad(self, set_to_none: bool = True) -> None:

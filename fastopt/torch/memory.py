@@ -108,7 +108,7 @@ def as_array(name: str, tensor: torch.Tensor, place: Place) -> AnyArray:
 def kept(
     name: str, tensor: Any, parameter: Any, array: AnyArray, place: Place, without: int | None
 ) -> tuple[torch.Tensor, AnyArray]:
-    """Return a state tensor in the layout of ``array``, the parameter's, and its own array; a copy if it lay otherwise."""
+    """Return a state tensor that lies as ``array`` does, the parameter's, and its array; a copy if it lay otherwise."""
     shape, own = _shape_without(array.shape, without), local(parameter)
     found = local(tensor)
     if tuple(found.shape) != shape:

@@ -223,7 +223,7 @@ class Work:
         self._fixed: weakref.WeakSet[_Fixed] = weakref.WeakSet()
 
     def derived(self, chunks, addresses, terms=0, counters=0):
-        """Make a work over other chunks and addresses, for the same gradients and factors: it is fixed and freed with this."""
+        """Make a work over other chunks and addresses, of the same gradients: fixed and freed with this one."""
         work = Work(
             self.shared, self.plan, chunks, addresses, self.gradients, self.layouts, terms, counters, origin=self
         )
