@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -128,7 +129,9 @@ class Traffic:
 
     def __init__(self, side: Fastopt) -> None:
         case, parameters = side.case, max(1, side.case.parameters)
-        slots = sum(array.size for arrays in side.optimizer.slots.values() for array in arrays if array is not None)
+        slots = sum(
+            math.prod(array.shape) for arrays in side.optimizer.slots.values() for array in arrays if array is not None
+        )
         self.updated = 1 + round(slots / parameters)
         self.reads = case.rule.facts.reads + (case.options.clip is not None) + case.options.zero_grads
         self.bytes_per_parameter = case.itemsize * (1 + 2 * self.updated + self.reads)

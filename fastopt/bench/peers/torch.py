@@ -93,8 +93,8 @@ class OnTensors(OnArrays, Peer):
         for name, (key, factor) in self.names().items():
             state = [self.optimizer.state[tensor].get(key) for tensor in self.tensors]
             if all(each is not None for each in state):
-                found[name] = [factor * _array(each) for each in state]
-        return found | ({"average": [_array(tensor) for tensor in self._averages]} if self._averages else {})
+                found[name] = [factor * array_of(each) for each in state]
+        return found | ({"average": [array_of(tensor) for tensor in self._averages]} if self._averages else {})
 
     def names(self) -> dict[str, tuple[str, float]]:
         """fastopt's name of a slot → the optimizer's, and the factor between them."""
@@ -111,7 +111,7 @@ class OnTensors(OnArrays, Peer):
         ]
 
 
-def _array(tensor: Any) -> Any:
+def array_of(tensor: Any) -> Any:
     """Return NumPy's view of a tensor, or the tensor where it lies on a GPU."""
     tensor = tensor.detach()
     return tensor.numpy() if tensor.device.type == "cpu" else tensor
