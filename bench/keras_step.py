@@ -8,7 +8,6 @@ fast Keras's side is depends on where a process's allocator puts its intermediat
 line is the median of several processes, with the least and the greatest ratio.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -20,13 +19,12 @@ os.environ["KERAS_BACKEND"] = "torch"
 import keras
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from program import Report, parser_of
 
 import fastopt
 import fastopt.keras
 from fastopt.bench.measure import interleaved
-from fastopt.bench.result import Result
+from fastopt.bench.outcome import BUSY_STATUS, BusyError
 
 THREADS = 2
 GOAL = 8.0
@@ -80,39 +78,45 @@ def measure(name, options, shapes, rounds):
         return interleaved({label: lambda o=side[0]: o.apply(grads) for label, side in sides.items()}, rounds)
 
 
-def in_a_process(case, rounds):
-    """Seconds of a step, Keras's and ours, measured in a new process."""
+def in_processes(case, rounds, processes):
+    """Seconds of a step, Keras's and ours, each pair measured in a new process."""
     command = [sys.executable, __file__, "--case", str(case), "--rounds", str(rounds)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    found = []
+    for _ in range(processes):
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode == BUSY_STATUS:
+            raise BusyError(done.stdout.strip())
+        done.check_returncode()
+        found.append(json.loads(done.stdout))
+    return found
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--processes", type=int, default=5)
-    parser.add_argument("--results", metavar="FILE", help="Add the figures to this JSON file.")
-    parser.add_argument("--case", type=int, help="Measure one line here, and print it as JSON.")
+    parser = parser_of(__doc__, rounds=15, processes=5)
+    parser.add_argument("--case", type=int, help="measure one line here, and print it as JSON")
     arguments = parser.parse_args()
     if arguments.case is not None:
         name, options, model, _ = CASES[arguments.case]
         fastopt.set_num_threads(THREADS)
         torch.set_num_threads(THREADS)
-        print(json.dumps(measure(name, options, globals()[model](), arguments.rounds)))
+        try:
+            print(json.dumps(measure(name, options, globals()[model](), arguments.rounds)))
+        except BusyError as error:
+            print(error.reason)
+            raise SystemExit(BUSY_STATUS) from None
         return
-    table = Table("optimizer", "options", "variables", "fastopt ms", "keras / fastopt", "least", "most", "goal")
-    rows = []
+    report = Report("optimizer", "options", "variables", "fastopt ms", "keras / fastopt", "least", "most", "goal")
     for case, (name, options, model, goal) in enumerate(CASES):
-        found = [in_a_process(case, arguments.rounds) for _ in range(arguments.processes)]
+        shown = ", ".join(f"{key}={value}" for key, value in options.items())
+        found = report.attempt(f"{name} {shown}", in_processes, case, arguments.rounds, arguments.processes)
+        if found is None:
+            continue
         ratios = sorted(seconds["keras"] / seconds["fastopt"] for seconds in found)
         ours = statistics.median(seconds["fastopt"] for seconds in found) * 1e3
-        shown = ", ".join(f"{key}={value}" for key, value in options.items())
         median, least, most = statistics.median(ratios), ratios[0], ratios[-1]
-        numbers = [f"{number:.1f}" for number in (median, least, most)]
-        rows.append({"optimizer": name, "options": shown, "model": model, "speedup": median, "interval": [least, most]})
-        table.add_row(name, shown, model, f"{ours:.2f}", *numbers, str(goal or ""))
-    Console(width=120).print(table)
-    if arguments.results:
-        Result(arguments.results).update(keras=rows)
+        row = {"optimizer": name, "options": shown, "model": model, "speedup": median, "interval": [least, most]}
+        report.add(row, name, shown, model, f"{ours:.2f}", f"{median:.1f}", f"{least:.1f}", f"{most:.1f}", goal or "")
+    report.finish(arguments.results, "keras")
 
 
 if __name__ == "__main__":

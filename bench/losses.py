@@ -7,18 +7,14 @@ Sides are first checked to compute the same, then timed in turn, round by round;
 several ways, the fastest is the one compared with.
 """
 
-import argparse
-
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from program import Report, parser_of
 from torch.nn import functional
 
 import fastopt
 from fastopt import activations, losses
 from fastopt.bench.measure import interleaved
-from fastopt.bench.result import Result
 
 THREADS = 2
 GOALS = {"NumPy": 3.0, "torch": 1.0}
@@ -149,28 +145,22 @@ def check(sides):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--results", metavar="FILE", help="add the figures to this JSON file")
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__, rounds=9).parse_args()
     fastopt.set_num_threads(THREADS)
     torch.set_num_threads(THREADS)
-    table = Table("case", "shape", "fastopt ms", "peer", "peer ms", "ratio", "goal")
-    rows = []
+    report = Report("case", "shape", "fastopt ms", "peer", "peer ms", "ratio", "goal")
     for name, shape, sides, goals in cases():
         check(sides)
-        seconds = interleaved(sides, arguments.rounds)
+        seconds = report.attempt(name, interleaved, sides, arguments.rounds) or {}
         for ours in (label for label in seconds if label.startswith("fastopt")):
             for peer, goal in goals.items():
                 best = min((label for label in seconds if label.startswith(peer)), key=seconds.get)
-                ratio = seconds[best] / seconds[ours]
+                ratio, label = seconds[best] / seconds[ours], name + ours.removeprefix("fastopt")
                 figures = f"{1e3 * seconds[ours]:.2f}", best, f"{1e3 * seconds[best]:.2f}", f"{ratio:.2f}"
-                label = name + ours.removeprefix("fastopt")
-                rows.append({"case": label, "shape": list(shape), "peer": best, "speedup": ratio})
-                table.add_row(label, str(shape), *figures, str(goal) if goal and ours.endswith("out=") else "")
-    Console().print(table)
-    if arguments.results:
-        Result(arguments.results).update(losses=rows)
+                goal = goal if goal and ours.endswith("out=") else ""
+                row = {"case": label, "shape": list(shape), "peer": best, "speedup": ratio}
+                report.add(row, label, shape, *figures, goal)
+    report.finish(arguments.results, "losses")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """A step of fastopt.torch against the fastest of torch's fused, foreach and for-loop, interleaved, on the CPU.
 
-Prints ratios of medians, torch's over ours: above 1 fastopt is faster. All sides are first shown to compute the same.
-They are interleaved in two ways: in turns of some steps each, and step by step, where either finds the caches full of
-the other's data. ``with everything`` is clipping by the global norm, an average of the weights and zeroed gradients:
+Prints a table of ratios of medians, torch's over ours: above 1 fastopt is faster. All are first shown to compute the
+same. They are interleaved in two ways: in turns of some steps each, and step by step, where either finds the caches full of
+the other's data. ``everything`` is clipping by the global norm, an average of the weights and zeroed gradients:
 for torch `clip_grad_norm_`, `AveragedModel`'s multi-tensor update and `zero_grad`, for fastopt keywords.
 
     python bench/torch_step.py [--rounds 30] [--threads 2] [--only gpt2 …]
 """
 
-import argparse
+from program import Report, parser_of
 
 import fastopt.torch
 from fastopt.bench import cases
@@ -59,19 +59,20 @@ def compare(case, rounds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = parser_of(__doc__, rounds=30, threads=2)
     parser.add_argument("--only", nargs="*", default=list(WANTED), choices=WANTED)
     arguments = parser.parse_args()
     fastopt.set_num_threads(arguments.threads)
     cases.STACKS["everything"] = EVERYTHING
+    report = Report("model", "step", "peer", "in turns", "step by step", "wanted")
     for model in arguments.only:
         for stack, wanted in (("plain", WANTED), ("everything", WANTED_OF_EVERYTHING)):
-            fastest, in_turns, by_step = compare(cases.Case("adamw", model, stack=stack), arguments.rounds)
-            what = "the step alone" if stack == "plain" else "with everything"
-            figures = f"{in_turns:6.2f}x torch's {fastest}, step by step {by_step:6.2f}x (wanted {wanted[model]}x)"
-            print(f"{model:18} {what:16} {figures}", flush=True)
+            case = cases.Case("adamw", model, stack=stack)
+            if found := report.attempt(case.id, compare, case, arguments.rounds):
+                fastest, *ratios = found
+                row = {"case": case.id, "peer": fastest, "speedups": ratios}
+                report.add(row, model, stack, fastest, *(f"{ratio:.2f}" for ratio in ratios), wanted[model])
+    report.finish(arguments.results, "torch")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .contest import TURN_SECONDS, undisturbed
+from .contest import TURN_SECONDS, disturbance, undisturbed
+from .outcome import BusyError
 
 Call = Callable[[], object]
 
@@ -36,16 +37,26 @@ def interleaved(
         ``(call, repeats)`` → seconds per call, or a NamedTuple of what several clocks say, the slowest clock last.
     turn : float
         A round repeats a call until it lasts about so many seconds; at least once.
+
+    Raises
+    ------
+    BusyError
+        If rounds by a single clock show that other programs took part.
     """
     repeats = {}
     for name, call in calls.items():
         once = [seconds(call, 1) for _ in range(4)][-1]
         repeats[name] = max(1, round(turn / max(once[-1] if isinstance(once, tuple) else once, 1e-7)))
     samples: dict[Any, list[Any]] = {name: [] for name in calls}
+    began, had = time.perf_counter(), time.process_time()
     with undisturbed():
         for _ in range(rounds):
             for name, call in calls.items():
                 samples[name].append(seconds(call, repeats[name]))
+    share = (time.process_time() - had) / (time.perf_counter() - began)
+    alone = not any(isinstance(value, tuple) for values in samples.values() for value in values)
+    if alone and (reason := disturbance(samples, share)):
+        raise BusyError(reason)
     return {name: _median(values) for name, values in samples.items()}
 
 

@@ -19,6 +19,7 @@ class BusyError(Exception):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"not measured: the machine was busy: {reason}")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
