@@ -1,8 +1,8 @@
 """A step of fastopt.torch against the fastest of torch's fused, foreach and for-loop, interleaved, on the CPU.
 
 Prints a table of ratios of medians, torch's over ours: above 1 fastopt is faster. All are first shown to compute the
-same. They are interleaved in two ways: in turns of some steps each, and step by step, where either finds the caches full of
-the other's data. ``everything`` is clipping by the global norm, an average of the weights and zeroed gradients:
+same. They are interleaved in two ways: in turns of some steps each, and step by step, where either finds the caches
+full of the other's data. ``everything`` is clipping by the global norm, an average of the weights and zeroed gradients:
 for torch `clip_grad_norm_`, `AveragedModel`'s multi-tensor update and `zero_grad`, for fastopt keywords.
 
     python bench/torch_step.py [--rounds 30] [--threads 2] [--only gpt2 …]

@@ -15,7 +15,7 @@ from oracles import Oracle
 
 from fastopt import optimizers
 from fastopt.bench import check as checking
-from fastopt.bench.cases import QUICK, RECIPES, STACKS, TABLE, Case, matching
+from fastopt.bench.cases import QUICK, STACKS, TABLE, Case, matching
 from fastopt.bench.check import DisagreementError, Judge, check
 from fastopt.bench.contest import FEW_ROUNDS, Contest, disturbance
 from fastopt.bench.gates import Gate, Gates, baseline_of, baseline_path, read_gates
@@ -26,6 +26,7 @@ from fastopt.bench.peers import PEERS
 from fastopt.bench.picture import labels_of, picture_of, save_picture
 from fastopt.bench.problem import Problem
 from fastopt.bench.ratios import Ratio, geometric_mean, ratio_of
+from fastopt.bench.recipes import RECIPES
 from fastopt.bench.shapes import MODELS
 from fastopt.bench.sides import SLOW, SLOWED, Ceiling, Fastopt, Side, Traffic, averaging, own_of
 from fastopt.bench.surroundings import surroundings

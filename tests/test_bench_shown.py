@@ -10,11 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from fastopt.bench import measurement
-from fastopt.bench.cases import RECIPES, Case
+from fastopt.bench.cases import Case
 from fastopt.bench.measurement import ENOUGH, Measurement
 from fastopt.bench.outcome import BUSY_STATUS, BusyError, Outcome, read_outcome
 from fastopt.bench.peers import PEERS
 from fastopt.bench.ratios import Ratio
+from fastopt.bench.recipes import RECIPES
 from fastopt.cli import app
 from fastopt.cli.bench_report import show
 from fastopt.cli.report import make_console
@@ -214,8 +215,9 @@ def test_without_results_the_page_says_so_and_the_readme_stays(performance, read
 
 
 def test_gpu_runs_are_shown(performance, readme, tmp_path):
-    side = {"kernel_us": 1.0, "wall_us": 2.0, "bytes_per_parameter": 28, "fraction_of_copy": 0.93}
-    case = {"sides": {"fastopt": side, "torch": side}, "ratios": {"torch": {"kernel": 1.5, "wall": 1.25}}}
+    side = {"kernel_us": 1.0, "wall_us": 2.0}
+    ratios = {"torch fused": {"kernel": 1.5, "wall": 1.25}}
+    case = {"sides": {"fastopt": side, "torch fused": side}, "ratios": ratios, "fraction_of_copy": 0.93}
     run = {
         "date": "2026-01-02",
         "environment": {"gpu": {"name": "a GPU"}, "versions": {"torch": "2.13.0"}},
@@ -225,7 +227,7 @@ def test_gpu_runs_are_shown(performance, readme, tmp_path):
     performance.write(tmp_path, tmp_path / "docs", readme)
     page = (tmp_path / "docs" / "performance.md").read_text()
     assert "a GPU, 2026-01-02, torch 2.13.0" in page
-    assert "| Adam, 1e6 | 0.93 | torch 1.50 / 1.25 |" in page
+    assert "| Adam, 1e6 | 0.93 | torch fused 1.50 / 1.25 |" in page
     assert "1e9" not in page
 
 

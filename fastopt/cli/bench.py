@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -83,22 +83,20 @@ def bench(
 
 
 def planned(names: Sequence[str], models: Sequence[str], dtype: str, stack: str) -> list[Case]:
-    """The cases that the words of a command mean.
+    """Return the cases that the words of a command mean.
 
     Raises
     ------
     UsageError
         If a word means nothing.
     """
-    from fastopt.bench.cases import RECIPES, user_cases
+    from fastopt.bench.cases import user_cases
+    from fastopt.bench.recipes import RECIPES
     from fastopt.bench.shapes import MODELS
 
     from .runs import UsageError
 
-    recipes = [name.lower() for name in names] or list(RECIPES)
-    for name in recipes:
-        if name not in RECIPES:
-            raise UsageError(f"no case is called {name!r}; there are {', '.join(RECIPES)}")
+    recipes = _known(names, RECIPES, "case") or list(RECIPES)
     for name in models:
         if name not in MODELS and not _is_size(name):
             raise UsageError(f"--model takes a number of elements, or {', '.join(MODELS)}; got {name!r}")
@@ -113,25 +111,21 @@ def _is_size(text: str) -> bool:
 
 
 def planned_peers(text: str | None) -> list[str] | None:
-    """Names of peers, None for all.
-
-    Raises
-    ------
-    UsageError
-        If there is no such peer.
-    """
+    """Return names of peers, None for all; a UsageError says that there is no such peer."""
     from fastopt.bench.peers import PEERS
 
+    return None if text is None else [] if text == "none" else _known(text.split(","), PEERS, "peer")
+
+
+def _known(words: Sequence[str], names: Iterable[str], what: str) -> list[str]:
+    """Find words, in any case, among names."""
     from .runs import UsageError
 
-    if text is None or text == "none":
-        return None if text is None else []
-    by_lower_case = {name.lower(): name for name in PEERS}
-    names = [name.strip().lower() for name in text.split(",")]
-    for name in names:
-        if name not in by_lower_case:
-            raise UsageError(f"no peer is called {name!r}; there are {', '.join(PEERS)}, or none")
-    return [by_lower_case[name] for name in names]
+    by_lower_case = {name.lower(): name for name in names}
+    for word in words:
+        if word.strip().lower() not in by_lower_case:
+            raise UsageError(f"no {what} is called {word!r}; there are {', '.join(by_lower_case.values())}")
+    return [by_lower_case[word.strip().lower()] for word in words]
 
 
 def _measure(
