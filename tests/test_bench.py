@@ -13,7 +13,7 @@ import pytest
 from keras_reference import import_keras
 from oracles import Oracle
 
-from fastopt import optimizers
+from fastopt import optimizers, registry
 from fastopt.bench import check as checking
 from fastopt.bench.cases import QUICK, STACKS, TABLE, Case, matching
 from fastopt.bench.check import DisagreementError, Judge, check
@@ -26,7 +26,7 @@ from fastopt.bench.peers import PEERS
 from fastopt.bench.picture import labels_of, picture_of, save_picture
 from fastopt.bench.problem import Problem
 from fastopt.bench.ratios import Ratio, geometric_mean, ratio_of
-from fastopt.bench.recipes import RECIPES
+from fastopt.bench.recipes import RECIPES, _recipes
 from fastopt.bench.shapes import MODELS
 from fastopt.bench.sides import SLOW, SLOWED, Ceiling, Fastopt, Side, Traffic, averaging, own_of
 from fastopt.bench.surroundings import surroundings
@@ -55,6 +55,22 @@ def test_every_optimizer_has_a_recipe_without_being_told():
         "learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-18, "amsgrad": False,
     }  # fmt: skip
     assert RECIPES["adamw"].hyper == RECIPES["adam"].hyper | {"weight_decay": 0.01}
+
+
+class Newcomer(optimizers.Nadam):
+    """Nadam under another name, as an optimizer that is added one day."""
+
+
+def test_a_new_optimizer_is_measured_without_being_told(monkeypatch):
+    for name in ("_CLASSES", "_BUILT_IN"):
+        monkeypatch.setattr(registry, name, getattr(registry, name).copy())
+    registry.add(Newcomer, built_in=True)
+    found = dict(_recipes())
+    assert found.keys() - RECIPES.keys() == {"newcomer"}
+    monkeypatch.setitem(RECIPES, "newcomer", found["newcomer"])
+    case = Case("newcomer", "1e3")
+    assert case.rule.elementwise and not case.renews and case.rule.hyper["learning_rate"] == 1e-3
+    check(*sides_of(case, here(case)))
 
 
 def test_rules_say_what_they_are():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastopt.bench.cases import Case
+from fastopt.bench.result import Result
 
 BENCH = Path(__file__).parent.parent / "bench" / "gpu"
 CASES = "/1e4/|^adam/|lamb.*gpt2|adamw.*gpt2"
@@ -93,11 +94,10 @@ def bench(monkeypatch):
     import gpu
     import gpu_benchmark
     import gpu_machine
-    import gpu_result
     import gpu_sanitizer
 
     class Modules:
-        program, benchmark, machine, result, sanitizer = gpu, gpu_benchmark, gpu_machine, gpu_result, gpu_sanitizer
+        program, benchmark, machine, sanitizer = gpu, gpu_benchmark, gpu_machine, gpu_sanitizer
 
     return Modules
 
@@ -144,8 +144,8 @@ def test_bytes_of_the_largest_case_fit_the_gpus_they_are_meant_for(bench):
     assert 36e9 <= needed[0] <= max(needed) < 80e9
 
 
-def test_results_are_kept_section_by_section(bench, tmp_path):
-    kept = bench.result.Result(tmp_path / "folder" / "result.json")
+def test_results_are_kept_section_by_section(tmp_path):
+    kept = Result(tmp_path / "folder" / "result.json")
     kept.update(one=1, two=2)
     kept.update(two=3)
     assert kept.read() == {"one": 1, "two": 3}

@@ -16,12 +16,12 @@ import time
 import numpy as np
 import torch
 from gpu_machine import MACHINES
-from gpu_result import Result
 
 from fastopt.bench.cases import Case
 from fastopt.bench.check import STEPS, DisagreementError, check
 from fastopt.bench.measure import interleaved
 from fastopt.bench.peers.torch import Fused, array_of
+from fastopt.bench.result import Result
 from fastopt.bench.sides import Fastopt, Traffic
 
 CAPTURED = ", captured graph"

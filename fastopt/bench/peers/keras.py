@@ -31,9 +31,15 @@ class Keras(Peer):
         params, self._grads = problem.copies()
         self._variables = [keras.Variable(array, dtype=self.case.dtype) for array in params]
         self._tensors = [torch.from_numpy(grad) for grad in self._grads]
-        kind = getattr(keras.optimizers, self.case.rule.optimizer)
+        kind = getattr(self.optimizers(), self.case.rule.optimizer)
         self._optimizer = kind(**self.case.rule.hyper, **common_options(self.case))
         self._optimizer.build(self._variables)
+
+    def optimizers(self) -> Any:
+        """Return the module that has the classes."""
+        import keras
+
+        return keras.optimizers
 
     @classmethod
     def missing(cls) -> str | None:
