@@ -1,8 +1,7 @@
 """What is measured of every optimizer: derived from the classes that fastopt registers.
 
 A new optimizer needs nothing here. It is named by its class in lower case, with the defaults of its signature, but for
-`COMMON`; whether it is elementwise says its rule. `OTHERWISE` has what other hyper-parameters or facts an optimizer
-needs, `VARIANTS` those options that are kernels of their own.
+`COMMON`. `OTHERWISE` has what other hyper-parameters or facts an optimizer needs, `VARIANTS` those options that are kernels of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import registry
-from ..kernels.registry import RULES
 from ..optimizers import Adam
 
 RATE = 1e-3
@@ -29,6 +27,8 @@ SHARED = inspect.signature(Adam).parameters.keys() - {"learning_rate", "beta_1",
 class Facts(NamedTuple):
     """What an optimizer's class does not tell."""
 
+    elementwise: bool = True
+    """Whether no element's step depends on another's."""
     reads: int = 0
     """How many times an array as large as the parameters is read again, beyond one pass."""
     by_sign: bool = False
@@ -43,9 +43,9 @@ OTHERWISE: dict[str, tuple[dict[str, Any], Facts]] = {
     "AdamW": ({"weight_decay": 1e-2}, Facts()),
     "ScheduleFreeAdamW": ({"epsilon": 1e-8}, Facts()),
     "Lion": ({}, Facts(by_sign=True)),
-    "Lamb": ({}, Facts(reads=3)),
-    "Adafactor": ({}, Facts(reads=2)),
-    "Muon": ({"epsilon": 1e-7}, Facts(memory_bound=False, looser=100.0)),
+    "Lamb": ({}, Facts(elementwise=False, reads=3)),
+    "Adafactor": ({}, Facts(elementwise=False, reads=2)),
+    "Muon": ({"epsilon": 1e-7}, Facts(elementwise=False, memory_bound=False, looser=100.0)),
 }
 """Class → hyper-parameters and facts that differ."""
 
@@ -69,16 +69,17 @@ class Recipe:
         """Return fastopt's optimizer, not built."""
         return registry.find(self.optimizer)(**self.hyper, **options)
 
-    @cached_property
+    @property
     def elementwise(self) -> bool:
         """Whether no element's step depends on another's."""
-        rule = RULES[type(self.make()._scalars("", RATE, 1))]
-        return rule.engine is None and rule.first is None
+        return self.facts.elementwise
 
     @cached_property
     def slots(self) -> tuple[str, ...]:
         """The names of the rule's state."""
-        return tuple(self.make()._rule_slots(""))
+        optimizer = self.make()
+        optimizer.build([np.zeros((2, 2))])
+        return tuple(optimizer.slots)
 
     @cached_property
     def degenerates(self) -> bool:
