@@ -1,7 +1,8 @@
 """What is measured of every optimizer: derived from the classes that fastopt registers.
 
 A new optimizer needs nothing here. It is named by its class in lower case, with the defaults of its signature, but for
-`COMMON`. `OTHERWISE` has what other hyper-parameters or facts an optimizer needs, `VARIANTS` those options that are kernels of their own.
+`COMMON`. `OTHERWISE` has what other hyper-parameters or facts an optimizer needs, `VARIANTS` those options that are
+kernels of their own.
 """
 
 from __future__ import annotations
