@@ -31,7 +31,7 @@ help:
 	@echo 'make torture    a minute of interrupted steps: each must be whole or not done  (ARGS="--seconds 600")'
 	@echo 'make lint       ruff, mypy and import-linter'
 	@echo 'make bench      every optimizer against the memory and other libraries, as ratios that must hold'
-	@echo '                (ARGS="--cases gpt2"); bench-quick: a few; bench-baseline: keep the ratios;'
+	@echo '                (ARGS="--cases gpt2"); bench-quick: a few; bench-baseline: keep this processor'\''s ratios;'
 	@echo '                bench-results: all figures, into $(OUT); performance: docs/performance.md from them'
 	@echo 'make gpu        on a machine with a CUDA GPU: its tests, then fastopt against torch  (OUT=folder, ARGS=...)'
 	@echo 'make clean      remove .venv and everything built'
@@ -79,6 +79,7 @@ lint: $(DEV)
 	cd $(STAGE) && ../bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p fastopt
 	cd $(STAGE) && ../bin/lint-imports --no-logo --config $(CURDIR)/pyproject.toml
 
+# Exit status 75 of pytest: cases were not measured, as the machine was busy, and nothing else was wrong.
 # Peers are used in the newest versions that there are: optional, and not for the tests. Of large models, three take
 # part, the fastest as a rule: to set the others up and wait for them would take minutes.
 bench: $(PEERS)

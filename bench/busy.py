@@ -8,24 +8,21 @@ as many as are worth it. These, NumPy and torch take turns of many steps. The me
 step; the median hides the waits for a core, which are few and very long.
 """
 
-import argparse
 import contextlib
-import gc
 import statistics
 import subprocess
 import sys
 import time
 
-from rich.console import Console
-from rich.table import Table
+from program import Report, parser_of
 
 import fastopt
 from fastopt.bench.cases import Case
 from fastopt.bench.check import check
+from fastopt.bench.contest import undisturbed
 from fastopt.bench.peers.numpy import Numpy
 from fastopt.bench.peers.torch import Fused
 from fastopt.bench.problem import Problem
-from fastopt.bench.result import Result
 from fastopt.bench.sides import Fastopt
 
 TURN = 0.2
@@ -86,48 +83,35 @@ def turn(side, times):
 def measured(sides, seconds):
     """Label → mean and median of a step, all sides in turn."""
     times = {name: [] for name in sides}
-    gc.disable()
-    try:
+    with undisturbed():
         for k in range(max(2, round(seconds / TURN))):
             for name in list(sides)[:: -1 if k % 2 else 1]:  # whoever comes after threads that spin waits for them
                 turn(sides[name], times[name])
-    finally:
-        gc.enable()
     return {name: (statistics.fmean(each), statistics.median(each)) for name, each in times.items()}
 
 
-def rows_of(count, size, found):
-    """Ratios of one cell."""
-    unit = found[ONE][0]
-    best = min(found[ONE][0], found[ALL][0])
-    for name, (mean, median) in found.items():
-        ours = {"to_better": mean / best} if name == CHOSEN else {}
-        yield {"busy": count, "elements": size, "side": name, "mean": mean / unit, "median": median / unit, **ours}
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = parser_of(__doc__, seconds=4.0, threads=fastopt.get_num_threads())
     parser.add_argument("--busy", type=int, nargs="+", default=[0, 4, 12], help="how many processes compute beside it")
     parser.add_argument("--sizes", nargs="+", default=["1e5", "1e6"])
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each side")
-    parser.add_argument("--threads", type=int, default=fastopt.get_num_threads())
-    parser.add_argument("--results", metavar="FILE", help="add the figures to this JSON file")
     arguments = parser.parse_args()
-    table = Table("busy", "elements", "side", "mean", "median", "to the better", "goal", title="1 = mean on one thread")
-    rows = []
+    report = Report(
+        "busy", "elements", "side", "mean", "median", "to the better", "goal", title="1 = mean on one thread"
+    )
     for size in arguments.sizes:
         sides = sides_of(size, arguments.threads)
         for count in arguments.busy:
             with busy(count):
-                rows += rows_of(count, size, measured(sides, arguments.seconds))
-    for row in rows:
-        ratio = row.get("to_better")
-        figures = f"{row['mean']:.2f}", f"{row['median']:.2f}"
-        judged = (f"{ratio:.2f}", f"{GOAL}" if row["busy"] else "") if ratio else ("", "")
-        table.add_row(str(row["busy"]), row["elements"], row["side"], *figures, *judged)
-    Console().print(table)
-    if arguments.results:
-        Result(arguments.results).update(busy=rows)
+                found = measured(sides, arguments.seconds)
+            unit, best = found[ONE][0], min(found[ONE][0], found[ALL][0])
+            for name, (mean, median) in found.items():
+                row = {"busy": count, "elements": size, "side": name, "mean": mean / unit, "median": median / unit}
+                judged = ()
+                if name == CHOSEN:
+                    row["to_better"] = mean / best
+                    judged = f"{mean / best:.2f}", GOAL if count else ""
+                report.add(row, count, size, name, f"{mean / unit:.2f}", f"{median / unit:.2f}", *judged)
+    report.finish(arguments.results, "busy")
 
 
 if __name__ == "__main__":

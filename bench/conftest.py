@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from fastopt.bench.cases import QUICK, TABLE, matching
-from fastopt.bench.gates import read_gates
+from fastopt.bench.gates import baseline_path, read_gates
 from fastopt.bench.measurement import ENOUGH
+from fastopt.bench.outcome import BUSY_STATUS
 from fastopt.bench.result import Result
 from fastopt.bench.sides import SLOW
 from fastopt.bench.surroundings import surroundings
 
 BENCH = Path(__file__).parent
+BASELINES = BENCH / "baselines"
 
 
 def pytest_addoption(parser):
@@ -23,31 +25,35 @@ def pytest_addoption(parser):
     group.addoption("--seconds", type=float, default=1.7, help="what the rounds of a case may take, about")
     group.addoption("--peers", metavar="NAME,...", help="only these; 'none' for none")
     group.addoption("--fewer-peers", action="store_true", help=f"{ENOUGH} in large cases, the fastest as a rule")
-    group.addoption(
-        "--baseline", default=BENCH / "baseline.json", metavar="FILE", help="ratios of earlier runs, or none"
-    )
+    group.addoption("--baseline", metavar="FILE", help="ratios of earlier runs, or none; default: this processor's")
     group.addoption("--results", metavar="FILE", help="write all figures there, as JSON")
+    group.addoption(
+        "--busy",
+        choices=("fail", "pass", "ignore"),
+        default="fail",
+        help=f"where other programs disturb cases: exit status {BUSY_STATUS}, or 0, or judge them all the same",
+    )
 
 
 class Run:
     """What the options say, and what has been measured."""
 
     def __init__(self, config):
-        self._config = config
-        self.quick = config.getoption("quick")
-        self.seconds = config.getoption("seconds")
-        named = config.getoption("peers") or ("torch fused,NumPy" if self.quick else None)
+        self.option = config.getoption
+        self.quick = self.option("quick")
+        self.seconds = self.option("seconds")
+        named = self.option("peers") or ("torch fused,NumPy" if self.quick else None)
         self.peers = named and [name for name in named.split(",") if name != "none"]
+        self.fewer_peers = self.option("fewer_peers") and self.peers is None
+        self.baseline = Path(self.option("baseline") or baseline_path(BASELINES, surroundings()))
         gates = BENCH / ("gates-quick.toml" if self.quick else "gates.toml")
-        self.fewer_peers = config.getoption("fewer_peers") and self.peers is None
-        baseline = "none" if self.quick else config.getoption("baseline")
-        self.gates = read_gates(gates, Path(baseline))
-        self.outcomes = []
+        self.gates = read_gates(gates, Path("none") if self.quick else self.baseline)
+        self.outcomes, self.busy, self.mean_failure = [], {}, None
 
     @property
     def cases(self):
         """Those to measure."""
-        return matching(QUICK if self.quick else TABLE.values(), self._config.getoption("cases"))
+        return matching(QUICK if self.quick else TABLE.values(), self.option("cases"))
 
     def most_peers(self, case):
         """How many may take part in a case; None for all."""
@@ -58,16 +64,30 @@ class Run:
         """Whether all cases of the full table have been measured, with the fastest peers that there are."""
         return not self.quick and len(self.outcomes) == len(TABLE) and self.peers is None
 
-    def finish(self):
-        """Write what was asked for; what is wrong with the run as a whole."""
-        if path := self._config.getoption("results"):
+    def finish(self, status):
+        """Write what was asked for, judge the run as a whole; its exit status, given that of its cases."""
+        if (path := self.option("results")) and self.outcomes:
             Result(path).update(
                 format=1,
                 date=datetime.date.today().isoformat(),
                 surroundings=surroundings(),
                 cases=[outcome.to_json() for outcome in self.outcomes],
+                not_measured=self.busy,
             )
-        return self.gates.mean_failure(self.outcomes) if self.is_whole else None
+        self.mean_failure = self.gates.mean_failure(self.outcomes) if self.is_whole else None
+        if self.mean_failure:
+            return pytest.ExitCode.TESTS_FAILED
+        return BUSY_STATUS if status == pytest.ExitCode.OK and self.busy and self.option("busy") == "fail" else status
+
+    def notes(self):
+        """Sentences below the table."""
+        if not (self.quick or self.baseline.exists() or self.option("baseline")):
+            name = self.baseline.name
+            yield f"no baseline of this processor: gates alone count; make bench-baseline makes one, {name}"
+        if self.fewer_peers and any(outcome.case.is_large for outcome in self.outcomes):
+            yield f"in large cases {ENOUGH} peers take part; make bench-results has all"
+        if os.environ.get(SLOW):
+            yield f"{SLOW}={os.environ[SLOW]}: steps of that optimizer were slow on purpose"
 
 
 def pytest_configure(config):
@@ -91,23 +111,18 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 
 def pytest_sessionfinish(session):
-    run = session.config.fastopt_run
-    run.mean_failure = run.finish() if run.outcomes else None
-    if run.mean_failure:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    session.exitstatus = session.config.fastopt_run.finish(session.exitstatus)
 
 
 def pytest_terminal_summary(terminalreporter, config):
     run = config.fastopt_run
-    if not run.outcomes:
+    if not run.outcomes and not run.busy:
         return
-    from fastopt.cli.bench_report import outcome_table, show
+    from fastopt.cli.bench_report import show
     from fastopt.cli.report import make_console
 
-    show(make_console(), outcome_table(run.outcomes), run.outcomes)
-    if run.fewer_peers and any(outcome.case.is_large for outcome in run.outcomes):
-        terminalreporter.write_line(f"in large cases {ENOUGH} peers take part; make bench-results has all")
-    if os.environ.get(SLOW):
-        terminalreporter.write_line(f"{SLOW}={os.environ[SLOW]}: steps of that optimizer were slow on purpose")
+    show(make_console(), run.outcomes, run.busy)
+    for sentence in run.notes():
+        terminalreporter.write_line(sentence)
     if run.mean_failure:
         terminalreporter.write_line(f"FAILED {run.mean_failure}", red=True)

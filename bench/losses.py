@@ -3,22 +3,18 @@
     python bench/losses.py
 
 Without out= the result is a new array, whose memory the system has to provide: more work than the loss, if it is large.
-Sides are first checked to compute the same, then timed in turn, round by round; the median counts. Where NumPy or torch
-has several ways, the fastest is the one compared with.
+Sides are first checked to compute the same, then timed in turn, round by round; the median counts. Where torch has
+several ways, the fastest is the one compared with.
 """
-
-import argparse
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
+from program import Report, parser_of
 from torch.nn import functional
 
 import fastopt
 from fastopt import activations, losses
 from fastopt.bench.measure import interleaved
-from fastopt.bench.result import Result
 
 THREADS = 2
 GOALS = {"NumPy": 3.0, "torch": 1.0}
@@ -27,53 +23,26 @@ GOALS = {"NumPy": 3.0, "torch": 1.0}
 LARGE, SMALL = (65_536, 1_000), (4_096, 1_000)
 
 
-class SoftmaxInNumpy:
-    """Softmax and crossentropy of labels in plain NumPy, in buffers that are allocated once."""
+def softmax_in_numpy(logits, labels, rows=128):
+    """Softmax and crossentropy of labels in plain NumPy, for as many rows at a time as stay in a core's cache."""
+    out, columns = np.empty_like(logits), np.empty((len(labels), 1), logits.dtype)
+    share = out.dtype.type(1 / len(labels))
 
-    def __init__(self, logits, labels):
-        self.logits, self.labels = logits, labels
-        self.at_label = np.arange(len(labels)), labels
-        self.work = np.empty_like(logits)
-        self.column = np.empty((len(labels), 1), logits.dtype)
-
-    def by_division(self):
-        """The whole array, step by step; the loss from the probabilities' logarithms."""
-        self._exponentials(self.logits, self.work)
-        np.divide(self.work, self.column, out=self.work)
-        value = -np.log(self.work[self.at_label]).mean()
-        return value, self._slopes()
-
-    def by_factor(self):
-        """Likewise, with a product where the other divides by the sum and by the batch's size."""
-        self._exponentials(self.logits, self.work)
-        value = -np.log(self.work[self.at_label] / self.column[:, 0]).mean()
-        np.multiply(self.work, 1 / (len(self.labels) * self.column), out=self.work)
-        self.work[self.at_label] -= self.work.dtype.type(1 / len(self.labels))
-        return value, self.work
-
-    def in_blocks(self, rows=128):
-        """Likewise, for as many rows at a time as stay in a core's cache."""
-        total, share = 0.0, self.work.dtype.type(1 / len(self.labels))
-        for start in range(0, len(self.labels), rows):
-            block = slice(start, start + rows)
-            work, column, labels = self.work[block], self.column[block], self.labels[block]
-            np.subtract(self.logits[block], np.max(self.logits[block], axis=1, keepdims=True, out=column), out=work)
+    def in_blocks():
+        total = 0.0
+        for start in range(0, len(labels), rows):
+            work, column, own = (each[start : start + rows] for each in (out, columns, labels))
+            given = logits[start : start + rows]
+            np.subtract(given, np.max(given, axis=1, keepdims=True, out=column), out=work)
             np.exp(work, out=work)
             np.sum(work, axis=1, keepdims=True, out=column)
-            at_label = self.at_label[0][: len(labels)], labels
+            at_label = np.arange(len(own)), own
             total -= np.log(work[at_label] / column[:, 0]).sum(dtype=np.float64)
             np.multiply(work, share / column, out=work)
             work[at_label] -= share
-        return total / len(self.labels), self.work
+        return total / len(labels), out
 
-    def _exponentials(self, logits, work):
-        np.subtract(logits, np.max(logits, axis=1, keepdims=True, out=self.column), out=work)
-        np.exp(work, out=work)
-        np.sum(work, axis=1, keepdims=True, out=self.column)
-
-    def _slopes(self):
-        self.work[self.at_label] -= 1
-        return np.divide(self.work, len(self.labels), out=self.work)
+    return in_blocks
 
 
 class SoftmaxInTorch:
@@ -103,13 +72,11 @@ def softmax_sides(rng):
     """Label → a way to compute softmax with crossentropy and its gradient."""
     logits = rng.standard_normal(LARGE, dtype=np.float32)
     labels = rng.integers(0, LARGE[1], LARGE[0])
-    in_numpy, in_torch, out = SoftmaxInNumpy(logits, labels), SoftmaxInTorch(logits, labels), np.empty_like(logits)
+    in_torch, out = SoftmaxInTorch(logits, labels), np.empty_like(logits)
     return {
         "fastopt, out=": lambda: losses.softmax_crossentropy(logits, labels, out=out),
         "fastopt": lambda: losses.softmax_crossentropy(logits, labels),
-        "NumPy by division": in_numpy.by_division,
-        "NumPy by factor": in_numpy.by_factor,
-        "NumPy in blocks": in_numpy.in_blocks,
+        "NumPy in blocks": softmax_in_numpy(logits, labels),
         "torch autograd": in_torch.autograd,
         "torch by hand": in_torch.by_hand,
     }
@@ -178,28 +145,22 @@ def check(sides):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--results", metavar="FILE", help="add the figures to this JSON file")
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__, rounds=9).parse_args()
     fastopt.set_num_threads(THREADS)
     torch.set_num_threads(THREADS)
-    table = Table("case", "shape", "fastopt ms", "peer", "peer ms", "ratio", "goal")
-    rows = []
+    report = Report("case", "shape", "fastopt ms", "peer", "peer ms", "ratio", "goal")
     for name, shape, sides, goals in cases():
         check(sides)
-        seconds = interleaved(sides, arguments.rounds)
+        seconds = report.attempt(name, interleaved, sides, arguments.rounds) or {}
         for ours in (label for label in seconds if label.startswith("fastopt")):
             for peer, goal in goals.items():
                 best = min((label for label in seconds if label.startswith(peer)), key=seconds.get)
-                ratio = seconds[best] / seconds[ours]
+                ratio, label = seconds[best] / seconds[ours], name + ours.removeprefix("fastopt")
                 figures = f"{1e3 * seconds[ours]:.2f}", best, f"{1e3 * seconds[best]:.2f}", f"{ratio:.2f}"
-                label = name + ours.removeprefix("fastopt")
-                rows.append({"case": label, "shape": list(shape), "peer": best, "speedup": ratio})
-                table.add_row(label, str(shape), *figures, str(goal) if goal and ours.endswith("out=") else "")
-    Console().print(table)
-    if arguments.results:
-        Result(arguments.results).update(losses=rows)
+                goal = goal if goal and ours.endswith("out=") else ""
+                row = {"case": label, "shape": list(shape), "peer": best, "speedup": ratio}
+                report.add(row, label, shape, *figures, goal)
+    report.finish(arguments.results, "losses")
 
 
 if __name__ == "__main__":

@@ -24,15 +24,16 @@ INTRODUCTION = """# Performance
 
 Made by `make performance` from the files in [bench/results](../bench/results): change nothing here by hand.
 
-- All sides of a case are first shown to compute the same, state and averages included, as NumPy does in float64. Then
-  they take turns in every round, in rotating order, on copies of the same parameters and gradients, each at the
-  beginning of a cache line, and with as many threads. A figure is the median of the rounds' ratios.
+- All sides of a case are first shown to compute the same, state and averages included, as a judge in float64, which is
+  held against formulas from the papers. Then they take turns in every round, in rotating order, on copies of the same
+  parameters and gradients, each at the beginning of a cache line, and with as many threads. A figure is the median of
+  the rounds' ratios.
 - **The ceiling** is a plain loop over as many arrays as the step has to read and write, with one addition for each,
   started like a step; a pass over the gradients for their norm is a pass there too. Where all arrays fit into a cache
   it says what a launch costs, not what the memory does.
 - **Peers** are used in the fastest way that they have: torch fused, foreach and in a loop; optax compiled by XLA, with
-  donated buffers; Keras on torch; DeepSpeed's CPU kernels; NumPy in blocks that fit a cache. A speed-up is a peer's
-  time over fastopt's: below 1, the peer is faster.
+  donated buffers; Keras on torch; DeepSpeed's CPU kernels; NumPy in blocks that fit a cache (in newer runs
+  AdamW and momentum only). A speed-up is a peer's time over fastopt's: below 1, the peer is faster.
 - Threads wait as their libraries have them wait by default, unless `omp_wait_policy` below says otherwise.
 """
 
@@ -91,7 +92,7 @@ def slower(outcomes):
 
 def exceptions():
     """What the gates let pass, and why."""
-    gates = read_gates(BENCH / "gates.toml", BENCH / "baseline.json").gates
+    gates = read_gates(BENCH / "gates.toml", Path("none")).gates
     return "\n".join(
         f"- `{gate.cases}` against the {gate.against}, at least {gate.at_least:g}: {gate.cause}."
         for gate in gates
@@ -111,16 +112,17 @@ def missing(outcomes):
 
 def scaling(found):
     """Three tables."""
+    size = [(f"{row['elements']:,}", f"{row['cost']:.2f}", f"{row['ceiling_fraction']:.2f}") for row in found["size"]]
+    tensors, groups = (
+        [(f"{row[name]:,}", f"{row['cost']:.2f}") for row in found[name]] for name in ("tensors", "groups")
+    )
     parts = [
         "One array, AdamW: cost per element, relative to the smallest; and the fraction of the ceiling.\n",
-        table(
-            ["elements", "cost per element", "of the ceiling"],
-            [(f"{row['elements']:,}", f"{row['cost']:.2f}", f"{row['ceiling_fraction']:.2f}") for row in found["size"]],
-        ),
+        table(["elements", "cost per element", "of the ceiling"], size),
         "Tensors of 64 elements, AdamW: cost per tensor, relative to that among the most.\n",
-        table(["tensors", "cost per tensor"], [(f"{r['tensors']:,}", f"{r['cost']:.2f}") for r in found["tensors"]]),
+        table(["tensors", "cost per tensor"], tensors),
         "10,000 such tensors in groups with learning rates of their own: cost of a step, relative to one group.\n",
-        table(["groups", "cost of a step"], [(f"{row['groups']:,}", f"{row['cost']:.2f}") for row in found["groups"]]),
+        table(["groups", "cost of a step"], groups),
     ]
     return "\n".join(parts)
 
@@ -138,11 +140,10 @@ def start(found):
 
 def keras(rows):
     """One table."""
-    shown = [
-        (row["optimizer"], row["options"] or "–", row["model"], f"{row['speedup']:.1f}", "–".join(
-            f"{end:.1f}" for end in row["interval"]))
-        for row in rows
-    ]  # fmt: skip
+    shown = []
+    for row in rows:
+        interval = "–".join(f"{end:.1f}" for end in row["interval"])
+        shown.append((row["optimizer"], row["options"] or "–", row["model"], f"{row['speedup']:.1f}", interval))
     return table(["optimizer", "options", "variables", "speed-up over Keras's", "least–most"], shown)
 
 
@@ -177,9 +178,9 @@ def gpu_run(run):
     rows = []
     for name, case in run["benchmark"]["cases"].items():
         if "sides" in case:
-            fraction = case["sides"]["fastopt"]["fraction_of_copy"]
+            fraction = case["fraction_of_copy"]
             ratios = [f"{side} {ratio['kernel']:.2f} / {ratio['wall']:.2f}" for side, ratio in case["ratios"].items()]
-            rows.append((name, f"{fraction:.2f}", "; ".join(ratios)))
+            rows.append((name, f"{fraction:.2f}", "; ".join(ratios) or "–"))
     heading = f"{found['gpu']['name']}, {run['date']}, {versions}; `make gpu`.\n\n"
     return heading + table(["case", "of a copy's bandwidth", "speed-up over torch, kernel / wall time"], rows)
 

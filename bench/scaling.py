@@ -7,33 +7,36 @@ Costs are relative: per element, to those of the smallest array; per tensor, to 
 with one group.
 """
 
-import argparse
-
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from program import Report, parser_of
 
 import fastopt
 from fastopt.bench.cases import Case
 from fastopt.bench.measure import interleaved
 from fastopt.bench.measurement import TooLargeError, measure
-from fastopt.bench.result import Result
 
 SIZES = ("1e5", "1e6", "1e7", "3.2e7", "1e8", "3.2e8")
 TENSORS = (1, 10, 100, 1_000, 10_000)
 TENSOR = 64
 GROUPS = (1, 10, 100, 1_000)
+TITLES = {
+    "size": "elements of one array: cost per element",
+    "tensors": f"tensors of {TENSOR} elements: cost per tensor",
+    "groups": f"groups of {TENSORS[-1]:,} tensors: cost per step",
+}
 
 
-def by_size(largest, seconds):
+def by_size(report, largest, seconds):
     """AdamW on one array: cost per element, and the fraction of the ceiling."""
     for size in SIZES:
         if float(size) > largest:
             continue
         try:
-            found = measure(Case("adamw", size), seconds, [])
+            found = report.attempt(size, measure, Case("adamw", size), seconds, [])
         except TooLargeError as error:
             print(f"{size}: {error}", flush=True)
+            continue
+        if found is None:
             continue
         cost = found.seconds / found.case.parameters
         yield {"elements": found.case.parameters, "cost": cost, "ceiling_fraction": found.ceiling_fraction.value}
@@ -63,36 +66,22 @@ def by_groups(rounds):
     return [{"groups": count, "cost": seconds} for count, seconds in found.items()]
 
 
-def relative(rows, to=0):
-    """Costs relative to one of them."""
-    return [row | {"cost": row["cost"] / rows[to]["cost"]} for row in rows]
-
-
-def show(console, title, rows):
-    table = Table(*(name.replace("_", " ") for name in rows[0]), title=title)
-    for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else f"{value:.3f}" for value in row.values()))
-    console.print(table)
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--largest", type=float, default=3.2e8)
-    parser.add_argument("--seconds", type=float, default=3.0, help="for the rounds of a size")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--results", metavar="FILE", help="add the figures to this JSON file")
-    arguments = parser.parse_args()
-    found = {
-        "size": relative(list(by_size(arguments.largest, arguments.seconds))),
-        "tensors": relative(by_tensors(arguments.rounds), to=-1),
-        "groups": relative(by_groups(arguments.rounds)),
+    arguments = parser_of(__doc__, largest=3.2e8, seconds=3.0, rounds=15).parse_args()
+    report = Report("what", "number", "relative cost", "of the ceiling")
+    measured = {
+        "size": list(by_size(report, arguments.largest, arguments.seconds)),
+        "tensors": report.attempt("tensors", by_tensors, arguments.rounds),
+        "groups": report.attempt("groups", by_groups, arguments.rounds),
     }
-    console = Console(width=100)
-    show(console, "one array: cost per element", found["size"])
-    show(console, f"tensors of {TENSOR} elements: cost per tensor", found["tensors"])
-    show(console, f"{TENSORS[-1]:,} tensors in groups: cost per step", found["groups"])
-    if arguments.results:
-        Result(arguments.results).update(scaling=found)
+    found = {}
+    for what, rows in measured.items():
+        unit = rows and rows[-1 if what == "tensors" else 0]["cost"]
+        found[what] = [row | {"cost": row["cost"] / unit} for row in rows or ()]
+        for row in found[what]:
+            number, cost, *share = row.values()
+            report.add(row, TITLES[what], f"{number:,}", f"{cost:.3f}", *(f"{each:.3f}" for each in share))
+    report.finish(arguments.results, "scaling", found)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,13 @@
 python bench/start.py
 """
 
-import argparse
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 
-from fastopt.bench.result import Result
+from program import Report, parser_of
 
 SCRIPT = """
 import time; start = time.perf_counter()
@@ -40,15 +39,11 @@ def measured(processes):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--processes", type=int, default=7)
-    parser.add_argument("--results", metavar="FILE", help="add the figures to this JSON file")
-    arguments = parser.parse_args()
-    found = measured(arguments.processes)
+    arguments = parser_of(__doc__, processes=7).parse_args()
+    found, report = measured(arguments.processes), Report("what", "in times that `import numba` takes")
     for name, share in found.items():
-        print(f"{name.replace('_', ' ')}: {share:.2f} of the time that `import numba` takes")
-    if arguments.results:
-        Result(arguments.results).update(start=found)
+        report.add(name, name.replace("_", " "), f"{share:.2f}")
+    report.finish(arguments.results, "start", found)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 from fastopt.bench.check import DisagreementError
 from fastopt.bench.contest import undisturbed
 from fastopt.bench.measurement import Measurement
+from fastopt.bench.outcome import BusyError
 
 MORE_TIME = 2.0
 """Factor on the time of rounds that are played once more."""
@@ -36,6 +37,11 @@ def test_case(case, benchmark, run):
         outcome, failures = judged(case, benchmark, run)
     except DisagreementError as error:
         pytest.fail(str(error), pytrace=False)
+    except BusyError as error:
+        run.busy[case.id] = str(error)
+        benchmark.has_error = True  # so that pytest-benchmark keeps nothing of it, and shows nothing
+        benchmark.stats.stats.data.clear()
+        pytest.skip(str(error))
     benchmark.extra_info.update(outcome.summary(), missing=outcome.missing)
     run.outcomes.append(outcome)
     if failures:
@@ -46,17 +52,18 @@ def judged(case, benchmark, run):
     """The outcome, and what is too low in it. Arrays are gone afterwards, whatever a failure keeps alive."""
     measurement = Measurement(case, run.peers, run.most_peers(case))
     benchmark.group = f"{case.dtype} {case.model} {case.stack}"
-    outcome = first_outcome(measurement, benchmark, run.seconds)
+    even_if_busy = run.option("busy") == "ignore"
+    outcome = first_outcome(measurement, benchmark, run.seconds, even_if_busy)
     if run.gates.failures(outcome):
         if not case.is_large:  # how well arrays lie in the caches is chance: others are made beside them
             measurement = Measurement(case, run.peers, run.most_peers(case))
         contest = measurement.contest(MORE_TIME * run.seconds)
         contest.play()
-        outcome = measurement.outcome(contest)
+        outcome = measurement.outcome(contest, even_if_busy=even_if_busy)
     return outcome, run.gates.failures(outcome)
 
 
-def first_outcome(measurement, benchmark, seconds):
+def first_outcome(measurement, benchmark, seconds, even_if_busy):
     """Of rounds in which pytest-benchmark times our turns, and everybody else's follow."""
     contest = measurement.contest(seconds)
 
@@ -67,4 +74,4 @@ def first_outcome(measurement, benchmark, seconds):
     step = renewed_step if measurement.case.renews else measurement.step
     with undisturbed():
         benchmark.pedantic(step, teardown=contest.others, rounds=contest.rounds, iterations=contest.repeats)
-    return measurement.outcome(contest, benchmark.stats.stats.data)
+    return measurement.outcome(contest, benchmark.stats.stats.data, even_if_busy)

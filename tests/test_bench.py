@@ -11,22 +11,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from keras_reference import import_keras
+from oracles import Oracle
 
+from fastopt import optimizers, registry
 from fastopt.bench import check as checking
-from fastopt.bench.cases import QUICK, RECIPES, STACKS, TABLE, Case, matching
-from fastopt.bench.check import DisagreementError, check
-from fastopt.bench.contest import FEW_ROUNDS, Contest
-from fastopt.bench.gates import Gate, Gates, baseline_of, read_gates
+from fastopt.bench.cases import QUICK, STACKS, TABLE, Case, matching
+from fastopt.bench.check import DisagreementError, Judge, check
+from fastopt.bench.contest import FEW_ROUNDS, Contest, disturbance
+from fastopt.bench.gates import Gate, Gates, baseline_of, baseline_path, read_gates
 from fastopt.bench.measurement import Measurement, TooLargeError, chosen_peers, measure
 from fastopt.bench.memory import Memory
-from fastopt.bench.outcome import Outcome, mean_speedup, outcome_of
-from fastopt.bench.page import page
+from fastopt.bench.outcome import BUSY_STATUS, BusyError, Outcome, mean_speedup, outcome_of
 from fastopt.bench.peers import PEERS
 from fastopt.bench.picture import labels_of, picture_of, save_picture
 from fastopt.bench.problem import Problem
 from fastopt.bench.ratios import Ratio, geometric_mean, ratio_of
+from fastopt.bench.recipes import RECIPES, _recipes
 from fastopt.bench.shapes import MODELS
-from fastopt.bench.sides import SLOW, SLOWED, Ceiling, Fastopt, Side, Traffic
+from fastopt.bench.sides import SLOW, SLOWED, Ceiling, Fastopt, Side, Traffic, averaging, own_of
 from fastopt.bench.surroundings import surroundings
 
 ROOT = Path(__file__).parents[1]
@@ -39,10 +41,43 @@ pytestmark = pytest.mark.xdist_group("bench")
 
 def test_the_table_is_what_was_asked_for():
     assert len(TABLE) >= 55
-    assert sum(case.rule.memory_bound for case in TABLE.values()) >= 40
+    assert sum(case.rule.facts.memory_bound for case in TABLE.values()) >= 40
     assert {case.rule.optimizer for case in TABLE.values()} == {recipe.optimizer for recipe in RECIPES.values()}
     assert {case.stack for case in TABLE.values()} == set(STACKS)
     assert {case.model for case in TABLE.values()} >= {"1e3", "1e4", "1e5", "1e6", "3.2e7", *MODELS}
+
+
+def test_every_optimizer_has_a_recipe_without_being_told():
+    names = {kind.__name__ for kind in vars(optimizers).values() if isinstance(kind, type)} - {"LossScaleOptimizer"}
+    assert {recipe.optimizer for recipe in RECIPES.values()} == names
+    assert names == {RECIPES[name.lower()].optimizer for name in names}
+    assert RECIPES["adam"].hyper == {
+        "learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-18, "amsgrad": False,
+    }  # fmt: skip
+    assert RECIPES["adamw"].hyper == RECIPES["adam"].hyper | {"weight_decay": 0.01}
+
+
+class Newcomer(optimizers.Nadam):
+    """Nadam under another name, as an optimizer that is added one day."""
+
+
+def test_a_new_optimizer_is_measured_without_being_told(monkeypatch):
+    for name in ("_CLASSES", "_BUILT_IN"):
+        monkeypatch.setattr(registry, name, getattr(registry, name).copy())
+    registry.add(Newcomer, built_in=True)
+    found = dict(_recipes())
+    assert found.keys() - RECIPES.keys() == {"newcomer"}
+    monkeypatch.setitem(RECIPES, "newcomer", found["newcomer"])
+    case = Case("newcomer", "1e3")
+    assert case.rule.elementwise and not case.renews and case.rule.hyper["learning_rate"] == 1e-3
+    check(*sides_of(case, here(case)))
+
+
+def test_rules_say_what_they_are():
+    assert {name for name, recipe in RECIPES.items() if not recipe.elementwise} == {"lamb", "adafactor", "muon"}
+    assert [name for name in ("sgd", "adam", "rmsprop-centered-momentum") if RECIPES[name].degenerates] == [
+        "rmsprop-centered-momentum"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -119,8 +154,42 @@ SLOW_TO_COMPILE = {"adafactor", "muon"}
 def test_every_recipe_agrees_on_all_sides(recipe):
     case = Case(recipe, "1e3")
     problem, sides = sides_of(case, here(case))
-    assert "NumPy" in [side.name for side in sides]
+    assert ("NumPy" in [side.name for side in sides]) == (recipe in ("adam", "adamw", "sgd-momentum"))
     check(problem, sides)
+
+
+JUDGED = [
+    *(Case(recipe, "1e3") for recipe in RECIPES if recipe not in SLOW_TO_COMPILE),
+    *(Case("adamw", "1e3", stack=stack) for stack in STACKS if stack != "plain"),
+    Case("adamw", "465-groups", stack="all"),
+    *(pytest.param(Case(recipe, "1e3"), marks=pytest.mark.full) for recipe in SLOW_TO_COMPILE),
+]
+
+
+@pytest.mark.parametrize("case", JUDGED, ids=lambda case: case.id)
+def test_the_judge_is_right(case):
+    """It computes what the oracle does, which is written from the papers and knows nothing of fastopt."""
+    problem = Problem(case)
+    judge, stack = Judge(problem), case.options
+    options = {"loss_scale_factor": stack.scale, "global_clipnorm": stack.clip, **averaging(case)}
+    params, grads = ([array.astype(np.float64) for array in arrays] for arrays in (problem.params, problem.grads))
+    own = [own_of(case, k) for k in range(len(params))]
+    rate = case.rule.hyper["learning_rate"]
+    multipliers = {k: each["learning_rate"] / rate for k, each in enumerate(own) if each}
+    undecayed = [k for k, each in enumerate(own) if each and not each["weight_decay"]]
+    oracle = Oracle(
+        case.rule.optimizer, case.rule.hyper | options, params, undecayed=undecayed, multipliers=multipliers
+    )
+    for k in range(3):
+        judge.renew(k)
+        judge.step()
+        expected = oracle.apply([(-1) ** k * grad for grad in grads])
+    for found, wanted in (
+        (judge.params(), expected),
+        *((judge.slots()[name], oracle.slots[name]) for name in judge.slots()),
+    ):
+        for one, two in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.full
@@ -180,7 +249,7 @@ class Wrong(Fastopt):
 @pytest.mark.parametrize("what", ["parameters", "momentum", "velocity", "average"])
 def test_a_side_that_is_wrong_anywhere_is_found(what):
     problem = Problem(Case("adam", "1e6", stack="clip-ema"))
-    with pytest.raises(DisagreementError, match=f"wrong and NumPy in float64 disagree in {what}"):
+    with pytest.raises(DisagreementError, match=f"wrong and fastopt in float64 disagree in {what}"):
         check(problem, [Wrong(problem, what)])
 
 
@@ -219,8 +288,8 @@ def test_the_ceiling_reads_gradients_that_have_just_been_written():
 
 def test_who_cannot_take_part_is_told_why():
     taken, missing = chosen_peers(Case("ftrl", "1e3"), 3, ["torch fused", "optax", "DeepSpeed", "NumPy"])
-    assert taken == ["NumPy"]
-    assert all(reason for reason in missing.values()) and len(missing) == 3
+    assert taken == []
+    assert all(reason for reason in missing.values()) and len(missing) == 4
 
 
 def test_a_library_that_is_not_there_is_missing(monkeypatch):
@@ -232,9 +301,9 @@ def test_a_library_that_is_not_there_is_missing(monkeypatch):
 def test_only_so_many_take_part():
     pytest.importorskip("torch")
     names = ["torch fused", "DeepSpeed", "NumPy", "torch foreach"]
-    measurement = Measurement(Case("lamb", "1e3"), names, most_peers=1)  # which torch has not
-    assert measurement.missing.keys() == {"torch fused", "DeepSpeed", "torch foreach"}
-    taken, missing = chosen_peers(Case("sgd", "1e3"), 3, names, most_peers=2)
+    measurement = Measurement(Case("sgd-momentum", "1e3"), names, most_peers=1)
+    assert measurement.missing.keys() == set(names[1:])
+    taken, missing = chosen_peers(Case("sgd-momentum", "1e3"), 3, names, most_peers=2)
     assert taken == ["torch fused", "NumPy"]
     assert missing["torch foreach"] == "left out to save time: only 2 may take part"
 
@@ -353,26 +422,45 @@ def test_a_peer_that_is_far_behind_is_in_for_a_few_rounds():
     assert ratio_of(times["slow"], times["fastopt"]).value == pytest.approx(25)
 
 
-@pytest.mark.parametrize("share, found", [(0.3, "this process ran for only 30% of the time"), (0.9, None), (2.0, None)])
-def test_rounds_in_which_others_had_the_processors_are_no_measurement(share, found):
-    """A thread that always has something to do is on a processor all the time, unless somebody else is."""
+CALM = {"fastopt": [1.0, 1.1, 1.0, 1.2, 1.1, 1.0], "ceiling": [0.9] * 6}
+
+
+@pytest.mark.parametrize(
+    "rounds, share, found",
+    [
+        ({}, 2.0, None),
+        ({}, 0.9, None),
+        ({}, 0.3, "this process ran for only 30% of the time"),
+        ({"NumPy": [1.0, 1.0, 1.0, 50.0, 50.0]}, 2.0, "a quarter of NumPy's rounds took 50 times as long"),
+        ({"NumPy": [1.0, 1.0, 1.0, 1.0, 50.0]}, 2.0, None),  # one, which no median notices
+        ({"fastopt": [1.0, 1.0, 4.0, 4.0, 4.0, 1.0]}, 2.0, "the middle half of fastopt's rounds differ 4.0 times"),
+        ({"fastopt": [1.0, 1.0, 2.0, 2.0, 2.0, 1.0]}, 2.0, None),
+        ({"slow": [1.0, 1.0, 50.0]}, 2.0, None),  # too few rounds to tell, and they decide nothing
+    ],
+)
+def test_rounds_that_others_disturbed_are_told_by_their_times(rounds, share, found):
+    told = disturbance(CALM | rounds, share)
+    assert (told is None) == (found is None)
+    assert (told or "").startswith(found or "")
+
+
+def test_a_thread_that_waits_for_a_processor_is_noticed():
+    """The share of the rounds is time on processors over time that passed, both made up."""
     clock = Clock()
     sides = [Timed(name, clock, [0.02], []) for name in ("fastopt", "ceiling")]
-    rounds = Contest(sides[0], sides[1:], 0.1, clock, lambda: share * clock())
+    rounds = Contest(sides[0], sides[1:], 0.1, clock, lambda: 0.3 * clock())
     rounds.play()
-    assert rounds.disturbance() == found
+    assert rounds.share() == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize("late, found", [(2, "a quarter of ceiling's rounds took 50 times as long"), (1, None)])
-def test_rounds_that_differ_tenfold_are_no_measurement(late, found):
-    """Of five rounds two are late, or one, which no median notices."""
-    clock = Clock()
-    ours, ceiling = (Timed(name, clock, [0.02], []) for name in ("fastopt", "ceiling"))
-    rounds = Contest(ours, [ceiling], 0.1, clock, lambda: clock())
-    ceiling._seconds = itertools.chain([0.02] * (5 - late), itertools.repeat(1.0))
-    rounds.play()
-    assert (rounds.disturbance() or "").startswith(found or "")
-    assert (rounds.disturbance() is None) == (found is None)
+def test_a_disturbed_case_has_no_outcome(monkeypatch):
+    monkeypatch.setattr("fastopt.bench.measurement.disturbance", lambda times, share: "somebody sang")
+    measurement = Measurement(Case("sgd", "1e3"), [])
+    contest = measurement.contest(0.05)
+    contest.play()
+    with pytest.raises(BusyError, match="not measured: the machine was busy: somebody sang"):
+        measurement.outcome(contest)
+    assert measurement.outcome(contest, even_if_busy=True).ceiling_fraction is not None
 
 
 def test_our_times_may_come_from_somebody_else():
@@ -486,22 +574,37 @@ def test_the_mean_of_a_run():
     assert "4" in gates(mean=4.1).mean_failure(outcomes)
 
 
-def test_a_baseline_takes_whole_runs(tmp_path):
-    (tmp_path / "run.json").write_text(json.dumps({"cases": [outcome(torch=2.0).to_json()]}))
-    written = tmp_path / "baseline.json"
-    script = [sys.executable, str(BENCH / "baseline.py"), str(tmp_path / "run.json"), f"--out={written}"]
-    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
+def baseline(tmp_path, *cases, **facts):
+    """bench/baseline.py over one run with these cases."""
+    content = {"surroundings": {"processor": "A CPU @ 3 GHz (zen)", "threads": 4} | facts, "cases": cases}
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    script = [sys.executable, str(BENCH / "baseline.py"), str(tmp_path / "run.json"), f"--out={tmp_path}"]
+    return subprocess.run(script, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_baseline_takes_whole_runs_and_belongs_to_their_processor(tmp_path):
+    done = baseline(tmp_path, outcome(torch=2.0).to_json())
     assert done.returncode == 1 and "run.json is no whole run" in done.stderr
-    assert not written.exists()
     whole = [outcome(case_id, torch=2.0).to_json() for case_id in TABLE]
-    (tmp_path / "run.json").write_text(json.dumps({"cases": whole}))
-    subprocess.run(script, cwd=ROOT, check=True)
-    assert read_gates(BENCH / "gates.toml", written).baseline["adam/float32/1e4/plain/cpu"]["peer"] == 2.0
+    for threads in (4, 8):
+        assert baseline(tmp_path, *whole, threads=threads).returncode == 0
+        written = tmp_path / f"a-cpu-3-ghz-zen-{threads}-threads.json"
+        assert written == baseline_path(tmp_path, {"processor": "A CPU @ 3 GHz (zen)", "threads": threads})
+        assert read_gates(BENCH / "gates.toml", written).baseline["adam/float32/1e4/plain/cpu"]["peer"] == 2.0
+
+
+def test_baselines_are_where_their_processor_looks_for_them():
+    paths = list((BENCH / "baselines").glob("*.json"))
+    assert paths
+    for path in paths:
+        content = json.loads(path.read_text())
+        assert path == baseline_path(path.parent, content)
+        assert content["cases"].keys() <= TABLE.keys()
 
 
 @pytest.mark.parametrize("name", ["gates.toml", "gates-quick.toml"])
 def test_the_gates_of_the_repository_are_sound(name):
-    held = read_gates(BENCH / name, BENCH / "baseline.json")
+    held = read_gates(BENCH / name, Path("none"))
     cases = QUICK if "quick" in name else TABLE.values()
     for gate in held.gates:
         assert matching(cases, gate.cases), f"{gate.cases} matches no case"
@@ -530,29 +633,18 @@ def test_a_slowed_optimizer_takes_more_steps_and_no_other_does(monkeypatch):
 
 
 def quick_bench(tmp_path, *arguments, **environment):
-    """Two quick cases without peers, in a process of their own; exit status, output, and what it measured."""
+    """Quick cases without peers, in a process of their own; exit status, output, and what it measured."""
     file = tmp_path / "benchmark.json"
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        BENCH / "test_cases.py",
-    ]
-    command += ["--quick", "--seconds=0.3", "--peers=none", f"--benchmark-json={file}", *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command += [BENCH / "test_cases.py", "--seconds=0.3", "--peers=none", f"--benchmark-json={file}", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr, json.loads(file.read_text())
 
 
 def test_slow_steps_fail_the_benchmark_and_others_do_not(tmp_path):
-    status, output, recorded = quick_bench(
-        tmp_path, "--cases=^(adam|sgd-momentum)/float32/1e5", FASTOPT_BENCH_SLOW="adam"
-    )
+    cases = "--cases=^(adam|sgd-momentum)/float32/1e5"
+    status, output, recorded = quick_bench(tmp_path, "--quick", "--busy=ignore", cases, FASTOPT_BENCH_SLOW="adam")
     assert status == 1, output
     assert "1 failed, 1 passed" in output
     assert "adam/float32/1e5/plain/cpu against the ceiling" in output
@@ -567,12 +659,36 @@ def test_slow_steps_fail_the_benchmark_and_others_do_not(tmp_path):
 
 def test_without_the_slowing_the_benchmark_passes(tmp_path):
     results = tmp_path / "results.json"
-    status, output, recorded = quick_bench(tmp_path, "--cases=^adam/float32/1e5", f"--results={results}")
+    arguments = "--quick", "--busy=ignore", "--cases=^adam/float32/1e5", f"--results={results}"
+    status, output, recorded = quick_bench(tmp_path, *arguments)
     assert status == 0, output
     (kept,) = json.loads(results.read_text())["cases"]
     (benchmark,) = recorded["benchmarks"]
     assert benchmark["extra_info"]["bytes_per_parameter"] == kept["bytes_per_parameter"] == 28
     assert kept["microseconds"] == pytest.approx(1e6 * statistics.median(benchmark["stats"]["data"]), rel=0.5)
+
+
+PLUGIN = """
+from fastopt.bench import gates, measurement, surroundings
+reasons = iter(["somebody sang", None])
+measurement.disturbance = lambda times, share: next(reasons)
+surroundings.processor = lambda: "never seen"
+gates.Gates.failures = lambda self, outcome: []
+"""
+
+
+@pytest.mark.parametrize("how, expected", [("fail", BUSY_STATUS), ("pass", 0)])
+def test_a_disturbed_case_is_marked_and_left_out(tmp_path, how, expected):
+    """The first of two cases, by a made-up reason; on a processor without a baseline."""
+    (tmp_path / "made_up.py").write_text(PLUGIN)
+    arguments = "-p", "made_up", f"--busy={how}", "--cases=^(sgd|lion)/float32/1e4/"
+    status, output, recorded = quick_bench(tmp_path, *arguments, PYTHONPATH=str(tmp_path))
+    assert status == expected, output
+    assert "1 passed, 1 skipped" in output
+    assert "sgd/float32/1e4/plain/cpu: not measured: the machine was busy: somebody sang" in output
+    assert "1 of 2 cases not measured" in output
+    assert "no baseline of this processor: gates alone count; make bench-baseline makes one, never-seen-" in output
+    assert [each["name"] for each in recorded["benchmarks"]] == ["test_case[lion/float32/1e4/plain/cpu]"]
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------
@@ -586,14 +702,11 @@ def test_nothing_of_the_machine_but_what_matters():
     assert os.sep not in facts["processor"] + facts["system"]
 
 
-def test_picture_and_page(tmp_path):
+def test_the_picture(tmp_path):
     outcomes = [outcome(**{"torch fused": 1.5, "NumPy": 3.0}), outcome("lion/float32/1e6/plain/cpu", NumPy=0.5)]
     assert labels_of(outcomes) == ["adam", "lion"]
     save_picture(outcomes, tmp_path / "out.png", "title")
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
-    text = page(outcomes, {"threads": 2, "versions": {"numpy": "<2>"}}, "a & b")
-    assert "a &amp; b" in text and "&lt;2&gt;" in text
-    assert 'class="best slower"' in text and "lion/float32/1e6" in text
 
 
 def test_nothing_reaches_out_of_the_picture():

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fastopt.bench import contest
-from fastopt.bench.cases import RECIPES, Case
+from fastopt.bench import measurement
+from fastopt.bench.cases import Case
 from fastopt.bench.measurement import ENOUGH, Measurement
-from fastopt.bench.outcome import Outcome, read_outcome
-from fastopt.bench.page import page
+from fastopt.bench.outcome import BUSY_STATUS, BusyError, Outcome, read_outcome
 from fastopt.bench.peers import PEERS
 from fastopt.bench.ratios import Ratio
+from fastopt.bench.recipes import RECIPES
 from fastopt.cli import app
-from fastopt.cli.bench_report import outcome_table
+from fastopt.cli.bench_report import show
+from fastopt.cli.report import make_console
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,10 +31,15 @@ def run(*arguments):
 
 @pytest.fixture(autouse=True)
 def busy(monkeypatch):
-    """Whatever else runs on this machine, figures are shown; ``busy()``: as if too much did."""
-    monkeypatch.setattr(contest, "LEAST_SHARE", 0.0)
-    monkeypatch.setattr(contest, "TENFOLD", float("inf"))
-    return lambda: monkeypatch.setattr(contest, "LEAST_SHARE", float("inf"))
+    """Whatever else runs on this machine, figures are shown; ``busy(reasons)``: as if others disturbed cases so."""
+    found = iter([])
+    monkeypatch.setattr(measurement, "disturbance", lambda times, share: next(found, None))
+
+    def disturb(*reasons):
+        nonlocal found
+        found = iter(reasons)
+
+    return disturb
 
 
 QUICKLY = ("--model", "1e3", "--seconds", "0.1", "--peers", "numpy")
@@ -42,29 +48,44 @@ QUICKLY = ("--model", "1e3", "--seconds", "0.1", "--peers", "numpy")
 
 
 def test_a_table(tmp_path):
-    result = run("adam", "SGD-momentum", *QUICKLY, "--html", tmp_path / "out.html", "--plot", tmp_path / "out.png")
+    result = run("adam", "SGD-momentum", *QUICKLY, "--plot", tmp_path / "out.png")
     assert result.exit_code == 0, result.output
     assert re.search(r"adam/float32/1e3/plain +28 ", result.stdout)
     assert re.search(r"sgd-momentum/float32/1e3/plain +20 ", result.stdout)
     assert "NumPy" in result.stdout and "geometric mean" in result.stdout
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
-    assert "sgd-momentum" in (tmp_path / "out.html").read_text()
 
 
-@pytest.mark.parametrize("options", [[], ["--json"]])
-def test_on_a_busy_machine_there_are_no_figures(options, busy):
-    busy()
-    result = run("sgd", "lion", *QUICKLY, *options)
+def test_what_was_disturbed_has_no_figures_and_a_status_of_its_own(busy):
+    busy("somebody sang", None)
+    result = run("sgd", "lion", *QUICKLY)
+    assert result.exit_code == BUSY_STATUS
+    assert "sgd/float32/1e3/plain/cpu: not measured: the machine was busy: somebody sang" in result.stdout
+    assert "1 of 2 cases not measured: run them again" in result.stdout
+    assert not re.search(r"sgd/float32/1e3/plain +\d", result.stdout)
+    assert re.search(r"lion/float32/1e3/plain +20 ", result.stdout)
+
+
+def test_what_was_disturbed_is_left_out_of_the_mean(capsys):
+    calm = outcome(Case("adamw", "gpt2"), 2.0)
+    show(make_console(), [calm], {"adam/float32/1e3/plain/cpu": str(BusyError("somebody sang"))})
+    assert "geometric mean of the speed-ups over the fastest peer of each case: 2.00" in capsys.readouterr().out
+
+
+def test_a_failure_counts_for_more_than_a_disturbance(busy):
+    busy("somebody sang")
+    result = run("sgd", "--model", "1e11", *QUICKLY)
     assert result.exit_code == 1
-    assert result.stdout == ""
-    for name in ("sgd", "lion"):
-        assert f"{name}/float32/1e3/plain/cpu: no figures, as the machine is busy: this process ran" in result.output
+    assert "GB of memory" in result.output and "somebody sang" in result.output
 
 
-def test_slow_memory_is_not_shown_as_none():
-    found = Outcome(Case("adam", "10"), 1.0, 28, None)
-    assert list(outcome_table([found]).columns[2].cells) == ["2.8e-07"]
-    assert "<td>2.8e-07</td>" in page([found], {}, "")
+def test_json_of_what_was_disturbed(busy):
+    busy("somebody sang")
+    result = run("sgd", *QUICKLY, "--json")
+    assert result.exit_code == BUSY_STATUS
+    content = json.loads(result.stdout)
+    assert content["cases"] == []
+    assert content["not_measured"] == {"sgd/float32/1e3/plain/cpu": str(BusyError("somebody sang"))}
 
 
 def test_json_and_nothing_else():
@@ -84,7 +105,6 @@ def test_json_and_nothing_else():
         (["--model", "gpt3"], "--model takes a number of elements, or gpt2"),
         (["--model", "nan"], "--model takes"),
         (["--peers", "pytorch"], "no peer is called 'pytorch'; there are torch fused"),
-        (["--html", "no/such/folder/out.html"], "--html no/such/folder/out.html: cannot be written"),
         (["--plot", "out.doc"], "--plot takes a file that ends in"),
     ],
 )
@@ -195,8 +215,9 @@ def test_without_results_the_page_says_so_and_the_readme_stays(performance, read
 
 
 def test_gpu_runs_are_shown(performance, readme, tmp_path):
-    side = {"kernel_us": 1.0, "wall_us": 2.0, "bytes_per_parameter": 28, "fraction_of_copy": 0.93}
-    case = {"sides": {"fastopt": side, "torch": side}, "ratios": {"torch": {"kernel": 1.5, "wall": 1.25}}}
+    side = {"kernel_us": 1.0, "wall_us": 2.0}
+    ratios = {"torch fused": {"kernel": 1.5, "wall": 1.25}}
+    case = {"sides": {"fastopt": side, "torch fused": side}, "ratios": ratios, "fraction_of_copy": 0.93}
     run = {
         "date": "2026-01-02",
         "environment": {"gpu": {"name": "a GPU"}, "versions": {"torch": "2.13.0"}},
@@ -206,7 +227,7 @@ def test_gpu_runs_are_shown(performance, readme, tmp_path):
     performance.write(tmp_path, tmp_path / "docs", readme)
     page = (tmp_path / "docs" / "performance.md").read_text()
     assert "a GPU, 2026-01-02, torch 2.13.0" in page
-    assert "| Adam, 1e6 | 0.93 | torch 1.50 / 1.25 |" in page
+    assert "| Adam, 1e6 | 0.93 | torch fused 1.50 / 1.25 |" in page
     assert "1e9" not in page
 
 

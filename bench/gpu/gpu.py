@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 
 import gpu_sanitizer
-from gpu_result import Result, shown
 
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parents[1]
@@ -76,7 +75,7 @@ class Run:
 
     def note(self, command):
         """Keep a command line for the result."""
-        self.commands.append(shown(command))
+        self.commands.append(gpu_sanitizer.shown(command))
         self.result.update(commands=self.commands)
 
 
@@ -180,6 +179,9 @@ def main():
     began = time.monotonic()
     date = datetime.date.today().isoformat()
     settings = environment(arguments.build.resolve())
+    sys.path.insert(0, settings["PYTHONPATH"].partition(os.pathsep)[0])
+    from fastopt.bench.result import Result  # where nothing is installed, it is there only now
+
     found = surroundings(arguments.device, settings)
     gpu = found["gpu"] and found["gpu"]["name"]
     result = Result(new_file(arguments.out.resolve(), gpu, date))

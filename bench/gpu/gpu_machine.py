@@ -1,13 +1,19 @@
 """Where the GPU benchmark runs: on a GPU, timed by CUDA events; or on the CPU, only to try the program out."""
 
 import gc
+import math
 import time
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 import fastopt
 from fastopt.bench.measure import wall_seconds
+from fastopt.bench.problem import SAMPLE, Problem
+
+PIECE = 2**26
+"""Elements whose squares are summed at a time: they need no gigabytes of their own."""
 
 
 class Clocks(NamedTuple):
@@ -17,18 +23,45 @@ class Clocks(NamedTuple):
     wall: float
 
 
+class OnGpu(Problem):
+    """Parameters and gradients of a case as CUDA tensors."""
+
+    def __init__(self, case):
+        self.case = case
+        make = {"generator": torch.Generator("cuda").manual_seed(0), "device": "cuda"}
+        self.params, self.grads = ([torch.randn(shape, **make) for shape in case.shapes] for _ in range(2))
+
+    def copies(self):
+        return [param.clone() for param in self.params], [grad.clone() for grad in self.grads]
+
+    def renew(self, grads, k):
+        torch._foreach_copy_(grads, self.grads)
+        if k % 2:
+            torch._foreach_neg_(grads)
+
+    def norm(self):
+        pieces = (piece for grad in self.grads for piece in grad.flatten().split(PIECE))
+        return math.sqrt(sum(float(piece.double().square().sum()) for piece in pieces))
+
+    def sample(self, array, whole=False):
+        if isinstance(array, np.ndarray):
+            return super().sample(array, whole)
+        tensor = torch.as_tensor(array, device="cuda").detach()
+        if not whole and tensor.numel() > SAMPLE:
+            places = np.linspace(0, tensor.numel() - 1, SAMPLE).astype(np.int64)
+            tensor = tensor.reshape(-1)[torch.from_numpy(places).to("cuda")]
+        return tensor.cpu().numpy().astype(np.float64)
+
+
 class Gpu:
     """The current CUDA device."""
 
     device = "cuda"
+    problem = OnGpu
 
     def as_array(self, tensor):
         """What fastopt takes for a tensor: the tensor."""
         return tensor
-
-    def as_tensor(self, array):
-        """A tensor over the memory of one of fastopt's arrays."""
-        return torch.as_tensor(array, device=self.device)
 
     def free_bytes(self):
         """Memory that a case can have."""
@@ -53,15 +86,15 @@ class Gpu:
         wall = time.perf_counter() - start
         return Clocks(first.elapsed_time(last) / 1e3 / repeats, wall / repeats)
 
-    def captured(self, optimizer, grads):
-        """A function that replays a step of fastopt's as a CUDA graph."""
-        return fastopt.capture(optimizer, grads).replay
-
-    def captured_torch(self, step):
-        """A function that replays torch calls, which have run before, as a CUDA graph."""
+    def captured(self, side):
+        """A function that replays a side's step, which has run before, as a CUDA graph."""
+        if side.name == "fastopt":
+            return fastopt.capture(side.optimizer, side._grads).replay
+        for group in side.optimizer.param_groups:
+            group |= {"capturable": True} if "capturable" in group else {}
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            step()
+            side.step()
         return graph.replay
 
 
@@ -69,14 +102,11 @@ class Cpu:
     """A stand-in that runs every line but those that need a GPU. Its figures mean nothing."""
 
     device = "cpu"
+    problem = Problem
 
     def as_array(self, tensor):
         """A NumPy view of a tensor."""
         return tensor.detach().numpy()
-
-    def as_tensor(self, array):
-        """A tensor over the memory of a NumPy array."""
-        return torch.from_numpy(array)
 
     def free_bytes(self):
         """Memory that a case can have: small ones are all that runs here."""
@@ -90,13 +120,9 @@ class Cpu:
         wall = wall_seconds(call, repeats)
         return Clocks(wall, wall)
 
-    def captured(self, optimizer, grads):
+    def captured(self, side):
         """The step itself: there are no graphs."""
-        return lambda: optimizer.apply(grads)
-
-    def captured_torch(self, step):
-        """See `captured`."""
-        return step
+        return side.step
 
 
 MACHINES = {"cuda": Gpu, "cpu": Cpu}

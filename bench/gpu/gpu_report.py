@@ -6,7 +6,7 @@
 import os
 import time
 
-from gpu_result import Result
+from fastopt.bench.result import Result
 
 WRITE_SECONDS = 1.0
 

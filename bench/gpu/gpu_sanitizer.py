@@ -1,14 +1,14 @@
 """compute-sanitizer over a small run of every kind of kernel, where the tool is there and works."""
 
 import glob
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from gpu_result import shown
-
+ROOT = str(Path(__file__).resolve().parents[2])
 SMALL = str(Path(__file__).with_name("gpu_small.py"))
 TOOLS = {"memcheck": [], "racecheck": ["--without", "Muon"]}
 """Tool → arguments of the small run: races within cuBLAS, which multiplies Muon's matrices, are none of ours."""
@@ -16,6 +16,12 @@ TOOLS = {"memcheck": [], "racecheck": ["--without", "Muon"]}
 SECONDS = {"memcheck": 70, "racecheck": 60}
 FOUND = 86  # the exit status that the tool is to give where it found something
 TAIL = 2000
+
+
+def shown(command):
+    """A command line, without where this machine keeps Python and the checkout."""
+    parts = ("python3" if part == sys.executable else str(part) for part in command)
+    return " ".join(parts).replace(ROOT + os.sep, "")
 
 
 def program():

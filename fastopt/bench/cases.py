@@ -7,64 +7,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from .recipes import RECIPES, Recipe
 from .shapes import Shape, shapes_of
-
-RATE = 1e-3
-EPSILON = 1e-18
-"""Libraries add theirs in different places: where it counts for nothing, they agree."""
-
-
-class Recipe(NamedTuple):
-    """An optimizer with all hyper-parameters that count, in fastopt's words."""
-
-    optimizer: str
-    hyper: dict[str, Any]
-    elementwise: bool = True
-    """Whether no element's step depends on another's."""
-    reads: int = 0
-    """How many times an array as large as the parameters is read again, beyond one pass."""
-    degenerates: bool = False
-    """Whether the rule comes to divide by zero if it gets the same gradient for ever."""
-    by_sign: bool = False
-    """Whether a sign decides, so that a rounding may move an element by a whole step."""
-    memory_bound: bool = True
-
-
-def _adam(**rest: Any) -> dict[str, Any]:
-    return {"learning_rate": RATE, "beta_1": 0.9, "beta_2": 0.999, "epsilon": EPSILON} | rest
-
-
-def _rmsprop(**rest: Any) -> dict[str, Any]:
-    return {"learning_rate": RATE, "rho": 0.9, "momentum": 0.0, "epsilon": EPSILON, "centered": False} | rest
-
-
-def _sgd(**rest: Any) -> dict[str, Any]:
-    return {"learning_rate": RATE, "momentum": 0.0, "nesterov": False} | rest
-
-
-RECIPES = {
-    "sgd": Recipe("SGD", _sgd()),
-    "sgd-momentum": Recipe("SGD", _sgd(momentum=0.9)),
-    "sgd-nesterov": Recipe("SGD", _sgd(momentum=0.9, nesterov=True)),
-    "rmsprop": Recipe("RMSprop", _rmsprop()),
-    "rmsprop-centered-momentum": Recipe("RMSprop", _rmsprop(momentum=0.9, centered=True), degenerates=True),
-    "adagrad": Recipe("Adagrad", {"learning_rate": RATE, "initial_accumulator_value": 0.1, "epsilon": EPSILON}),
-    "adadelta": Recipe("Adadelta", {"learning_rate": 1.0, "rho": 0.95, "epsilon": 1e-7}),
-    "adam": Recipe("Adam", _adam(amsgrad=False)),
-    "adam-amsgrad": Recipe("Adam", _adam(amsgrad=True)),
-    "adamw": Recipe("AdamW", _adam(amsgrad=False, weight_decay=1e-2)),
-    "adamax": Recipe("Adamax", _adam()),
-    "nadam": Recipe("Nadam", _adam()),
-    "lion": Recipe("Lion", {"learning_rate": RATE, "beta_1": 0.9, "beta_2": 0.99}, by_sign=True),
-    "ftrl": Recipe("Ftrl", {"learning_rate": RATE, "initial_accumulator_value": 0.1}),
-    "schedulefreeadamw": Recipe("ScheduleFreeAdamW", _adam(epsilon=1e-8)),
-    "lamb": Recipe("Lamb", _adam(), elementwise=False, reads=3),
-    "adafactor": Recipe("Adafactor", {"learning_rate": RATE}, elementwise=False, reads=2),
-    "muon": Recipe("Muon", {"learning_rate": RATE}, elementwise=False, memory_bound=False),
-}
-"""All optimizers, in all variants that are kernels of their own."""
 
 CLIP, EMA, SCALE = 1.0, 0.99, 128.0
 
@@ -137,7 +83,7 @@ class Case:
     @property
     def groups(self) -> bool:
         """Whether every parameter has hyper-parameters of its own."""
-        return self.model == "465-groups"
+        return self.model.endswith("-groups")
 
     @property
     def renews(self) -> bool:

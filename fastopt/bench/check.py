@@ -1,4 +1,4 @@
-"""All sides compute the same, or nothing is timed."""
+"""The judge: fastopt in float64, which the tests hold against formulas from the papers; and whether all sides agree."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from .memory import Array
-from .peers.numpy import Judge
 from .problem import Problem
-from .sides import Side
+from .sides import Side, averaging, overrides_of, slots_of
 
 STEPS, LARGE_STEPS = 3, 2
 """Steps that are taken; of large cases fewer: there is nothing in them that small ones lack."""
@@ -28,12 +27,44 @@ for a hundred million elements."""
 ADDED_TO_NORM = 1e-6
 """Torch's `clip_grad_norm_` divides by so much more than the norm."""
 
-LOOSER = {"Muon": 100.0}
-"""Factor on the tolerance of rules that amplify rounding: iterated products of matrices do."""
-
 
 class DisagreementError(Exception):
     """A side computes something else than the others."""
+
+
+class Judge(Side):
+    """The rule alone in float64; of elementwise rules only the elements that are compared.
+
+    Gradients are unscaled and clipped here, by a norm of its own.
+    """
+
+    name = "fastopt in float64"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        stack, whole = self.case.options, not self.case.rule.elementwise
+        self._params, self._grads = (
+            [problem.sample(array, whole) for array in arrays] for arrays in (problem.params, problem.grads)
+        )
+        self._factor = 1.0 if stack.scale is None else 1 / stack.scale
+        if stack.clip is not None:
+            self._factor *= stack.clip / max(problem.norm() * self._factor, stack.clip)
+        self._optimizer = self.case.rule.make(**averaging(self.case))
+        self._optimizer.build(self._params, overrides=overrides_of(self.case))
+        self._sign = 1
+
+    def step(self) -> None:
+        self._optimizer.apply([self._sign * self._factor * grad for grad in self._grads])
+
+    def renew(self, k: int) -> None:
+        self._sign = (-1) ** k
+
+    def params(self) -> list[Array]:
+        return [self.problem.sample(array) for array in self._params]
+
+    def slots(self) -> dict[str, list[Array]]:
+        found = slots_of(self._optimizer)
+        return {name: [self.problem.sample(array) for array in arrays] for name, arrays in found.items()}
 
 
 def check(problem: Problem, sides: Sequence[Side]) -> None:
@@ -69,16 +100,16 @@ def _compare(problem: Problem, side: Side, judge: Judge) -> None:
 
 
 def _difference(problem: Problem, one: Array, two: Array, rounded_norm: bool) -> str | None:
-    rule, dtype = problem.case.rule, problem.case.dtype
+    facts, dtype = problem.case.rule.facts, problem.case.dtype
     if one.shape != two.shape:
         return f"shapes {one.shape} and {two.shape}"
     if not two.size:
         return None
-    relative = LOOSER.get(rule.optimizer, 1.0) * TOLERANCES[dtype]
+    relative = facts.looser * TOLERANCES[dtype]
     if rounded_norm:  # elements of gradients are about 1; where slots hold squares it counts twice
         relative = ROUNDED_NORM * relative + 2 * ADDED_TO_NORM / math.sqrt(problem.case.parameters)
     tolerance = relative * float(np.max(np.abs(two)))
     beyond = ~(np.abs(one - two) <= tolerance)  # NaN is beyond
-    if np.count_nonzero(beyond) <= (MAY_DIFFER * two.size if rule.by_sign else 0):
+    if np.count_nonzero(beyond) <= (MAY_DIFFER * two.size if facts.by_sign else 0):
         return None
     return f"{np.count_nonzero(beyond)} of {two.size} compared elements, by up to {np.max(np.abs(one - two)):.3g}"

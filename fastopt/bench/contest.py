@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from .sides import Side
@@ -23,7 +23,10 @@ LEAST_SHARE = 0.7
 """Of the time of the rounds, in which some thread of this process runs: if less, other programs keep it waiting."""
 
 TENFOLD = 10.0
-"""Where a quarter of a side's rounds take so many times as long as its fastest step, the rounds say nothing."""
+"""Where a quarter of a side's rounds take so many times as long as its fastest one, the rounds say nothing."""
+
+UNEVEN = 3.0
+"""Nor do they where the middle half of them differ so many times."""
 
 Clock = Callable[[], float]
 
@@ -45,11 +48,6 @@ class Turn:
     def length(self) -> float:
         """Seconds that a turn takes, with what is not measured."""
         return (self.seconds + self._beside) * (self.repeats + 1)
-
-    @property
-    def spread(self) -> float:
-        """How many times as long as in its fastest step a quarter of the rounds took for a step, or longer."""
-        return sorted(self.times)[3 * len(self.times) // 4] / min(self.seconds, *self.times)
 
     def take(self) -> None:
         """Measure one turn, unless this side has had all its rounds."""
@@ -121,7 +119,7 @@ class Contest:
             turn.rounds = min(turn.rounds, self.rounds)
         self._turn = 0
         self._clock, self._processor = clock, processor
-        self._share = 1.0
+        self._began, self._had = clock(), processor()
 
     @property
     def repeats(self) -> int:
@@ -129,23 +127,17 @@ class Contest:
         return self._ours.repeats
 
     def play(self) -> dict[str, list[float]]:
-        """All rounds; seconds of a step in each of them, by side."""
-        began, had = self._clock(), self._processor()
+        """Play all rounds; return the seconds of a step in each of them, by side."""
+        self._began, self._had = self._clock(), self._processor()
         with undisturbed():
             for _ in range(self.rounds):
                 self._ours.take()
                 self.others()
-        self._share = (self._processor() - had) / max(self._clock() - began, 1e-9)
         return self.times()
 
-    def disturbance(self) -> str | None:
-        """What shows that other programs took part in the rounds that were played; None if nothing does."""
-        if self._share < LEAST_SHARE:
-            return f"this process ran for only {self._share:.0%} of the time"
-        turn = max((self._ours, *self._others), key=lambda turn: turn.spread)
-        if turn.spread >= TENFOLD:
-            return f"a quarter of {turn.side.name}'s rounds took {turn.spread:.0f} times as long as its fastest step"
-        return None
+    def share(self) -> float:
+        """Return the time on processors since the rounds began, of all threads together, over the time that passed."""
+        return (self._processor() - self._had) / max(self._clock() - self._began, 1e-9)
 
     def others(self) -> None:
         """Everyone else's turns of a round, in an order that rotates; then warm our side up."""
@@ -159,6 +151,30 @@ class Contest:
         """Seconds of a step in each round, by side. Our own times may come from somebody else who has taken them."""
         found = {turn.side.name: turn.times for turn in self._others}
         return {self._ours.side.name: list(ours) or self._ours.times, **found}
+
+
+def disturbance(times: Mapping[str, Sequence[float]], share: float) -> str | None:
+    """Say what shows that other programs took part in rounds; None if nothing does.
+
+    Parameters
+    ----------
+    times : mapping
+        Side → seconds of each of its rounds.
+    share : float
+        See `Contest.share`.
+    """
+    if share < LEAST_SHARE:
+        return f"this process ran for only {share:.0%} of the time"
+    for name, rounds in times.items():
+        if len(rounds) <= FEW_ROUNDS:
+            continue
+        ordered = sorted(rounds)
+        least, first, third = (ordered[k * len(ordered) // 4] for k in (0, 1, 3))
+        if third >= TENFOLD * least:
+            return f"a quarter of {name}'s rounds took {third / least:.0f} times as long as its fastest one"
+        if third >= UNEVEN * first:
+            return f"the middle half of {name}'s rounds differ {third / first:.1f} times"
+    return None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a case must reach: thresholds in one file, earlier runs in another. Ratios only.
+"""What a case must reach: thresholds in one file, earlier runs of the same processor in another. Ratios only.
 
 The first file is TOML: tables ``[[gate]]`` with
 
@@ -96,6 +96,12 @@ def ratios_of(outcome: Outcome) -> dict[str, Ratio]:
     """What is judged, by what it is against."""
     found = {CEILING: outcome.ceiling_fraction, PEER: outcome.speedup}
     return {against: ratio for against, ratio in found.items() if ratio is not None}
+
+
+def baseline_path(folder: Path, facts: Mapping[str, Any]) -> Path:
+    """Return where earlier runs of one processor and number of threads are kept, as `surroundings` tells them."""
+    name = re.sub(r"[^a-z0-9]+", "-", facts["processor"].lower()).strip("-")
+    return folder / f"{name}-{facts['threads']}-threads.json"
 
 
 def read_gates(gates: Path, baseline: Path) -> Gates:

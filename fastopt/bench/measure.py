@@ -1,17 +1,18 @@
-"""Interleaved timing: ratios that hold while the machine's speed drifts."""
+"""Interleaved timing of plain functions: ratios that hold while the machine's speed drifts."""
 
-import gc
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
-ROUND_SECONDS = 0.02
-"""A round repeats a call until it lasts about this long."""
+from .contest import TURN_SECONDS, disturbance, undisturbed
+from .outcome import BusyError
+
+Call = Callable[[], object]
 
 
-def wall_seconds(call: Callable[[], object], repeats: int) -> float:
-    """Seconds per call by the wall clock."""
+def wall_seconds(call: Call, repeats: int) -> float:
+    """Return seconds per call by the wall clock."""
     start = time.perf_counter()
     for _ in range(repeats):
         call()
@@ -19,11 +20,12 @@ def wall_seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def interleaved(
-    calls: dict[str, Callable[[], object]],
+    calls: dict[Any, Call],
     rounds: int,
-    seconds: Callable[[Callable[[], object], int], Any] = wall_seconds,
-) -> dict[str, Any]:
-    """Median seconds per call of each function, all called in turn in every round.
+    seconds: Callable[[Call, int], Any] = wall_seconds,
+    turn: float = TURN_SECONDS,
+) -> dict[Any, Any]:
+    """Return the median seconds per call of each function, all called in turn in every round.
 
     Parameters
     ----------
@@ -33,24 +35,29 @@ def interleaved(
         How often each is timed.
     seconds : function, optional
         ``(call, repeats)`` → seconds per call, or a NamedTuple of what several clocks say, the slowest clock last.
+    turn : float
+        A round repeats a call until it lasts about so many seconds; at least once.
+
+    Raises
+    ------
+    BusyError
+        If rounds by a single clock show that other programs took part.
     """
-    repeats = {name: _repeats(call, seconds) for name, call in calls.items()}
-    samples: dict[str, list[Any]] = {name: [] for name in calls}
-    gc.disable()
-    try:
+    repeats = {}
+    for name, call in calls.items():
+        once = [seconds(call, 1) for _ in range(4)][-1]
+        repeats[name] = max(1, round(turn / max(once[-1] if isinstance(once, tuple) else once, 1e-7)))
+    samples: dict[Any, list[Any]] = {name: [] for name in calls}
+    began, had = time.perf_counter(), time.process_time()
+    with undisturbed():
         for _ in range(rounds):
             for name, call in calls.items():
                 samples[name].append(seconds(call, repeats[name]))
-    finally:
-        gc.enable()
+    share = (time.process_time() - had) / (time.perf_counter() - began)
+    alone = not any(isinstance(value, tuple) for values in samples.values() for value in values)
+    if alone and (reason := disturbance(samples, share)):
+        raise BusyError(reason)
     return {name: _median(values) for name, values in samples.items()}
-
-
-def _repeats(call: Callable[[], object], seconds: Callable[[Callable[[], object], int], Any]) -> int:
-    for _ in range(3):
-        call()
-    once = seconds(call, 1)
-    return max(1, round(ROUND_SECONDS / max(once[-1] if isinstance(once, tuple) else once, 1e-7)))
 
 
 def _median(values: list[Any]) -> Any:

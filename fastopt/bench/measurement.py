@@ -10,9 +10,9 @@ from pathlib import Path
 
 from .cases import Case
 from .check import check
-from .contest import Contest
+from .contest import Contest, disturbance
 from .memory import MEMORY
-from .outcome import Outcome, outcome_of
+from .outcome import BusyError, Outcome, outcome_of
 from .peers import PEERS
 from .problem import Problem
 from .sides import Ceiling, Fastopt, Side, Traffic
@@ -27,10 +27,6 @@ ENOUGH = 3
 
 class TooLargeError(Exception):
     """A case that this machine has no memory for."""
-
-
-class BusyError(Exception):
-    """Other programs kept the processors, so that times mean nothing."""
 
 
 class Measurement:
@@ -64,16 +60,26 @@ class Measurement:
         rivals: list[Side] = [PEERS[name](problem) for name in names]
         fast = [self._ours, *rivals] if not self._ours.slow else rivals
         check(problem, fast)
-        ceiling = [Ceiling(problem, self._traffic)] if case.rule.memory_bound else []
+        ceiling = [Ceiling(problem, self._traffic)] if case.rule.facts.memory_bound else []
         self._others: list[Side] = [*ceiling, *rivals]
 
     def contest(self, seconds: float) -> Contest:
         """New rounds, taking about so many seconds."""
         return Contest(self._ours, self._others, seconds)
 
-    def outcome(self, contest: Contest, ours: Sequence[float] = ()) -> Outcome:
-        """Of rounds that were played; our own times may come from somebody else who has taken them."""
-        return outcome_of(self.case, contest.times(ours), self._traffic.bytes_per_parameter, self.missing)
+    def outcome(self, contest: Contest, ours: Sequence[float] = (), even_if_busy: bool = False) -> Outcome:
+        """Return what came out of rounds that were played; ``ours`` are our times if somebody else has taken them.
+
+        Raises
+        ------
+        BusyError
+            If the rounds show that other programs took part, unless that is to be overlooked.
+        """
+        times = contest.times(ours)
+        reason = disturbance(times, contest.share())
+        if reason and not even_if_busy:
+            raise BusyError(reason)
+        return outcome_of(self.case, times, self._traffic.bytes_per_parameter, self.missing)
 
     def step(self) -> None:
         """A step of fastopt."""
@@ -97,16 +103,12 @@ def measure(case: Case, seconds: float, peers: Iterable[str] | None = None) -> O
 
     Raises
     ------
-    BusyError
-        If the rounds show that other programs took part.
-    DisagreementError, TooLargeError
+    BusyError, DisagreementError, TooLargeError
         See `Measurement`.
     """
     measurement = Measurement(case, peers)
     contest = measurement.contest(seconds)
     contest.play()
-    if reason := contest.disturbance():
-        raise BusyError(f"no figures, as the machine is busy: {reason}; run it again when nothing else runs")
     return measurement.outcome(contest)
 
 

@@ -10,6 +10,17 @@ from typing import Any
 from .cases import Case
 from .ratios import Ratio, geometric_mean, ratio_of
 
+BUSY_STATUS = 75
+"""Exit status of a run whose only fault is that cases were not measured: EX_TEMPFAIL, "try again later"."""
+
+
+class BusyError(Exception):
+    """Other programs kept the processors, so that times mean nothing."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"not measured: the machine was busy: {reason}")
+        self.reason = reason
+
 
 @dataclass(frozen=True)
 class Outcome:

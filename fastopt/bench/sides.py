@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
 import numpy as np
 
-from .. import optimizers
 from ..kernels.ceiling import Loop, add_to_all, read
 from .cases import Case
 from .memory import MEMORY, Array
@@ -55,11 +55,9 @@ class OnArrays(Side):
         self._params, self._grads = problem.copies()
 
     def renew(self, k: int) -> None:
-        """See `Side`."""
         self.problem.renew(self._grads, k)
 
     def params(self) -> list[Array]:
-        """See `Side`."""
         return self._params
 
 
@@ -70,7 +68,7 @@ class Fastopt(OnArrays):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        self.optimizer = optimizer_of(self.case)
+        self.optimizer = self.case.rule.make(**common_options(self.case))
         self.optimizer.build(self._params, overrides=overrides_of(self.case))
         self.slow = os.environ.get(SLOW, "").lower() == type(self.optimizer).__name__.lower()
         if self.slow:
@@ -85,41 +83,41 @@ class Fastopt(OnArrays):
             Fastopt.step(self)
 
     def slots(self) -> dict[str, list[Array]]:
-        """See `Side`."""
-        found = self.optimizer.slots
-        return {name: arrays for name, arrays in found.items() if all(array is not None for array in arrays)}
+        return slots_of(self.optimizer)
 
 
-def optimizer_of(case: Case) -> Any:
-    """fastopt's optimizer for a case, not built."""
-    return getattr(optimizers, case.rule.optimizer)(**case.rule.hyper, **common_options(case))
+def slots_of(optimizer: Any) -> dict[str, list[Array]]:
+    """Return those slots of fastopt's that every parameter has."""
+    return {name: arrays for name, arrays in optimizer.slots.items() if all(array is not None for array in arrays)}
+
+
+def averaging(case: Case) -> dict[str, Any]:
+    """Return a case's moving average in the words of fastopt and Keras."""
+    keep = case.options.ema
+    return {} if keep is None else {"use_ema": True, "ema_momentum": keep}
 
 
 def common_options(case: Case) -> dict[str, Any]:
-    """A case's stack in the words of fastopt and Keras."""
-    stack = case.options
-    options: dict[str, Any] = {"global_clipnorm": stack.clip, "loss_scale_factor": stack.scale}
-    return options | ({"use_ema": True, "ema_momentum": stack.ema} if stack.ema is not None else {})
+    """Return a case's stack in the words of fastopt and Keras."""
+    return {"global_clipnorm": case.options.clip, "loss_scale_factor": case.options.scale} | averaging(case)
 
 
-def multiplier_of(index: int) -> float:
-    """Factor of the learning rate of one of many groups."""
-    return 1.0 - index / 1000
-
-
-def decay_of(index: int) -> float:
-    """Weight decay of one of many groups."""
-    return 1e-2 * (index % 2)
+def own_of(case: Case, k: int) -> dict[str, float]:
+    """Return the hyper-parameters that one parameter has for itself, which is alone in its group."""
+    if not case.groups:
+        return {}
+    return {"learning_rate": case.rule.hyper["learning_rate"] * (1.0 - k / 1000), "weight_decay": 1e-2 * (k % 2)}
 
 
 def overrides_of(case: Case) -> dict[str, dict[str, float]] | None:
-    """Hyper-parameters of single parameters, as `build` takes them."""
+    """Return the hyper-parameters of single parameters, as `build` takes them."""
     if not case.groups:
         return None
-    return {
-        f"^{k}$": {"learning_rate_multiplier": multiplier_of(k), "weight_decay": decay_of(k)}
-        for k in range(len(case.shapes))
-    }
+    rate, found = case.rule.hyper["learning_rate"], {}
+    for k in range(len(case.shapes)):
+        own = own_of(case, k)
+        found[f"^{k}$"] = {"learning_rate_multiplier": own.pop("learning_rate") / rate, **own}
+    return found
 
 
 class Traffic:
@@ -131,9 +129,11 @@ class Traffic:
 
     def __init__(self, side: Fastopt) -> None:
         case, parameters = side.case, max(1, side.case.parameters)
-        slots = sum(array.size for arrays in side.optimizer.slots.values() for array in arrays if array is not None)
+        slots = sum(
+            math.prod(array.shape) for arrays in side.optimizer.slots.values() for array in arrays if array is not None
+        )
         self.updated = 1 + round(slots / parameters)
-        self.reads = case.rule.reads + (case.options.clip is not None) + case.options.zero_grads
+        self.reads = case.rule.facts.reads + (case.options.clip is not None) + case.options.zero_grads
         self.bytes_per_parameter = case.itemsize * (1 + 2 * self.updated + self.reads)
 
 
@@ -162,5 +162,5 @@ class Ceiling(Side):
             loop()
 
     def renew(self, k: int) -> None:
-        """See `Side`: what one thread has just written is in the caches for everybody, or for nobody."""
+        # What one thread has just written is in the caches for everybody, or for nobody.
         self.problem.renew(self._grads, k)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,20 +15,8 @@ if TYPE_CHECKING:
     from fastopt.bench.outcome import Outcome
 
 
-class Dtype(StrEnum):
-    """Of parameters and gradients."""
-
-    float32 = "float32"
-    float64 = "float64"
-
-
-class StackName(StrEnum):
-    """What a step does beside the rule."""
-
-    plain = "plain"
-    clip = "clip"
-    clip_ema = "clip-ema"
-    all = "all"
+Dtype = StrEnum("Dtype", ["float32", "float64"])
+StackName = StrEnum("StackName", {"plain": "plain", "clip": "clip", "clip_ema": "clip-ema", "all": "all"})
 
 
 def bench(
@@ -50,7 +38,6 @@ def bench(
         typer.Option(min=1, metavar="N", show_default="all", help="Threads that a step may use, on all sides."),
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the figures.")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a page with them.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure steps against the memory's speed and other libraries.
@@ -63,8 +50,9 @@ def bench(
       fastopt bench
       fastopt bench adamw lion --model gpt2 --stack clip-ema --plot bench.png
 
-    A case that other programs disturbed, or that finds no memory, is named
-    without figures, and the exit status is 1.
+    A case that other programs disturbed is marked, without figures, left out of
+    the mean, and the exit status is 75. One that finds no memory, or whose sides
+    disagree, is named, and the exit status is 1.
     Ctrl-C ends with what was measured, and exit status 130.
     """
     if plot is not None and importlib.util.find_spec("matplotlib") is None:
@@ -76,49 +64,39 @@ def bench(
 
     try:
         report.check_picture(plot)
-        _check_page(html)
         cases = planned(names or [], model or ["1e7"], dtype.value, stack.value)
         chosen = planned_peers(peers)
         cap_threads(threads)
     except UsageError as error:
         raise typer.BadParameter(str(error)) from error
     with interruptible() as stopped:
-        outcomes, finished = _measure(cases, chosen, seconds, stopped)
-    if outcomes:
-        _print(outcomes, as_json)
-        _save(outcomes, plot, html)
+        outcomes, busy, failed = _measure(cases, chosen, seconds, stopped)
+    if outcomes or busy:
+        _print(outcomes, busy, as_json)
+    if outcomes and plot is not None:
+        _draw(outcomes, plot)
     if stopped():
         raise typer.Exit(INTERRUPTED)
-    raise typer.Exit(int(not finished))
+    from fastopt.bench.outcome import BUSY_STATUS
 
-
-def _check_page(path: Path | None) -> None:
-    """Find out before the work is done whether the page, if any, can be written."""
-    import os
-
-    from .runs import UsageError
-
-    if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
-        raise UsageError(f"--html {path}: cannot be written")
+    raise typer.Exit(1 if failed else BUSY_STATUS if busy else 0)
 
 
 def planned(names: Sequence[str], models: Sequence[str], dtype: str, stack: str) -> list[Case]:
-    """The cases that the words of a command mean.
+    """Return the cases that the words of a command mean.
 
     Raises
     ------
     UsageError
         If a word means nothing.
     """
-    from fastopt.bench.cases import RECIPES, user_cases
+    from fastopt.bench.cases import user_cases
+    from fastopt.bench.recipes import RECIPES
     from fastopt.bench.shapes import MODELS
 
     from .runs import UsageError
 
-    recipes = [name.lower() for name in names] or list(RECIPES)
-    for name in recipes:
-        if name not in RECIPES:
-            raise UsageError(f"no case is called {name!r}; there are {', '.join(RECIPES)}")
+    recipes = _known(names, RECIPES, "case") or list(RECIPES)
     for name in models:
         if name not in MODELS and not _is_size(name):
             raise UsageError(f"--model takes a number of elements, or {', '.join(MODELS)}; got {name!r}")
@@ -133,40 +111,39 @@ def _is_size(text: str) -> bool:
 
 
 def planned_peers(text: str | None) -> list[str] | None:
-    """Names of peers, None for all.
-
-    Raises
-    ------
-    UsageError
-        If there is no such peer.
-    """
+    """Return names of peers, None for all; a UsageError says that there is no such peer."""
     from fastopt.bench.peers import PEERS
 
+    return None if text is None else [] if text == "none" else _known(text.split(","), PEERS, "peer")
+
+
+def _known(words: Sequence[str], names: Iterable[str], what: str) -> list[str]:
+    """Find words, in any case, among names."""
     from .runs import UsageError
 
-    if text is None or text == "none":
-        return None if text is None else []
-    by_lower_case = {name.lower(): name for name in PEERS}
-    names = [name.strip().lower() for name in text.split(",")]
-    for name in names:
-        if name not in by_lower_case:
-            raise UsageError(f"no peer is called {name!r}; there are {', '.join(PEERS)}, or none")
-    return [by_lower_case[name] for name in names]
+    by_lower_case = {name.lower(): name for name in names}
+    for word in words:
+        if word.strip().lower() not in by_lower_case:
+            raise UsageError(f"no {what} is called {word!r}; there are {', '.join(by_lower_case.values())}")
+    return [by_lower_case[word.strip().lower()] for word in words]
 
 
 def _measure(
     cases: Sequence[Case], peers: Sequence[str] | None, seconds: float, stopped: Callable[[], bool]
-) -> tuple[list[Outcome], bool]:
-    """Outcomes, and whether there is one for every case."""
+) -> tuple[list[Outcome], dict[str, str], bool]:
+    """Return outcomes, the cases that others disturbed and how, and whether one failed."""
     from rich.console import Console
 
     from fastopt.bench.check import DisagreementError
-    from fastopt.bench.measurement import BusyError, TooLargeError, measure
+    from fastopt.bench.measurement import TooLargeError, measure
+    from fastopt.bench.outcome import BusyError
 
     from .progress import counting_bars
 
     console = Console(stderr=True)  # where results go to a file or a pipe, the progress is seen still
     outcomes: list[Outcome] = []
+    busy: dict[str, str] = {}
+    failed = False
     with counting_bars(console, transient=True) as bars:
         task = bars.add_task("", total=len(cases))
         for case in cases:
@@ -175,42 +152,38 @@ def _measure(
             bars.update(task, description=case.id)
             try:
                 outcomes.append(measure(case, seconds, peers))
-            except (BusyError, DisagreementError, TooLargeError) as error:
+            except BusyError as error:
+                busy[case.id] = str(error)
+            except (DisagreementError, TooLargeError) as error:
+                failed = True
                 console.print(f"{case.id}: {error}", markup=False, highlight=False)
             bars.advance(task)
-    return outcomes, len(outcomes) == len(cases)
+    return outcomes, busy, failed
 
 
-def _print(outcomes: Sequence[Outcome], as_json: bool) -> None:
+def _print(outcomes: Sequence[Outcome], busy: Mapping[str, str], as_json: bool) -> None:
     import json
 
     from fastopt.bench.surroundings import surroundings
 
     if as_json:
         cases = [outcome.to_json() for outcome in outcomes]
-        typer.echo(json.dumps({"surroundings": surroundings(), "cases": cases}, indent=1))
+        typer.echo(json.dumps({"surroundings": surroundings(), "cases": cases, "not_measured": busy}, indent=1))
         return
-    from .bench_report import outcome_table, show
+    from .bench_report import show
     from .report import make_console
 
-    show(make_console(), outcome_table(outcomes), outcomes)
+    show(make_console(), outcomes, busy)
 
 
-def _save(outcomes: Sequence[Outcome], plot: Path | None, html: Path | None) -> None:
-    """Write what was asked for; what could not be written ends the command."""
+def _draw(outcomes: Sequence[Outcome], plot: Path) -> None:
+    from fastopt.bench.picture import save_picture
     from fastopt.bench.surroundings import surroundings
 
     facts = surroundings()
     title = f"fastopt {facts['versions']['fastopt']}, {facts['threads']} threads of {facts['processor']}"
     try:
-        if plot is not None:
-            from fastopt.bench.picture import save_picture
-
-            save_picture(outcomes, plot, title)
-        if html is not None:
-            from fastopt.bench.page import page
-
-            html.write_text(page(outcomes, facts, title), encoding="utf-8")
+        save_picture(outcomes, plot, title)
     except OSError as error:
         typer.echo(f"not written: {error}", err=True)
         raise typer.Exit(1) from error

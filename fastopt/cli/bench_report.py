@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -55,11 +55,17 @@ def _speedup(outcome: Outcome, name: str) -> Text:
     return Text(f"{ratio.value:.3g}", f"{fastest} {'red' if ratio.high < 1 else ''}".strip())
 
 
-def show(console: Console, table: Table, outcomes: Sequence[Outcome]) -> None:
-    """Print the table, the mean, and why which peer did not take part."""
-    show_table(console, table)
+def show(console: Console, outcomes: Sequence[Outcome], busy: Mapping[str, str]) -> None:
+    """Print a table, the mean, why which peer did not take part, and which cases other programs disturbed."""
+    if outcomes:
+        show_table(console, outcome_table(outcomes))
     if (mean := mean_speedup(outcomes)) is not None:
         console.print(f"geometric mean of the speed-ups over the fastest peer of each case: {mean:.2f}")
-    everywhere = set.intersection(*(set(outcome.missing.items()) for outcome in outcomes))
-    for name, reason in sorted(everywhere):
+    missing = [set(outcome.missing.items()) for outcome in outcomes]
+    for name, reason in sorted(set.intersection(*missing) if missing else ()):
         console.print(f"without {name}: {reason}", style="dim")
+    for case, reason in busy.items():
+        console.print(f"{case}: {reason}", style="yellow", highlight=False)
+    if busy:
+        cases = len(outcomes) + len(busy)
+        console.print(f"{len(busy)} of {cases} cases not measured: run them again when nothing else runs")

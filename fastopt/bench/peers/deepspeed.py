@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..cases import Case
-from .torch import OnTensors
+from .torch import MOMENTS, OnTensors
 
 KINDS = {"Adam": "Adam", "AdamW": "Adam", "Lion": "Lion"}
 """fastopt's name → DeepSpeed's, after ``DeepSpeedCPU``. Its Adagrad has no initial accumulator, which cases have."""
@@ -24,18 +24,15 @@ class DeepSpeed(OnTensors):
 
     @classmethod
     def missing(cls) -> str | None:
-        """See `Peer`."""
         return super().missing() or _why_not_built()
 
     @classmethod
     def lacks(cls, case: Case) -> str | None:
-        """See `Peer`."""
         if case.rule.optimizer not in KINDS or case.rule.hyper.get("amsgrad"):
             return f"DeepSpeed has no {case.recipe} of the same formula for the CPU"
         return None if case.dtype == "float32" else "DeepSpeed steps in float32 on the CPU"
 
     def make(self) -> Any:
-        """See `OnTensors`."""
         kind, h = KINDS[self.case.rule.optimizer], self.case.rule.hyper
         options: dict[str, Any] = {"betas": (h["beta_1"], h["beta_2"]), "weight_decay": h.get("weight_decay", 0.0)}
         if kind == "Adam":
@@ -44,9 +41,7 @@ class DeepSpeed(OnTensors):
             return _class_of(kind)(self.groups(), lr=h["learning_rate"], **options)
 
     def names(self) -> dict[str, tuple[str, float]]:
-        """See `OnTensors`."""
-        velocity = {} if KINDS[self.case.rule.optimizer] == "Lion" else {"velocity": ("exp_avg_sq", 1.0)}
-        return {"momentum": ("exp_avg", 1.0), **velocity}
+        return {name: MOMENTS[name] for name in ("momentum", "velocity")}
 
 
 def _class_of(kind: str) -> Any:

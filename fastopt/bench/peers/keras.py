@@ -31,13 +31,18 @@ class Keras(Peer):
         params, self._grads = problem.copies()
         self._variables = [keras.Variable(array, dtype=self.case.dtype) for array in params]
         self._tensors = [torch.from_numpy(grad) for grad in self._grads]
-        kind = getattr(keras.optimizers, self.case.rule.optimizer)
+        kind = getattr(self.optimizers(), self.case.rule.optimizer)
         self._optimizer = kind(**self.case.rule.hyper, **common_options(self.case))
         self._optimizer.build(self._variables)
 
+    def optimizers(self) -> Any:
+        """Return the module that has the classes."""
+        import keras
+
+        return keras.optimizers
+
     @classmethod
     def missing(cls) -> str | None:
-        """See `Peer`."""
         if reason := super().missing():
             return reason
         if importlib.util.find_spec("torch") is None:
@@ -50,7 +55,10 @@ class Keras(Peer):
 
     @classmethod
     def lacks(cls, case: Case) -> str | None:
-        """See `Peer`."""
+        import keras
+
+        if not hasattr(keras.optimizers, case.rule.optimizer):
+            return f"Keras has no {case.rule.optimizer}"
         if case.dtype != "float32":
             return "Keras rounds hyper-parameters to float32"
         return "Keras has no groups of parameters" if case.groups else None
@@ -63,22 +71,19 @@ class Keras(Peer):
                 self._torch._foreach_zero_(self._tensors)
 
     def renew(self, k: int) -> None:
-        """See `Side`."""
         self.problem.renew(self._grads, k)
 
     def params(self) -> list[Array]:
-        """See `Side`."""
         return [_array(variable) for variable in self._variables]
 
     def slots(self) -> dict[str, list[Array]]:
-        """Those whose variables are called as fastopt's slots are, as most of them are."""
+        # Most variables are called as fastopt's slots are.
         found: dict[str, list[Array]] = {}
-        count = len(self._variables)
-        for name in ("momentum", "velocity", "velocity_hat", "accumulator", "linear", "average"):
-            named = [variable for variable in self._optimizer.variables if variable.name.endswith(f"_{name}")]
-            if len(named) == count:
-                found[name] = [_array(variable) for variable in named]
-        return found
+        for variable in self._optimizer.variables:
+            for name in (*self.case.rule.slots, "average"):
+                if variable.name.endswith(f"_{name}"):
+                    found.setdefault(name, []).append(_array(variable))
+        return {name: arrays for name, arrays in found.items() if len(arrays) == len(self._variables)}
 
 
 def _array(variable: Any) -> Array:

@@ -1,78 +1,46 @@
-"""NumPy, as one would write it without a library: elementwise rules in blocks that stay in a cache."""
+"""NumPy, as one would write it without a library, in blocks that stay in a cache: AdamW, and SGD with momentum."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 
 from ..cases import Case
 from ..memory import Array
 from ..problem import Problem
-from ..rules import RULES, slots_of
-from ..sides import OnArrays, Side, decay_of, multiplier_of
+from ..sides import OnArrays, own_of
 from .base import Peer
 
 BLOCK = 16_384
 
 
-class Steps:
-    """Steps of a case's rule and stack on arrays of any precision, gradients given with their norm."""
-
-    def __init__(self, case: Case, params: list[Array], blocked: bool) -> None:
-        rule = case.rule
-        self._rule, self._stack, self._optimizer = RULES[rule.optimizer], case.options, rule.optimizer
-        self._blocked = blocked and rule.elementwise
-        self._hyper = [rule.hyper | _own(case, k) for k in range(len(params))]
-        self.params = params
-        self.slots = [slots_of(rule.optimizer, h, param) for h, param in zip(self._hyper, params, strict=True)]
-        self.averages: list[Array] = []
-        self._t = 0
-
-    def step(self, grads: list[Array], norm: float) -> None:
-        """One step; gradients are read only."""
-        self._t += 1
-        factor = self._factor(norm)
-        for param, grad, slots, h in zip(self.params, grads, self.slots, self._hyper, strict=True):
-            for p, g, own in self._pieces(param, grad, slots):
-                self._rule(p, g * factor if factor != 1 else g, own, h, self._t)
-        if self._stack.ema is not None:
-            self._average(self._stack.ema)
-
-    def _factor(self, norm: float) -> float:
-        unscale = 1.0 if self._stack.scale is None else 1 / self._stack.scale
-        clip = self._stack.clip
-        return unscale if clip is None else unscale * clip / max(norm * unscale, clip)
-
-    def _pieces(
-        self, param: Array, grad: Array, slots: dict[str, Array]
-    ) -> Iterator[tuple[Array, Array, dict[str, Array]]]:
-        if not self._blocked or param.size <= BLOCK:
-            yield param, grad, slots
-            return
-        flat = [array.reshape(-1) for array in (param, grad, *slots.values())]
-        for start in range(0, param.size, BLOCK):
-            p, g, *own = (array[start : start + BLOCK] for array in flat)
-            yield p, g, dict(zip(slots, own, strict=True))
-
-    def _average(self, keep: float) -> None:
-        if not self.averages:
-            self.averages = [param.copy() for param in self.params]
-        for average, param in zip(self.averages, self.params, strict=True):
-            average += (1 - keep) * (param - average)
+def _adamw(t: int, h: dict[str, float], param: Array, grad: Array, momentum: Array, velocity: Array) -> None:
+    for average, value, keep in ((momentum, grad, h["beta_1"]), (velocity, grad * grad, h["beta_2"])):
+        average *= keep
+        average += (1 - keep) * value
+    param *= 1 - h["learning_rate"] * h.get("weight_decay", 0.0)
+    alpha = h["learning_rate"] * math.sqrt(1 - h["beta_2"] ** t) / (1 - h["beta_1"] ** t)
+    param -= alpha * momentum / (np.sqrt(velocity) + h["epsilon"])
 
 
-def _own(case: Case, k: int) -> dict[str, float]:
-    """Hyper-parameters that one parameter has for itself."""
-    if not case.groups:
-        return {}
-    rate = case.rule.hyper["learning_rate"]
-    return {"learning_rate": rate * multiplier_of(k), "weight_decay": decay_of(k)}
+def _momentum(t: int, h: dict[str, float], param: Array, grad: Array, momentum: Array) -> None:
+    momentum *= h["momentum"]
+    momentum -= h["learning_rate"] * grad
+    param += momentum
+
+
+RULES: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
+    "adam": (_adamw, ("momentum", "velocity")),
+    "adamw": (_adamw, ("momentum", "velocity")),
+    "sgd-momentum": (_momentum, ("momentum",)),
+}
+"""Recipe → its rule, and its slots."""
 
 
 class Numpy(OnArrays, Peer):
-    """The rules of the judge, in the precision of the case."""
+    """The rule on one block after the other."""
 
     name = "NumPy"
     package = "numpy"
@@ -80,60 +48,42 @@ class Numpy(OnArrays, Peer):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        self._steps = Steps(self.case, self._params, blocked=True)
+        self._rule, names = RULES[self.case.recipe]
+        self._slots = {name: [np.zeros_like(param) for param in self._params] for name in names}
+        self._averages: list[Array] = []
+        self._hyper = [self.case.rule.hyper | own_of(self.case, k) for k in range(len(self._params))]
+        self._t = 0
+
+    @classmethod
+    def lacks(cls, case: Case) -> str | None:
+        return None if case.recipe in RULES else f"it would not be {case.recipe} that one writes by hand"
 
     def step(self) -> None:
-        """One step."""
-        norm = 0.0
-        if self.case.options.clip is not None:
+        stack, factor = self.case.options, 1.0
+        if stack.scale is not None:
+            factor = 1 / stack.scale
+        if stack.clip is not None:
             norm = math.sqrt(sum(float(np.vdot(grad, grad)) for grad in self._grads))
-        self._steps.step(self._grads, norm)
-        if self.case.options.zero_grads:
+            factor *= stack.clip / max(norm * factor, stack.clip)
+        self._t += 1
+        for h, *arrays in zip(self._hyper, self._params, self._grads, *self._slots.values(), strict=True):
+            self._update(factor, h, [array.reshape(-1) for array in arrays])
+        if stack.ema is not None:
+            self._average(stack.ema)
+        if stack.zero_grads:
             for grad in self._grads:
                 grad.fill(0)
 
-    def slots(self) -> dict[str, list[Array]]:
-        """See `Side`."""
-        return slots_by_name(self._steps)
+    def _update(self, factor: float, h: dict[str, float], arrays: list[Array]) -> None:
+        for start in range(0, arrays[0].size, BLOCK):
+            param, grad, *slots = (array[start : start + BLOCK] for array in arrays)
+            self._rule(self._t, h, param, grad * factor if factor != 1 else grad, *slots)
 
-
-class Judge(Side):
-    """The same in float64: of elementwise rules only the elements that are compared."""
-
-    name = "NumPy in float64"
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem)
-        self._params, self._grads = (
-            [problem.sample(array, whole=not self.case.rule.elementwise) for array in arrays]
-            for arrays in (problem.params, problem.grads)
-        )
-        self._norm = problem.norm() if self.case.options.clip is not None else 0.0
-        self._steps = Steps(self.case, self._params, blocked=False)
-        self._sign = 1
-
-    def step(self) -> None:
-        """One step."""
-        self._steps.step([self._sign * grad for grad in self._grads], self._norm)
-
-    def renew(self, k: int) -> None:
-        """See `Side`."""
-        self._sign = (-1) ** k
-
-    def params(self) -> list[Array]:
-        """The sampled elements."""
-        return self._sampled(self._steps.params)
+    def _average(self, keep: float) -> None:
+        if not self._averages:
+            self._averages = [param.copy() for param in self._params]
+        for average, param in zip(self._averages, self._params, strict=True):
+            average += (1 - keep) * (param - average)
 
     def slots(self) -> dict[str, list[Array]]:
-        """The sampled elements."""
-        return {name: self._sampled(arrays) for name, arrays in slots_by_name(self._steps).items()}
-
-    def _sampled(self, arrays: list[Array]) -> list[Array]:
-        return [self.problem.sample(array) for array in arrays]
-
-
-def slots_by_name(steps: Steps) -> dict[str, list[Array]]:
-    """Those that every parameter has."""
-    common = [name for name in steps.slots[0] if all(name in slots for slots in steps.slots)]
-    found = {name: [slots[name] for slots in steps.slots] for name in common}
-    return found | ({"average": steps.averages} if steps.averages else {})
+        return self._slots | ({"average": self._averages} if self._averages else {})

@@ -13,6 +13,7 @@ from ...kernels.launch import get_num_threads
 from ..cases import Case
 from ..memory import Array
 from ..problem import Problem
+from ..recipes import RATE
 from .base import Peer
 
 Hyper = dict[str, Any]
@@ -38,19 +39,15 @@ MAKERS: dict[str, Callable[[Any, Hyper], Any]] = {
 """By fastopt's names. What is not here optax does not have, or with another formula."""
 
 
-def _slots(case: Case) -> dict[str, tuple[str, float]]:
-    """fastopt's name of a slot → optax's, and the factor between them."""
-    rate = case.rule.hyper["learning_rate"]
-    moments = {"momentum": ("mu", 1.0), "velocity": ("nu", 1.0)}
-    by_optimizer: dict[str, dict[str, tuple[str, float]]] = {
-        "SGD": {"momentum": ("trace", -rate)},
-        "RMSprop": {"velocity": ("nu", 1.0), "momentum": ("trace", -1.0)},
-        "Adagrad": {"accumulator": ("sum_of_squares", 1.0)},
-        "Adadelta": {"accumulated_grad": ("e_g", 1.0), "accumulated_delta_var": ("e_x", 1.0)},
-        "Adamax": {"momentum": ("mu", 1.0), "norm": ("nu", 1.0)},
-        "Lion": {"momentum": ("mu", 1.0)},
-    }
-    return by_optimizer.get(case.rule.optimizer, moments)
+MOMENTS = {"momentum": ("mu", 1.0), "velocity": ("nu", 1.0)}
+SLOTS = {
+    "SGD": {"momentum": ("trace", -RATE)},
+    "RMSprop": {"velocity": ("nu", 1.0), "momentum": ("trace", -1.0)},
+    "Adagrad": {"accumulator": ("sum_of_squares", 1.0)},
+    "Adadelta": {"accumulated_grad": ("e_g", 1.0), "accumulated_delta_var": ("e_x", 1.0)},
+    "Adamax": {"momentum": ("mu", 1.0), "norm": ("nu", 1.0)},
+}
+"""Class → fastopt's name of a slot → optax's, and the factor between them; `MOMENTS` for all others."""
 
 
 class Optax(Peer):
@@ -75,12 +72,10 @@ class Optax(Peer):
 
     @classmethod
     def missing(cls) -> str | None:
-        """See `Peer`."""
         return None if importlib.util.find_spec("jax") and not super().missing() else "optax is not installed"
 
     @classmethod
     def lacks(cls, case: Case) -> str | None:
-        """See `Peer`."""
         if case.rule.optimizer not in MAKERS or case.rule.hyper.get("amsgrad"):
             return f"optax has no {case.recipe} of the same formula"
         if get_num_threads() != os.cpu_count():
@@ -120,21 +115,18 @@ class Optax(Peer):
         self._params, self._state, self._average = self._jax.block_until_ready(done)
 
     def renew(self, k: int) -> None:
-        """See `Side`."""
         grads = [np.empty_like(grad) for grad in self.problem.grads]
         self.problem.renew(grads, k)
         self._grads = self._jax.block_until_ready([self._jax.numpy.asarray(grad) for grad in grads])
 
     def params(self) -> list[Array]:
-        """See `Side`."""
         return [np.asarray(param) for param in self._params]
 
     def slots(self) -> dict[str, list[Array]]:
-        """See `Side`."""
         import optax
 
         found = {}
-        for name, (key, factor) in _slots(self.case).items():
+        for name, (key, factor) in SLOTS.get(self.case.rule.optimizer, MOMENTS).items():
             arrays = optax.tree_utils.tree_get(self._state, key)
             if arrays is not None:
                 found[name] = [factor * np.asarray(array) for array in arrays]

@@ -2,83 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ...kernels.launch import get_num_threads
 from ..cases import Case
 from ..memory import Array
 from ..problem import Problem
-from ..sides import OnArrays, decay_of, multiplier_of
+from ..recipes import RATE
+from ..sides import OnArrays, own_of
 from .base import Peer
+
+RENAMED = {"learning_rate": "lr", "epsilon": "eps"}
 
 
 class Equivalent(NamedTuple):
-    """torch's class for a recipe: its arguments, and factors between its state and fastopt's slots."""
+    """torch's class for one of fastopt's: what is called otherwise, and factors between its state and slots."""
 
     name: str
-    arguments: dict[str, Any]
     slots: dict[str, tuple[str, float]]
     fused: bool = False
+    renamed: dict[str, str] = {}  # noqa: RUF012
+    more: dict[str, Any] = {}  # noqa: RUF012
 
 
-def _adam_slots(velocity: str = "exp_avg_sq") -> dict[str, tuple[str, float]]:
-    return {"momentum": ("exp_avg", 1.0), "velocity": (velocity, 1.0)}
-
-
-def _adam(h: dict[str, Any]) -> Equivalent:
-    arguments = {"betas": (h["beta_1"], h["beta_2"]), "eps": h["epsilon"], "amsgrad": h["amsgrad"]}
-    slots = _adam_slots() | ({"velocity_hat": ("max_exp_avg_sq", 1.0)} if h["amsgrad"] else {})
-    if "weight_decay" in h:
-        return Equivalent("AdamW", arguments | {"weight_decay": h["weight_decay"]}, slots, fused=True)
-    return Equivalent("Adam", arguments, slots, fused=True)
-
-
-def _sgd(h: dict[str, Any]) -> Equivalent:
-    arguments = {"momentum": h["momentum"], "nesterov": h["nesterov"]}
-    slots = {"momentum": ("momentum_buffer", -h["learning_rate"])} if h["momentum"] else {}
-    return Equivalent("SGD", arguments, slots, fused=True)
-
-
-def _rmsprop(h: dict[str, Any]) -> Equivalent:
-    arguments = {"alpha": h["rho"], "eps": h["epsilon"], "momentum": h["momentum"], "centered": h["centered"]}
-    slots = {"velocity": ("square_avg", 1.0)}
-    if h["momentum"]:
-        slots["momentum"] = ("momentum_buffer", h["learning_rate"])
-    if h["centered"]:
-        slots["average_gradient"] = ("grad_avg", 1.0)
-    return Equivalent("RMSprop", arguments, slots)
-
-
-def _adagrad(h: dict[str, Any]) -> Equivalent:
-    arguments = {"initial_accumulator_value": h["initial_accumulator_value"], "eps": h["epsilon"]}
-    return Equivalent("Adagrad", arguments, {"accumulator": ("sum", 1.0)}, fused=True)
-
-
-def _adadelta(h: dict[str, Any]) -> Equivalent:
-    slots = {"accumulated_grad": ("square_avg", 1.0), "accumulated_delta_var": ("acc_delta", 1.0)}
-    return Equivalent("Adadelta", {"rho": h["rho"], "eps": h["epsilon"]}, slots)
-
-
-def _adamax(h: dict[str, Any]) -> Equivalent:
-    slots = {"momentum": ("exp_avg", 1.0), "norm": ("exp_inf", 1.0)}
-    return Equivalent("Adamax", {"betas": (h["beta_1"], h["beta_2"]), "eps": h["epsilon"]}, slots)
-
-
-def _nadam(h: dict[str, Any]) -> Equivalent:
-    betas = (h["beta_1"], h["beta_2"])
-    return Equivalent("NAdam", {"betas": betas, "eps": h["epsilon"], "momentum_decay": 1.0}, _adam_slots())
-
-
-EQUIVALENTS: dict[str, Callable[[dict[str, Any]], Equivalent]] = {
-    "SGD": _sgd,
-    "RMSprop": _rmsprop,
-    "Adagrad": _adagrad,
-    "Adadelta": _adadelta,
-    "Adam": _adam,
-    "AdamW": _adam,
-    "Adamax": _adamax,
-    "Nadam": _nadam,
+MOMENTS = {"momentum": ("exp_avg", 1.0), "velocity": ("exp_avg_sq", 1.0), "velocity_hat": ("max_exp_avg_sq", 1.0)}
+RMSPROP = {
+    "velocity": ("square_avg", 1.0),
+    "momentum": ("momentum_buffer", RATE),
+    "average_gradient": ("grad_avg", 1.0),
+}
+ADADELTA = {"accumulated_grad": ("square_avg", 1.0), "accumulated_delta_var": ("acc_delta", 1.0)}
+EQUIVALENTS = {
+    "SGD": Equivalent("SGD", {"momentum": ("momentum_buffer", -RATE)}, fused=True),
+    "RMSprop": Equivalent("RMSprop", RMSPROP, renamed={"rho": "alpha"}),
+    "Adagrad": Equivalent("Adagrad", {"accumulator": ("sum", 1.0)}, fused=True),
+    "Adadelta": Equivalent("Adadelta", ADADELTA),
+    "Adam": Equivalent("Adam", MOMENTS, fused=True),
+    "AdamW": Equivalent("AdamW", MOMENTS, fused=True),
+    "Adamax": Equivalent("Adamax", {"momentum": ("exp_avg", 1.0), "norm": ("exp_inf", 1.0)}),
+    "Nadam": Equivalent("NAdam", MOMENTS, more={"momentum_decay": 1.0}),
 }
 """By fastopt's names. What is not here torch does not have, or with another formula."""
 
@@ -95,9 +57,9 @@ class OnTensors(OnArrays, Peer):
         super().__init__(problem)
         self.torch = torch
         torch.set_num_threads(get_num_threads())
-        self.tensors = [torch.from_numpy(param).requires_grad_() for param in self._params]
+        self.tensors = [torch.as_tensor(param).requires_grad_() for param in self._params]
         for tensor, grad in zip(self.tensors, self._grads, strict=True):
-            tensor.grad = torch.from_numpy(grad)
+            tensor.grad = torch.as_tensor(grad)
         self.grads: list[Any] = [tensor.grad for tensor in self.tensors]
         self._averages: list[Any] | None = None
         self.optimizer = self.make()
@@ -127,27 +89,32 @@ class OnTensors(OnArrays, Peer):
         self.torch._foreach_lerp_(self._averages, self.tensors, 1 - keep)
 
     def slots(self) -> dict[str, list[Array]]:
-        """See `Side`."""
-        found = {name: [factor * array for array in self.state(key)] for name, (key, factor) in self.names().items()}
-        return found | ({"average": [tensor.numpy() for tensor in self._averages]} if self._averages else {})
+        found = {}
+        for name, (key, factor) in self.names().items():
+            state = [self.optimizer.state[tensor].get(key) for tensor in self.tensors]
+            if all(each is not None for each in state):
+                found[name] = [factor * array_of(each) for each in state]
+        return found | ({"average": [array_of(tensor) for tensor in self._averages]} if self._averages else {})
 
     def names(self) -> dict[str, tuple[str, float]]:
         """fastopt's name of a slot → the optimizer's, and the factor between them."""
         raise NotImplementedError
 
-    def state(self, key: str) -> list[Array]:
-        """The optimizer's state of one name, of all parameters."""
-        return [self.optimizer.state[tensor][key].detach().numpy() for tensor in self.tensors]
-
     def groups(self) -> list[Any]:
-        """Parameters, or groups of them where each has hyper-parameters of its own."""
+        """Return parameters, or groups of them where each has hyper-parameters of its own."""
         if not self.case.groups:
             return list(self.tensors)
-        rate = self.case.rule.hyper["learning_rate"]
+        own = [own_of(self.case, k) for k in range(len(self.tensors))]
         return [
-            {"params": [tensor], "lr": rate * multiplier_of(k), "weight_decay": decay_of(k)}
-            for k, tensor in enumerate(self.tensors)
+            {"params": [tensor], "lr": each["learning_rate"], "weight_decay": each["weight_decay"]}
+            for tensor, each in zip(self.tensors, own, strict=True)
         ]
+
+
+def array_of(tensor: Any) -> Any:
+    """Return NumPy's view of a tensor, or the tensor where it lies on a GPU."""
+    tensor = tensor.detach()
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
 
 
 class Torch(OnTensors):
@@ -157,26 +124,20 @@ class Torch(OnTensors):
 
     @classmethod
     def lacks(cls, case: Case) -> str | None:
-        """See `Peer`."""
         if case.rule.optimizer not in EQUIVALENTS:
             return f"torch has no {case.rule.optimizer} of the same formula"
-        if cls.flags.get("fused") and not _equivalent(case).fused:
-            return f"torch's {_equivalent(case).name} has no fused form"
-        return None
+        chosen = EQUIVALENTS[case.rule.optimizer]
+        return None if chosen.fused or not cls.flags.get("fused") else f"torch's {chosen.name} has no fused form"
 
     def make(self) -> Any:
-        """See `OnTensors`."""
-        chosen = _equivalent(self.case)
-        kind = getattr(self.torch.optim, chosen.name)
-        return kind(self.groups(), lr=self.case.rule.hyper["learning_rate"], **chosen.arguments, **self.flags)
+        chosen, h = EQUIVALENTS[self.case.rule.optimizer], dict(self.case.rule.hyper)
+        betas = {"betas": (h.pop("beta_1"), h.pop("beta_2"))} if "beta_1" in h else {}
+        names = RENAMED | chosen.renamed
+        arguments = {names.get(name, name): value for name, value in h.items()} | betas | chosen.more
+        return getattr(self.torch.optim, chosen.name)(self.groups(), **arguments, **self.flags)
 
     def names(self) -> dict[str, tuple[str, float]]:
-        """See `OnTensors`."""
-        return _equivalent(self.case).slots
-
-
-def _equivalent(case: Case) -> Equivalent:
-    return EQUIVALENTS[case.rule.optimizer](case.rule.hyper)
+        return EQUIVALENTS[self.case.rule.optimizer].slots
 
 
 class Fused(Torch):
