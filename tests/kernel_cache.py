@@ -21,7 +21,8 @@ KEPT = ROOT / ".kernels"
 LIMIT = 2**29
 """Bytes that are kept, some four times what one run needs: every edit of kernels/ leaves its files behind."""
 
-HARMLESS = {f"NUMBA_{name}" for name in ("NUM_THREADS", "THREADING_LAYER", "ENABLE_CUDASIM", "DISABLE_JIT", "CACHE_DIR")}
+SETTINGS = ("NUM_THREADS", "THREADING_LAYER", "ENABLE_CUDASIM", "DISABLE_JIT", "CACHE_DIR")
+HARMLESS = {f"NUMBA_{name}" for name in SETTINGS}
 """Numba's settings that change no compiled code, or none that the name of its file does not tell."""
 
 
