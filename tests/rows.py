@@ -17,13 +17,15 @@ class RowsFailed(ExceptionGroup):
         return group
 
 
-def rows(names, values):
-    """Decorator: call the test with each of the values in turn, as `pytest.mark.parametrize` would.
+def rows(names, values, ids=None):
+    """Decorator: call the test with each of the values in turn. Arguments as of `pytest.mark.parametrize`.
 
     All rows run, whatever becomes of others. Rows share the test's fixtures, and none has marks of its own.
     """
-    names = [name.strip() for name in names.split(",")]
-    cases = [_Row(names, value) for value in values]
+    names = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
+    values = list(values)
+    labels = list(ids or [None] * len(values)) if not callable(ids) else map(ids, values)
+    cases = [_Row(names, value, label) for value, label in zip(values, labels, strict=True)]
     assert cases, "a test without rows proves nothing"
     assert len({case.label for case in cases}) == len(cases), "two rows have the same name"
 
@@ -44,11 +46,11 @@ def rows(names, values):
 
 
 class _Row:
-    def __init__(self, names, value):
+    def __init__(self, names, value, label):
         given = value if isinstance(value, _Param) else pytest.param(*(value if len(names) > 1 else (value,)))
         assert not given.marks, "rows have no marks of their own"
         self.arguments = dict(zip(names, given.values, strict=True))
-        self.label = given.id or ", ".join(f"{name}={value!r}"[:200] for name, value in self.arguments.items())
+        self.label = label or given.id or ", ".join(f"{name}={value!r}"[:200] for name, value in self.arguments.items())
 
 
 def _run(calls, cases):
