@@ -6,9 +6,11 @@ import os
 import pickle
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import children
+import kernel_cache
 import pytest
 from fastopt.kernels import _jit, maths
 from numba import types
@@ -661,3 +663,60 @@ def test_processes_fill_an_empty_cache_at_once(tmp_path):
 
 def test_children_run_what_this_process_tests():
     assert children.run("import children, fastopt; children.report(file=fastopt.__file__)")["file"] == fastopt.__file__
+
+
+# -- the folder that the tests themselves use --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path):
+    """Where the tests would keep what they compile."""
+    monkeypatch.setattr(kernel_cache, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(kernel_cache, "_is_kept", lambda: True)
+    return tmp_path / "kept"
+
+
+def test_tests_keep_what_they_compile_in_a_private_folder(kept):
+    assert kernel_cache.folder() == kernel_cache.folder() == str(kept)
+    assert os.name == "nt" or kept.stat().st_mode & 0o077 == 0
+
+
+def is_temporary(folder):
+    return Path(folder).parent == Path(tempfile.gettempdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions on Windows are no mode bits")
+def test_tests_keep_nothing_where_others_can_write(kept):
+    kept.mkdir()
+    kept.chmod(0o777)
+    assert is_temporary(kernel_cache.folder())
+
+
+def test_tests_keep_nothing_where_no_folder_can_be_made(kept):
+    kept.touch()
+    assert is_temporary(kernel_cache.folder())
+
+
+def test_tests_keep_nothing_of_another_fastopt_or_under_numbas_switches(monkeypatch, tmp_path):
+    for name in [name for name in os.environ if name.startswith("NUMBA_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kernel_cache, "ROOT", Path(fastopt.__file__).resolve().parent.parent)
+    assert kernel_cache._is_kept()
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
+    assert kernel_cache._is_kept()
+    monkeypatch.setenv("NUMBA_OPT", "0")
+    assert not kernel_cache._is_kept()
+    monkeypatch.delenv("NUMBA_OPT")
+    monkeypatch.setattr(kernel_cache, "ROOT", tmp_path)
+    assert not kernel_cache._is_kept()
+
+
+def test_tests_keep_the_newest_files(kept, monkeypatch):
+    kept.mkdir(mode=0o700)
+    for number in range(5):
+        (kept / str(number)).write_bytes(bytes(100))
+        os.utime(kept / str(number), (number, number))
+    monkeypatch.setattr(kernel_cache, "LIMIT", 250)
+    kernel_cache.folder()
+    assert files_in(kept) == ["3", "4"]
