@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / ".kernels"
 LIMIT = 2**29
-"""Bytes that are kept, some four times what one run needs: every edit of kernels/ leaves its files behind."""
+"""Bytes that are kept, ten times what one run needs: every edit of kernels/ leaves its files behind."""
 
 SETTINGS = ("NUM_THREADS", "THREADING_LAYER", "ENABLE_CUDASIM", "DISABLE_JIT", "CACHE_DIR")
 HARMLESS = {f"NUMBA_{name}" for name in SETTINGS}
