@@ -113,7 +113,8 @@ gpu:
 	$(PYTHON) bench/gpu/gpu.py --out '$(OUT)' $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .benchmarks .hypothesis .import_linter_cache \
+	  .kernels .mypy_cache .pytest_cache .ruff_cache
 	find fastopt kernels tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # A stamp is written only after everything before it went well, so an interrupted installation is taken up again.

@@ -1,10 +1,8 @@
 """The environment of the tests, set before anything imports Numba, Keras or matplotlib."""
 
-import atexit
 import os
-import shutil
-import tempfile
 
+import kernel_cache
 import pytest
 from environments import (  # noqa: F401
     backend_of_this_process,
@@ -24,8 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Tests neither use nor fill the user's cache. Workers and children inherit the folder, and so share what they compile.
 if "PYTEST_XDIST_WORKER" not in os.environ and not is_child():
-    os.environ["FASTOPT_CACHE_DIR"] = tempfile.mkdtemp(prefix="fastopt-tests-")
-    atexit.register(shutil.rmtree, os.environ["FASTOPT_CACHE_DIR"], ignore_errors=True)
+    os.environ["FASTOPT_CACHE_DIR"] = kernel_cache.folder()
 
 
 @pytest.fixture(autouse=True, scope="session")

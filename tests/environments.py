@@ -18,6 +18,7 @@ import pytest
 
 _REPORTS = "FASTOPT_TESTS_REPORTS"
 _BACKEND, _SIMULATOR = "KERAS_TESTS_BACKEND", "NUMBA_ENABLE_CUDASIM"
+_GROUPS = {_BACKEND: "keras-{}", _SIMULATOR: "simulator"}
 _TIMEOUT = 1500
 _FOUND = pytest.StashKey()
 
@@ -27,12 +28,19 @@ def backend_of_this_process():
     return os.environ.get(_BACKEND, "numpy")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist, which reads the groups, is to see these
 def pytest_collection_modifyitems(items):
-    """Skip what needs a backend that is not installed, here and not in a child."""
+    """Skip what needs a backend that is not installed, here and not in a child.
+
+    What shares a child stays with one worker: every worker that had one of its tests would run them all.
+    """
     for item in items:
         backend = item.get_closest_marker("keras_backend")
         if backend and importlib.util.find_spec(backend.args[0]) is None:
             item.add_marker(pytest.mark.skip(reason=f"Keras's backend {backend.args[0]} is not installed"))
+        needs = _needs(item)
+        if needs and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(" ".join(_GROUPS[name].format(value) for name, value in needs)))
 
 
 def is_child():

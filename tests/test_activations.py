@@ -9,6 +9,7 @@ from fastopt.kernels import launch, maths
 from fastopt.kernels.activations import loops
 from keras_reference import import_keras
 from optional_torch import torch
+from rows import rows
 from test_kernels import double_arithmetic
 
 import fastopt
@@ -21,7 +22,7 @@ from fastopt.compat.keras_2_3 import activations as keras_2_3
 functional = torch.nn.functional
 pytestmark = pytest.mark.xdist_group("activations")  # one worker compiles the kernels
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
-over_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+over_dtypes = rows("dtype", DTYPES, ids=str)
 
 
 class Case(NamedTuple):
@@ -200,7 +201,7 @@ def test_slopes_at_extremes(case, dtype):
 
 @over_dtypes
 @over_cases
-@pytest.mark.parametrize("way", ["contiguous", "fortran", "strided", "reversed", "0-d", "empty", "transposed"])
+@rows("way", ["contiguous", "fortran", "strided", "reversed", "0-d", "empty", "transposed"])
 def test_any_layout_and_in_place(case, dtype, way):
     x, dy = arrays(dtype, (6, 8))
     if way in ("0-d", "empty") and case.name in OF_ROWS:

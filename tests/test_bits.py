@@ -60,14 +60,6 @@ def test_launches_on_one_thread_and_on_all_in_turn(name, threads):
     assert alone and on_all
 
 
-@pytest.mark.parametrize("layer", children.LAYERS)
-def test_launches_in_turn_on_threads_of_any_kind(layer):
-    code = "import children; children.report(found=children.bits_in_turn('Adam'))"
-    bits, alone, on_all = children.run(code, **children.layer(layer))["found"]
-    assert bits == reference("Adam")
-    assert alone and on_all
-
-
 @pytest.mark.parametrize("count", [1, 4])
 def test_number_of_numba_threads(count):
     bits, _ = bits_in_child(EVERY, NUMBA_NUM_THREADS=count)
@@ -82,9 +74,14 @@ def test_containers_and_strides(name, way):
 
 @pytest.mark.parametrize("layer", children.LAYERS)
 def test_threading_layers(layer):
-    bits, child = bits_in_child(EVERY, **children.layer(layer))
+    """Whatever threads there are; on one and on all in turn, too."""
+    code = ALL_BITS.format(names=EVERY).replace("layer=layer()", "layer=layer(), in_turn=children.bits_in_turn('Adam')")
+    child = children.run(code, **children.layer(layer))
     assert child["layer"] == layer
-    assert bits == {name: reference(name) for name in EVERY}
+    assert child["bits"] == {name: reference(name) for name in EVERY}
+    bits, alone, on_all = child["in_turn"]
+    assert bits == reference("Adam")
+    assert alone and on_all
 
 
 @pytest.mark.parametrize("names", [FEW[:1], pytest.param(EVERY[1:], marks=pytest.mark.full)], ids=["Adam", "others"])

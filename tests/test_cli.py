@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import table
+from rows import rows
 from typer.testing import CliRunner
 
 import fastopt
@@ -214,7 +215,7 @@ def test_problem_on_the_way_is_told():
     assert LAST_LINE.search(result.stdout)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("arguments", "message"),
     [
         (["--optimizer", "adm"], "unknown optimizer 'adm', did you mean Adam? The names are SGD, AdaBelief"),

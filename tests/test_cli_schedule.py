@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from rows import rows
 from typer.testing import CliRunner
 
 from fastopt import schedules
@@ -52,7 +53,7 @@ def test_every_schedule_can_be_shown_by_its_name(name):
 
 
 @pytest.mark.parametrize("name", EVERY_SCHEDULE)
-@pytest.mark.parametrize("steps", [1, 2, 7, 5000])
+@rows("steps", [1, 2, 7, 5000])
 def test_the_examples_fit_any_number_of_steps(name, steps):
     (row,) = csv.reader(io.StringIO(output(name, "--steps", steps, "--csv").splitlines()[-1]))
     assert int(row[0]) == steps
@@ -142,7 +143,7 @@ def test_picture(tmp_path):
     assert 10_000 < len(content) < 1_000_000
 
 
-@pytest.mark.parametrize(
+@rows(
     ("arguments", "message"),
     [
         ([], "name a schedule, before any flags: ExponentialDecay, PiecewiseConstantDecay"),

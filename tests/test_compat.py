@@ -14,6 +14,7 @@ import pytest
 import table
 from compare import relative_error
 from fastopt.kernels import _jit
+from rows import rows
 
 import fastopt
 import fastopt.compat
@@ -161,7 +162,7 @@ def known(release, name, options):
     return {key: value for key, value in options.items() if key in takes}
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@rows("options", OPTIONS.values(), ids=OPTIONS)
 @every_class
 def test_float64_follows_the_oracle(release, name, options):
     options = known(release, name, options)
@@ -321,7 +322,7 @@ def test_initial_decay_is_there_where_the_release_had_it(release, name):
 
 
 @every_class
-@pytest.mark.parametrize("limits", [(0.0, 0.0), (-1.0, -1.0)])
+@rows("limits", [(0.0, 0.0), (-1.0, -1.0)])
 def test_limits_of_zero_or_less_are_none(release, name, limits):
     plain, limited = make(release, name), make(release, name, clipnorm=limits[0], clipvalue=limits[1])
     same(trained(limited, 3), trained(plain, 3))
@@ -416,7 +417,7 @@ def test_first_release_swallows_what_it_does_not_know():
     same(trained(keras_1_0.Adam(decay=0.5, amsgrad=True), 3), trained(keras_1_0.Adam(), 3))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("release", "name", "argument"),
     [
         *[(release, name, "name") for release, name in CLASSES if release != "1.0.2"],
@@ -465,7 +466,7 @@ def test_truth_is_enough_for_a_switch():
     assert optimizer.get_config()["amsgrad"] == 1e-8
 
 
-@pytest.mark.parametrize("key", ["clipnorm", "clipvalue"])
+@rows("key", ["clipnorm", "clipvalue"])
 @every_class
 def test_clipping_arguments(release, name, key):
     for bad, error in ((None, TypeError), ("1", TypeError), (np.nan, ValueError)):
@@ -773,7 +774,7 @@ def no_list(name, kwargs, release):
     return "has no room for" if old else None
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@rows("release", RELEASES)
 @pytest.mark.parametrize(("name", "kwargs"), LISTED)
 def test_converter_round_trips(name, kwargs, release):
     first, second = (getattr(fastopt, name)(0.01, **kwargs) for _ in range(2))
@@ -817,7 +818,7 @@ def keras_weights(optimizer):
     return [np.array(variable.value) for variable in optimizer.variables]
 
 
-@pytest.mark.parametrize("common", [{}, {"use_ema": True}, {"gradient_accumulation_steps": 2}], ids=str)
+@rows("common", [{}, {"use_ema": True}, {"gradient_accumulation_steps": 2}], ids=str)
 @pytest.mark.parametrize(("name", "kwargs"), LISTED)
 def test_variables_of_real_keras_3(name, kwargs, common):
     """Trained by Keras, taken over, trained on by both; then handed back."""

@@ -14,6 +14,7 @@ from fastopt.kernels.layout import DIRECT, FLOAT64, STAGED, ZERO
 from fastopt.kernels.registry import Slot
 from gpu_arrays import KINDS, STREAMS, DLPack, Interface
 from numpy.lib.stride_tricks import as_strided
+from rows import rows
 
 import fastopt
 from fastopt import device, optimizers
@@ -78,9 +79,7 @@ def foreign_memory(array):
 # -- recognition -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "array", [numbers(3, 4), numbers(4, 3).T, numbers(2, 3, 4, dtype="float64"), zeros(), zeros(0, 3)]
-)
+@rows("array", [numbers(3, 4), numbers(4, 3).T, numbers(2, 3, 4, dtype="float64"), zeros(), zeros(0, 3)])
 def test_a_view_is_of_the_same_memory(on_gpu, array):
     given = on_gpu(array)
     (parameter,) = collect([given], None)
@@ -235,7 +234,7 @@ def misaligned():
     return np.frombuffer(bytearray(52), np.uint8)[1:49].view(F32)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("array", "error", "message"),
     [
         (zeros(3, dtype=np.int64), TypeError, "parameter 0.*float32 or float64, got int64"),
@@ -414,7 +413,7 @@ def test_structures(scene, form):
         scene.gradients.read([[given["w"], given["b"]], given["s"]], False)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("changed", "error", "message"),
     [
         ({"w": [1.0]}, ValueError, "structure"),

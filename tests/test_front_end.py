@@ -15,6 +15,7 @@ import numpy as np
 import oracles
 import pytest
 import table
+from rows import rows
 
 import fastopt
 from fastopt import optimizers, schedules
@@ -92,7 +93,7 @@ def test_a_bare_array_is_a_list_of_one():
 
 
 @every_optimizer
-@pytest.mark.parametrize("shapes", [(), ((0,),), ((0, 3), (3, 0, 2)), ((), ()), ((1, 1), (1,))])
+@rows("shapes", [(), ((0,),), ((0, 3), (3, 0, 2)), ((), ()), ((1, 1), (1,))])
 def test_empty_lists_empty_arrays_and_single_elements(name, shapes):
     params = arrays(0, shapes)
     optimizer, _ = built(make(name, global_clipnorm=1.0), params)
@@ -104,7 +105,7 @@ AXES = {"Fortran": ((3, 4, 5), (2, 1, 0)), "channels last": ((2, 3, 4, 5), (0, 2
 
 
 @every_optimizer
-@pytest.mark.parametrize("order", AXES)
+@rows("order", AXES)
 def test_parameters_are_dense_in_any_order_of_axes(name, order):
     shape, axes = AXES[order]
     (plain,) = arrays(0, [shape])
@@ -237,9 +238,9 @@ HOLDERS = {
 }
 
 
-@pytest.mark.parametrize("by_params", [False, True], ids=["build", "params"])
+@rows("by_params", [False, True], ids=["build", "params"])
 @pytest.mark.parametrize("held", HOLDERS)
-@pytest.mark.parametrize("given", HOLDERS)
+@rows("given", HOLDERS)
 def test_gradients_go_where_keras_tree_puts_them(held, given, by_params):
     """``keras.tree.map_structure``, like ``jax.tree.map``, pairs leaves by keys and refuses structures that differ.
 
@@ -776,7 +777,7 @@ def test_raise_leaves_everything(name):
 
 
 @every_optimizer
-@pytest.mark.parametrize("value", BAD)
+@rows("value", BAD)
 def test_propagate_lets_them_in_without_a_word(name, value):
     optimizer, params = built(make(name))
     stepped(optimizer, params, 1, 3)
@@ -1027,7 +1028,7 @@ def test_config_of_the_wrapper_holds_all_that_that_of_keras_holds():
 
 
 @every_optimizer
-@pytest.mark.parametrize("wrap", [False, True])
+@rows("wrap", [False, True])
 def test_state_survives_a_file(name, wrap, tmp_path):
     options = {"use_ema": True, "gradient_accumulation_steps": 2, **options_and_slots(name)[0]}
 
@@ -1396,7 +1397,7 @@ def test_adafactor_stays_finite_where_a_zero_row_meets_a_zero_column():
 
 
 @every_optimizer
-@pytest.mark.parametrize("argument", ["decay", "lr", "momentun"])
+@rows("argument", ["decay", "lr", "momentun"])
 def test_unknown_arguments_are_errors(name, argument):
     hint = "valid ones are" if argument == "momentun" else r"fastopt\.compat"
     with pytest.raises(TypeError, match=rf"{name}.*'{argument}'.*{hint}"):

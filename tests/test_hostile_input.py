@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fastopt.kernels.engines import Elementwise
 from numpy.lib.stride_tricks import as_strided
+from rows import rows as folded
 
 import fastopt
 from fastopt import optimizers, registry, schedules
@@ -958,41 +959,41 @@ FUNCTIONS = rows(
     ("serialize-name", lambda s: optimizers.serialize("adam"), (TypeError, AttributeError), ""),
 )
 
-ROWS = [
-    *CONSTRUCTORS,
-    *PARAMETERS,
-    *OVERRIDES,
-    *GRADIENTS,
-    *FROZEN,
-    *STRUCTURES,
-    *AVERAGES,
-    *UNBUILT,
-    *SETTERS,
-    *RATES,
-    *COEFFICIENTS,
-    *NONFINITE,
-    *CHANGED_RULES,
-    *STATES,
-    *LOSS_SCALES,
-    *FUNCTIONS,
-]
+GROUPS = {
+    "constructors": CONSTRUCTORS,
+    "parameters": PARAMETERS,
+    "overrides": OVERRIDES,
+    "gradients": GRADIENTS,
+    "frozen": FROZEN,
+    "structures": STRUCTURES,
+    "averages": AVERAGES,
+    "unbuilt": UNBUILT,
+    "setters": SETTERS,
+    "rates": RATES,
+    "coefficients": COEFFICIENTS,
+    "nonfinite": NONFINITE,
+    "changed rules": CHANGED_RULES,
+    "states": STATES,
+    "loss scales": LOSS_SCALES,
+    "functions": FUNCTIONS,
+}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
-def test_refused_without_a_trace(row):
-    scene, undisturbed = row.scene(), row.scene()
-    before = scene.trace()
-    with pytest.raises(row.error, match=re.compile(row.message, re.DOTALL)):
-        row.call(scene)
-    assert scene.trace() == before
-    assert not scene.guarded_values_changed()
-    scene.step()
-    undisturbed.step()
-    assert scene.trace() == undisturbed.trace()
+@pytest.mark.parametrize("group", GROUPS)
+def test_refused_without_a_trace(group):
+    @folded("row", GROUPS[group], ids=lambda row: row.id)
+    def check(row):
+        scene, undisturbed = row.scene(), row.scene()
+        before = scene.trace()
+        with pytest.raises(row.error, match=re.compile(row.message, re.DOTALL)):
+            row.call(scene)
+        assert scene.trace() == before
+        assert not scene.guarded_values_changed()
+        scene.step()
+        undisturbed.step()
+        assert scene.trace() == undisturbed.trace()
 
-
-def test_every_row_has_its_own_name():
-    assert len({row.id for row in ROWS}) == len(ROWS)
+    check()
 
 
 # -- what one row cannot show ------------------------------------------------------------------------------------------
@@ -1061,26 +1062,28 @@ def test_clipping_makes_no_nan_of_finite_gradients_where_that_must_not_pass(clip
 
 SWITCHED_ON = """
     import children, numpy as np, fastopt
-    optimizer = fastopt.SGD(0.1)
-    params = [np.ones(3, np.float32)]
-    optimizer.build(params)
-    refused = None
-    try:
-        optimizer.{name} = {value}
-        for _ in range(2):
-            optimizer.apply([np.ones(3, np.float32)])
-    except Exception as error:
-        refused = type(error).__name__
-    children.report(refused=refused, unchanged=bool((params[0] == 1).all()))
+
+    def switched_on(name, value):
+        optimizer, refused = fastopt.SGD(0.1), None
+        params = [np.ones(3, np.float32)]
+        optimizer.build(params)
+        try:
+            setattr(optimizer, name, value)
+            for _ in range(2):
+                optimizer.apply([np.ones(3, np.float32)])
+        except Exception as error:
+            refused = type(error).__name__
+        return refused, bool((params[0] == 1).all())
+
+    children.report(found=[switched_on("use_ema", True), switched_on("gradient_accumulation_steps", 2)])
 """
 
 
-@pytest.mark.parametrize(("name", "value"), [("use_ema", True), ("gradient_accumulation_steps", 2)])
-def test_an_option_that_needs_state_cannot_be_switched_on_after_build(name, value):
+def test_an_option_that_needs_state_cannot_be_switched_on_after_build():
     """Its arrays do not exist: in a child, because writing to them would end the process."""
-    found = children.run(SWITCHED_ON.format(name=name, value=value))
-    assert found["refused"] in ("RuntimeError", "AttributeError", "ValueError")
-    assert found["unchanged"]
+    for refused, unchanged in children.run(SWITCHED_ON)["found"]:
+        assert refused in ("RuntimeError", "AttributeError", "ValueError")
+        assert unchanged
 
 
 def test_an_exclusion_that_fails_leaves_no_exclusion_behind(monkeypatch):

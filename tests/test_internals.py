@@ -226,29 +226,40 @@ def test_a_cupy_whose_precision_cannot_be_chosen(monkeypatch):
 # -- Keras -------------------------------------------------------------------------------------------------------------
 
 WITHOUT_HOOKS = """
-    import json, sys
+    import importlib, sys
     import children, keras
-    {change}
-    try:
-        import fastopt.keras
-    except ImportError as error:
-        print(json.dumps(str(error)))
+
+    def message_without(owner, name):
+        *path, owner = owner.split(".")
+        holder = importlib.import_module(".".join(path))
+        owner = getattr(holder, owner)
+        hook = getattr(owner, name)
+        delattr(owner, name)
+        try:
+            import fastopt.keras
+        except ImportError as error:
+            return str(error)
+        finally:
+            setattr(owner, name, hook)
+            for module in [module for module in sys.modules if module.startswith("fastopt.keras")]:
+                del sys.modules[module]
+
+    children.report(messages=[message_without(*hook.rsplit(".", 1)) for hook in {hooks!r}])
 """
+HOOKS = [
+    "keras.src.optimizers.base_optimizer.BaseOptimizer._backend_apply_gradients",
+    "keras.src.optimizers.base_optimizer.BaseOptimizer._get_current_learning_rate",
+    "keras.src.backend.common.stateless_scope.in_stateless_scope",
+]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "del keras.src.optimizers.base_optimizer.BaseOptimizer._backend_apply_gradients",
-        "del keras.src.optimizers.base_optimizer.BaseOptimizer._get_current_learning_rate",
-        "del keras.src.backend.common.stateless_scope.in_stateless_scope",
-    ],
-)
-def test_a_keras_without_hooks(change):
+def test_a_keras_without_hooks():
     pytest.importorskip("torch")
-    message = children.run(WITHOUT_HOOKS.format(change=change), KERAS_BACKEND="torch", PYTHONWARNINGS=None)
-    name = change.rpartition(".")[2]
-    assert re.fullmatch(rf"Keras \S+ has no \S*{name}, as Keras \S+ has, .*: install that", message)
+    code = WITHOUT_HOOKS.format(hooks=HOOKS)
+    messages = children.run(code, KERAS_BACKEND="torch", PYTHONWARNINGS=None)["messages"]
+    for hook, message in zip(HOOKS, messages, strict=True):
+        name = hook.rpartition(".")[2]
+        assert re.fullmatch(rf"Keras \S+ has no \S*{name}, as Keras \S+ has, .*: install that", message)
 
 
 @pytest.mark.filterwarnings(COPY_KEYWORD)

@@ -32,6 +32,7 @@ from keras_cases import (
     values,
     variables_of,
 )
+from rows import rows
 
 import fastopt
 
@@ -192,8 +193,8 @@ def test_the_names_of_keras_stay_its_own(keras, fast):
 
 
 @EVERY_NAME
-@pytest.mark.parametrize("by", ["own variables", "assignment"])
-@pytest.mark.parametrize("direction", ["to fastopt", "to Keras"])
+@rows("by", ["own variables", "assignment"])
+@rows("direction", ["to fastopt", "to Keras"])
 def test_state_moves_between_keras_and_fastopt(name, by, direction, keras, fast, backend):
     if name == "ScheduleFreeAdamW" and backend == "torch":
         pytest.skip(TORCH_SCHEDULE_FREE)
@@ -623,7 +624,7 @@ def test_constraints(keras, fast):
     assert_same_state(ours, theirs)
 
 
-@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}, {"global_clipnorm": 1.0}], ids=str)
+@rows("options", [{}, {"gradient_accumulation_steps": 2}, {"global_clipnorm": 1.0}], ids=str)
 @EVERY_NAME
 def test_variables_overwritten_with_their_gradient(name, options, keras, fast, backend):
     if name == "ScheduleFreeAdamW" and backend == "torch":

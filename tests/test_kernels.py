@@ -40,6 +40,7 @@ from fastopt.kernels.rules.adafactor import AdafactorScalars
 from fastopt.kernels.rules.adam import AdamScalars
 from fastopt.kernels.rules.lamb import LambScalars
 from fastopt.kernels.rules.sgd import SgdScalars
+from rows import rows
 
 import fastopt
 
@@ -223,7 +224,7 @@ def test_step_does_what_the_plain_rule_does(scalars, dtype, threads):
         untouched.assert_holds(untouched.start)
 
 
-@pytest.mark.parametrize(
+@rows(
     "options",
     [sum(bits) for bits in product((0, ACCUMULATED), (0, AVERAGED, OVERWRITE, AVERAGED | OVERWRITE), (0, ZERO))],
 )
@@ -361,8 +362,8 @@ def test_norms_are_those_of_exact_sums(dtype, options, threads):
         assert bad == 0
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("where", [0, 127, 128, 4095, 4096, 12_288])
+@rows("value", [math.nan, math.inf, -math.inf])
+@rows("where", [0, 127, 128, 4095, 4096, 12_288])
 @over_dtypes
 def test_one_element_that_is_not_finite_is_found(dtype, where, value):
     case = case_of(SgdScalars, dtype)

@@ -14,6 +14,7 @@ from fastopt.kernels.losses import loops
 from fastopt.kernels.rowwise import BLOCK
 from keras_reference import import_keras
 from optional_torch import torch
+from rows import rows
 from test_kernels import double_arithmetic, packed
 
 import fastopt
@@ -25,7 +26,7 @@ from fastopt.compat.keras_2_3 import losses as keras_2_3
 pytestmark = pytest.mark.xdist_group("losses")  # one worker compiles the kernels
 EPSILON = 1e-7
 DTYPES = [np.dtype(np.float32), np.dtype(np.float64)]
-over_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+over_dtypes = rows("dtype", DTYPES, ids=str)
 
 
 class Case(NamedTuple):
@@ -287,9 +288,7 @@ def test_gradients_are_those_of_autograd(case, dtype):
 
 
 @over_cases
-@pytest.mark.parametrize(
-    "shape", [(3, BLOCK - 1), (2, BLOCK), (2, 2 * BLOCK + 17), (BLOCK + 5, 2), (1000, 1), (40000,)]
-)
+@rows("shape", [(3, BLOCK - 1), (2, BLOCK), (2, 2 * BLOCK + 17), (BLOCK + 5, 2), (1000, 1), (40000,)])
 def test_rows_of_any_length(case, shape):
     if case.kind.startswith("labels") and len(shape) == 1:
         return
@@ -464,7 +463,7 @@ def test_nan_targets_and_clipped_predictions(case, dtype):
 
 @over_dtypes
 @over_cases
-@pytest.mark.parametrize("opposite", [1, -1])
+@rows("opposite", [1, -1])
 def test_the_largest_numbers_give_no_nan_where_keras_has_none(case, dtype, opposite, keras):
     largest = np.finfo(dtype).max
     for size in (largest, -largest, np.sqrt(largest), np.finfo(dtype).smallest_normal):
@@ -481,8 +480,8 @@ def test_the_largest_numbers_give_no_nan_where_keras_has_none(case, dtype, oppos
 
 
 @over_dtypes
-@pytest.mark.parametrize("of_target", [0.0, 1e-30, 1e-5, 1.0, 1e30])
-@pytest.mark.parametrize("of_prediction", [0.0, 1e-39, 1e-30, 1e-9, 1e30])
+@rows("of_target", [0.0, 1e-30, 1e-5, 1.0, 1e30])
+@rows("of_prediction", [0.0, 1e-39, 1e-30, 1e-9, 1e30])
 def test_cosine_of_any_size(dtype, of_target, of_prediction):
     """Squares neither overflow nor vanish; ε takes the place of small norms."""
     if dtype.itemsize == 8:  # as far out as its range allows; torch's own squares do not reach that far
@@ -548,8 +547,8 @@ def _class_name(name):
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("from_logits", [True, False])
-@pytest.mark.parametrize("ignored", [-1, 1, 255])
+@rows("from_logits", [True, False])
+@rows("ignored", [-1, 1, 255])
 def test_ignored_class(ignored, from_logits, reduction, keras):
     y_true, y_pred = np.array([0, ignored, 2, ignored]), CASES[-2].data(DTYPES[1], (4, 3))[1]
     for weights in (None, np.array([1.0, 2.0, 3.0, 4.0])):

@@ -178,48 +178,51 @@ STEPS_ON_100_MEGABYTES = """
     rows, columns = 6400, 4096
     param = np.ones((rows, columns), np.float32)
     assert param.nbytes == 100 * 2**20
-    grad = np.full((rows, columns * {stride}), 0.5, np.float32)[:, :: {stride}]
-    optimizer = fastopt.{name}(**{options})
-    optimizer.build([param])
 
-    def update():
-        for _ in range({options}.get("gradient_accumulation_steps", 1)):
-            optimizer.apply([grad])
+    def measured(name, options, stride):
+        grad = np.full((rows, columns * stride), 0.5, np.float32)[:, ::stride]
+        optimizer = getattr(fastopt, name)(**options)
+        optimizer.build([param])
 
-    update()
-    update()
-    before = rtsys.get_allocation_stats()
-    peak = children.peak_memory(update)
-    after = rtsys.get_allocation_stats()
-    tracemalloc.start()
-    update()
-    children.report(
-        peak=peak,
-        by_python=tracemalloc.get_traced_memory()[1],
-        by_numba=after.alloc - before.alloc,
-        kept_by_numba=(after.alloc - after.free) - (before.alloc - before.free),
-    )
+        def update():
+            for _ in range(options.get("gradient_accumulation_steps", 1)):
+                optimizer.apply([grad])
+
+        update()
+        update()
+        before = rtsys.get_allocation_stats()
+        peak = children.peak_memory(update)
+        after = rtsys.get_allocation_stats()
+        tracemalloc.start()
+        update()
+        by_python = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return {{
+            "peak": peak,
+            "by_python": by_python,
+            "by_numba": after.alloc - before.alloc,
+            "kept_by_numba": (after.alloc - after.free) - (before.alloc - before.free),
+        }}
+
+    children.report(found=[measured(*case) for case in {cases}])
 """
 ALL_OPTIONS = {"global_clipnorm": 1.0, "use_ema": True, "gradient_accumulation_steps": 2}
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "stride"),
+    "cases",
     [
-        ("Adam", {}, 1),
-        ("Adam", ALL_OPTIONS, 2),
-        pytest.param("Lamb", ALL_OPTIONS, 2, marks=pytest.mark.full),
-        pytest.param("Adafactor", ALL_OPTIONS, 2, marks=pytest.mark.full),
+        pytest.param([("Adam", {}, 1), ("Adam", ALL_OPTIONS, 2)], id="Adam"),
+        pytest.param([("Lamb", ALL_OPTIONS, 2), ("Adafactor", ALL_OPTIONS, 2)], id="others", marks=pytest.mark.full),
     ],
-    ids=["plain", "all options", "Lamb", "Adafactor"],
 )
-def test_a_step_on_100_megabytes_allocates_less_than_one(name, options, stride):
-    code = STEPS_ON_100_MEGABYTES.format(name=name, options=options, stride=stride)
-    found = children.run(code, NUMBA_NRT_STATS=1)
-    assert found["peak"] < MEGABYTE
-    assert found["by_python"] < MEGABYTE
-    assert found["kept_by_numba"] == 0
-    assert found["by_numba"] < 100, "scratch is allocated per launch and thread, not per chunk"
+def test_a_step_on_100_megabytes_allocates_less_than_one(cases):
+    found = children.run(STEPS_ON_100_MEGABYTES.format(cases=cases), NUMBA_NRT_STATS=1)["found"]
+    for case, each in zip(cases, found, strict=True):
+        assert each["peak"] < MEGABYTE, case
+        assert each["by_python"] < MEGABYTE, case
+        assert each["kept_by_numba"] == 0, case
+        assert each["by_numba"] < 100, f"{case}: scratch is allocated per launch and thread, not per chunk"
 
 
 # -- fork --------------------------------------------------------------------------------------------------------------
@@ -259,26 +262,38 @@ def test_fork_after_parallel_steps(layer):
     assert found["child"] == found["again"] == [digest, adam, 1]
 
 
-TORCH_RUNS = """
-    import torch
+AFTER_TORCH = """
+    {first}
+    import children, torch
     torch.set_num_threads(2)
     matrix = torch.ones(1500, 1500)
     assert float((matrix @ matrix).add(1.0).sum()) > 0
+    in_child = children.in_fork(lambda: children.steps_of("Adam"))
+    import fastopt
+    before_fork = children.in_fork(lambda: children.steps_of("Adam"))
+    children.report(found=[in_child, before_fork], expected=children.steps_of("Adam"))
 """
 
 
-@children.FORK
-@pytest.mark.parametrize("imported", ["before the fork", "in the child"])
-@pytest.mark.parametrize("layer", children.LAYERS)
-def test_fork_where_only_torch_ran_in_parallel(layer, imported):
+def assert_forks_step_after_torch(layer, first=""):
     pytest.importorskip("torch")
-    code = "import children\n" + ("import fastopt\n" if imported == "before the fork" else "")
-    code += (
-        TORCH_RUNS.replace("\n    ", "\n")
-        + 'children.report(child=children.in_fork(lambda: children.steps_of("Adam")))'
-    )
+    code = AFTER_TORCH.format(first=first)
     found = children.run(code, **children.layer(layer), PYTHONWARNINGS="default")  # torch's own are none of ours
-    assert found["child"] == children.steps_of("Adam")
+    assert found["found"] == [found["expected"]] * 2
+    assert found["expected"] == children.steps_of("Adam")
+
+
+@children.FORK
+@pytest.mark.parametrize("layer", children.LAYERS)
+def test_fork_where_only_torch_ran_in_parallel(layer):
+    """Before fastopt is imported, and after."""
+    assert_forks_step_after_torch(layer)
+
+
+@children.FORK
+def test_fork_where_only_torch_ran_in_parallel_and_fastopt_was_imported_first():
+    """Whose OpenMP runtime is loaded first."""
+    assert_forks_step_after_torch("openmp", "import fastopt")
 
 
 FIRST_STEPS_OF_TORCH = """
@@ -332,19 +347,12 @@ LOCKS = {
     "launches": "from fastopt.kernels.launch import exclusively as lock",
     "compiles": "from numba.core.compiler_lock import global_compiler_lock as lock",
 }
+WHILE_A_LOCK_IS_HELD = """
+    import threading, time
+    import children, fastopt
+    {imported}
 
-
-@children.FORK
-@pytest.mark.parametrize("built", [False, True], ids=["before the first build", "later"])
-@pytest.mark.parametrize("does", LOCKS)
-def test_fork_while_another_thread(does, built):
-    code = """
-        import threading, time
-        import children, fastopt
-        {imported}
-
-        if {built}:
-            children.steps_of("Adam")
+    def forked():
         held = threading.Event()
 
         def hold():
@@ -357,47 +365,60 @@ def test_fork_while_another_thread(does, built):
         held.wait()
         child = children.in_fork(lambda: children.steps_of("Adam"))
         thread.join()
-        children.report(child=child, parent=children.steps_of("Adam"))
-    """
-    found = children.run(code.format(imported=LOCKS[does], built=built), **FORKING)
-    assert found["child"] == found["parent"]
+        return child
+
+    before_the_first_build = forked()
+    parent = children.steps_of("Adam")
+    children.report(found=[before_the_first_build, forked()], parent=parent)
+"""
 
 
 @children.FORK
-def test_forked_child_compiles(tmp_path):
-    (tmp_path / "file").touch()
+@pytest.mark.parametrize("does", LOCKS)
+def test_fork_while_another_thread(does):
+    """Before the first build, and later."""
+    found = children.run(WHILE_A_LOCK_IS_HELD.format(imported=LOCKS[does]), **FORKING)
+    assert found["found"] == [found["parent"]] * 2
+
+
+@children.FORK
+def test_forked_child_builds_no_parallel_form():
+    """There is no use for it. That a forked child compiles is tested in `test_compiling`."""
     code = """
         import children, fastopt
 
         def step():
             from fastopt.kernels import _jit
-            return [children.few_steps(fastopt.SGD(), steps=1), _jit.compilations]
+            return [children.few_steps(fastopt.SGD(), steps=1), _jit.compilations + _jit.loads]
 
         children.in_fork(lambda: 0)
         child = children.in_fork(step)
         children.report(child=child, parent=step())
     """
-    found = children.run(code, FASTOPT_CACHE_DIR=tmp_path / "file" / "below", **FORKING)
+    found = children.run(code, **FORKING)
     assert found["child"][0] == found["parent"][0]
-    assert 0 < found["child"][1] < found["parent"][1]  # no parallel form: there is no use for it
+    assert 0 < found["child"][1] < found["parent"][1]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_pools_of_processes(method):
-    if method not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"this platform has no {method}")
+METHODS = multiprocessing.get_all_start_methods()
+
+
+def test_pools_of_processes():
+    """Started in any way: all that this platform has."""
     code = f"""
         import multiprocessing
         import children
 
         names = ["Adam", "Lion", "Adam", "Lion"]
         expected = [children.steps_of(name) for name in names]
-        with multiprocessing.get_context({method!r}).Pool(2) as pool:
-            found = pool.map_async(children.steps_of, names).get(timeout=120)
+        found = {{}}
+        for method in {METHODS!r}:
+            with multiprocessing.get_context(method).Pool(2) as pool:
+                found[method] = pool.map_async(children.steps_of, names).get(timeout=120)
         children.report(found=found, expected=expected)
     """
-    found = children.run(code, **FORKING)
-    assert found["found"] == found["expected"]
+    found = children.run(code, timeout=400, **FORKING)
+    assert found["found"] == dict.fromkeys(METHODS, found["expected"])
 
 
 # -- Python threads ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import table
 from fastopt.kernels import _jit, launch, repeated_step
+from rows import rows
 
 import fastopt
 from fastopt import optimizers, scalars, schedules
@@ -531,7 +532,7 @@ def test_steps_of_a_wrapper_in_between(repeated):
 
 
 @every_optimizer
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@rows("dtype", [np.float32, np.float64])
 def test_many_groups_are_worked_out_together(name, dtype, monkeypatch):
     overrides = {f"^{k}$": {"learning_rate_multiplier": 1 / (k + 3), "weight_decay": k % 3 / 10} for k in range(23)}
     runs = []

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optional_torch import torch
+from rows import rows
 
 import fastopt
 from fastopt import schedules
@@ -137,7 +138,7 @@ def test_configs_of_schedules_that_keras_lacks_come_back(ours):
 
 
 @pytest.mark.parametrize("ours", OWN, ids=repr)
-@pytest.mark.parametrize("step", [13, 13.0, np.int64(13), np.float32(13)])
+@rows("step", [13, 13.0, np.int64(13), np.float32(13)])
 def test_schedules_that_keras_lacks_give_floats(ours, step):
     assert type(ours(step)) is float
     assert ours(step) == ours(13)
@@ -295,7 +296,7 @@ def test_different_arguments_or_classes_are_not_equal():
 
 
 @pytest.mark.parametrize(("name", "arguments"), CASES)
-@pytest.mark.parametrize("step", [13, 13.0, np.int32(13), np.int64(13), np.uint8(13), np.float32(13), np.float64(13)])
+@rows("step", [13, 13.0, np.int32(13), np.int64(13), np.uint8(13), np.float32(13), np.float64(13)])
 def test_takes_any_number_and_gives_a_float(name, arguments, step):
     schedule, _ = made(name, arguments)
     assert type(schedule(step)) is float
@@ -373,8 +374,8 @@ def rates(schedule, steps):
     return [schedule(step) for step in range(steps)]
 
 
-@pytest.mark.parametrize("total_steps", [2, 3, 10, 47])
-@pytest.mark.parametrize("pct_start", [0.0, 0.3, 0.5, 0.77, 1.0])
+@rows("total_steps", [2, 3, 10, 47])
+@rows("pct_start", [0.0, 0.3, 0.5, 0.77, 1.0])
 @pytest.mark.parametrize("anneal_strategy", ["cos", "linear"])
 @pytest.mark.parametrize("three_phase", [False, True])
 def test_one_cycle_equals_torch(total_steps, pct_start, anneal_strategy, three_phase):
@@ -506,7 +507,7 @@ def test_step_decay_per_step_is_constant_within_an_epoch(variant):
     assert rates(per_step, 80) == [rate for rate in rates(per_epoch, 20) for _ in range(4)]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("make", "error", "message"),
     [
         (lambda: schedules.LinearWarmup("0.1", 5), TypeError, "learning_rate must be a number or a schedule"),

@@ -161,7 +161,7 @@ def rows_that_fail(name):
     """The rows with a failing test while a feature is broken, in this process."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()), FEATURES[name].patch():
         found = Path(folder) / "tests.json"
-        # The outer conftest would start an empty kernel cache.
+        # Without the outer conftest: what it sets, this process has from its parent.
         options = ["-q", "-p", "no:cacheprovider", f"--confcutdir={checklist.HERE}", f"--tests-to={found}"]
         status = pytest.main([*options, *map(str, sorted(checklist.HERE.glob("test_00*.py")))])
         assert status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), f"pytest stopped with {status!r}"
