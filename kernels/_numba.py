@@ -5,6 +5,7 @@ sentence. What else may have changed is noticed when it is first needed, and don
 """
 
 import contextlib
+import os
 import pickle
 import warnings
 from importlib import import_module
@@ -84,6 +85,29 @@ def in_python(body):
         return native
 
     return attach
+
+
+_FunctionIdentity = imported("core.bytecode", "FunctionIdentity")
+
+
+class _Apart:
+    """Gives a number that no other process gives, forked ones included."""
+
+    def __next__(self):
+        return int.from_bytes(os.urandom(7))
+
+
+def name_symbols_apart():
+    """Have the symbols of what is compiled from now on differ from those of other processes.
+
+    They are made of a counter, and of two symbols that are equal the first counts: of two versions of a function that
+    two processes have compiled and cached, a third one would run but one. Where Numba has another counter, it does.
+    """
+    if hasattr(_FunctionIdentity, "_unique_ids"):
+        _FunctionIdentity._unique_ids = _Apart()
+
+
+name_symbols_apart()
 
 
 # -- compiled code -----------------------------------------------------------------------------------------------------

@@ -286,7 +286,6 @@ def test_edits_of_a_users_rule_take_effect(user, user_files):
     assert told["compilations"] == len(USER_EDITS)
 
 
-@pytest.mark.xfail(strict=True, reason="what two processes compiled of one name can have the same symbols")
 def test_versions_of_a_rule_that_two_processes_compiled_meet_in_a_third(user, user_files, tmp_path):
     """As where a notebook reloads a module whose edits other processes have run."""
     edit, cache = USER_EDITS["rule"], shutil.copytree(user[1], tmp_path / "cache")
