@@ -14,7 +14,7 @@ from . import _checkout, optimizers, schedules  # noqa: F401
 from .custom import register_rule
 from .flat import FlatBuffer, pack
 from .graphs import capture
-from .kernels.launch import get_num_threads, set_num_threads
+from .kernels.cpu.launch import get_num_threads, set_num_threads
 from .optimizer import Optimizer
 from .optimizers import *  # noqa: F403
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .flat import flatten
-from .kernels.launch import one_call
+from .kernels.cpu.launch import one_call
 from .plan import AVERAGE_SLOT
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from .device import HOST, Place, is_array
 from .flat import FlatBuffer, flatten, is_container, is_plain, match, rebuild
 from .gradients import ABSENT, BaseGradients, gradients_of
 from .kernels.clipping import ALL, EACH
-from .kernels.launch import one_call
+from .kernels.cpu.launch import one_call
 from .kernels.locks import Lock
 from .kernels.registry import Slot
 from .parameters import Array, Parameter, collect

@@ -12,9 +12,9 @@ import numpy as np
 
 from .device import AnyArray, engine
 from .flat import aligned_offsets
-from .kernels.cpu import step
-from .kernels.engines import contiguous_chunks
-from .kernels.launch import Work, kernel, launch
+from .kernels.cpu.engines import contiguous_chunks
+from .kernels.cpu.launch import Work, kernel, launch
+from .kernels.cpu.loops import step
 from .kernels.layout import ACCUMULATOR, AVERAGE, CHUNK, DIRECT, PARAM, SLOTS, Control
 from .kernels.registry import RULES, Slot
 from .parameters import Array, Parameter

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from ._jit import callee
+from .compile._jit import callee
 
 ALL, STEEP, EACH = 1, 2, 3
 """Ways to clip by a norm: one norm over all gradients, as Keras 3 does, or as Keras 1 and 2 do; each gradient by its

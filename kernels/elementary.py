@@ -17,8 +17,8 @@ from fractions import Fraction
 import numpy as np
 from numba.extending import overload
 
-from ._jit import INLINED_FLAGS, inlined_callee
-from .intrinsics import bits_of, number_of, selected
+from .compile._jit import INLINED_FLAGS, inlined_callee
+from .compile.intrinsics import bits_of, number_of, selected
 
 
 def _polynomial(x, coefficients):

@@ -12,8 +12,8 @@ import numpy as np
 from numba.extending import overload
 
 from . import elementary
-from ._jit import FLAGS, INLINED_FLAGS, callee, inlined_callee
-from .intrinsics import selected
+from .compile._jit import FLAGS, INLINED_FLAGS, callee, inlined_callee
+from .compile.intrinsics import selected
 
 
 def sqrt(x):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from ._jit import FLAGS
+from .compile._jit import FLAGS
 
 
 class Slot(NamedTuple):

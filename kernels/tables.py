@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._jit import callee
-from .intrinsics import array_at, table_at
+from .compile._jit import callee
+from .compile.intrinsics import array_at, table_at
 from .layout import SEGMENT
 
 

@@ -117,7 +117,7 @@ def edit(path, old, new):
 
 def report(**values):
     """Hand values to the parent process."""
-    from fastopt.kernels import _jit
+    from fastopt.kernels.compile import _jit
 
     print(json.dumps({"compilations": _jit.compilations, **values}), flush=True)
 
@@ -255,7 +255,7 @@ def bits_in_turn(name):
     import random
     from unittest import mock
 
-    from fastopt.kernels import crowding, launch
+    from fastopt.kernels.cpu import crowding, launch
 
     import fastopt
 

@@ -28,7 +28,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ and not is_child():
 @pytest.fixture(autouse=True, scope="session")
 def all_threads():
     """Launches use threads however busy the machine is: it is them that most tests of launches are about."""
-    from fastopt.kernels import launch
+    from fastopt.kernels.cpu import launch
 
     launch._state["yields"] = False
 
@@ -36,7 +36,7 @@ def all_threads():
 @pytest.fixture
 def launches(monkeypatch):
     """The launches so far of optimizers that were made in the test."""
-    from fastopt.kernels import launch
+    from fastopt.kernels.cpu import launch
 
     found, call = [], launch.call
     monkeypatch.setattr(launch, "call", lambda *arguments: found.append(arguments) or call(*arguments))
@@ -49,7 +49,7 @@ def reading_in_python():
     if os.environ.get("FASTOPT_TESTS_READING") != "python":
         yield
         return
-    from fastopt.kernels import exchange
+    from fastopt.kernels.cpu import exchange
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exchange, "obstacle", lambda: "FASTOPT_TESTS_READING is set")

@@ -14,7 +14,7 @@ from collections import deque
 
 from cuda.bindings import driver as real
 from fake_driver import CODE, CONTEXT, PRIMARY, UNSAFE_IN_CAPTURE, FakeDriver, numbers_at
-from fastopt.kernels._cuda_jit import simulated
+from fastopt.kernels.cuda._cuda_jit import simulated
 from fastopt.kernels.cuda.simulated_threads import launch
 
 MODE = real.CUstreamCaptureMode

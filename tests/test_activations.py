@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from fastopt.kernels import launch, maths
+from fastopt.kernels import maths
 from fastopt.kernels.activations import loops
+from fastopt.kernels.cpu import launch
 from keras_reference import import_keras
 from optional_torch import torch
 from rows import rows

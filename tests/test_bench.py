@@ -119,7 +119,7 @@ def test_traffic_is_counted(recipe, stack, dtype, expected):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("size", [0, 1, 1000, 100_001])
 def test_the_ceiling_adds_to_all_arrays(size, dtype):
-    from fastopt.kernels.ceiling import Loop, add_to_all, read
+    from fastopt.kernels.cpu.ceiling import Loop, add_to_all, read
 
     arrays = [np.arange(size, dtype=dtype) * k for k in (1, 2, 3)]
     Loop(add_to_all, arrays[0], arrays[1:])()

@@ -4,7 +4,7 @@ import functools
 
 import children
 import pytest
-from fastopt.kernels import launch
+from fastopt.kernels.cpu import launch
 
 import fastopt
 
@@ -16,7 +16,7 @@ OTHER_WAYS = [way for way in children.WAYS if way != "list"]
 
 ALL_BITS = """
     import children
-    from fastopt.kernels.threads import layer
+    from fastopt.kernels.cpu.threads import layer
     bits = {{name: children.bits(name) for name in {names}}}
     children.report(bits=bits, layer=layer())
 """

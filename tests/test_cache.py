@@ -12,7 +12,8 @@ from pathlib import Path
 import children
 import kernel_cache
 import pytest
-from fastopt.kernels import _jit, maths
+from fastopt.kernels import maths
+from fastopt.kernels.compile import _jit
 from numba import types
 
 import fastopt
@@ -93,7 +94,7 @@ def test_another_layer_compiles_nothing_but_its_own_launch(cache, uncached_diges
 # -- edits of the kernels ----------------------------------------------------------------------------------------------
 
 EDITS = {
-    "cpu.py": ("p, new_slots = update(p, g,", "p, new_slots = update(g, g,"),
+    "cpu/loops.py": ("p, new_slots = update(p, g,", "p, new_slots = update(g, g,"),
     "rules/adam.py": ("s.epsilon), (momentum, velocity)", "-s.epsilon), (momentum, velocity)"),
 }
 """A loop and a rule. Each changes what Adam computes; that every file of kernels/ counts is another test."""
@@ -151,7 +152,8 @@ def test_every_file_of_the_kernels_counts(site, kernel_file):
 
 TINY = """
     import children
-    from fastopt.kernels import _jit, maths
+    from fastopt.kernels.compile import _jit
+    from fastopt.kernels import maths
     from numba import types
 
     def tiny(function):
@@ -542,7 +544,8 @@ def test_write_that_the_system_cuts_short_leaves_nothing(tmp_path):
     code = f"""
         import pathlib, resource
         import children
-        from fastopt.kernels import _jit, maths
+        from fastopt.kernels.compile import _jit
+        from fastopt.kernels import maths
         from numba import types
 
         _jit.cache_folder = lambda: pathlib.Path({str(tmp_path)!r})

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import table
 from compare import relative_error
-from fastopt.kernels import _jit
+from fastopt.kernels.compile import _jit
 from rows import rows
 
 import fastopt

@@ -10,8 +10,9 @@ import children
 import interrupted_build
 import numpy as np
 import pytest
-from fastopt.kernels import _aside, _jit, maths
-from fastopt.kernels._aside import aside
+from fastopt.kernels import maths
+from fastopt.kernels.compile import _aside, _jit
+from fastopt.kernels.compile._aside import aside
 from numba import types
 
 pytestmark = pytest.mark.xdist_group("compiling")
@@ -19,7 +20,8 @@ SIGNALS = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this plat
 
 TINY = """
     import children
-    from fastopt.kernels import _jit, maths
+    from fastopt.kernels.compile import _jit
+    from fastopt.kernels import maths
     from numba import types
 
     def tiny(key=None):

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from fastopt.kernels import _jit, crowding, launch, threads
-from fastopt.kernels.intrinsics import array_at, call_number
+from fastopt.kernels.compile import _jit
+from fastopt.kernels.compile.intrinsics import array_at, call_number
+from fastopt.kernels.cpu import crowding, launch, threads
 from numba import types
 
 import fastopt

@@ -11,8 +11,8 @@ from pathlib import Path
 import children
 import numpy as np
 import pytest
-from fastopt.kernels._cuda_jit import Program
 from fastopt.kernels.cuda import driver, gpu, simulator
+from fastopt.kernels.cuda._cuda_jit import Program
 from fastopt.kernels.cuda.errors import CudaError, CudaUnavailable
 from fastopt.kernels.cuda.staging import Staging
 
@@ -404,7 +404,7 @@ SIMULATED = """
     from concurrent.futures import ThreadPoolExecutor
     import numpy as np
     import children
-    from fastopt.kernels import _cuda_jit
+    from fastopt.kernels.cuda import _cuda_jit
     from fastopt.kernels.cuda import driver
 
     shared = {}

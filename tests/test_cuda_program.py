@@ -8,9 +8,10 @@ import textwrap
 import children
 import numpy as np
 import pytest
-from fastopt.kernels import _cuda_jit, _jit
+from fastopt.kernels.compile import _jit
+from fastopt.kernels.compile.intrinsics import array_at
+from fastopt.kernels.cuda import _cuda_jit
 from fastopt.kernels.cuda.errors import CudaUnavailable
-from fastopt.kernels.intrinsics import array_at
 from fastopt.kernels.maths import clip, constant
 from fastopt.kernels.registry import update
 from fastopt.kernels.rules.adam import AdamScalars
@@ -233,8 +234,9 @@ IN_A_CHILD = """
     import math, sys, children
     import numpy as np
     {before}
-    from fastopt.kernels import _cuda_jit, _jit
-    from fastopt.kernels.intrinsics import array_at
+    from fastopt.kernels.cuda import _cuda_jit
+    from fastopt.kernels.compile import _jit
+    from fastopt.kernels.compile.intrinsics import array_at
 
     def doubled(address, size):
         x = array_at(address, 0, size, np.float32)

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from fastopt.kernels import _cuda_jit
-from fastopt.kernels.cuda import driver, muon, simulator, strided
+from fastopt.kernels.compile.intrinsics import numbers_at, put_numbers
+from fastopt.kernels.cuda import _cuda_jit, driver, muon, simulator, strided
 from fastopt.kernels.cuda.lanes import one
-from fastopt.kernels.intrinsics import numbers_at, put_numbers
 from fastopt.kernels.registry import RULES
 from gpu_arrays import Interface, tensor_class
 from numba import cuda

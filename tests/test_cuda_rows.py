@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fastopt.kernels import muon, tiles
-from fastopt.kernels.muon import MuonScalars, Products
-from fastopt.kernels.tiles import Tile, Tiles
+from fastopt.kernels.cpu import muon, tiles
+from fastopt.kernels.cpu.muon import MuonScalars, Products
+from fastopt.kernels.cpu.tiles import Tile, Tiles
 
 import fastopt
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from fastopt.kernels import maths
-from fastopt.kernels._jit import specialise
+from fastopt.kernels.compile._jit import specialise
 from numba import types
 from test_kernels import double_arithmetic, packed
 

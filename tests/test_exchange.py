@@ -4,8 +4,8 @@ import pickle
 
 import numpy as np
 import pytest
-from fastopt.kernels import exchange
-from fastopt.kernels.exchange import Expected, Reader, expected_array
+from fastopt.kernels.cpu import exchange
+from fastopt.kernels.cpu.exchange import Expected, Reader, expected_array
 from fastopt.kernels.layout import ADDRESS, DIRECT, LAYOUT
 
 import fastopt

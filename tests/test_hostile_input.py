@@ -12,7 +12,7 @@ import children
 import numba
 import numpy as np
 import pytest
-from fastopt.kernels.engines import Elementwise
+from fastopt.kernels.cpu.engines import Elementwise
 from numpy.lib.stride_tricks import as_strided
 from rows import rows as folded
 

@@ -11,7 +11,8 @@ import children
 import numba
 import numpy as np
 import pytest
-from fastopt.kernels import _jit, _numba, maths
+from fastopt.kernels import maths
+from fastopt.kernels.compile import _jit, _numba
 from fastopt.kernels.cuda import _cupy
 from keras_cases import COPY_KEYWORD
 from numba import types
@@ -36,7 +37,7 @@ PRIVATE_NAMES = {
     "_C", "_version", "_cdata", "_local_tensor", "_neg_view", "_step_supports_amp_scaling",
 }  # fmt: skip
 FILES = {
-    "kernels/_numba.py", "kernels/_numba_cuda.py", "kernels/cuda/_cupy.py", "fastopt/keras/_keras.py",
+    "kernels/compile/_numba.py", "kernels/cuda/_numba_cuda.py", "kernels/cuda/_cupy.py", "fastopt/keras/_keras.py",
     "fastopt/_torch.py",
 }  # fmt: skip
 PEERS = ROOT / "fastopt" / "bench" / "peers"
@@ -90,8 +91,8 @@ def test_the_files_say_what_pyproject_says():
 
 
 KNOWN_IN = {
-    "numba": "kernels/_numba.py",
-    "numba-cuda": "kernels/_numba_cuda.py",
+    "numba": "kernels/compile/_numba.py",
+    "numba-cuda": "kernels/cuda/_numba_cuda.py",
     "keras": "fastopt/keras/_keras.py",
     "torch": "fastopt/_torch.py",
 }

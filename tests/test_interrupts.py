@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torture
-from fastopt.kernels import launch, locks
+from fastopt.kernels import locks
+from fastopt.kernels.cpu import launch
 
 import fastopt
 

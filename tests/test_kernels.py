@@ -11,9 +11,11 @@ import numba
 import numpy as np
 import pytest
 from children import digest
-from fastopt.kernels import _jit, cpu, launch, maths
-from fastopt.kernels.adafactor import size_pass, sums_pass, update_pass
-from fastopt.kernels.engines import Elementwise, TwoPhase, contiguous_chunks
+from fastopt.kernels import maths
+from fastopt.kernels.compile import _jit
+from fastopt.kernels.cpu import launch, loops
+from fastopt.kernels.cpu.adafactor import size_pass, sums_pass, update_pass
+from fastopt.kernels.cpu.engines import Elementwise, TwoPhase, contiguous_chunks
 from fastopt.kernels.layout import (
     ACCUMULATED,
     ACCUMULATOR,
@@ -408,12 +410,12 @@ def optimised(function, scalars, slots):
 
 
 def optimised_step(update):
-    """`optimised` for `cpu.step` and a rule without slots that a test makes up."""
+    """`optimised` for `loops.step` and a rule without slots that a test makes up."""
     # A class of its own for each: the compiler chooses the rule by the class once and for all.
     scalars = type("Scalars", (SgdScalars,), {"__slots__": ()})
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RULES, scalars, Rule(update.__name__, update=update))
-        return optimised(cpu.step, scalars, 0)
+        return optimised(loops.step, scalars, 0)
 
 
 DOUBLE_ARITHMETIC = re.compile(
@@ -460,7 +462,7 @@ def count_packed_elsewhere():
 @over_rules([scalars for scalars in ELEMENTWISE if not uses_power(scalars)], ("adam", "lion", "momentum_sgd"))
 def test_float32_steps_compute_in_float32_vectors(scalars):
     update = BUILT_IN[scalars].update
-    text = optimised(cpu.step, scalars, count_slots(update, scalars_of(scalars, DTYPES[0])))
+    text = optimised(loops.step, scalars, count_slots(update, scalars_of(scalars, DTYPES[0])))
     assert double_arithmetic(text) == []
     assert count_packed(text) > count_packed_elsewhere()
     assert max(packed(text, "fmul")) >= 4
@@ -471,7 +473,7 @@ def test_float32_steps_compute_in_float32_vectors(scalars):
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the mnemonics are those of x86")
 def test_machine_code_of_adam_is_packed_and_widens_nothing():
-    (assembly,) = compiled_anew(cpu.step, AdamScalars, 2).inspect_asm().values()
+    (assembly,) = compiled_anew(loops.step, AdamScalars, 2).inspect_asm().values()
     used = set(re.findall(r"^\s+v?(sqrtps|divps|mulps|subps|cvtps2pd|sqrtpd|mulpd|cvtss2sd)\b", assembly, re.MULTILINE))
     assert used == {"sqrtps", "divps", "mulps", "subps"}
 
@@ -486,11 +488,11 @@ def test_the_checks_of_the_compiled_code_tell_good_from_bad():
 @pytest.mark.parametrize(
     ("function", "scalars"),
     [
-        (cpu.step, AdamScalars),
-        (cpu.accumulate, None),
-        (cpu.norms, None),
-        (cpu.phase_one, LambScalars),
-        (cpu.phase_two, LambScalars),
+        (loops.step, AdamScalars),
+        (loops.accumulate, None),
+        (loops.norms, None),
+        (loops.phase_one, LambScalars),
+        (loops.phase_two, LambScalars),
         (sums_pass, AdafactorScalars),
         (size_pass, AdafactorScalars),
         (update_pass, AdafactorScalars),
@@ -505,13 +507,13 @@ def test_tables_are_no_arguments_of_calls(function, scalars):
 
 
 def test_no_multiplication_is_fused_with_an_addition():
-    assert not re.search(r"llvm\.(fma|fmuladd)|\b(contract|fast|reassoc)\b", optimised(cpu.step, AdamScalars, 2))
+    assert not re.search(r"llvm\.(fma|fmuladd)|\b(contract|fast|reassoc)\b", optimised(loops.step, AdamScalars, 2))
 
 
 def test_float32_sums_of_two_phase_rules_are_all_that_is_float64():
-    in_first = double_arithmetic(optimised(cpu.phase_one, LambScalars, 2))
+    in_first = double_arithmetic(optimised(loops.phase_one, LambScalars, 2))
     assert [line for line in in_first if not re.search("fpext|fadd", line)] == []
-    assert double_arithmetic(optimised(cpu.phase_two, LambScalars, 2)) == []
+    assert double_arithmetic(optimised(loops.phase_two, LambScalars, 2)) == []
 
 
 # -- the vocabulary ----------------------------------------------------------------------------------------------------

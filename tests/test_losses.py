@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import children
 import numpy as np
 import pytest
-from fastopt.kernels import launch
+from fastopt.kernels.cpu import launch
+from fastopt.kernels.cpu.rowwise import BLOCK
 from fastopt.kernels.losses import loops
-from fastopt.kernels.rowwise import BLOCK
 from keras_reference import import_keras
 from optional_torch import torch
 from rows import rows
@@ -827,7 +827,7 @@ RUN_FORMULAS = """
     sys.path.insert(0, {folder!r})
     import numpy as np, formulas_of_a_user as formulas
     from fastopt import losses
-    from fastopt.kernels import _jit
+    from fastopt.kernels.compile import _jit
     losses.register("mine", formulas.value, formulas.derivative, options={{"a": 1.0}})
     value, _ = losses.value_and_grad("mine")(np.zeros((2, 3)), np.ones((2, 3)))
     children.report(value=value, compiled=_jit.compilations)

@@ -350,7 +350,7 @@ def test_ctc_extremes(dtype):
 
 
 def test_ctc_does_not_depend_on_threads():
-    from fastopt.kernels import launch
+    from fastopt.kernels.cpu import launch
 
     import fastopt
 

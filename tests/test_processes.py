@@ -6,8 +6,9 @@ import sys
 import children
 import numpy as np
 import pytest
-from fastopt.kernels import _jit, exchange, launch, threads
-from fastopt.kernels.intrinsics import array_at, call_number
+from fastopt.kernels.compile import _jit
+from fastopt.kernels.compile.intrinsics import array_at, call_number
+from fastopt.kernels.cpu import exchange, launch, threads
 from numba import types
 
 import fastopt
@@ -236,7 +237,7 @@ FORKING = {"PYTHONWARNINGS": "error,ignore:This process:DeprecationWarning"}
 def test_fork_after_parallel_steps(layer):
     code = """
         import children, fastopt, numpy as np
-        from fastopt.kernels.threads import layer
+        from fastopt.kernels.cpu.threads import layer
 
         expected = children.steps_of("Adam")
         param = np.ones(100_000, np.float32)
@@ -344,7 +345,7 @@ def test_first_steps_of_torchs_parameters_in_a_fork():
 
 
 LOCKS = {
-    "launches": "from fastopt.kernels.launch import exclusively as lock",
+    "launches": "from fastopt.kernels.cpu.launch import exclusively as lock",
     "compiles": "from numba.core.compiler_lock import global_compiler_lock as lock",
 }
 WHILE_A_LOCK_IS_HELD = """
@@ -388,7 +389,7 @@ def test_forked_child_builds_no_parallel_form():
         import children, fastopt
 
         def step():
-            from fastopt.kernels import _jit
+            from fastopt.kernels.compile import _jit
             return [children.few_steps(fastopt.SGD(), steps=1), _jit.compilations + _jit.loads]
 
         children.in_fork(lambda: 0)
@@ -427,7 +428,7 @@ IN_THREADS = """
     import threading
     from concurrent.futures import ThreadPoolExecutor
     import children, fastopt
-    from fastopt.kernels.threads import layer
+    from fastopt.kernels.cpu.threads import layer
 
     names = ["Adam", "Lion", "Lamb", "Nadam"] * 2
     barrier = threading.Barrier(len(names))
@@ -460,7 +461,7 @@ RUNTIMES = """
     import children
     {first}
     {second}
-    from fastopt.kernels.threads import layer
+    from fastopt.kernels.cpu.threads import layer
 
     maps = pathlib.Path("/proc/self/maps").read_text()
     steps = children.steps_of("Adam")

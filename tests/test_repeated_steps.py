@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 import pytest
 import table
-from fastopt.kernels import _jit, launch, repeated_step
+from fastopt.kernels.compile import _jit
+from fastopt.kernels.cpu import launch, repeated_step
 from rows import rows
 
 import fastopt

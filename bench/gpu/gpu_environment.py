@@ -64,7 +64,7 @@ def report(device):
     """Everything; raises where the machine cannot do a step."""
     gpu = of_gpu() if device == "cuda" else None
     try_a_step(device)
-    from fastopt.kernels import _jit
+    from fastopt.kernels.compile import _jit
 
     import fastopt
     from fastopt.bench.surroundings import versions_of

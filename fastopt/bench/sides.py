@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.ceiling import Loop, add_to_all, read
+from ..kernels.cpu.ceiling import Loop, add_to_all, read
 from .cases import Case
 from .memory import MEMORY, Array
 from .problem import Problem

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..kernels import threads
-from ..kernels.launch import get_num_threads
+from ..kernels.cpu import threads
+from ..kernels.cpu.launch import get_num_threads
 
 PACKAGES = ("numpy", "numba", "llvmlite", "torch", "optax", "jax", "keras", "deepspeed", "tbb")
 

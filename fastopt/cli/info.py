@@ -83,8 +83,8 @@ def _threading_layer() -> str:
     import numpy as np
 
     import fastopt
-    from fastopt.kernels import threads
-    from fastopt.kernels.launch import PARALLEL_FROM
+    from fastopt.kernels.cpu import threads
+    from fastopt.kernels.cpu.launch import PARALLEL_FROM
 
     if fastopt.get_num_threads() == 1:
         return "none: with one thread steps run serially"
@@ -97,7 +97,7 @@ def _threading_layer() -> str:
 
 def _reading() -> dict[str, str]:
     """How steps find out where hundreds of arrays lie: in one compiled call, or one by one, and then why."""
-    from fastopt.kernels import exchange
+    from fastopt.kernels.cpu import exchange
 
     obstacles = {"NumPy": exchange.obstacle()}
     if importlib.util.find_spec("torch") is not None:
@@ -112,7 +112,7 @@ def _thread_cap() -> int:
 
 
 def _cache() -> dict[str, Any]:
-    from fastopt.kernels._jit import cache_folder
+    from fastopt.kernels.compile._jit import cache_folder
 
     folder = cache_folder()
     if folder is None:

@@ -38,7 +38,7 @@ def warmup(
 
     All of them take minutes. After Ctrl-C the variant at hand is finished, and the exit status is 130.
     """
-    from fastopt.kernels._jit import cache_folder
+    from fastopt.kernels.compile._jit import cache_folder
 
     from .report import make_console
     from .runs import UsageError, kind_of, offered
@@ -64,7 +64,7 @@ def _warm_up(
     kinds: Sequence[type[Optimizer]], dtypes: Sequence[str], console: Console, stopped: Callable[[], bool]
 ) -> bool:
     """Whether all was compiled before the user stopped it."""
-    from fastopt.kernels._aside import be_silent
+    from fastopt.kernels.compile._aside import be_silent
 
     from .progress import counting_bars
 
@@ -117,6 +117,6 @@ def compile_kernels(optimizer: Optimizer, dtype: str) -> None:
 
 def count_kernels() -> Counts:
     """Kernels compiled, and loaded from the cache, by this process."""
-    from fastopt.kernels import _jit
+    from fastopt.kernels.compile import _jit
 
     return Counts(_jit.compilations, _jit.loads)

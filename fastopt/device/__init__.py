@@ -80,5 +80,5 @@ def engine(plan: Any) -> Any:
     if plan.place.on_gpu:
         from ..kernels.cuda.engine import engine_for
     else:
-        from ..kernels.engines import engine_for
+        from ..kernels.cpu.engines import engine_for
     return engine_for(plan.scalars)(plan)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import _numba_cuda
+from ..kernels.cuda import _numba_cuda
 from . import dlpack
 from .array import CudaArray, Stream, aligned_zeros, default_stream
 from .strides import c_strides

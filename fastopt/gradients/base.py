@@ -13,8 +13,8 @@ import numpy as np
 from ..device import HOST, AnyArray, Array, is_array
 from ..device.strides import same_strides
 from ..flat import FlatBuffer, flatten, is_plain, match
+from ..kernels.cpu.repeated_step import RepeatedStep
 from ..kernels.layout import ADDRESS, DIRECT, FLOAT32, FLOAT64, LAYOUT
-from ..kernels.repeated_step import RepeatedStep
 from ..parameters import Parameter
 
 ABSENT = object()

@@ -11,9 +11,9 @@ import numpy as np
 from ..device import HOST, AnyArray, Array, is_array
 from ..device.strides import byte_range
 from ..flat import FlatBuffer, flatten
-from ..kernels import exchange
+from ..kernels.cpu import exchange
+from ..kernels.cpu.repeated_step import RepeatedStep
 from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
-from ..kernels.repeated_step import RepeatedStep
 from ..parameters import Parameter
 from .base import ABSENT, BaseGradients, check_gradient
 

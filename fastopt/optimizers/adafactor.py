@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Unpack
 
-from ..kernels import adafactor  # noqa: F401  (registers the rule)
+from ..kernels.cpu import adafactor  # noqa: F401  (registers the rule)
 from ..kernels.rules.adafactor import AdafactorSettings
 from ..optimizer import Optimizer
 from ..parameters import Parameter

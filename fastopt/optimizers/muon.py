@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from ..kernels.muon import MuonScalars
+from ..kernels.cpu.muon import MuonScalars
 from ..kernels.rules.adam import AdamSettings
 from ..optimizer import Optimizer
 from ..parameters import Parameter, check_pattern
@@ -17,7 +17,7 @@ _Size = Annotated[float, Range(0.0)]
 class Muon(Optimizer):
     """Momentum made orthogonal, for matrices; Adam for everything else.
 
-    See `fastopt.kernels.muon`. Matrices are those parameters of two axes whose path neither contains "embedding"
+    See `fastopt.kernels.cpu.muon`. Matrices are those parameters of two axes whose path neither contains "embedding"
     (unless ``exclude_embeddings`` is off) nor matches a pattern of ``exclude_layers``. The products of matrices
     with a side over 512, or both over 128, run in NumPy's BLAS: results of these parameters are reproducible with one
     BLAS and one number of BLAS threads, not across them.

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..counts import Call
 from ..gradients import BaseGradients
-from ..kernels import launch
 from ..kernels.clipping import EACH, common_factor
+from ..kernels.cpu import launch
 from ..kernels.layout import ACCUMULATED, ADDRESS, STAGED
 from ..plan import ACCUMULATOR_SLOT, Plan
 from ..scalars import Decision, Scalars

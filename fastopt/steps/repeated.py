@@ -8,9 +8,9 @@ from typing import Any
 
 from ..counts import Call
 from ..gradients import BaseGradients
-from ..kernels import launch
+from ..kernels.cpu import launch
+from ..kernels.cpu.repeated_step import RepeatedStep
 from ..kernels.locks import Lock
-from ..kernels.repeated_step import RepeatedStep
 from ..plan import Plan
 from ..scalars import Scalars
 from .alone import alone, refuse_while

@@ -12,7 +12,7 @@ import torch
 from .._torch import without_modes
 from ..averages import LEAVE_FIRST
 from ..counts import Call
-from ..kernels.launch import one_call
+from ..kernels.cpu.launch import one_call
 from ..kernels.locks import Lock
 from ..steps.alone import alone
 from .memory import few_threads, local

@@ -10,7 +10,7 @@ import torch
 
 from .._torch import Scaled, found_inf_of, scale_of
 from ..counts import Call
-from ..kernels.launch import one_call
+from ..kernels.cpu.launch import one_call
 from ..kernels.locks import Lock
 from ..signatures import hint
 from ..steps.alone import alone

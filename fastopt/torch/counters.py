@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .._torch import filling, mark_of
-from ..kernels.counters import DTYPES, compiled, handle_of
+from ..kernels.cpu.counters import DTYPES, compiled, handle_of
 from .cohorts import Cohort, Member
 from .memory import local
 from .rule import Owner

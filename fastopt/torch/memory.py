@@ -11,7 +11,7 @@ import torch
 
 from ..device import AnyArray, Place
 from ..device.strides import is_dense, same_strides
-from ..kernels.launch import get_num_threads
+from ..kernels.cpu.launch import get_num_threads
 from ..kernels.registry import Slot
 
 try:

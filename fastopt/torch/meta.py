@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..counts import Call
-from ..kernels.launch import one_call
+from ..kernels.cpu.launch import one_call
 from ..kernels.registry import Slot
 from .cohorts import Member
 from .counters import Counters

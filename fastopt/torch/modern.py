@@ -12,9 +12,9 @@ import torch
 
 from .._torch import without_modes
 from ..counts import Call
-from ..kernels import adafactor  # noqa: F401  (registers the rule)
-from ..kernels.launch import one_call
-from ..kernels.muon import MuonScalars
+from ..kernels.cpu import adafactor  # noqa: F401  (registers the rule)
+from ..kernels.cpu.launch import one_call
+from ..kernels.cpu.muon import MuonScalars
 from ..kernels.rules.adafactor import CoupledAdafactorSettings
 from ..kernels.rules.lamb import CoupledLambSettings
 from ..kernels.rules.lion import LionScalars
@@ -201,7 +201,7 @@ class MuonRule(Rule):
 
 
 class Muon(Fused, torch.optim.Muon):
-    """`torch.optim.Muon`, a pass before and after the matrix products. See `fastopt.kernels.muon`.
+    """`torch.optim.Muon`, a pass before and after the matrix products. See `fastopt.kernels.cpu.muon`.
 
     torch multiplies in bfloat16; here the products are in the parameter's own dtype.
 

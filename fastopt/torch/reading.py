@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ..device.dlpack import exchange_function
-from ..kernels import exchange
-from ..kernels.exchange import Expected, Reader
+from ..kernels.cpu import exchange
+from ..kernels.cpu.exchange import Expected, Reader
 
 _KINDS = {torch.float32: (2, 32), torch.float64: (2, 64), torch.int32: (0, 32), torch.int64: (0, 64)}
 """dtype → code and bits of a DLDataType."""

@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import rowwise
-from .._jit import inlined_callee
-from ..rowwise import BLOCK, Nothing
+from ..compile._jit import inlined_callee
+from ..cpu import rowwise
+from ..cpu.rowwise import BLOCK, Nothing
 from . import loops, rows
 from .loops import Activation
 

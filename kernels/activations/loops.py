@@ -1,13 +1,13 @@
-"""Activations of single elements: what makes one up, and the loops around it, of the signature of cpu.py."""
+"""Activations of single elements: what makes one up, and the loops around it, of the signature of cpu/loops.py."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._jit import callee
-from ..intrinsics import scalars_at
+from ..compile._jit import callee
+from ..compile.intrinsics import scalars_at
+from ..cpu.rowwise import BLOCK, Nothing, table_of
 from ..maths import constant, exp, sigmoid
-from ..rowwise import BLOCK, Nothing, table_of
 
 
 class Activation(NamedTuple):

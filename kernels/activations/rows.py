@@ -1,13 +1,13 @@
-"""Activations of whole rows: softmax, its logarithm, and sparsemax; loops of the signature of cpu.py."""
+"""Activations of whole rows: softmax, its logarithm, and sparsemax; loops of the signature of cpu/loops.py."""
 
 import math
 
 import numpy as np
 
-from .._jit import callee
+from ..compile._jit import callee
+from ..cpu.reduction import LANES, row_maximum, row_sum
+from ..cpu.rowwise import BLOCK, SIDE_BY_SIDE, table_of
 from ..maths import exp
-from ..reduction import LANES, row_maximum, row_sum
-from ..rowwise import BLOCK, SIDE_BY_SIDE, table_of
 
 DTYPE = np.float32  # replaced in each specialisation (see rowwise.py)
 

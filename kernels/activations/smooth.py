@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from .. import maths
-from .._jit import inlined_callee
+from ..compile._jit import inlined_callee
 from ..maths import clip, constant, erf, exp, expm1, log1p, sqrt, where
 from .loops import Activation
 

@@ -1,4 +1,4 @@
-"""Adafactor on a GPU: three launches over the tiles of `fastopt.kernels.tiles`.
+"""Adafactor on a GPU: three launches over the tiles of `fastopt.kernels.cpu.tiles`.
 
 A block takes a tile at a time: its warps sum over rows, its threads over columns. What several tiles share is worked
 out by the block that is the last of them to be done.
@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda
 
-from .._jit import callee
-from ..adafactor import (
+from ..compile._jit import callee
+from ..compile.intrinsics import added, divided, numbers_at, put_numbers, scalars_at, transposed
+from ..cpu.adafactor import (
     COLUMN,
     COLUMN_SUMS,
     MEANS,
@@ -31,11 +32,10 @@ from ..adafactor import (
     square,
     update_of,
 )
-from ..intrinsics import added, divided, numbers_at, put_numbers, scalars_at, transposed
+from ..cpu.reduction import LANES as SUM_LANES
+from ..cpu.tiles import BAND, Tile, Tiles, bands_of, slots_in_memory_order
 from ..layout import ACCUMULATED, ACCUMULATOR, ADDRESS, AVERAGE, AVERAGED, EXTRA, PARAM, SLOTS, ZERO, Control
 from ..maths import constant
-from ..reduction import LANES as SUM_LANES
-from ..tiles import BAND, Tile, Tiles, bands_of, slots_in_memory_order
 from .engine import Elementwise, kernel
 from .finish import finish, is_last
 from .gradient import clear, gradient_of, is_plain, numbers_of

@@ -8,8 +8,8 @@ of its stream, and memory must live until then.
 
 import threading
 
-from .._cuda_jit import is_simulated
 from . import gpu, simulator
+from ._cuda_jit import is_simulated
 from .errors import CudaError, CudaUnavailable
 
 __all__ = ["CudaError", "CudaUnavailable", "device", "is_simulated", "ordinal_of"]

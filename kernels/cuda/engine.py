@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._cuda_jit import cuda_program
-from ..launch import specialisation
-from ..reduction import LANES
+from ..cpu.launch import specialisation
+from ..cpu.reduction import LANES
 from ..registry import RULES
 from ..tables import Tables
 from . import norms, step, tables, two_phase
+from ._cuda_jit import cuda_program
 from .tables import HANDLE, HEADER, LAST, PLANS, PROGRESS, SCALE, STAMP, STATE
 
 THREADS = 128

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .._jit import callee
-from ..intrinsics import array_at
+from ..compile._jit import callee
+from ..compile.intrinsics import array_at
 from .tables import (
     BLOCKS,
     CALLS,

@@ -9,7 +9,7 @@ from contextlib import suppress
 import numba
 import numpy as np
 
-from .._cuda_jit import require_packages
+from ._cuda_jit import require_packages
 from .errors import CudaError, CudaUnavailable
 from .staging import Staging, bytes_of, require_fillable
 

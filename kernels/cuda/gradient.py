@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from .._jit import FLAGS, callee
-from ..intrinsics import divided, numbers_at, put_numbers
+from ..compile._jit import FLAGS, callee
+from ..compile.intrinsics import divided, numbers_at, put_numbers
 from ..layout import ADDRESS, DIRECT, FLOAT32, LAYOUT
 from ..maths import constant
 from .lanes import VECTOR, one, size_of

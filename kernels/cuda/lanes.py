@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
-from .._jit import FLAGS
-from ..intrinsics import numbers_at, put_numbers
+from ..compile._jit import FLAGS
+from ..compile.intrinsics import numbers_at, put_numbers
 from ..maths import constant
 
 VECTOR = 16

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from .._cuda_jit import is_simulated
-from .._jit import callee
-from ..intrinsics import table_at
+from ..compile._jit import callee
+from ..compile.intrinsics import table_at
+from ..cpu.muon import HostProducts, Products, divisor_of, scalars_of, shapes_in_memory
+from ..cpu.newton_schulz import factor_of
+from ..cpu.reduction import LANES as SUM_LANES
 from ..layout import AVERAGED, EXTRA, OVERWRITE, ZERO, Control
-from ..muon import HostProducts, Products, divisor_of, scalars_of, shapes_in_memory
-from ..newton_schulz import factor_of
-from ..reduction import LANES as SUM_LANES
 from ..rules.sgd import SgdScalars
+from ._cuda_jit import is_simulated
 from ._cupy import full_float32
 from .engine import WARPS as PER_BLOCK
 from .engine import Elementwise, kernel

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda
 
-from .._jit import callee
 from ..clipping import EACH, common_factor, own_factor
-from ..intrinsics import numbers_at, transposed
+from ..compile._jit import callee
+from ..compile.intrinsics import numbers_at, transposed
+from ..cpu.reduction import LANES as SUM_LANES
 from ..layout import ACCUMULATED, ACCUMULATOR, CLIP, SEGMENT
-from ..reduction import LANES as SUM_LANES
 from .finish import is_last
 from .gradient import is_plain, numbers_of
 from .lanes import LANES, VECTOR, in_lanes, size_of
@@ -59,7 +59,7 @@ LANES[Squares] = _square
 def norms(handle, options):
     """Sums of squares of the gradients, and clipping factors; stops the step if the program says so.
 
-    Writes ``sums[:, chunk]`` as `fastopt.kernels.cpu.norms` does, ``factors[CLIP]``, and the state.
+    Writes ``sums[:, chunk]`` as `fastopt.kernels.cpu.loops.norms` does, ``factors[CLIP]``, and the state.
     """
     scratch = cuda.shared.array(SCRATCH, np.float64)  # a line each: the simulator knows them by their lines
     flags = cuda.shared.array(WARPS, np.int64)

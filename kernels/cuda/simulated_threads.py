@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .._numba_cuda import instead_of_the_simulators, simulated_thread
+from ._numba_cuda import instead_of_the_simulators, simulated_thread
 
 _launching = threading.Lock()  # the simulator runs one kernel at a time
 
@@ -101,6 +101,6 @@ class Shared:
 
 
 def launch(kernel, blocks, threads, *numbers):
-    """Run what `fastopt.kernels._cuda_jit.simulated` returns; an error that a thread raises comes out."""
+    """Run what `fastopt.kernels.cuda._cuda_jit.simulated` returns; an error that a thread raises comes out."""
     with _launching, instead_of_the_simulators(Block, Shared):
         kernel[blocks, threads](*numbers)

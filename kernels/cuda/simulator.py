@@ -8,7 +8,7 @@ import ctypes
 
 import numpy as np
 
-from .._cuda_jit import simulated
+from ._cuda_jit import simulated
 from .errors import CudaUnavailable
 from .simulated_threads import launch
 from .staging import bytes_of, require_fillable

@@ -11,9 +11,9 @@ import numpy as np
 from numba import cuda
 from numba.extending import overload
 
-from .._jit import FLAGS, callee
 from ..clipping import EACH
-from ..intrinsics import numbers_at, put_numbers, transposed
+from ..compile._jit import FLAGS, callee
+from ..compile.intrinsics import numbers_at, put_numbers, transposed
 from ..layout import (
     ACCUMULATED,
     ACCUMULATOR,

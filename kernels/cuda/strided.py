@@ -6,8 +6,8 @@ from itertools import product
 import numpy as np
 from numba import cuda
 
-from .._cuda_jit import cuda_program
-from ..intrinsics import numbers_at, put_numbers
+from ..compile.intrinsics import numbers_at, put_numbers
+from ._cuda_jit import cuda_program
 from .lanes import one
 
 AXES = 4

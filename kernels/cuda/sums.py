@@ -1,4 +1,4 @@
-"""Sums over chunks and segments, in the order of `fastopt.kernels.reduction`, so that their bits are the CPU's.
+"""Sums over chunks and segments, in the order of `fastopt.kernels.cpu.reduction`, so that their bits are the CPU's.
 
 A *team* of threads, a warp or a block, shares the lanes of that order: each thread adds up lanes of its own, then the
 team folds them. What is worked out from the sums of several chunks is worked out by whichever team comes last; the
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
-from .._jit import FLAGS, callee
-from ..intrinsics import added, beside
-from ..reduction import LANES
+from ..compile._jit import FLAGS, callee
+from ..compile.intrinsics import added, beside
+from ..cpu.reduction import LANES
 from .finish import is_last
 from .lanes import one, wide
 from .threads import TEAM, barrier

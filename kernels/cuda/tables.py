@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._jit import callee
-from ..cpu import CONTROLS
-from ..intrinsics import array_at, number_of, scalars_at, table_at
+from ..compile._jit import callee
+from ..compile.intrinsics import array_at, number_of, scalars_at, table_at
+from ..cpu.loops import CONTROLS
 from ..layout import GROUP, Control
 from ..maths import constant
 from ..tables import Tables, tables_of

@@ -6,7 +6,7 @@ from typing import Any
 from numba import cuda
 from numba.extending import overload
 
-from .._jit import FLAGS
+from ..compile._jit import FLAGS
 
 TEAM = 32
 """Threads of a warp."""

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda
 
-from .._jit import callee
-from ..intrinsics import numbers_at, transposed
+from ..compile._jit import callee
+from ..compile.intrinsics import numbers_at, transposed
+from ..cpu.reduction import LANES as SUM_LANES
 from ..layout import ACCUMULATED, ACCUMULATOR, EXTRA, PARAM, Control
 from ..maths import decayed
-from ..reduction import LANES as SUM_LANES
 from ..registry import between_phases, first_phase
 from .finish import finish
 from .gradient import is_plain, numbers_of

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._jit import callee
-from ..intrinsics import scalars_at
+from ..compile._jit import callee
+from ..compile.intrinsics import scalars_at
+from ..cpu.rowwise import GRADIENT, row_of, table_of
 from ..maths import constant, exp_decreasing, maximum
-from ..rowwise import GRADIENT, row_of, table_of
 
 DTYPE = np.float32  # replaced in each specialisation (see rowwise.py)
 

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-from .._jit import callee
+from ..compile._jit import callee
+from ..cpu.reduction import LANES, row_maximum, row_sum
+from ..cpu.rowwise import GRADIENT, SIDE_BY_SIDE, row_of, table_of
 from ..maths import exp_decreasing, maximum
-from ..reduction import LANES, row_maximum, row_sum
-from ..rowwise import GRADIENT, SIDE_BY_SIDE, row_of, table_of
 from .elementwise import product
 from .loops import FACTOR, IGNORED, OWN, SHIFT, TERMS, arrays_of, powers_of, row_scale
 

@@ -6,7 +6,7 @@ when they are compiled. The derivative is zero where a clip holds the prediction
 
 from typing import NamedTuple
 
-from .._jit import inlined_callee
+from ..compile._jit import inlined_callee
 from ..maths import constant, exp, log, log1p, maximum, sigmoid, sign, tanh, where
 
 

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import launch, rowwise
-from .._jit import inlined_callee
-from ..rowwise import BLOCK, GRADIENT, WEIGHTED, Nothing
+from ..compile._jit import inlined_callee
+from ..cpu import launch, rowwise
+from ..cpu.rowwise import BLOCK, GRADIENT, WEIGHTED, Nothing
 from . import circles, crossentropies, loops, sequences
 from .elementwise import Epsilon, Exponent
 from .loops import IGNORED, Arrays

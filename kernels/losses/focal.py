@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from .._jit import inlined_callee
+from ..compile._jit import inlined_callee
 from ..maths import constant, log, maximum, power, sigmoid
 from .elementwise import product, zero_or_nan
 from .rows import RowLoss, prediction_itself

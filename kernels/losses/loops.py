@@ -1,4 +1,4 @@
-"""The loops around the losses. All have the signature ``(first, last, handle, options)`` of cpu.py.
+"""The loops around the losses. All have the signature ``(first, last, handle, options)`` of cpu/loops.py.
 
 Each *requires* the arrays of `Arrays`, C-contiguous, and that the gradient overlaps none of the others, except that it
 may be the predictions themselves. It *writes* the sums, and the gradient when the options ask for it.
@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._jit import callee
-from ..intrinsics import arrays_at, scalars_at, store
+from ..compile._jit import callee
+from ..compile.intrinsics import arrays_at, scalars_at, store
+from ..cpu.reduction import LANES, row_maximum, row_sum
+from ..cpu.rowwise import BLOCK, GRADIENT, SIDE_BY_SIDE, WEIGHTED, Nothing, row_of, table_of
 from ..maths import exp_decreasing, maximum
-from ..reduction import LANES, row_maximum, row_sum
-from ..rowwise import BLOCK, GRADIENT, SIDE_BY_SIDE, WEIGHTED, Nothing, row_of, table_of
 
 TERMS = (0, 1, 2)
 """Terms of a row loss, as rows of a table of addresses."""

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from .._jit import inlined_callee
+from ..compile._jit import inlined_callee
 from ..maths import constant
 from .rows import RowLoss
 

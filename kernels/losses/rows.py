@@ -8,7 +8,7 @@
 
 from typing import Any, NamedTuple
 
-from .._jit import inlined_callee
+from ..compile._jit import inlined_callee
 from ..maths import constant, log, maximum
 from .elementwise import product, zero_or_nan
 

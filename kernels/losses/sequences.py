@@ -10,9 +10,9 @@ import math
 
 import numpy as np
 
-from .._jit import callee
-from ..reduction import row_maximum
-from ..rowwise import GRADIENT, SIDE_BY_SIDE, table_of
+from ..compile._jit import callee
+from ..cpu.reduction import row_maximum
+from ..cpu.rowwise import GRADIENT, SIDE_BY_SIDE, table_of
 from .loops import arrays_of, row_scale
 
 DTYPE = np.float32  # replaced in each specialisation (see rowwise.py)

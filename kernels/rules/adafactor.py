@@ -1,4 +1,4 @@
-"""Adafactor: its slots, and what its kernels, in ``kernels/adafactor.py``, receive."""
+"""Adafactor: its slots, and what its kernels, in ``kernels/cpu/adafactor.py``, receive."""
 
 import math
 from typing import NamedTuple

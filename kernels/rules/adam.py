@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from .._jit import callee
+from ..compile._jit import callee
 from ..maths import maximum, mean_square, plus_share, sqrt
 from ..registry import rule, scalars_for
 

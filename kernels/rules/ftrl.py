@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from .._jit import callee
+from ..compile._jit import callee
 from ..maths import clip, power, sqrt
 from ..registry import Slot, rule, scalars_for
 

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from .._jit import callee
+from ..compile._jit import callee
 from ..maths import mean_square, plus_share, sqrt
 from ..registry import scalars_for, two_phase_rule
 

@@ -4,7 +4,7 @@ import math
 from collections import namedtuple
 from typing import NamedTuple
 
-from .._jit import callee
+from ..compile._jit import callee
 from ..maths import mean_square, plus_share, sqrt, where
 from ..registry import rule, scalars_for
 

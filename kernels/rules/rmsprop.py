@@ -5,7 +5,7 @@
 
 from typing import NamedTuple
 
-from .._jit import callee
+from ..compile._jit import callee
 from ..maths import plus_share, sqrt, where
 from ..registry import rule
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from .._jit import callee
+from ..compile._jit import callee
 from ..maths import plus_share
 from ..registry import rule, scalars_for
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from fastopt.kernels import _jit
+from fastopt.kernels.compile import _jit
 from on_gpu import assert_same_bits, assert_same_state, host, require, tensor, tensors, torch
 
 import fastopt

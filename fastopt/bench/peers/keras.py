@@ -6,7 +6,7 @@ import importlib.util
 import os
 from typing import Any
 
-from ...kernels.launch import get_num_threads
+from ...kernels.cpu.launch import get_num_threads
 from ..cases import Case
 from ..memory import Array
 from ..problem import Problem

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels.launch import get_num_threads
+from ...kernels.cpu.launch import get_num_threads
 from ..cases import Case
 from ..memory import Array
 from ..problem import Problem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ...kernels.launch import get_num_threads
+from ...kernels.cpu.launch import get_num_threads
 from ..cases import Case
 from ..memory import Array
 from ..problem import Problem

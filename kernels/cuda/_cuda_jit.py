@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numba
 
-from . import _jit
-from ._aside import aside
+from ..compile import _jit
+from ..compile._aside import aside
 from ._numba_cuda import llvm_of, path_of_libdevice
-from .cuda.errors import INSTALL, CudaUnavailable
+from .errors import INSTALL, CudaUnavailable
 
 NVVM_OPTIONS = ("-opt=3", "-fma=0")
 """No contraction, no fastmath: libNVVM's defaults are IEEE division and square root, and subnormal numbers."""

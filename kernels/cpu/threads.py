@@ -19,9 +19,9 @@ import numba
 import numpy as np
 from numba import prange, types
 
-from ._jit import c_address, entry_point, specialise
+from ..compile._jit import c_address, entry_point, specialise
+from ..compile.intrinsics import array_at, call_kernel, call_number, call_parallel
 from .crowding import begin, end
-from .intrinsics import array_at, call_kernel, call_number, call_parallel
 
 _RUNTIME = re.compile(r"/lib(gomp|iomp5|omp)(-[0-9a-f]+)?\.so[^/]*$")
 _SYSTEMS = ("libgomp.so.1", "libomp.so.5", "libomp.so")

@@ -9,9 +9,9 @@ from functools import partial
 
 import numpy as np
 
-from . import cpu, launch
-from .layout import CLIP
-from .registry import RULES
+from ..layout import CLIP
+from ..registry import RULES
+from . import launch, loops
 
 
 class Elementwise:
@@ -40,7 +40,7 @@ class Elementwise:
         self._compile(plan.scalars, len(plan.rule_slots))
 
     def _compile(self, scalars, slots):
-        self._step = launch.kernel(cpu.step, scalars, slots, self.dtype)
+        self._step = launch.kernel(loops.step, scalars, slots, self.dtype)
         self.alone = None if self.on_threads else self._step
 
     def calls(self, options):
@@ -49,16 +49,16 @@ class Elementwise:
 
     def accumulating(self, options):
         """What adds the gradients to the accumulators, as of `calls`."""
-        return [launch.call(launch.kernel(cpu.accumulate, None, 0, self.dtype), self.work, options)]
+        return [launch.call(launch.kernel(loops.accumulate, None, 0, self.dtype), self.work, options)]
 
     def measuring(self, options):
         """What measures the gradients, as of `calls`; it returns nothing that is true."""
-        return [launch.one_call([launch.call(launch.kernel(cpu.norms, None, 0, self.dtype), self.work, options)])]
+        return [launch.one_call([launch.call(launch.kernel(loops.norms, None, 0, self.dtype), self.work, options)])]
 
     def norms(self, options):
         """Sum of the squares of all gradients, and whether they are finite: one launch that reads the gradients."""
-        launch.launch(launch.kernel(cpu.norms, None, 0, self.dtype), self.work, options)
-        return launch.serial_function(cpu.total, 0, None, 0, self.dtype)(self.work.handle)
+        launch.launch(launch.kernel(loops.norms, None, 0, self.dtype), self.work, options)
+        return launch.serial_function(loops.total, 0, None, 0, self.dtype)(self.work.handle)
 
     def clip_all(self, factor):
         """Have the next step multiply every gradient by ``factor``."""
@@ -66,27 +66,27 @@ class Elementwise:
 
     def clip_each(self, clipnorm):
         """Have the next step limit each parameter's gradient to the norm ``clipnorm``; after `norms`."""
-        clip_each = launch.serial_function(cpu.clip_each, 1, None, 0, self.dtype)
+        clip_each = launch.serial_function(loops.clip_each, 1, None, 0, self.dtype)
         clip_each(self.work.handle, clipnorm)
 
     def prepare(self, *, norms=True, clip_each=True, accumulate=True):
         """Compile, or load, what steps will need on top of the rule itself."""
         if norms or clip_each:
-            launch.kernel(cpu.norms, None, 0, self.dtype)
-            launch.serial_function(cpu.total, 0, None, 0, self.dtype)
+            launch.kernel(loops.norms, None, 0, self.dtype)
+            launch.serial_function(loops.total, 0, None, 0, self.dtype)
         if clip_each:
-            launch.serial_function(cpu.clip_each, 1, None, 0, self.dtype)
+            launch.serial_function(loops.clip_each, 1, None, 0, self.dtype)
         if accumulate:
-            launch.kernel(cpu.accumulate, None, 0, self.dtype)
+            launch.kernel(loops.accumulate, None, 0, self.dtype)
 
 
 class TwoPhase(Elementwise):
     """A rule with sums over each parameter between two elementwise phases: two launches."""
 
     def _compile(self, scalars, slots):
-        self._first = launch.kernel(cpu.phase_one, scalars, slots, self.dtype)
-        self._between = launch.serial_function(cpu.between, 0, scalars, slots, self.dtype)
-        self._second = launch.kernel(cpu.phase_two, scalars, slots, self.dtype)
+        self._first = launch.kernel(loops.phase_one, scalars, slots, self.dtype)
+        self._between = launch.serial_function(loops.between, 0, scalars, slots, self.dtype)
+        self._second = launch.kernel(loops.phase_two, scalars, slots, self.dtype)
 
     def calls(self, options):
         """See `Elementwise.calls`."""

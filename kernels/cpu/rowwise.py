@@ -1,6 +1,6 @@
 """Kernels over arrays that every call brings along, losses and activations: how they are compiled and started.
 
-They have the signature of the kernels in cpu.py, so that `launch` starts them: serially when small, else in contiguous
+They have the signature of the kernels in cpu/loops.py, so that `launch` starts them: serially when small, else in contiguous
 ranges on threads. A range is counted in items, rows or blocks, whose results never depend on one another.
 """
 
@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..compile._jit import callee, fingerprint
+from ..compile.intrinsics import array_at, table_at
+from ..tables import handle_of
 from . import launch
-from ._jit import callee, fingerprint
-from .intrinsics import array_at, table_at
-from .tables import handle_of
 
 BLOCK = 2048
 """Elements that are worked on at a time: intermediate results of so many stay within a core's first cache."""

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
+from ..compile._jit import FLAGS
+from ..compile.intrinsics import array_at, arrays_at, load, store, table_at
 from . import launch
-from ._jit import FLAGS
-from .intrinsics import array_at, arrays_at, load, store, table_at
 
 # Replaced in each specialisation.
 DTYPE = np.float32

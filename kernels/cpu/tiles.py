@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._jit import callee
+from ..compile._jit import callee
+from ..layout import CHUNK
 from .engines import contiguous_chunks
-from .layout import CHUNK
 
 
 class Tile(NamedTuple):

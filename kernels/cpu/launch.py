@@ -12,14 +12,14 @@ import numba
 import numpy as np
 from numba import types
 
+from ..compile._jit import c_address, entry_point, fingerprint, is_interpreted, specialise
+from ..compile._numba import global_compiler_lock
+from ..layout import CHUNK, LENGTH, SLOTS
+from ..locks import RLock
+from ..registry import RULES
+from ..tables import Tables, handle_of
 from . import threads
-from ._jit import c_address, entry_point, fingerprint, is_interpreted, specialise
-from ._numba import global_compiler_lock
 from .crowding import MOST, Account
-from .layout import CHUNK, LENGTH, SLOTS
-from .locks import RLock
-from .registry import RULES
-from .tables import Tables, handle_of
 
 PARALLEL_FROM = 32_768
 """Fewer elements than this run serially: waking threads costs more than they save."""
@@ -218,7 +218,7 @@ def launch(kernel, work, options):
 
 @functools.cache
 def kernel(function, scalars, slots, dtype):
-    """The kernel ``function`` of cpu.py (or of a module like it), compiled for a rule and a dtype.
+    """The kernel ``function`` of cpu/loops.py (or of a module like it), compiled for a rule and a dtype.
 
     Parameters
     ----------

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from ._jit import callee, entry_point, is_interpreted, specialise
-from .intrinsics import array_at, call_for_number, scalars_at, table_at
-from .layout import ADDRESS, DIRECT, LAYOUT
+from ..compile._jit import callee, entry_point, is_interpreted, specialise
+from ..compile.intrinsics import array_at, call_for_number, scalars_at, table_at
+from ..layout import ADDRESS, DIRECT, LAYOUT
 
 WRITEABLE = 0x0400
 """The flag of arrays that may be written to, of NumPy's C ABI."""

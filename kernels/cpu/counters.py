@@ -5,8 +5,8 @@ import functools
 import numpy as np
 from numba import types
 
-from ._jit import callee, entry_point, specialise
-from .intrinsics import array_at, table_at
+from ..compile._jit import callee, entry_point, specialise
+from ..compile.intrinsics import array_at, table_at
 
 DTYPES = {"float32": 0, "float64": 1, "int32": 2, "int64": 3}
 """What a number may be kept as → what the table of places says of it."""

@@ -16,8 +16,8 @@ import time
 
 import numpy as np
 
-from ._jit import callee
-from .intrinsics import array_at, read_clock
+from ..compile._jit import callee
+from ..compile.intrinsics import array_at, read_clock
 
 MOST = 2**24
 """Elements of a launch, about, up to which there is an account of it."""

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numba import types
 
-from ._numba import global_compiler_lock
+from ..compile._numba import global_compiler_lock
 
 KNOWN = "0.30"
 """Versions of numba-cuda that all of this was seen to work with; pyproject.toml says so too."""

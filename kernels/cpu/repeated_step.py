@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from . import cpu, exchange, launch
-from ._jit import c_address, callee, entry_point, fingerprint, specialise
-from .clipping import NORM
-from .intrinsics import array_at, call_for_number, call_kernel, call_kernel_without_gil, scalars_at, table_at
-from .layout import Control
-from .registry import RUNNING, SCALARS, running_after, scalars_of
+from ..clipping import NORM
+from ..compile._jit import c_address, callee, entry_point, fingerprint, specialise
+from ..compile.intrinsics import array_at, call_for_number, call_kernel, call_kernel_without_gil, scalars_at, table_at
+from ..layout import Control
+from ..registry import RUNNING, SCALARS, running_after, scalars_of
+from . import exchange, launch, loops
 
 LONG = 16_384
 """Elements from which on other Python threads may run meanwhile. Letting go of the GIL costs as much as hundreds do."""
@@ -51,7 +51,7 @@ class Task(NamedTuple):
     norms: int  # kernel that measures the gradients
     clipping: int  # address of a `Clipping`
     options: int = 0
-    clip: int = 0  # `cpu.clip_by_norm`, compiled; 0: the step does not go by the norm
+    clip: int = 0  # `loops.clip_by_norm`, compiled; 0: the step does not go by the norm
 
 
 class Flags(NamedTuple):
@@ -200,7 +200,7 @@ class RepeatedStep:
             chunks=work.count,
             work=work.handle,
             releases_gil=work.elements >= LONG,
-            norms=launch.kernel(cpu.norms, None, 0, work.table.dtype).address if measures else 0,
+            norms=launch.kernel(loops.norms, None, 0, work.table.dtype).address if measures else 0,
             clipping=clipping.ctypes.data,
         )
         self._task = np.array(task, np.int64)
@@ -243,7 +243,7 @@ class RepeatedStep:
         clip = 0
         if clipping is not None:
             self._clipping[:NORM] = clipping[:NORM]
-            self._set("norms", launch.kernel(cpu.norms, None, 0, self._dtype).address)
+            self._set("norms", launch.kernel(loops.norms, None, 0, self._dtype).address)
             clip = c_address(_clipper(self._dtype))
         self._set("options", options)
         self._set("clip", clip)
@@ -271,9 +271,9 @@ def _compiled():
 
 @functools.cache
 def _clipper(dtype):
-    """`cpu.clip_by_norm`, compiled."""
+    """`loops.clip_by_norm`, compiled."""
     bindings, name, key = launch.specialisation(None, 0, dtype)
-    return specialise(cpu.clip_by_norm, name, types.int64(types.int64, types.int64), bindings, key=key)
+    return specialise(loops.clip_by_norm, name, types.int64(types.int64, types.int64), bindings, key=key)
 
 
 @functools.cache

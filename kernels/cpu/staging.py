@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ._jit import callee, inlined_callee
-from .intrinsics import array_at, strided_at
-from .layout import ACCUMULATED, ACCUMULATOR, ADDRESS, CHUNK, DIRECT, FLOAT32, LAYOUT, STAGED
+from ..compile._jit import callee, inlined_callee
+from ..compile.intrinsics import array_at, strided_at
+from ..layout import ACCUMULATED, ACCUMULATOR, ADDRESS, CHUNK, DIRECT, FLOAT32, LAYOUT, STAGED
 
 
 @callee

@@ -307,9 +307,9 @@ def _candidate_folders():
 
 
 def _work_out_build_key():
-    """Digest of what all compiled code depends on: this folder's sources, the compilers, the processor."""
+    """Digest of what all compiled code depends on: the kernels' sources, the compilers, the processor."""
     digest = hashlib.sha256()
-    folder = Path(__file__).parent
+    folder = Path(__file__).parent.parent
     sources = sorted(folder.rglob("*.py"))
     if not sources:  # an installation as bytecode, or in an archive: nothing tells one version from the next
         return None
@@ -351,7 +351,7 @@ class _Opaque(Exception):
     """A value whose content cannot be fingerprinted."""
 
 
-_IN_BUILD_KEY = (__name__.rpartition(".")[0], "numpy", "numba", "math", "builtins")
+_IN_BUILD_KEY = (__name__.removesuffix(".compile._jit"), "numpy", "numba", "math", "builtins")
 """Modules whose version or source the build key holds."""
 
 

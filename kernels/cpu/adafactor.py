@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..compile._jit import callee, inlined_callee
+from ..compile.intrinsics import array_at, scalars_at
+from ..layout import ACCUMULATED, ADDRESS, CHUNK, CLIP, EXTRA, PARAM, SLOTS, STAGED, Control
+from ..maths import clip, constant, decayed, maximum, sqrt
+from ..registry import RULES, Rule
+from ..rules.adafactor import STATE, AdafactorScalars
+from ..tables import tables_at
 from . import launch
-from ._jit import callee, inlined_callee
-from .cpu import CONTROLS, DTYPE, SCALARS, finish_chunk
 from .engines import Elementwise
-from .intrinsics import array_at, scalars_at
-from .layout import ACCUMULATED, ADDRESS, CHUNK, CLIP, EXTRA, PARAM, SLOTS, STAGED, Control
-from .maths import clip, constant, decayed, maximum, sqrt
+from .loops import CONTROLS, DTYPE, SCALARS, finish_chunk
 from .reduction import ROW_LANES, row_sum, sum_of, sum_of_squares, sums_of_rows, sums_of_squared_rows
-from .registry import RULES, Rule
-from .rules.adafactor import STATE, AdafactorScalars
 from .staging import chunk_gradient, scratch_for
-from .tables import tables_at
 from .tiles import BAND, Tile, Tiles, slots_in_memory_order
 
 ROW, COLUMN, VELOCITY, COLUMN_SUMS, ROW_SUMS, ROW_SIZES, ROOTS = range(SLOTS, SLOTS + 7)

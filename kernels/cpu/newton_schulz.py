@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import types
 
-from . import cpu
-from ._jit import callee, specialise
-from .intrinsics import REGISTER_BYTES, TILE_ROWS, multiply_tile, scalars_at, table_at
-from .layout import ADDRESS, CLIP, EXTRA
-from .maths import sqrt
-from .tables import tables_at
+from ..compile._jit import callee, specialise
+from ..compile.intrinsics import REGISTER_BYTES, TILE_ROWS, multiply_tile, scalars_at, table_at
+from ..layout import ADDRESS, CLIP, EXTRA
+from ..maths import sqrt
+from ..tables import tables_at
+from . import loops
 
 # Replaced in each specialisation.
 DTYPE = np.float32
@@ -77,7 +77,7 @@ def orthogonal_pass(first, last, handle, options):
         address = t.gradients[ADDRESS, matrix.segment]
         if address == 0:
             continue
-        s = scalars_at(SCALARS, t.table, matrix.group, cpu.CONTROLS)
+        s = scalars_at(SCALARS, t.table, matrix.group, loops.CONTROLS)
         direction = table_at(address, matrix.rows, matrix.columns, DTYPE)
         _orthogonalise(direction, t.factors[EXTRA, matrix.segment], s.a, s.b, s.c, s.steps, scratch)
         t.factors[CLIP, matrix.segment] = factor_of(max(matrix.rows, matrix.columns), s.rms_rate)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ._jit import callee, inlined_callee
-from .intrinsics import folded
-from .maths import maximum
+from ..compile._jit import callee, inlined_callee
+from ..compile.intrinsics import folded
+from ..maths import maximum
 
 LANES = 128
 """Partial sums kept side by side. A plain float64 sum is one chain of additions, and four times slower."""

@@ -11,11 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import cpu, launch, newton_schulz
-from ._jit import callee
-from .engines import Elementwise
-from .intrinsics import scalars_at
-from .layout import (
+from ..compile._jit import callee
+from ..compile.intrinsics import scalars_at
+from ..layout import (
     ACCUMULATED,
     ADDRESS,
     AVERAGED,
@@ -30,12 +28,14 @@ from .layout import (
     ZERO,
     Control,
 )
-from .maths import maximum, sqrt
+from ..maths import maximum, sqrt
+from ..registry import RULES, rule
+from ..rules.sgd import SgdScalars
+from ..tables import end_of_segment, tables_at
+from . import launch, loops, newton_schulz
+from .engines import Elementwise
 from .newton_schulz import factor_of, is_small
 from .reduction import LANES, row_sum
-from .registry import RULES, rule
-from .rules.sgd import SgdScalars
-from .tables import end_of_segment, tables_at
 
 # Replaced in each specialisation.
 DTYPE = np.float32
@@ -76,13 +76,13 @@ def muon(param, grad, slots, s):
 
 
 def norms_pass(handle):
-    """What each direction is divided by first, into ``factors[EXTRA]``; after `cpu.norms` of the directions, serial."""
+    """What each direction is divided by first, into ``factors[EXTRA]``; after `loops.norms` of them, serial."""
     t = tables_at(handle, DTYPE)
     lanes = np.empty(LANES)
     k = 0
     while k < t.chunks.shape[0]:
         end = end_of_segment(t.chunks, k)
-        s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], cpu.CONTROLS)
+        s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], loops.CONTROLS)
         t.factors[EXTRA, t.chunks[k, SEGMENT]] = divisor_of(row_sum(t.sums[0, k:end], lanes), s, DTYPE)
         k = end
 
@@ -112,7 +112,7 @@ class Orthogonal(Elementwise):
         self._where = np.array(where, np.int64)
         table = np.zeros_like(common.table)  # SgdScalars are the first of MuonScalars
         control = Control(unscale=1.0, divisor=1.0, limit=np.inf, decay=0.0, keep=0.0)
-        table[:, : cpu.CONTROLS] = control
+        table[:, : loops.CONTROLS] = control
         self._update_work = launch.Work(
             common.chunks, common.addresses, np.full_like(common.gradients, DIRECT), common.layouts, table
         )
@@ -125,11 +125,11 @@ class Orthogonal(Elementwise):
         self.uses_numpy = bool(self._large)
 
     def _compile(self, scalars, slots):
-        self._momentum = launch.kernel(cpu.step, scalars, slots + 1, self.dtype)
-        self._norms = launch.kernel(cpu.norms, None, 0, self.dtype)
+        self._momentum = launch.kernel(loops.step, scalars, slots + 1, self.dtype)
+        self._norms = launch.kernel(loops.norms, None, 0, self.dtype)
         self._divisors = launch.serial_function(norms_pass, 0, scalars, slots, self.dtype)
         self._small = launch.kernel(newton_schulz.orthogonal_pass, scalars, slots, self.dtype)
-        self._update = launch.kernel(cpu.step, SgdScalars, 0, self.dtype)
+        self._update = launch.kernel(loops.step, SgdScalars, 0, self.dtype)
 
     def calls(self, options):
         """See `Elementwise.calls`."""
@@ -148,7 +148,7 @@ class Orthogonal(Elementwise):
         """Have the update's tables say what the step's tables say."""
         common, update = self.work, self._update_work
         keep = Control._fields.index("keep")
-        update.table[:, cpu.CONTROLS :] = common.table[:, cpu.CONTROLS :]
+        update.table[:, loops.CONTROLS :] = common.table[:, loops.CONTROLS :]
         update.table[:, keep] = common.table[:, keep]
         update.gradients[ADDRESS] = np.where(common.gradients[ADDRESS] != 0, self._where, 0)
         update.gradients[LAYOUT] = DIRECT
@@ -170,7 +170,7 @@ def shapes_in_memory(plan):
 
 def scalars_of(table):
     """The rule's scalars in each row of a scalars table."""
-    return [MuonScalars(*row[cpu.CONTROLS :].tolist()) for row in table]
+    return [MuonScalars(*row[loops.CONTROLS :].tolist()) for row in table]
 
 
 class Products:

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from ._jit import callee, inlined_callee
-from .clipping import EACH, NORM, common_factor, own_factor
-from .intrinsics import array_at, arrays_at, load, prefetch, scalars_at, store
-from .layout import (
+from ..clipping import EACH, NORM, common_factor, own_factor
+from ..compile._jit import callee, inlined_callee
+from ..compile.intrinsics import array_at, arrays_at, load, prefetch, scalars_at, store
+from ..layout import (
     ACCUMULATED,
     ACCUMULATOR,
     ADDRESS,
@@ -42,11 +42,11 @@ from .layout import (
     ZERO,
     Control,
 )
-from .maths import clip, decayed, plus_share
+from ..maths import clip, decayed, plus_share
+from ..registry import between_phases, first_phase, second_phase, update
+from ..tables import end_of_segment, tables_at
 from .reduction import LANES, nonfinite, row_sum, sum_of, sum_of_squares
-from .registry import between_phases, first_phase, second_phase, update
 from .staging import chunk_gradient, scratch_for
-from .tables import end_of_segment, tables_at
 
 CONTROLS = len(Control._fields)
 
@@ -56,7 +56,7 @@ LINE = 64
 SHORT, AHEAD = 512, 2
 """Elements of a chunk that is over before the processor has seen where it leads; how many chunks ahead one is named."""
 
-# Replaced in each specialisation (see launch.py).
+# Replaced in each specialisation (see `launch`).
 DTYPE = np.float32
 SCALARS = Control
 SLOT_ROWS: Any = ()
