@@ -1,6 +1,6 @@
 """Kernels over arrays that every call brings along, losses and activations: how they are compiled and started.
 
-They have the signature of the kernels in cpu/loops.py, so that `launch` starts them: serially when small, else in contiguous
+They have the signature of the kernels in `loops`, so that `launch` starts them: serially when small, else in contiguous
 ranges on threads. A range is counted in items, rows or blocks, whose results never depend on one another.
 """
 
