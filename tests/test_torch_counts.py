@@ -96,10 +96,10 @@ def test_an_optimizer_of_several_workers():
                 worker.state[p] = {key: value.share_memory_() for key, value in state.items()}
         for t in range(3):
             step(workers[t], t)
-        built = [worker._built.engines for worker in workers if module is fastopt.torch]
+        built = [worker._built.optimizers for worker in workers if module is fastopt.torch]
         for t in range(3, 9):
             step(workers[t % 3], t)
-        found = [worker._built.engines for worker in workers if module is fastopt.torch]
+        found = [worker._built.optimizers for worker in workers if module is fastopt.torch]
         assert all(one is other for one, other in zip(found, built, strict=True)), "what others count is only taken up"
         return params, counts(workers[0])
 

@@ -508,7 +508,7 @@ def test_engines_of_several_devices_count_apart(monkeypatch):
     params, ours = both[1]
     monkeypatch.setattr(building, "device_of", lambda tensor: tensor.numel())
     steps(both, range(3))
-    assert len(ours._built.engines) == 2
+    assert len(ours._built.optimizers) == 2
     assert [ours.state[p]["step"].item() for p in params] == [3, 3]
     assert_alike(both)
     # The second engine is refused: nothing of the build stays.
@@ -702,7 +702,7 @@ def test_gradients_that_come_and_go_at_random_settle():
     built = []
     for t in range(30):
         steps(both, [t], skip=generator.sample(range(8), 4))
-        built.append(both[1][1]._built.engines)
+        built.append(both[1][1]._built.optimizers)
     assert_alike(both)
     assert all(engines[0][0] is built[-1][0][0] for engines in built[15:])
 

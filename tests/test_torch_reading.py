@@ -28,8 +28,8 @@ def stepped(shapes=SHAPES, dtype=torch.float32, **options):
     optimizer = fastopt.torch.SGD(params, lr=0.1, **options)
     renew(params)
     optimizer.step()
-    ((engine, _),) = optimizer._built.engines
-    return params, optimizer, engine._gradients
+    ((own, _),) = optimizer._built.optimizers
+    return params, optimizer, own._gradients
 
 
 def renew(params):
@@ -99,12 +99,12 @@ def test_what_is_strange_is_not_read(case):
 
 def test_a_moved_parameter_is_noticed(reading):
     params, optimizer, _ = stepped()
-    ((engine, _),) = optimizer._built.engines
+    ((own, _),) = optimizer._built.optimizers
     renew(params)
     grads = [p.grad for p in params]
-    assert engine.is_current(grads)
+    assert own.is_current(grads)
     params[2].data = params[2].data.clone()
-    assert not engine.is_current(grads)
+    assert not own.is_current(grads)
 
 
 def test_steps_are_the_same(reading):

@@ -76,19 +76,19 @@ def test_groups_are_read_anew_at_every_step():
 def test_all_groups_are_one_launch():
     optimizer = fastopt.torch.AdamW(groups())
     step_both([optimizer], 0)
-    ((engine, _),) = optimizer._built.engines
-    assert len(engine._plans) == 1
-    assert len(engine._plans[0].work.table) == 3
+    ((own, _),) = optimizer._built.optimizers
+    assert len(own._plans) == 1
+    assert len(own._plans[0].work.table) == 3
 
 
 def test_changing_numbers_keeps_the_plan_and_changing_the_rule_keeps_the_state():
     optimizers = pair(leaves)
     step_both(optimizers, 0)
-    ((engine, _),) = optimizers[1]._built.engines
+    ((own, _),) = optimizers[1]._built.optimizers
     for optimizer in optimizers:
         optimizer.param_groups[0]["lr"] = 0.5
     step_both(optimizers, 1)
-    assert optimizers[1]._built.engines[0][0] is engine
+    assert optimizers[1]._built.optimizers[0][0] is own
     optimizers = [kind(leaves(), lr=0.1, momentum=0.9) for kind in (torch.optim.SGD, fastopt.torch.SGD)]
     for seed in range(6):
         for optimizer in optimizers:
@@ -144,7 +144,7 @@ def test_gradients_in_turns_divide_cohorts_once():
     built = []
     for seed in range(12):
         step_both(optimizers, seed, skip=[k for k in range(6) if k % 3 == seed % 3])
-        built.append(optimizers[1]._built.engines[0][0])
+        built.append(optimizers[1]._built.optimizers[0][0])
     assert len(set(map(id, built[4:]))) == 1
     assert_alike(optimizers)
 

@@ -122,7 +122,7 @@ SLOTS = {
 """Class → fastopt's slot → attribute with a variable per parameter: `variables` has them in one list, unnamed."""
 
 COUNTERS = {"Nadam": {"_running_number": "_u_product"}}
-"""Class → attribute of fastopt's engine → attribute with a scalar variable."""
+"""Class → attribute of fastopt's core → attribute with a scalar variable."""
 
 
 def obstacle(optimizer: Any, counters: dict[str, str]) -> str:

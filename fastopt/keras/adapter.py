@@ -37,8 +37,8 @@ class Adapter(Fused, keras.optimizers.Optimizer):
     _own_counters: dict[str, Any]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        rate, args, kwargs = _without_schedule(self._engine_class, args, kwargs)
-        prototype = self._engine_class(*args, **kwargs)
+        rate, args, kwargs = _without_schedule(self._core_class, args, kwargs)
+        prototype = self._core_class(*args, **kwargs)
         if prototype.nonfinite == "skip":
             raise ValueError('nonfinite="skip": Keras would count the step; use keras.optimizers.LossScaleOptimizer')
         shared = {name: getattr(prototype, name) for name in _SHARED}
@@ -57,15 +57,15 @@ class Adapter(Fused, keras.optimizers.Optimizer):
         release = [name for name in ("initial_decay",) if name in vars(prototype)]
         return [name for name in (*COMMON, *prototype._own, *release) if name not in KEPT_BY_KERAS]
 
-    def _make_engine(self) -> Optimizer:
-        engine = copy.deepcopy(self._prototype)
-        engine.loss_scale_factor = None  # Keras unscales
-        return engine
+    def _make_core(self) -> Optimizer:
+        core = copy.deepcopy(self._prototype)
+        core.loss_scale_factor = None  # Keras unscales
+        return core
 
     def _slot_variables(self) -> dict[str, list[Any]]:
         return self._own_slots
 
-    def _engine_counters(self) -> dict[str, Any]:
+    def _core_counters(self) -> dict[str, Any]:
         return self._own_counters
 
     @property
@@ -75,7 +75,7 @@ class Adapter(Fused, keras.optimizers.Optimizer):
 
     @lr.setter
     def lr(self, value: Any) -> None:
-        if getattr(getattr(self._engine_class, "lr", None), "fset", None) is None:
+        if getattr(getattr(self._core_class, "lr", None), "fset", None) is None:
             raise AttributeError(f"lr of {type(self).__name__} is read-only: set learning_rate")
         self.learning_rate = value
 
@@ -167,13 +167,13 @@ def adapt(kind: _Kind, package: str, module: str) -> Any:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         Adapter.__init__(self, *args, **kwargs)
 
-    members = {"__module__": module, "__doc__": kind.__doc__, "_engine_class": kind, "__init__": __init__}
+    members = {"__module__": module, "__doc__": kind.__doc__, "_core_class": kind, "__init__": __init__}
     return keras.saving.register_keras_serializable(package, kind.__name__)(type(kind.__name__, (Adapter,), members))
 
 
 def getter(legacy_get: Callable[[Any], Any], *kinds: Any) -> Callable[[Any], Any]:
     """An old release's ``get``, that gives the Keras optimizers which `adapt` made of its classes."""
-    adapters = {kind._engine_class: kind for kind in kinds}
+    adapters = {kind._core_class: kind for kind in kinds}
 
     def get(identifier: Any) -> Any:
         """An optimizer from what the release took for one; the errors are its own."""

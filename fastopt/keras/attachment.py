@@ -28,7 +28,7 @@ class Unsupported(Exception):
 
 
 class Attachment:
-    """An engine built on the arrays behind Keras's variables: they stay Keras's, and are found anew when they move.
+    """A fastopt optimizer, the core, on the arrays behind Keras's variables: these stay Keras's, found anew when they move.
 
     Parameters
     ----------
@@ -51,9 +51,9 @@ class Attachment:
         self._held: list[tuple[Any, Any, Hashable]] = []
         self._variables = list(_keras.trained_by(optimizer))
         self._index = {id(variable): k for k, variable in enumerate(self._variables)}
-        self.engine: Optimizer = optimizer._make_engine()
-        self._followed = [name for name in optimizer._followed if hasattr(self.engine, name)]
-        self._counters = optimizer._engine_counters()
+        self.core: Optimizer = optimizer._make_core()
+        self._followed = [name for name in optimizer._followed if hasattr(self.core, name)]
+        self._counters = optimizer._core_counters()
         self._slots = optimizer._slot_variables() | {
             AVERAGE_SLOT: _keras.averages_of(optimizer),
             ACCUMULATOR_SLOT: _keras.accumulators_of(optimizer),
@@ -64,7 +64,7 @@ class Attachment:
         self._attributes = self._attributes_now()
         self._check(parameters)
         self._place = {id(parameter.array): k for k, parameter in enumerate(parameters)}
-        self.engine._take_charge(parameters, self._storage)
+        self.core._take_charge(parameters, self._storage)
 
     def _check(self, parameters: list[Parameter]) -> None:
         try:
@@ -111,7 +111,7 @@ class Attachment:
         self._follow_hyper_parameters()
         place = self._memory.place
         return (
-            all(type(self.engine._scalars(plan.branch, 1.0, 1)) is plan.scalars for plan in self.engine._plans)
+            all(type(self.core._scalars(plan.branch, 1.0, 1)) is plan.scalars for plan in self.core._plans)
             and all(map(operator.is_, self._attributes_now(), self._attributes))
             and all(value_of(variable) is value and place(value) == where for variable, value, where in self._held)
         )
@@ -133,39 +133,39 @@ class Attachment:
         self._memory.written(value for _, value, _ in self._held)
         absent = [k for k, grad in enumerate(aligned) if grad is ABSENT]
         with self._memory.quiet():
-            self.engine._apply_with(aligned, self._ends(absent))
+            self.core._apply_with(aligned, self._ends(absent))
 
     def _ends(self, absent: list[int]) -> list[Call]:
         """What Keras's variables learn of a step, in the call that does it; ``absent`` have no gradient."""
-        engine = self.engine
-        steps, calls, t = engine.gradient_accumulation_steps or 1, engine._calls + 1, engine._iterations + 1
+        core = self.core
+        steps, calls, t = core.gradient_accumulation_steps or 1, core._calls + 1, core._iterations + 1
         ends = counting(count_of(self._optimizer), self._memory, calls)
         if calls % steps == 0:
-            ends += [self._memory.following(variable, engine._running) for variable in self._counters.values()]
-            if engine.use_ema and absent:
+            ends += [self._memory.following(variable, core._running) for variable in self._counters.values()]
+            if core.use_ema and absent:
                 ends += self._averages_of(absent, t)
         return ends
 
     def _follow_hyper_parameters(self) -> None:
         """Take over what the user may have changed."""
         for name in self._followed:
-            setattr(self.engine, name, without_axes(getattr(self._optimizer, name)))
+            setattr(self.core, name, without_axes(getattr(self._optimizer, name)))
 
     def _follow_time(self) -> None:
         """Take over what Keras, its callbacks or a loaded state may have changed: rate and counters."""
-        engine, optimizer, number = self.engine, self._optimizer, self._memory.number
+        core, optimizer, number = self.core, self._optimizer, self._memory.number
         rate = _keras.rate_now(optimizer)
-        engine._learning_rate = float(number(value_of(rate) if isinstance(rate, keras.Variable) else rate))
-        engine._calls = int(number(value_of(count_of(optimizer))))
-        engine._iterations = engine._calls // (engine.gradient_accumulation_steps or 1)
+        core._learning_rate = float(number(value_of(rate) if isinstance(rate, keras.Variable) else rate))
+        core._calls = int(number(value_of(count_of(optimizer))))
+        core._iterations = core._calls // (core.gradient_accumulation_steps or 1)
         for attribute, variable in self._counters.items():
-            setattr(engine, attribute, number(value_of(variable)))
+            setattr(core, attribute, number(value_of(variable)))
 
     def _averages_of(self, absent: list[int], t: int) -> list[Call]:
         """Keras's averages also follow the variables that had no gradient at update ``t``."""
-        engine, assigning = self.engine, self._memory.assigning
-        keep = engine.ema_momentum if t > 1 else 0.0
-        overwrites = engine.ema_overwrite_frequency and t % engine.ema_overwrite_frequency == 0
+        core, assigning = self.core, self._memory.assigning
+        keep = core.ema_momentum if t > 1 else 0.0
+        overwrites = core.ema_overwrite_frequency and t % core.ema_overwrite_frequency == 0
         averages, ends = self._slots[AVERAGE_SLOT], []
         for k in absent:
             variable, average = self._variables[k], averages[k]

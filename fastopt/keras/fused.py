@@ -45,11 +45,11 @@ class Fused(Hooked):
     - ScheduleFreeAdamW is right on the torch backend, where Keras 3.15 reads a moment that it has overwritten.
     """
 
-    _engine_class: ClassVar[type[Optimizer]]
+    _core_class: ClassVar[type[Optimizer]]
     _slot_attributes: ClassVar[dict[str, str]] = {}
     """fastopt's slot → attribute of the Keras class with a variable per parameter."""
     _counter_attributes: ClassVar[dict[str, str]] = {}
-    """Attribute of the engine → attribute of the Keras class with a scalar variable."""
+    """Attribute of the core → attribute of the Keras class with a scalar variable."""
     _memory: ClassVar[Any] = memory.of_backend()
 
     _attachment: Attachment | None = None
@@ -63,7 +63,7 @@ class Fused(Hooked):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "_engine_class" in vars(cls):
+        if "_core_class" in vars(cls):
             cls._replaced = tuple(name for name in REPLACED if hasattr(cls, name))
             cls._look_up = operator.attrgetter(*cls._replaced)
             cls._original = cls._versions()
@@ -90,16 +90,16 @@ class Fused(Hooked):
 
     @property
     def _followed(self) -> list[str]:
-        """Hyper-parameters that the engine takes over anew for every step."""
-        return [name for name in inspect.signature(self._engine_class).parameters if name not in KEPT_BY_KERAS]
+        """Hyper-parameters that the core takes over anew for every step."""
+        return [name for name in inspect.signature(self._core_class).parameters if name not in KEPT_BY_KERAS]
 
-    def _make_engine(self) -> Optimizer:
-        return self._engine_class(**{name: getattr(self, name) for name in self._followed})
+    def _make_core(self) -> Optimizer:
+        return self._core_class(**{name: getattr(self, name) for name in self._followed})
 
     def _slot_variables(self) -> dict[str, list[Any]]:
         return {slot: getattr(self, attribute, []) for slot, attribute in self._slot_attributes.items()}
 
-    def _engine_counters(self) -> dict[str, Any]:
+    def _core_counters(self) -> dict[str, Any]:
         return {counter: getattr(self, attribute) for counter, attribute in self._counter_attributes.items()}
 
     # -- what Keras calls --------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Fused(Hooked):
 
     @memory.untraced
     def _attach(self) -> Attachment | None:
-        """The engine on Keras's memory; None where Keras's own update must run."""
+        """The core on Keras's memory; None where Keras's own update must run."""
         attachment = self._attachment
         if attachment is None or self._is_overridden() or not attachment.is_current() or in_stateless_scope():
             self._attachment = None

@@ -21,7 +21,7 @@ def _fused(name: str) -> Any:
     members = {
         "__module__": __name__,
         "__doc__": f"`keras.optimizers.{name}` with the fused step of `fastopt.{name}`.",
-        "_engine_class": getattr(optimizers, name),
+        "_core_class": getattr(optimizers, name),
         "_slot_attributes": SLOTS[name],
         "_counter_attributes": COUNTERS.get(name, {}),
     }

@@ -6,9 +6,10 @@
 How it is made:
 
 - Each class is torch's own with `base.Fused` before it: arguments, checks, ``param_groups``, ``state``, hooks and
-  ``state_dict`` are torch's, the step is one launch for all groups of a device, by an `engine.Engine`.
-- The engine works on the tensors of parameters and ``state`` where they lie. Per step it reads their addresses, those
-  of the gradients, and the hyper-parameters of every group; it is made anew (`building`) when memory, or what is to be
+  ``state_dict`` are torch's, the step is one launch for all groups of a device, by a
+  `device_optimizer.DeviceOptimizer`.
+- That works on the tensors of parameters and ``state`` where they lie. Per step it reads their addresses, those of the
+  gradients, and the hyper-parameters of every group; it is made anew (`building`) when memory, or what is to be
   done, has changed: a parameter moved, a group came, a state was loaded, a flag chose another rule. New state appears
   in ``state`` when a step has been done with it: one that is refused or skipped leaves no trace.
 - A row of scalars serves the parameters of one group that have been updated equally often: a `cohorts.Cohort`. Where

@@ -79,7 +79,7 @@ class Averages:
         Does nothing where the parameters are the training weights, so it can be called at any time, and again.
         """
         left = partial(vars(self).update, _training=[], _evaluating=False)
-        with without_modes():  # see `engine.Engine.run`
+        with without_modes():  # see `device_optimizer.DeviceOptimizer.run`
             one_call([*_copying(self._training), left])()
 
     def _refuse_to_step_while_evaluating(self) -> None:

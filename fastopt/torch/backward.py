@@ -10,7 +10,7 @@ import torch
 from .._torch import found_inf_of, scale_of
 from ..kernels.locks import Lock
 from ..steps.alone import alone
-from .building import AnyEngine, check_members, engine_of, local_gradient, member_of, pack
+from .building import AnyOptimizer, check_members, local_gradient, member_of, optimizer_of, pack
 from .cohorts import Cohort
 from .memory import few_threads
 from .rule import Owner
@@ -20,9 +20,9 @@ from .versions import note_writing
 
 
 class _Single(NamedTuple):
-    """The engine of one parameter, and what it was made for."""
+    """The optimizer of one parameter, and what it was made for."""
 
-    engine: AnyEngine
+    optimizer: AnyOptimizer
     contents: Contents  # of its state
     group: dict[str, Any]
     cohort: Cohort
@@ -48,7 +48,7 @@ class BackwardSteps:
         self._stepped: set[int] = set()  # since `finish`
 
     def forget(self) -> None:
-        """Let go of engines: state was exchanged."""
+        """Let go of optimizers: state was exchanged."""
         self._singles, self._places = {}, {}
 
     def await_gradients(self) -> None:
@@ -85,14 +85,14 @@ class BackwardSteps:
         single = self._singles.get(parameter)
         if single is None or not self._prepare(single, parameter, place):
             single = self._build(parameter, *place)
-            single.engine.is_current([parameter.grad])
-            single.engine.prepare_step(_own_gradient(single, parameter))
-        engine = single.engine
+            single.optimizer.is_current([parameter.grad])
+            single.optimizer.prepare_step(_own_gradient(single, parameter))
+        optimizer = single.optimizer
         with alone(single.stepping):
-            engine.run(_own_gradient(single, parameter), False)
+            optimizer.run(_own_gradient(single, parameter), False)
         note_writing([parameter])
         parameter.grad = None
-        if engine.has_recorded:
+        if optimizer.has_recorded:
             single = single._replace(contents=_contents(owner, parameter))
         self._singles[parameter] = single
 
@@ -122,14 +122,14 @@ class BackwardSteps:
         return [p for group in self._owner.param_groups for p in group["params"]]
 
     def _prepare(self, single: _Single, parameter: Any, place: tuple[int, int]) -> bool:
-        """Whether the engine fits what there is now, and is ready to run."""
-        owner, engine = self._owner, single.engine
+        """Whether the optimizer fits what there is now, and is ready to run."""
+        owner, optimizer = self._owner, single.optimizer
         return (
             single.place == place
             and owner.param_groups[place[0]] is single.group
             and single.contents.are_in((owner.state.get(parameter, {}),))
-            and engine.is_current([parameter.grad])
-            and engine.prepare_step(_own_gradient(single, parameter))
+            and optimizer.is_current([parameter.grad])
+            and optimizer.prepare_step(_own_gradient(single, parameter))
         )
 
     @few_threads()
@@ -140,7 +140,7 @@ class BackwardSteps:
         check_members([member])
         pack(owner, self._params())
         contents = _contents(owner, parameter)
-        return _Single(engine_of(owner, [member]), contents, owner.param_groups[g], member.cohort, (g, k), Lock())
+        return _Single(optimizer_of(owner, [member]), contents, owner.param_groups[g], member.cohort, (g, k), Lock())
 
     def _place_of(self, parameter: Any) -> tuple[int, int] | None:
         """Number of the group, and number in it."""
@@ -159,7 +159,7 @@ def _contents(owner: Owner, parameter: Any) -> Contents:
 
 
 def _own_gradient(single: _Single, parameter: Any) -> list[Any]:
-    if not single.engine.distributed:
+    if not single.optimizer.distributed:
         return [parameter.grad]
-    (member,) = single.engine.members
+    (member,) = single.optimizer.members
     return [local_gradient(member, parameter.grad)]

@@ -105,7 +105,7 @@ class Fused(Options, Averages, Scaled):
         """Set what follows from parameters and state to nothing."""
         self._built: Built | None = None
         self._zeroed = Zeroed()
-        self._ran: list[tuple[Any, list[int] | None]] = []  # the engines of the last step
+        self._ran: list[tuple[Any, list[int] | None]] = []  # the optimizers of the last step
         self.buffers: dict[Any, torch.Tensor] = getattr(self, "buffers", {})
         self._last_step_skipped = False
         self._stepping = vars(self).get("_stepping") or Lock()
@@ -190,28 +190,28 @@ class Fused(Options, Averages, Scaled):
             built = build(self, params, grads, {} if built is None else built.cohorts)
             built.prepare_step(grads)
         built.check_options(self)
-        if self._run(built.engines, grads):
+        if self._run(built.optimizers, grads):
             self._built = built.after_step(self, params)
         if self.fused_zero_grad:
             self._zeroed.note([grad for grad in grads if grad is not None])
 
-    def _run(self, engines: list[tuple[Any, list[int] | None]], grads: list[Any]) -> bool:
-        """Run all engines; whether none has left the step out."""
+    def _run(self, optimizers: list[tuple[Any, list[int] | None]], grads: list[Any]) -> bool:
+        """Run all optimizers; whether none has left the step out."""
         ran: list[bool] = []
         stepped: list[torch.Tensor] = []
-        ends, self._ran = self._ends(), engines
+        ends, self._ran = self._ends(), optimizers
         try:
-            for engine, numbers in engines:
+            for optimizer, numbers in optimizers:
                 given = own(grads, numbers)
-                if engine.distributed:
-                    given = list(map(local_gradient, engine.members, given))
-                is_last = engine is engines[-1][0]
-                ran.append(engine.run(given, self.fused_zero_grad, ends if is_last else ()))
-                stepped += engine.stepped if ran[-1] else []
+                if optimizer.distributed:
+                    given = list(map(local_gradient, optimizer.members, given))
+                is_last = optimizer is optimizers[-1][0]
+                ran.append(optimizer.run(given, self.fused_zero_grad, ends if is_last else ()))
+                stepped += optimizer.stepped if ran[-1] else []
         finally:
             # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
             note_writing(stepped)
-        if not engines:
+        if not optimizers:
             one_call(ends)()
         self._last_step_skipped = not all(ran)
         return all(ran)

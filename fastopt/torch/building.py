@@ -1,4 +1,4 @@
-"""From a torch optimizer's parameters to the engines that step them."""
+"""From a torch optimizer's parameters to the device optimizers that step them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from . import flat
 from .cohorts import Cohort, Member, path_of
 from .counters import counter_of
-from .engine import Engine
+from .device_optimizer import DeviceOptimizer
 from .memory import check_class, check_memory, device_of, few_threads, is_distributed, is_updatable, local
-from .meta import MetaEngine
+from .meta import MetaOptimizer
 from .rule import Owner
 from .several import check_distribution
 from .snapshot import Snapshot
 
-AnyEngine = Engine | MetaEngine
+AnyOptimizer = DeviceOptimizer | MetaOptimizer
 
 Known = Mapping[Any, Cohort]
 """Parameter → the cohort that it was in."""
@@ -65,47 +65,47 @@ def _is_member(owner: Owner, tensor: Any, grad: Any, known: Known) -> bool:
 
 
 class Built(NamedTuple):
-    """Engines, and what they were made for."""
+    """Device optimizers, and what they were made for."""
 
-    waiting: list[int]  # parameters without an engine: they never had a gradient
-    engines: list[tuple[AnyEngine, list[int] | None]]  # with the numbers of their parameters; None: all of them
+    waiting: list[int]  # parameters without an optimizer: they never had a gradient
+    optimizers: list[tuple[AnyOptimizer, list[int] | None]]  # with the numbers of their parameters; None: all of them
     cohorts: dict[Any, Cohort]  # of each parameter
     snapshot: Snapshot  # of what they are for
     is_divided: bool  # over devices or processes
 
     def is_current(self, owner: Owner, params: list[Any], grads: list[Any]) -> bool:
-        """Whether these are the engines for what the optimizer consists of now; reads gradients, if that is quick."""
+        """Whether these are for what the owner consists of now; reads gradients, if that is quick."""
         if not self.snapshot.matches(owner, params) or any(grads[k] is not None for k in self.waiting):
             return False
-        return all(engine.is_current(own(grads, numbers)) for engine, numbers in self.engines)
+        return all(optimizer.is_current(own(grads, numbers)) for optimizer, numbers in self.optimizers)
 
     def prepare_step(self, grads: list[Any]) -> bool:
-        """See `Engine.prepare_step`."""
-        return all(engine.prepare_step(own(grads, numbers)) for engine, numbers in self.engines)
+        """See `DeviceOptimizer.prepare_step`."""
+        return all(optimizer.prepare_step(own(grads, numbers)) for optimizer, numbers in self.optimizers)
 
     def after_step(self, owner: Owner, params: list[Any]) -> Built:
         """The same for the next step, which finds the state that this one has added."""
-        for engine, _ in self.engines:
-            if engine.has_recorded:
+        for optimizer, _ in self.optimizers:
+            if optimizer.has_recorded:
                 return self._replace(snapshot=Snapshot(owner, params, self.cohorts))
         return self
 
     def check_options(self, owner: Owner) -> None:
-        """Refuse options that have been set since, and do not go with what the engines are for."""
+        """Refuse options that have been set since, and do not go with what these are for."""
         if self.is_divided:
-            tensors = [member.tensor for engine, _ in self.engines for member in engine.members]
+            tensors = [member.tensor for optimizer, _ in self.optimizers for member in optimizer.members]
             check_distribution(owner, tensors)
             _check_devices(owner, list(dict.fromkeys(map(device_of, tensors))))
 
 
 def own(grads: list[Any], numbers: list[int] | None) -> list[Any]:
-    """Select an engine's gradients by the numbers of its parameters; None: all."""
+    """Select a device optimizer's gradients by the numbers of its parameters; None: all."""
     return grads if numbers is None else [grads[k] for k in numbers]
 
 
 @few_threads()
 def build(owner: Owner, params: list[Any], grads: list[Any], known: Known) -> Built:
-    """Make engines, one per device, for all parameters that have state or a gradient.
+    """Make device optimizers, one per device, for all parameters that have state or a gradient.
 
     ``known`` are the cohorts of the last build. The optimizer itself stays as it is.
     """
@@ -117,14 +117,14 @@ def build(owner: Owner, params: list[Any], grads: list[Any], known: Known) -> Bu
     for number, member in members.items():
         devices.setdefault(device_of(member.tensor), []).append(number)
     _check_devices(owner, list(devices))
-    engines = [
-        (engine_of(owner, [members[k] for k in numbers]), None if len(numbers) == len(params) else numbers)
+    optimizers = [
+        (optimizer_of(owner, [members[k] for k in numbers]), None if len(numbers) == len(params) else numbers)
         for numbers in devices.values()
     ]
     waiting = [k for k in range(len(params)) if k not in members]
     cohorts = {member.tensor: member.cohort for member in members.values()}
-    is_divided = len(engines) > 1 or any(engine.distributed for engine, _ in engines)
-    return Built(waiting, engines, cohorts, Snapshot(owner, params, cohorts), is_divided)
+    is_divided = len(optimizers) > 1 or any(optimizer.distributed for optimizer, _ in optimizers)
+    return Built(waiting, optimizers, cohorts, Snapshot(owner, params, cohorts), is_divided)
 
 
 def check_members(members: Iterable[Member]) -> None:
@@ -134,9 +134,9 @@ def check_members(members: Iterable[Member]) -> None:
         (check_class if tensor.is_meta else check_memory)(member.path, tensor)
 
 
-def engine_of(owner: Owner, members: list[Member]) -> AnyEngine:
-    """An engine for parameters on one device."""
-    return (MetaEngine if local(members[0].tensor).is_meta else Engine)(owner, members)
+def optimizer_of(owner: Owner, members: list[Member]) -> AnyOptimizer:
+    """Make the optimizer for parameters on one device."""
+    return (MetaOptimizer if local(members[0].tensor).is_meta else DeviceOptimizer)(owner, members)
 
 
 def _check_devices(owner: Owner, devices: list[Any]) -> None:

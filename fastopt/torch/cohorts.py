@@ -30,7 +30,7 @@ class Cohort:
 class Member(NamedTuple):
     """A parameter of the torch optimizer.
 
-    What a build does to its state is done to the copy here; `engine.Engine.run` makes it known after a step.
+    What a build does to its state is done to the copy here; `DeviceOptimizer.run` makes it known after a step.
     """
 
     path: str

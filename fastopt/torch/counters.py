@@ -31,7 +31,7 @@ def counter_of(name: str, found: Any) -> torch.Tensor:
 
 
 class Counters:
-    """What all counters of an engine's parameters say, cohort by cohort.
+    """What all counters of an optimizer's parameters say, cohort by cohort.
 
     Whoever has the tensors too (another process, another optimizer) sees every step counted, and may count himself.
 

@@ -17,8 +17,8 @@ from .memory import check_parameter, is_distributed, new_state
 from .rule import Owner
 
 
-class MetaEngine:
-    """Does to tensors without elements what an `engine.Engine` does to others: state appears, updates are counted.
+class MetaOptimizer:
+    """Does to tensors without elements what a `DeviceOptimizer` does to others: state appears, updates are counted.
 
     It does one step.
 
@@ -42,17 +42,17 @@ class MetaEngine:
             check_parameter(member.path, member.tensor)
 
     def is_current(self, grads: list[Any]) -> bool:
-        """See `engine.Engine`."""
+        """See `DeviceOptimizer`."""
         return self._is_new
 
     def prepare_step(self, grads: list[Any]) -> bool:
-        """See `engine.Engine`."""
+        """See `DeviceOptimizer`."""
         self._present = [member for member, grad in zip(self.members, grads, strict=True) if grad is not None]
         self._counting.prepare(list(dict.fromkeys(member.cohort for member in self._present)))
         return True
 
     def run(self, grads: list[Any], zero: bool, ends: Sequence[Call] = ()) -> bool:
-        """See `engine.Engine`."""
+        """See `DeviceOptimizer`."""
         self._is_new = False
         states = [(self._owner.state[member.tensor], self._state_of(member)) for member in self._present]
         one_call([*self._counting.writes, *(partial(live.update, found) for live, found in states), *ends])()
@@ -70,5 +70,5 @@ class MetaEngine:
 
     @property
     def stepped(self) -> list[torch.Tensor]:
-        """See `engine.Engine`."""
+        """See `DeviceOptimizer`."""
         return [member.tensor for member in self._present]

@@ -329,5 +329,5 @@ class ScheduleFreeAdamW(Fused, torch.optim.Optimizer):
         for p, z, share in begun:
             own = local(p).detach()
             calls.append(partial(torch.Tensor.lerp_, own, local(z).to(own), share))
-        with without_modes():  # see `engine.Engine.run`
+        with without_modes():  # see `device_optimizer.DeviceOptimizer.run`
             one_call(calls)()

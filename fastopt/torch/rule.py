@@ -88,7 +88,7 @@ class Rule:
 
 
 class Owner(Protocol):
-    """A torch optimizer, as its engines see it."""
+    """A torch optimizer, as its device optimizers see it."""
 
     rule: Rule
     param_groups: list[dict[str, Any]]

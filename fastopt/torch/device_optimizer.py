@@ -31,7 +31,7 @@ from .rows import Row, Rows
 from .rule import Owner
 
 
-class Engine(Optimizer):
+class DeviceOptimizer(Optimizer):
     """One launch per rule and dtype for the parameters of one device, in all groups.
 
     Hyper-parameters, numbers and state are the torch optimizer's, its ``owner``: nothing of them is kept here. New
@@ -108,8 +108,8 @@ class Engine(Optimizer):
     def _needs_c_order(self, parameter: Parameter) -> bool:
         return not is_dense(parameter.array) or self._owner.rule.needs_c_order(parameter.axes)
 
-    def _scalars_of(self, plans: list[Plan]) -> EngineScalars:
-        return EngineScalars(self, plans)
+    def _scalars_of(self, plans: list[Plan]) -> DeviceScalars:
+        return DeviceScalars(self, plans)
 
     def _gradients_class(self) -> type[BaseGradients]:
         return super()._gradients_class() if self._place.on_gpu else TensorGradients
@@ -208,7 +208,7 @@ class Engine(Optimizer):
     # -- stepping ---------------------------------------------------------------------------------------------------
 
     def prepare_step(self, grads: Sequence[torch.Tensor | None]) -> bool:
-        """Work out the scalars for a step; False if a new engine must do it. Nothing is written before `run`."""
+        """Work out the scalars for a step; False if a new optimizer must do it. Nothing is written before `run`."""
         chosen = self._owner.chosen
         if chosen is not self._chosen:
             self._follow(chosen)
@@ -278,8 +278,8 @@ class Engine(Optimizer):
         return list(self._tensors) if self._present is None else [self._tensors[k] for k in self._present]
 
 
-class EngineScalars(Scalars):
-    """Those of an engine: its rows are worked out by `Engine.prepare_step`, from the owner's hyper-parameters."""
+class DeviceScalars(Scalars):
+    """Scalars that `DeviceOptimizer.prepare_step` has worked out, from the owner's hyper-parameters."""
 
     def write(self, unscale: float, decision: Decision, ask: bool = True) -> None:
         """See `Scalars.write`."""
