@@ -28,7 +28,7 @@ class Unsupported(Exception):
 
 
 class Attachment:
-    """A fastopt optimizer, the core, on the arrays behind Keras's variables: these stay Keras's, found anew when they move.
+    """A fastopt optimizer, the core, on the arrays behind Keras's variables, which are found anew when they move.
 
     Parameters
     ----------
