@@ -451,7 +451,10 @@ class Adan(Rule):
 
     in_keras = False
     rate = 0.01
-    own = {"beta_1": 0.9, "beta_2": 0.8, "beta_3": 0.95, "epsilon": 1e-2}, {"beta_1": 0.5, "beta_2": 0.6, "beta_3": 0.7}
+    own = (
+        {"beta_1": 0.9, "beta_2": 0.8, "beta_3": 0.95, "epsilon": 1e-2},
+        {"beta_1": 0.5, "beta_2": 0.6, "beta_3": 0.7, "epsilon": 1e-3},
+    )
     names = ("momentum", "difference", "velocity", "previous_gradient")
 
     beta_1: float = 0.98

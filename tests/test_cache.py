@@ -135,7 +135,7 @@ def test_edit_of_a_kernel_takes_effect(name, cache, uncached_digest, site, kerne
 
 def key_of(kernels):
     """The build key that a process works out whose kernels are in this folder."""
-    spec = importlib.util.spec_from_file_location("fastopt.kernels._copy", kernels / "_jit.py")
+    spec = importlib.util.spec_from_file_location("fastopt.kernels.compile._copy", kernels / "compile" / "_jit.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.build_key()

@@ -411,7 +411,7 @@ def test_warm_up_leaves_nothing_to_compile(tmp_path):
     assert counts
     assert int(counts[1]) > 4
     step = (
-        "import numpy as np, fastopt; from fastopt.kernels import _jit\n"
+        "import numpy as np, fastopt; from fastopt.kernels.compile import _jit\n"
         "optimizer = fastopt.Lion(global_clipnorm=1.0, gradient_accumulation_steps=2)\n"
         "w = np.ones(3, np.float32)\n"
         "for _ in range(2): optimizer.apply([w], [w])\n"

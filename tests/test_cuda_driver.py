@@ -495,7 +495,7 @@ def test_python_threads_launch_in_the_simulator_one_after_the_other():
 def test_importing_fastopt_reaches_no_cuda():
     result = children.run("""
         import sys, children
-        import fastopt, fastopt.kernels.launch, fastopt.kernels._cuda_jit, fastopt.kernels.cuda.driver
+        import fastopt, fastopt.kernels.cpu.launch, fastopt.kernels.cuda._cuda_jit, fastopt.kernels.cuda.driver
         unwanted = ("cuda.", "numba.cuda.", "numba_cuda.")
         children.report(names=[name for name in sys.modules if f"{name}.".startswith(unwanted)])
     """)
