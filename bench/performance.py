@@ -33,7 +33,7 @@ Made by `make performance` from the files in [bench/results](../bench/results): 
   it says what a launch costs, not what the memory does.
 - **Peers** are used in the fastest way that they have: torch fused, foreach and in a loop; optax compiled by XLA, with
   donated buffers; Keras on torch; DeepSpeed's CPU kernels; NumPy in blocks that fit a cache (in newer runs
-  AdamW and momentum only). A speed-up is a peer's time over fastopt's: below 1, the peer is faster.
+  Adam, AdamW and momentum only). A speed-up is a peer's time over fastopt's: below 1, the peer is faster.
 - Threads wait as their libraries have them wait by default, unless `omp_wait_policy` below says otherwise.
 """
 

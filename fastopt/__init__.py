@@ -49,4 +49,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_ON_FIRST_USE, "__version__"})
+    """List what is public, less the adapters: who looks at all that is listed would import Keras and torch."""
+    return sorted({*__all__, "compat", "__version__"})

@@ -10,7 +10,7 @@ from typing import Any
 
 from .counting import Counting
 from .hyper_parameters import HyperParameters
-from .kernels.registry import RULES, RUNNING, Slot, running_after, scalars_of
+from .kernels.registry import RULES, RUNNING, Slot, running_after, scalars_of, take_rates
 from .parameters import Parameter
 from .signatures import document_common
 
@@ -67,6 +67,12 @@ class Declared(HyperParameters, Counting):
     @_running_number.setter
     def _running_number(self, number: float) -> None:
         self._running[0] = number
+
+    def _takes_rates(self, branch: str) -> bool:
+        """Whether scalars may be worked out for an array of learning rates: those of fastopt's own classes only."""
+        kind = type(self)
+        own = kind._scalars is Declared._scalars and kind._settings.__module__.startswith(f"{__package__}.")
+        return own and take_rates(type(self._settings(branch, 1.0)))
 
     def _follows_settings(self) -> bool:
         """Whether scalars follow from `_settings_class` and the update's number: a subclass may have others."""

@@ -12,7 +12,7 @@ from .counts import Call
 from .hyper_parameters import HyperParameters
 from .kernels.clipping import Clipping
 from .kernels.layout import ACCUMULATED, AVERAGED, OVERWRITE
-from .kernels.registry import are_constant, take_rates
+from .kernels.registry import are_constant
 from .plan import Plan
 from .signatures import COMMON
 
@@ -142,7 +142,7 @@ class Scalars:
             own_decay = optimizer._branch_decay(plan.branch) or 0.0
             settings = plan.settings
             pack: Callable[..., None] = plan.pack
-            if len(settings) >= MANY and self._follows and take_rates(optimizer._settings_class):
+            if len(settings) >= MANY and optimizer._takes_rates(plan.branch):
                 settings, pack = [plan.settings_together(own_decay)], plan.pack_together
             for byte, multiplier, decay in settings:
                 learning_rate = rate * multiplier

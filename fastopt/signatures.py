@@ -134,7 +134,12 @@ def hyper_parameters(init: _Init) -> _Init:
         self._configure(self._bind(signature, args, kwargs))
 
     configure.__signature__ = signature  # type: ignore[attr-defined]
+    _MADE.add(configure)
     return configure  # type: ignore[return-value]
+
+
+_MADE: set[Any] = set()
+"""What `hyper_parameters` has made: a user's own ``__init__`` is left alone, whatever its decorators say."""
 
 
 def with_common(signature: inspect.Signature) -> inspect.Signature:
@@ -150,7 +155,7 @@ def with_common(signature: inspect.Signature) -> inspect.Signature:
 def document_common(kind: Any) -> None:
     """Add to a class's docstring those arguments that its section of parameters leaves out, if it has one."""
     found = re.search(r"Parameters\n *-{10}\n(?:.*\S.*\n?)+", kind.__doc__ or "")
-    if found is None or "__init__" not in vars(kind):
+    if found is None or vars(kind).get("__init__") not in _MADE:
         return
     indent = re.match(" *", found[0].splitlines()[1])[0]  # type: ignore[index]
     said = set(re.findall(rf"^{indent}(\w[\w, ]*)(?: :|$)", found[0], re.M))
@@ -176,7 +181,7 @@ def kinds_of(optimizer: type) -> dict[str, Kind]:
     found: dict[str, Kind] = {}
     for each in reversed(optimizer.__mro__):
         init: Any = vars(each).get("__init__")
-        if hasattr(init, "__signature__"):  # that of a class of ours
+        if init in _MADE:
             hints = get_type_hints(inspect.unwrap(init), include_extras=True)
             found.update((name, _kind_of(annotation)) for name, annotation in hints.items() if name != "return")
     return found

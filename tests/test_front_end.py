@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import copy
 import dataclasses
+import functools
 import inspect
 import json
 import pickle
@@ -990,6 +991,26 @@ def test_a_config_tells_a_class_of_an_old_release_from_todays():
     config = json.loads(json.dumps(optimizers.serialize(wrapped)))
     again = optimizers.deserialize(config).inner_optimizer
     assert type(again) is keras_2_2.SGD and again.get_config() == wrapped.inner_optimizer.get_config()
+
+
+def test_a_users_signature_says_nothing_of_ranges():
+    """A decorator's ``__signature__`` does not make an ``__init__`` one of ours, nor are its annotations looked at."""
+
+    def init(self, beta_1: float = 0.9, other: "NowhereDefined" = None):  # noqa: F821
+        fastopt.Adam.__init__(self, beta_1=beta_1)
+
+    def decorated(*arguments, **kwargs):
+        return init(*arguments, **kwargs)
+
+    functools.update_wrapper(decorated, init).__signature__ = inspect.signature(init)
+    kind = type("Own", (fastopt.Adam,), {"__init__": decorated, "__doc__": "Parameters\n----------\nbeta_1 : float\n"})
+    assert kind.__doc__.count(" : ") == 1
+    for beta_1 in (0, lambda: 0.5):
+        optimizer, params = built(kind(beta_1), [ones(2)])
+        optimizer.apply([ones(2)])
+        assert params[0].tolist() != [1, 1]
+    with pytest.raises(ValueError, match="beta_1 must be in"):
+        kind(5.0)
 
 
 # -- against the signatures of Keras -----------------------------------------------------------------------------------

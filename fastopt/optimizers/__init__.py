@@ -1,7 +1,7 @@
 """One class per algorithm: signature and defaults of Keras 3, checks, slots, and the scalars of a step.
 
 The mathematics is in ``kernels/rules``, a file per algorithm. Every class takes, after its own hyper-parameters and in
-this order, the common ones, see `fastopt.signatures.common_arguments`.
+this order, the common ones, see `fastopt.signatures.common_arguments`; type checkers want these by keyword.
 """
 
 from ..loss_scale import LossScaleOptimizer

@@ -12,7 +12,8 @@ from ..signatures import Coefficient, Common, Fraction, NotNegative, Rate, hyper
 class Adan(Optimizer):
     """Nesterov's momentum from the differences of successive gradients, scaled as in Adam.
 
-    See `fastopt.kernels.rules.adan`. The authors decay weights after the step, by division. Keras has no such class.
+    See `fastopt.kernels.rules.adan`. The authors decay weights after the step, by division, and count each parameter's
+    updates: here a parameter without a gradient at the first one starts from a gradient of 0. Keras has no such class.
 
     Parameters
     ----------

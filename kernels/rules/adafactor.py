@@ -3,6 +3,8 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 from ..registry import Slot, scalars_for
 
 STATE = {
@@ -53,7 +55,7 @@ class AdafactorScalars(NamedTuple):
 def adafactor_scalars(s, t):
     """The means keep more and more of themselves, and steps are at most 1 / √t."""
     keep = 1.0 - t**s.beta_2_decay
-    relative_step = min(s.learning_rate, 1.0 / math.sqrt(t))
+    relative_step = np.minimum(s.learning_rate, 1.0 / math.sqrt(t))
     return AdafactorScalars(keep, 1.0 - keep, relative_step, s.epsilon_1, s.epsilon_2, s.clip_threshold, 0.0, 0.0, 1.0)
 
 
@@ -71,6 +73,6 @@ class CoupledAdafactorSettings(NamedTuple):
 def coupled_adafactor_scalars(s, t):
     """As `adafactor_scalars`; ε₁ bounds means from below, and is not added to squares."""
     take = float(t) ** s.beta_2_decay
-    relative_step = min(s.learning_rate, 1.0 / math.sqrt(t))
+    relative_step = np.minimum(s.learning_rate, 1.0 / math.sqrt(t))
     floors = s.least, s.least, 0.0
     return AdafactorScalars(1.0 - take, take, relative_step, 0.0, s.epsilon_2, s.clip_threshold, *floors)

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from ..compile._jit import callee
 from ..maths import clip, power, sqrt
 from ..registry import Slot, rule, scalars_for
@@ -58,7 +60,7 @@ def ftrl_scalars(s):
         If the learning rate is not positive.
     """
     rate, minus_power = s.learning_rate, -s.learning_rate_power
-    if rate <= 0:
+    if np.any(rate <= 0):
         raise ValueError(f"Ftrl divides by the learning rate, which must be positive, got {rate}")
     two_l2 = 2.0 * s.l2_regularization_strength + s.beta / rate
     two_shrinkage = 2.0 * s.l2_shrinkage_regularization_strength

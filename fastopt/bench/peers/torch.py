@@ -41,6 +41,7 @@ EQUIVALENTS = {
     "AdamW": Equivalent("AdamW", MOMENTS, fused=True),
     "Adamax": Equivalent("Adamax", {"momentum": ("exp_avg", 1.0), "norm": ("exp_inf", 1.0)}),
     "Nadam": Equivalent("NAdam", MOMENTS, more={"momentum_decay": 1.0}),
+    "RAdam": Equivalent("RAdam", MOMENTS),
 }
 """By fastopt's names. What is not here torch does not have, or with another formula."""
 
