@@ -85,9 +85,8 @@ class Declared(HyperParameters, Counting):
         super().__init_subclass__(**kwargs)
         document_common(cls)
 
-    def _slots_of(self, branch: str) -> dict[str, Slot]:
-        """Return the state of a rule."""
-        scalars = type(self._scalars(branch, 1.0, 1))
+    def _slots_of(self, scalars: type) -> dict[str, Slot]:
+        """Return the state of the rule that belongs to a class of scalars."""
         return {
             name: slot._replace(start=getattr(self, slot.starts_as)) if slot.starts_as else slot
             for name, slot in RULES[scalars].slots.items()

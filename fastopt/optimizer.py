@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from array import array as numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +25,7 @@ from .kernels.registry import Slot
 from .parameters import Array, Parameter, collect
 from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Storage, allocate
 from .prepared import Prepared
+from .saved import Saved
 from .scalars import Scalars, Scaling
 from .steps.alone import alone, refuse_while
 from .steps.gpu import GpuSteps
@@ -33,7 +33,7 @@ from .steps.host import HostSteps
 from .steps.repeated import RepeatedSteps
 
 
-class Optimizer(Averages, Decay, Prepared, Declared):
+class Optimizer(Averages, Decay, Prepared, Saved, Declared):
     """Base class: building, stepping, state. What subclasses say is in `declared.Declared`."""
 
     _structure: Any = None  # what `build` was given
@@ -182,7 +182,7 @@ class Optimizer(Averages, Decay, Prepared, Declared):
             chosen = [self._parameters[k] for k in indices]
             groups = [Group(p.multiplier, self._decay_of(p)) for p in chosen]
             scalars = type(self._scalars(branch, 1.0, 1))
-            slots = self._slots_of(branch)
+            slots = self._slots_of(scalars)
             plans.append(Plan(branch, indices, chosen, groups, scalars, slots, extra, self._storage))
         return plans
 
@@ -371,74 +371,6 @@ class Optimizer(Averages, Decay, Prepared, Declared):
         if self.clipnorm:
             return (EACH, float(self.clipnorm)) if self.clipnorm > 0 else (ALL, 0.0)
         return (ALL, float(self.global_clipnorm)) if self.global_clipnorm else (0, 0.0)
-
-    # -- state --------------------------------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """A copy of all state, flat: ``"path/slot"`` → array, counters → int or float. Fit for `numpy.savez`.
-
-        Raises
-        ------
-        RuntimeError
-            If the optimizer is not built.
-        """
-        self._require_built("state_dict()")
-        return state.export(self)
-
-    def load_state_dict(self, d: Mapping[str, Any], strict: bool = True) -> None:
-        """Take over state from `state_dict`, or from `numpy.load` of it.
-
-        Parameters
-        ----------
-        d : mapping
-            Arrays are cast to the parameters' dtype.
-        strict : bool
-            Whether missing and unexpected names are errors; otherwise they are passed over.
-
-        Raises
-        ------
-        ValueError
-            If names are missing or unexpected, or a shape is not right. Then nothing has changed.
-        RuntimeError
-            If the optimizer is not built.
-        """
-        self._require_built("load_state_dict()")
-        with self._one_at_a_time():
-            state.load(self, d, strict)
-
-    def __getstate__(self) -> dict[str, Any]:
-        if self._evaluating:
-            raise RuntimeError("inside evaluation_weights() the parameters are averages: leave it, then copy or pickle")
-        if self._built and not self._place.copyable and not isinstance(self._structure, FlatBuffer):
-            raise TypeError(
-                "the parameters' library cannot copy or pickle its arrays: pack them with fastopt.pack, or keep "
-                "get_config() and state_dict()"
-            )
-        kept = {key: value for key, value in self.__dict__.items() if key not in _MADE_ANEW}
-        if self._built:
-            kept["_restore"] = (self._structure, self._overrides, state.export(self))
-            kept["_excluded_arrays"] = []
-        return kept
-
-    def __setstate__(self, kept: dict[str, Any]) -> None:
-        restore = kept.pop("_restore", None)
-        self.__dict__.update(kept)
-        self._stepping = Lock()
-        self._counts = self._counts.copy()  # a shallow copy counts for itself
-        if self._running is not None:
-            self._running = numbers("d", self._running)
-        if restore is not None:
-            structure, overrides, arrays = restore
-            self._built = False
-            self.build(structure, overrides)
-            state.load(self, arrays, strict=True)
-
-
-_MADE_ANEW = (
-    "_stepping",
-    "_parameters", "_place", "_pinned", "_stand_ins", "_structure", "_overrides", "_storage", "_index", "_plans",
-    "_gradients", "_gpu", "_steps", "_repeated",
-)  # fmt: skip
 
 
 def _owners(array: Array) -> Iterator[Array]:

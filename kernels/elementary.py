@@ -18,7 +18,7 @@ import numpy as np
 from numba.extending import overload
 
 from .compile._jit import INLINED_FLAGS, inlined_callee
-from .compile.intrinsics import bits_of, number_of, selected
+from .compile.tuples import bits_of, number_of, selected
 
 
 def _polynomial(x, coefficients):

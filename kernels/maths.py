@@ -13,7 +13,7 @@ from numba.extending import overload
 
 from . import elementary
 from .compile._jit import FLAGS, INLINED_FLAGS, callee, inlined_callee
-from .compile.intrinsics import selected
+from .compile.tuples import selected
 
 
 def sqrt(x):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from fastopt.kernels.compile.intrinsics import numbers_at, put_numbers
+from fastopt.kernels.compile.tuples import numbers_at, put_numbers
 from fastopt.kernels.cuda import _cuda_jit, driver, muon, simulator, strided
 from fastopt.kernels.cuda.lanes import one
 from fastopt.kernels.registry import RULES

@@ -95,7 +95,7 @@ class Adapter(Fused, keras.optimizers.Optimizer):
             return
         super().build(variables)
         prototype = self._prototype
-        for name, slot in prototype._slots_of("").items():
+        for name, slot in prototype._slots_of(type(prototype._scalars("", 1.0, 1))).items():
             start = keras.initializers.Constant(slot.start)
             self._own_slots[name] = self.add_optimizer_variables(variables, name, start)
             if slot.copies_parameter:

@@ -1,4 +1,4 @@
-"""The few operations that Python cannot express: memory at an address, a table row as a NamedTuple.
+"""The few operations that Python cannot express: memory at an address, a table row as a NamedTuple; see `tuples`.
 
 Those that kernels use do the same in plain Python, on the host's memory: the CUDA simulator runs them so, and so does
 everything where ``NUMBA_DISABLE_JIT`` is set.
@@ -18,7 +18,8 @@ from ._jit import FLAGS, call_interpreted
 from ._numba import array_value, cgutils, in_python, without_gil
 
 
-def _host_memory(address, shape, dtype):
+def host_memory(address, shape, dtype):
+    """Make an array over memory at an address, in plain Python."""
     nbytes = math.prod(shape) * np.dtype(dtype).itemsize
     memory: Any = (ctypes.c_char * int(nbytes)).from_address(int(address)) if nbytes else bytearray()
     return np.ndarray(shape, dtype, memory)
@@ -26,7 +27,7 @@ def _host_memory(address, shape, dtype):
 
 def _strided_in_python(address, size, stride, dtype):
     first = min(0, (size - 1) * stride)
-    memory = _host_memory(address + first, ((size - 1) * abs(stride) + np.dtype(dtype).itemsize,), np.uint8)
+    memory = host_memory(address + first, ((size - 1) * abs(stride) + np.dtype(dtype).itemsize,), np.uint8)
     return np.ndarray((size,), dtype, memory, -first, (stride,))
 
 
@@ -43,7 +44,7 @@ def strided_at(typing, address, size, stride, dtype):
     return array(types.intp, types.intp, types.intp, dtype), build
 
 
-@in_python(lambda address, first, size, dtype: _host_memory(address + first * np.dtype(dtype).itemsize, (size,), dtype))
+@in_python(lambda address, first, size, dtype: host_memory(address + first * np.dtype(dtype).itemsize, (size,), dtype))
 @intrinsic
 def array_at(typing, address, first, size, dtype):
     """A contiguous 1-D array over elements ``first`` to ``first + size`` of those at ``address``. It owns nothing."""
@@ -58,7 +59,7 @@ def array_at(typing, address, first, size, dtype):
     return array(types.intp, types.intp, types.intp, dtype), build
 
 
-@in_python(lambda address, rows, columns, dtype: _host_memory(address, (rows, columns), dtype))
+@in_python(lambda address, rows, columns, dtype: host_memory(address, (rows, columns), dtype))
 @intrinsic
 def table_at(typing, address, rows, columns, dtype):
     """A C-contiguous 2-D array of ``rows`` by ``columns`` that starts at ``address``. It owns nothing."""
@@ -339,155 +340,3 @@ def _store(arrays, i, values):
         store(arrays[1:], i, values[1:])
 
     return store_each
-
-
-@in_python(lambda number: number.view(f"i{number.itemsize}"))
-@intrinsic
-def bits_of(typing, number):
-    """The bit pattern of a float32 or float64, as an integer of the same width."""
-    integer = types.Integer.from_bitwidth(number.bitwidth, True)
-
-    def build(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], context.get_value_type(integer))
-
-    return integer(number), build
-
-
-def _number_in_python(bits, like):
-    dtype = np.asarray(like).dtype
-    return np.asarray(bits).astype(f"i{dtype.itemsize}").view(dtype)[()]
-
-
-@in_python(_number_in_python)
-@intrinsic
-def number_of(typing, bits, like):
-    """The float of the type of ``like`` whose bit pattern is the low bits of an integer."""
-    integer = types.Integer.from_bitwidth(like.bitwidth, True)
-
-    def build(context, builder, signature, arguments):
-        narrow = context.cast(builder, arguments[0], signature.args[0], integer)
-        return builder.bitcast(narrow, context.get_value_type(like))
-
-    return like(bits, like), build
-
-
-@in_python(lambda condition, yes, no: yes if condition else no)
-@intrinsic
-def selected(typing, condition, yes, no):
-    """``yes if condition else no``, both worked out: no branch that could keep a loop from vectorising."""
-
-    def build(context, builder, signature, arguments):
-        return builder.select(*arguments)
-
-    return yes(types.boolean, yes, yes), build
-
-
-_GLOBAL = 1  # the address space of a GPU's memory
-
-
-def _width(numbers):
-    return numbers.count * numbers.dtype.bitwidth // 8
-
-
-@in_python(lambda address, like: tuple(_host_memory(address, (len(like),), type(like[0]))))
-@intrinsic
-def numbers_at(typing, address, like):
-    """As many numbers as the tuple ``like`` has, of their type, side by side in a GPU's memory: one load.
-
-    Requires an ``address`` that is a multiple of the bytes they occupy together.
-    """
-
-    def build(context, builder, signature, arguments):
-        vector = ir.VectorType(context.get_value_type(like.dtype), like.count)
-        loaded = builder.load(builder.inttoptr(arguments[0], vector.as_pointer(_GLOBAL)), align=_width(like))
-        parts = [builder.extract_element(loaded, ir.Constant(ir.IntType(32), k)) for k in range(like.count)]
-        return context.make_tuple(builder, like, parts)
-
-    return like(types.intp, like), build
-
-
-def _put_in_python(address, numbers):
-    _host_memory(address, (len(numbers),), type(numbers[0]))[:] = numbers
-
-
-@in_python(_put_in_python)
-@intrinsic
-def put_numbers(typing, address, numbers):
-    """Write the tuple ``numbers`` side by side to a GPU's memory: one store. Requires what `numbers_at` does."""
-
-    def build(context, builder, signature, arguments):
-        vector = ir.VectorType(context.get_value_type(numbers.dtype), numbers.count)
-        packed = ir.Constant(vector, ir.Undefined)
-        for k in range(numbers.count):
-            part = builder.extract_value(arguments[1], k)
-            packed = builder.insert_element(packed, part, ir.Constant(ir.IntType(32), k))
-        where = builder.inttoptr(arguments[0], vector.as_pointer(_GLOBAL))
-        builder.store(packed, where, align=_width(numbers))
-        return context.get_dummy_value()
-
-    return types.none(types.intp, numbers), build
-
-
-@in_python(divmod)
-@intrinsic
-def divided(typing, number, divisor):
-    """Quotient and remainder of two int64 from 0 to 2**32 - 1: a GPU divides no longer numbers by itself."""
-    pair = types.UniTuple(types.int64, 2)
-
-    def build(context, builder, signature, arguments):
-        narrow = [builder.trunc(argument, ir.IntType(32)) for argument in arguments]
-        both = builder.udiv(*narrow), builder.urem(*narrow)
-        return context.make_tuple(builder, pair, [builder.zext(part, ir.IntType(64)) for part in both])
-
-    return pair(types.int64, types.int64), build
-
-
-@in_python(lambda rows: tuple(zip(*rows, strict=True)))
-@intrinsic
-def transposed(typing, rows):
-    """The columns of a tuple of equally long tuples of numbers, as such a tuple itself."""
-    columns = types.UniTuple(types.UniTuple(rows.dtype.dtype, rows.count), rows.dtype.count)
-
-    def build(context, builder, signature, arguments):
-        return _nested(context, builder, columns, lambda k, r: builder.extract_value(arguments[0], (r, k)))
-
-    return columns(rows), build
-
-
-@in_python(lambda x, y: tuple(tuple(a + b for a, b in zip(*rows, strict=True)) for rows in zip(x, y, strict=True)))
-@intrinsic
-def added(typing, x, y):
-    """The sums of two tuples of tuples of float64, number by number."""
-
-    def build(context, builder, signature, arguments):
-        def total(r, k):
-            return builder.fadd(*(builder.extract_value(argument, (r, k)) for argument in arguments))
-
-        return _nested(context, builder, x, total)
-
-    return x(x, x), build
-
-
-@in_python(lambda x, y: tuple(left + right for left, right in zip(x, y, strict=True)))
-@intrinsic
-def beside(typing, x, y):
-    """Two tuples of as many tuples joined row by row."""
-    joined = types.UniTuple(types.UniTuple(x.dtype.dtype, x.dtype.count + y.dtype.count), x.count)
-
-    def build(context, builder, signature, arguments):
-        def number(r, k):
-            left = k < x.dtype.count
-            return builder.extract_value(arguments[not left], (r, k if left else k - x.dtype.count))
-
-        return _nested(context, builder, joined, number)
-
-    return joined(x, y), build
-
-
-def _nested(context, builder, kind, number):
-    """A tuple of tuples, from what ``number`` gives for each row and column."""
-    rows = (
-        context.make_tuple(builder, kind.dtype, [number(r, k) for k in range(kind.dtype.count)])
-        for r in range(kind.count)
-    )
-    return context.make_tuple(builder, kind, list(rows))

@@ -10,7 +10,8 @@ import numpy as np
 from numba import cuda
 
 from ..compile._jit import callee
-from ..compile.intrinsics import added, divided, numbers_at, put_numbers, scalars_at, transposed
+from ..compile.intrinsics import scalars_at
+from ..compile.tuples import added, divided, numbers_at, put_numbers, transposed
 from ..cpu.adafactor import (
     COLUMN,
     COLUMN_SUMS,

@@ -6,7 +6,7 @@ import numpy as np
 from numba.extending import overload
 
 from ..compile._jit import FLAGS, callee
-from ..compile.intrinsics import divided, numbers_at, put_numbers
+from ..compile.tuples import divided, numbers_at, put_numbers
 from ..layout import ADDRESS, DIRECT, FLOAT32, LAYOUT
 from ..maths import constant
 from .lanes import VECTOR, one, size_of

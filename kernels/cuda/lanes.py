@@ -10,7 +10,7 @@ import numpy as np
 from numba.extending import overload
 
 from ..compile._jit import FLAGS
-from ..compile.intrinsics import numbers_at, put_numbers
+from ..compile.tuples import numbers_at, put_numbers
 from ..maths import constant
 
 VECTOR = 16

@@ -8,7 +8,7 @@ from numba import cuda
 
 from ..clipping import EACH, common_factor, own_factor
 from ..compile._jit import callee
-from ..compile.intrinsics import numbers_at, transposed
+from ..compile.tuples import numbers_at, transposed
 from ..cpu.reduction import LANES as SUM_LANES
 from ..layout import ACCUMULATED, ACCUMULATOR, CLIP, SEGMENT
 from .finish import is_last

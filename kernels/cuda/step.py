@@ -13,7 +13,7 @@ from numba.extending import overload
 
 from ..clipping import EACH
 from ..compile._jit import FLAGS, callee
-from ..compile.intrinsics import numbers_at, put_numbers, transposed
+from ..compile.tuples import numbers_at, put_numbers, transposed
 from ..layout import (
     ACCUMULATED,
     ACCUMULATOR,

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 from numba import cuda
 
-from ..compile.intrinsics import numbers_at, put_numbers
+from ..compile.tuples import numbers_at, put_numbers
 from ._cuda_jit import cuda_program
 from .lanes import one
 

@@ -11,7 +11,7 @@ import numpy as np
 from numba.extending import overload
 
 from ..compile._jit import FLAGS, callee
-from ..compile.intrinsics import added, beside
+from ..compile.tuples import added, beside
 from ..cpu.reduction import LANES
 from .finish import is_last
 from .lanes import one, wide

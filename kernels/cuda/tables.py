@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..compile._jit import callee
-from ..compile.intrinsics import array_at, number_of, scalars_at, table_at
+from ..compile.intrinsics import array_at, scalars_at, table_at
+from ..compile.tuples import number_of
 from ..cpu.loops import CONTROLS
 from ..layout import GROUP, Control
 from ..maths import constant

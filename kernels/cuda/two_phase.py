@@ -6,7 +6,7 @@ import numpy as np
 from numba import cuda
 
 from ..compile._jit import callee
-from ..compile.intrinsics import numbers_at, transposed
+from ..compile.tuples import numbers_at, transposed
 from ..cpu.reduction import LANES as SUM_LANES
 from ..layout import ACCUMULATED, ACCUMULATOR, EXTRA, PARAM, Control
 from ..maths import decayed
