@@ -12,6 +12,8 @@ from .device import check_array
 
 Array = npt.NDArray[Any]
 
+_FLOATS = np.dtype(np.float32), np.dtype(np.float64)
+
 
 def floating(name: str, value: Any) -> Array:
     """``value`` as a float32 or float64 array; lists, numbers and integers of all kinds become float64, as in NumPy.
@@ -21,10 +23,12 @@ def floating(name: str, value: Any) -> Array:
     TypeError
         If it is on another device or of another dtype.
     """
+    if type(value) is np.ndarray and value.dtype in _FLOATS:
+        return value
     array = numbers(name, value)
     if array.dtype.kind in "bui":
         array = array.astype(np.float64)
-    if array.dtype not in (np.float32, np.float64):
+    if array.dtype not in _FLOATS:
         raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}: convert it with astype")
     return array
 
@@ -101,6 +105,8 @@ def is_same(one: Array, other: Array) -> bool:
 
 def overlaps_itself(array: Array) -> bool:
     """Whether two elements of an array may share memory: whether an axis is shorter than all that lies within it."""
+    if array.flags.c_contiguous:
+        return False
     within = array.itemsize
     for stride, length in sorted(
         (abs(stride), length) for stride, length in zip(array.strides, array.shape, strict=True)
@@ -113,6 +119,8 @@ def overlaps_itself(array: Array) -> bool:
 
 def overlaps(one: Array, other: Array) -> bool:
     """Whether two arrays may share memory."""
+    if not np.may_share_memory(one, other):
+        return False
     try:
         return np.shares_memory(one, other, max_work=10_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:

@@ -21,6 +21,11 @@ start of the gradient's record in the layouts table (`DIRECT`: read it as it lie
 
 DIRECT = -1
 
+GATHER = 0
+"""Where the layouts table holds the address of `staging.gather`, on the host; records follow from `FIRST_RECORD` on."""
+
+FIRST_RECORD = 1
+
 FLOAT32, FLOAT64 = range(2)
 """First number of a record in the layouts table: the dtype of the gradient. The number of axes follows, then the
 gradient's extents and then its strides in bytes, axes in the order in which the parameter lies in memory."""

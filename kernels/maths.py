@@ -13,7 +13,9 @@ from numba.extending import overload
 
 from . import elementary
 from .compile._jit import FLAGS, INLINED_FLAGS, callee, inlined_callee
-from .compile.tuples import selected
+from .compile.tuples import constant as constant
+from .compile.tuples import greatest as greatest
+from .compile.tuples import where as where
 
 
 def sqrt(x):
@@ -37,7 +39,7 @@ def _exp(x):
 
 
 def exp_decreasing(x):
-    """``exp(x)`` for ``x <= 0``, quicker: what would not be a normal number may become 0."""
+    """``exp(x)`` for ``x <= 0``, quicker."""
     return np.exp(x)
 
 
@@ -76,6 +78,16 @@ def _log1p(x):
     return elementary.log1p_for(x.bitwidth)
 
 
+def log1p_of_share(x):
+    """``log(1 + x)`` for ``0 <= x <= 1``, quicker."""
+    return np.log1p(x)
+
+
+@overload(log1p_of_share, jit_options=INLINED_FLAGS)
+def _log1p_of_share(x):
+    return elementary.log1p_of_share_for(x.bitwidth)
+
+
 def tanh(x):
     """Hyperbolic tangent."""
     return np.tanh(x)
@@ -94,16 +106,6 @@ def erf(x):
 @overload(erf, jit_options=INLINED_FLAGS)
 def _erf(x):
     return elementary.erf_for(x.bitwidth)
-
-
-def where(condition, yes, no):
-    """``yes if condition else no``, both of one type and both worked out: in compiled code no branch."""
-    return yes if condition else no
-
-
-@overload(where, jit_options=INLINED_FLAGS)
-def _where(condition, yes, no):
-    return lambda condition, yes, no: selected(condition, yes, no)
 
 
 @callee
@@ -159,28 +161,6 @@ def _power(x, exponent):
     return elementary.power_for(x.bitwidth)
 
 
-def constant(value, like):
-    """``value`` in the type of ``like``: the way to write a number such as 0.5 in a rule."""
-    return np.asarray(like).dtype.type(value)
-
-
-@overload(constant, jit_options=FLAGS)
-def _constant(value, like):
-    kind = like
-    return lambda value, like: kind(value)
-
-
-def greatest(like):
-    """The greatest finite number of the type of ``like``."""
-    return np.finfo(np.asarray(like).dtype).max
-
-
-@overload(greatest, jit_options=FLAGS)
-def _greatest(like):
-    most = np.finfo(np.dtype(like.name)).max
-    return lambda like: most
-
-
 def sign(x):
     """-1, 0 or 1 in the type of ``x``; NaN stays NaN."""
     return np.sign(x)
@@ -196,11 +176,11 @@ def _sign(x):
 def sigmoid(x):
     """``1 / (1 + exp(-x))``; neither form overflows."""
     one = constant(1, x)
-    small = exp(-abs(x))
+    small = exp_decreasing(-abs(x))
     return where(x < constant(0, x), small, one) / (one + small)
 
 
 @inlined_callee
 def softplus(x):
     """``log(1 + exp(x))``, close to ``x`` where that is large, and to ``exp(x)`` where it is small."""
-    return where(x < constant(0, x), constant(0, x), x) + log1p(exp(-abs(x)))
+    return where(x < constant(0, x), constant(0, x), x) + log1p_of_share(exp_decreasing(-abs(x)))

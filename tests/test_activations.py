@@ -399,3 +399,18 @@ def test_bad_options_are_refused(name, options):
         functools.partial(activations.get(name), **options)(x)
     with pytest.raises((TypeError, ValueError)):
         activations.backward(name, **options)(x, x, x)
+
+
+def test_options_that_are_equal_and_not_the_same():
+    """Zeros of either sign, one after the other: what is kept between calls tells them apart."""
+    x = np.array([-1.0, 2.0], np.float32)
+    signs = [np.signbit(activations.threshold(x, 0.5, value)[0]) for value in (0.0, -0.0, 0.0)]
+    assert signs == [False, True, False]
+
+
+def test_formulas_may_name_arguments():
+    x = np.array([-1.5, 2.0], np.float32)
+    size = activations.register(
+        "named_size", lambda x, s: maths.where(x > 0, yes=x, no=-x), lambda x, y, s: maths.constant(like=x, value=1)
+    )
+    np.testing.assert_array_equal(size(x), np.abs(x))

@@ -219,6 +219,9 @@ def inexact(ptx):
     )
 
 
+ASKED_FOR = {"step.step power_ftrl_float32": ("fma.rn.f32",), "step.step power_ftrl_float64": ("fma.rn.f64",)}
+"""Kernel → what its rule asks for: powers are worked out with `fused`."""
+
 WIDE = {4: r"v4\.f32|v4\.b32|v2\.b64", 8: r"v2\.f64|v2\.b64"}
 """Element size → what PTX calls 16 bytes; for Blackwell pairs of float32 are numbers of 64 bits."""
 
@@ -259,7 +262,7 @@ def test_kernels(key, dtype, capability):
     for id, wanted in wanted_by(key, dtype, capability).items():
         kernel, (ptx, resources) = kernel_of(id), compiled(wanted)
         assert f".target sm_{capability[0]}{capability[1]}" in ptx
-        assert inexact(ptx) == [], id
+        assert [operation for operation in inexact(ptx) if operation not in ASKED_FOR.get(id, ())] == [], id
         assert not re.search(r"\.local\b|\bcall\b|\.extern", ptx), id
         assert (resources.local, resources.spilled) == (0, 0), id
         assert resources.registers <= REGISTERS.get(kernel, 128), (id, resources.registers)

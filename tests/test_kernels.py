@@ -16,6 +16,7 @@ from fastopt.kernels.compile import _jit
 from fastopt.kernels.cpu import launch, loops
 from fastopt.kernels.cpu.adafactor import size_pass, sums_pass, update_pass
 from fastopt.kernels.cpu.engines import Elementwise, TwoPhase, contiguous_chunks
+from fastopt.kernels.cpu.staging import gather_address
 from fastopt.kernels.layout import (
     ACCUMULATED,
     ACCUMULATOR,
@@ -276,8 +277,9 @@ def test_strided_gradients_of_the_other_dtype(dtype, options):
     records = np.array([[kind, 1, array.size, stride] for array, stride in zip(strided, strides, strict=True)])
     work = case.work
     work.gradients[ADDRESS] = [array.ctypes.data for array in strided]
-    work.gradients[LAYOUT] = np.arange(0, records.size, records.shape[1])
-    case.work = launch.Work(work.chunks, work.addresses, work.gradients, records.ravel(), work.table)
+    work.gradients[LAYOUT] = 1 + np.arange(0, records.size, records.shape[1])
+    layouts = np.concatenate([[gather_address()], records.ravel()])
+    case.work = launch.Work(work.chunks, work.addresses, work.gradients, layouts, work.table)
     case.work.factors[CLIP] = CLIPPING
     if dtype.itemsize == 8:  # the strided gradients lost half of their bits on the way
         straight.grad = Guarded(case.grad.start.astype(np.float32).astype(np.float64))

@@ -14,7 +14,7 @@ from ..device import HOST, AnyArray, Array, is_array
 from ..device.strides import same_strides
 from ..flat import FlatBuffer, flatten, is_plain, match
 from ..kernels.cpu.repeated_step import RepeatedStep
-from ..kernels.layout import ADDRESS, DIRECT, FLOAT32, FLOAT64, LAYOUT
+from ..kernels.layout import ADDRESS, DIRECT, FIRST_RECORD, FLOAT32, FLOAT64, LAYOUT
 from ..parameters import Parameter
 
 ABSENT = object()
@@ -40,7 +40,7 @@ class BaseGradients:
     table : int64 array [2, parameters]
         Address of each gradient (0: none) and start of its record in ``layouts``.
     layouts : int64 array
-        Records of the gradients that cannot be read as they lie.
+        What copies gradients that cannot be read as they lie, and records of these.
     refuses_missing : bool
         Whether a gradient of None is an error rather than a warning.
     streams_to_wait_for : list of int
@@ -64,8 +64,9 @@ class BaseGradients:
         self._shapes = [parameter.array.shape for parameter in parameters]
         self.table = np.zeros((2, len(parameters)), np.int64)
         room = np.array([2 + 2 * max(parameter.array.ndim, 1) for parameter in parameters], np.int64)
-        self._starts = np.concatenate([[0], np.cumsum(room)[:-1]]).astype(np.int64) if parameters else room
-        self.layouts = np.zeros(max(int(room.sum()), 1), np.int64)
+        ends = FIRST_RECORD + np.cumsum(room)
+        self._starts = ends - room
+        self.layouts = np.zeros(FIRST_RECORD + int(room.sum()), np.int64)
         self._occupied = self._merged_ranges()
         self.refuses_missing = False
         self.streams_to_wait_for: list[int] = []

@@ -13,7 +13,8 @@ from ..device.strides import byte_range
 from ..flat import FlatBuffer, flatten
 from ..kernels.cpu import exchange
 from ..kernels.cpu.repeated_step import RepeatedStep
-from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
+from ..kernels.cpu.staging import gather_address
+from ..kernels.layout import ADDRESS, DIRECT, GATHER, LAYOUT, STAGED, ZERO
 from ..parameters import Parameter
 from .base import ABSENT, BaseGradients, check_gradient
 
@@ -68,6 +69,8 @@ class HostGradients(BaseGradients):
         addresses[self._sizes == 0] = 0
         self._check_addresses(lambda k: self._view(leaves[k]))
         staged = STAGED if np.any(layouts[addresses != 0] != DIRECT) else 0
+        if staged:
+            self.layouts[GATHER] = gather_address()
         return staged | (self._zero_options(leaves, self._reach) if zero else 0)
 
     def _zero_options(self, leaves: Sequence[Any], reach: Array) -> int:

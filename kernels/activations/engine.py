@@ -2,8 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..compile._jit import inlined_callee
 from ..cpu import rowwise
 from ..cpu.rowwise import BLOCK, Nothing
@@ -37,10 +35,8 @@ def run_backward(activation, dx, dy, x, y, scalars):
 
 
 def _run_elements(kernel, arrays, scalars):
-    flat = [array.reshape(1, -1) for array in arrays]
-    table = np.array([[*scalars, 0]], flat[0].dtype)
-    elements = flat[0].size
-    rowwise.run(kernel, rowwise.Work((*flat, table), elements, -(-elements // BLOCK)), 0)
+    table, elements = rowwise.scalars_table(scalars, arrays[0].dtype), arrays[0].size
+    rowwise.run(kernel, rowwise.Work((*arrays, table), elements, -(-elements // BLOCK)), 0)
 
 
 def run_rows_forward(activation, y, x):

@@ -6,8 +6,8 @@ import numpy as np
 
 from ..compile._jit import callee
 from ..compile.intrinsics import scalars_at
-from ..cpu.rowwise import BLOCK, Nothing, table_of
-from ..maths import constant, exp, sigmoid
+from ..cpu.rowwise import BLOCK, Nothing, apart, copy_back, elements_of, table_of
+from ..maths import constant, exp_decreasing, sigmoid
 
 
 class Activation(NamedTuple):
@@ -30,45 +30,42 @@ FORMULA: Any = None
 
 @callee
 def _block(handle, k, block, dtype):
-    return table_of(handle, k, dtype)[0, block * BLOCK : (block + 1) * BLOCK]
+    return elements_of(handle, k, dtype)[block * BLOCK : (block + 1) * BLOCK]
 
 
 def forward(first, last, handle, options):
-    """y ← f(x) for blocks ``first`` to ``last``. Requires y, x [1, elements] and the scalars; y may be x. Writes y."""
+    """y ← f(x) for blocks ``first`` to ``last``. Requires y, x of one size and the scalars; y may be x. Writes y."""
     s = scalars_at(SCALARS, table_of(handle, 2, DTYPE), 0, 0)
     scratch = np.empty(BLOCK, DTYPE)
     for block in range(first, last):
-        _forward_block(FORMULA, _block(handle, 0, block, DTYPE), _block(handle, 1, block, DTYPE), scratch, s)
+        y, x = _block(handle, 0, block, DTYPE), _block(handle, 1, block, DTYPE)
+        target = apart(y, x, scratch)
+        _forward_block(FORMULA, target, x, s)
+        copy_back(target, y)
 
 
 @callee
-def _forward_block(formula, y, x, scratch, s):
-    # By way of scratch: a loop whose result may be its input is vectorised only for the case that it is not.
+def _forward_block(formula, y, x, s):
     for i in range(y.size):
-        scratch[i] = formula(x[i], s)
-    _copy(scratch, y)
-
-
-@callee
-def _copy(scratch, result):
-    for i in range(result.size):
-        result[i] = scratch[i]
+        y[i] = formula(x[i], s)
 
 
 def backward(first, last, handle, options):
-    """dx ← dy f'(x). Requires dx, dy, x, y [1, elements] and the scalars; dx may be any of the others. Writes dx."""
+    """dx ← dy f'(x). Requires dx, dy, x, y of one size and the scalars; dx may be any of the others. Writes dx."""
     s = scalars_at(SCALARS, table_of(handle, 4, DTYPE), 0, 0)
     scratch = np.empty(BLOCK, DTYPE)
     for block in range(first, last):
         dx, dy = _block(handle, 0, block, DTYPE), _block(handle, 1, block, DTYPE)
-        _backward_block(FORMULA, dx, dy, _block(handle, 2, block, DTYPE), _block(handle, 3, block, DTYPE), scratch, s)
+        x, y = _block(handle, 2, block, DTYPE), _block(handle, 3, block, DTYPE)
+        target = apart(apart(apart(dx, dy, scratch), x, scratch), y, scratch)
+        _backward_block(FORMULA, target, dy, x, y, s)
+        copy_back(target, dx)
 
 
 @callee
-def _backward_block(formula, dx, dy, x, y, scratch, s):
+def _backward_block(formula, dx, dy, x, y, s):
     for i in range(dx.size):
-        scratch[i] = dy[i] * formula(x[i], y[i], s)
-    _copy(scratch, dx)
+        dx[i] = dy[i] * formula(x[i], y[i], s)
 
 
 # -- gates -------------------------------------------------------------------------------------------------------------
@@ -115,17 +112,18 @@ def gated_backward(first, last, handle, options):
     for item in range(first, last):
         row, start, stop = _place(item, slopes.shape[1])
         a, b = _halves(given[row], start, stop)
-        _gate_derivatives(slopes[row, start:stop], a, b, scratch[0], scratch[1])
         da, db = _halves(result[row], start, stop)
-        _copy(scratch[0], da)
-        _copy(scratch[1], db)
+        to_a, to_b = apart(da, a, scratch[0]), apart(db, b, scratch[1])
+        _gate_derivatives(slopes[row, start:stop], a, b, to_a, to_b)
+        copy_back(to_a, da)
+        copy_back(to_b, db)
 
 
 @callee
 def _gate_derivatives(dy, a, b, da, db):
     for i in range(dy.size):
         one = constant(1, b[i])
-        small = exp(-abs(b[i]))
+        small = exp_decreasing(-abs(b[i]))
         inverse = one / (one + small)
         da[i] = dy[i] * sigmoid(b[i])
         db[i] = dy[i] * a[i] * (small * inverse * inverse)

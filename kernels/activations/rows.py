@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from ..compile._jit import callee
-from ..cpu.reduction import LANES, row_maximum, row_sum
-from ..cpu.rowwise import BLOCK, SIDE_BY_SIDE, table_of
-from ..maths import exp
+from ..compile.row_folds import largest_of_row, maximum_of_row, sum_row, sum_row_products
+from ..cpu.rowwise import apart, copy_back, table_of
+from ..maths import constant, exp_decreasing, where
 
 DTYPE = np.float32  # replaced in each specialisation (see rowwise.py)
 
@@ -15,17 +15,17 @@ DTYPE = np.float32  # replaced in each specialisation (see rowwise.py)
 def softmax_forward(first, last, handle, options):
     """y ← softmax(x) for rows ``first`` to ``last``. Requires y, x [rows, columns]; y may be x. Writes y."""
     result, given = table_of(handle, 0, DTYPE), table_of(handle, 1, DTYPE)
-    powers, lanes, best = np.empty(given.shape[1], DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
+    powers = np.empty(given.shape[1], DTYPE)
     for row in range(first, last):
         x = given[row]
-        _powers(x, row_maximum(x, best), powers)
-        _product(powers, DTYPE(1.0 / row_sum(powers, lanes)), result[row])
+        _powers(x, largest_of_row(x), powers)  # a NaN makes its power NaN, and so the sum
+        _product(powers, DTYPE(1.0 / sum_row(powers)), result[row])
 
 
 @callee
 def _powers(x, peak, powers):
     for i in range(powers.size):
-        powers[i] = exp(x[i] - peak)
+        powers[i] = exp_decreasing(x[i] - peak)
 
 
 @callee
@@ -37,21 +37,9 @@ def _product(powers, factor, y):
 def softmax_backward(first, last, handle, options):
     """dx ← y (dy − Σ dy y). Requires dx, dy, y [rows, columns]; dx may be any of the others. Writes dx."""
     result, slopes, outputs = table_of(handle, 0, DTYPE), table_of(handle, 1, DTYPE), table_of(handle, 2, DTYPE)
-    products, lanes = np.empty(BLOCK, DTYPE), np.empty(LANES)
     for row in range(first, last):
         dx, dy, y = result[row], slopes[row], outputs[row]
-        total = 0.0
-        for start in range(0, y.size, BLOCK):
-            stop = min(start + BLOCK, y.size)
-            _products(dy[start:stop], y[start:stop], products[: stop - start])
-            total += row_sum(products[: stop - start], lanes)
-        _softmax_derivative(dx, dy, y, DTYPE(total))
-
-
-@callee
-def _products(one, other, products):
-    for i in range(products.size):
-        products[i] = one[i] * other[i]
+        _softmax_derivative(dx, dy, y, DTYPE(sum_row_products(dy, y)))
 
 
 @callee
@@ -63,14 +51,20 @@ def _softmax_derivative(dx, dy, y, along):
 def log_softmax_forward(first, last, handle, options):
     """y ← log softmax(x) for rows ``first`` to ``last``. Requires y, x [rows, columns]; y may be x. Writes y."""
     result, given = table_of(handle, 0, DTYPE), table_of(handle, 1, DTYPE)
-    powers, lanes, best = np.empty(given.shape[1], DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
+    powers = np.empty(given.shape[1], DTYPE)
     for row in range(first, last):
         x = given[row]
-        peak = row_maximum(x, best)
+        peak = largest_of_row(x)
         _powers(x, peak, powers)
-        logarithm = DTYPE(math.log(row_sum(powers, lanes)))
-        _differences(x, peak, powers)
-        _differences(powers, logarithm, result[row])
+        target = apart(result[row], x, powers)
+        _logarithms(x, peak, DTYPE(math.log(sum_row(powers))), target)
+        copy_back(target, result[row])
+
+
+@callee
+def _logarithms(x, peak, logarithm, y):
+    for i in range(y.size):
+        y[i] = (x[i] - peak) - logarithm
 
 
 @callee
@@ -82,15 +76,15 @@ def _differences(values, subtrahend, differences):
 def log_softmax_backward(first, last, handle, options):
     """dx ← dy − e^y Σ dy. Requires dx, dy, y [rows, columns]; dx may be any of the others. Writes dx."""
     result, slopes, outputs = table_of(handle, 0, DTYPE), table_of(handle, 1, DTYPE), table_of(handle, 2, DTYPE)
-    lanes = np.empty(LANES)
     for row in range(first, last):
-        _log_softmax_derivative(result[row], slopes[row], outputs[row], DTYPE(row_sum(slopes[row], lanes)))
+        _log_softmax_derivative(result[row], slopes[row], outputs[row], DTYPE(sum_row(slopes[row])))
 
 
 @callee
 def _log_softmax_derivative(dx, dy, y, total):
     for i in range(dx.size):
-        dx[i] = dy[i] - exp(y[i]) * total
+        zero = constant(0, y[i])
+        dx[i] = dy[i] - exp_decreasing(where(y[i] > zero, zero, y[i])) * total
 
 
 def sparsemax_forward(first, last, handle, options):
@@ -99,9 +93,9 @@ def sparsemax_forward(first, last, handle, options):
     Michelot's way to τ, without sorting: the mean of what is above it, less what is too much, until nothing falls out.
     """
     result, given = table_of(handle, 0, DTYPE), table_of(handle, 1, DTYPE)
-    below, best = np.empty(given.shape[1], DTYPE), np.empty(SIDE_BY_SIDE, DTYPE)
+    below = np.empty(given.shape[1], DTYPE)
     for row in range(first, last):
-        _differences(given[row], row_maximum(given[row], best), below)
+        _differences(given[row], maximum_of_row(given[row]), below)
         _rest_above(below, _threshold(below), result[row])
 
 

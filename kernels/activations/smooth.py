@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from .. import maths
 from ..compile._jit import inlined_callee
-from ..maths import clip, constant, erf, exp, expm1, log1p, sqrt, where
+from ..maths import clip, constant, erf, exp, exp_decreasing, expm1, log1p_of_share, sqrt, where
 from .loops import Activation
 
 
@@ -159,7 +159,7 @@ def sigmoid_derivative(x, y, s):
 def log_sigmoid(x, s):
     """−log(1 + e^−x)"""
     zero = constant(0, x)
-    return where(x > zero, zero, x) - log1p(exp(-abs(x)))
+    return where(x > zero, zero, x) - log1p_of_share(exp_decreasing(-abs(x)))
 
 
 @inlined_callee
@@ -208,7 +208,7 @@ def mish_derivative(x, y, s):
     zero, one = constant(0, x), constant(1, x)
     over, rest = _tanh_of_softplus(x)
     t, complement = over / (over + rest), rest / (over + rest)
-    small = exp(-abs(x))
+    small = exp_decreasing(-abs(x))
     slope = x * complement * (one + t) * (where(x < zero, small, one) / (one + small))
     return t + where(small == zero, zero, slope)
 
@@ -217,7 +217,7 @@ def mish_derivative(x, y, s):
 def _tanh_of_softplus(x):
     """n and m of tanh(log(1 + e^x)) = n / (n + m): n = e^2x + 2 e^x and m = 2, both divided by e^2x for x > 0."""
     one, two = constant(1, x), constant(2, x)
-    small = exp(-abs(x))
+    small = exp_decreasing(-abs(x))
     below = x < constant(0, x)
     return where(below, small * (small + two), one + two * small), where(below, two, two * small * small)
 
@@ -233,7 +233,7 @@ def gelu(x, s):
 def gelu_derivative(x, y, s):
     """Φ(x) + x φ(x)"""
     half, one = constant(0.5, x), constant(1, x)
-    density = constant(0.3989422804014327, x) * exp(-half * x * x)
+    density = constant(0.3989422804014327, x) * exp_decreasing(-half * x * x)
     return half * (one + erf(x * sqrt(half))) + x * density
 
 

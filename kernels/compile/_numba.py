@@ -80,8 +80,9 @@ def in_python(body):
 
     def attach(native):
         kind = type(native)
+        called = {"__call__": lambda self, *given, **named: body(*given, **named)}
         with contextlib.suppress(TypeError):
-            native.__class__ = type(kind.__name__, (kind,), {"__call__": lambda self, *arguments: body(*arguments)})
+            native.__class__ = type(kind.__name__, (kind,), called)
         return native
 
     return attach

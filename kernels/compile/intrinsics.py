@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from llvmlite import binding as llvm
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, overload
+from numba import errors, types
+from numba.extending import intrinsic
 
-from ._jit import FLAGS, call_interpreted
+from ._jit import call_interpreted
 from ._numba import array_value, cgutils, in_python, without_gil
 
 
@@ -207,14 +207,93 @@ def folded(typing, values, count):
         total = builder.load(start, align=values.dtype.bitwidth // 8)
         while total.type.count > 1:
             width = total.type.count // 2
-            halves = (_elements(builder, total, first, width) for first in (0, width))
+            halves = (elements(builder, total, first, width) for first in (0, width))
             total = builder.fadd(*halves)
         return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
 
     return values.dtype(values, count), build
 
 
-def _elements(builder, vector, first, count):
+def lanes_adder(count, in_python_code, in_llvm):
+    """Make a function ``(values, blocks, scale, lanes)`` that adds terms of so many blocks of values to as many lanes.
+
+    Lane ``j`` gets the terms of values ``j``, ``j + count`` and so on, in this order. Lanes stay in registers: a loop
+    of Numba's would keep them in memory. No number is multiplied by a scale of one.
+
+    Parameters
+    ----------
+    count : int
+        Lanes, and elements of a block: a multiple of what a register holds.
+    in_python_code : function
+        From ``values * scale`` in float64 to the terms.
+    in_llvm : function
+        ``(builder, vector, lanes, is_exact)`` → the lanes with the terms of a vector added; whether squares are exact,
+        as those of float32 numbers in float64 are.
+    """
+
+    def add_in_python(values, blocks, scale, lanes):
+        for block in values[: blocks * count].reshape(blocks, count):
+            lanes[:count] += in_python_code((block * scale).astype(np.float64))
+
+    @in_python(add_in_python)
+    @intrinsic
+    def add(typing, values, blocks, scale, lanes):
+        number = values.dtype
+
+        def build(context, builder, signature, arguments):
+            given, blocks, scale, result = arguments
+            given, result = (
+                context.make_array(kind)(context, builder, value=value).data
+                for kind, value in ((values, given), (lanes, result))
+            )
+            is_narrow, width = number.bitwidth < 64, REGISTER_BYTES // 8
+            narrow, vector = (ir.VectorType(kind, width) for kind in (context.get_value_type(number), ir.DoubleType()))
+
+            def at(array, first, kind):
+                return builder.bitcast(builder.gep(array, [first]), kind.as_pointer())
+
+            places = [at(result, ir.Constant(ir.IntType(64), k), vector) for k in range(0, count, width)]
+            totals = [cgutils.alloca_once_value(builder, builder.load(place, align=8)) for place in places]
+
+            def add_blocks(factor):
+                with cgutils.for_range(builder, blocks) as loop:
+                    first = builder.mul(loop.index, loop.index.type(count))
+                    for k, total in enumerate(totals):
+                        start = at(given, builder.add(first, first.type(k * width)), narrow)
+                        block = builder.load(start, align=number.bitwidth // 8)
+                        block = builder.fmul(block, factor) if factor else block
+                        block = builder.fpext(block, vector) if is_narrow else block
+                        builder.store(in_llvm(builder, block, builder.load(total), is_narrow), total)
+
+            with builder.if_else(builder.fcmp_ordered("==", scale, scale.type(1.0))) as (as_it_is, scaled):
+                with as_it_is:
+                    add_blocks(None)
+                with scaled:
+                    add_blocks(_repeated(builder, scale, narrow))
+            for place, total in zip(places, totals, strict=True):
+                builder.store(builder.load(total), place, align=8)
+            return context.get_dummy_value()
+
+        return types.void(values, types.intp, number, lanes), build
+
+    return add
+
+
+def add_vector(builder, vector, lanes, is_exact):
+    """For `lanes_adder`: the vector itself."""
+    return builder.fadd(lanes, vector)
+
+
+def add_squares(builder, vector, lanes, is_exact):
+    """For `lanes_adder`: its squares; in one operation where that gives the same."""
+    if not is_exact:
+        return builder.fadd(lanes, builder.fmul(vector, vector))
+    kind = ir.FunctionType(vector.type, [vector.type] * 3)
+    name = f"llvm.fmuladd.v{vector.type.count}{vector.type.element.intrinsic_name}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [vector, vector, lanes])
+
+
+def elements(builder, vector, first, count):
     """So many elements of a vector, from ``first`` on."""
     where = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(first, first + count)))
     return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), where)
@@ -293,50 +372,74 @@ def _repeated(builder, number, vector):
     return builder.shuffle_vector(first, undefined, zeros)
 
 
-def arrays_at(rows, addresses, segment, first, size, dtype):
+# Of tuples of arrays, whatever their number: as functions that call themselves for the rest of a tuple they would be
+# compiled once for every length, which took a third of the time that a step takes to compile.
+
+
+@in_python(
+    lambda rows, addresses, segment, first, size, dtype: tuple(
+        array_at(addresses[row, segment], first, size, dtype) for row in rows
+    )
+)
+@intrinsic
+def arrays_at(typing, rows, addresses, segment, first, size, dtype):
     """A tuple of arrays, one for each of ``rows`` of the address table: elements ``first`` to ``first + size`` each."""
-    return tuple(array_at(addresses[row, segment], first, size, dtype) for row in rows)
+    array = types.Array(dtype.dtype, 1, "C")
+    result = types.UniTuple(array, len(rows))
+
+    def build(context, builder, signature, arguments):
+        row_values, table_value, segment, first, size, _ = arguments
+        table = context.make_array(addresses)(context, builder, value=table_value)
+        width = context.get_constant(types.intp, array.dtype.bitwidth // 8)
+        columns = builder.extract_value(table.shape, 1)
+        made = []
+        for row in cgutils.unpack_tuple(builder, row_values, len(rows)):
+            place = builder.add(builder.mul(row, columns), segment)
+            address = builder.add(builder.load(builder.gep(table.data, [place])), builder.mul(first, width))
+            made.append(array_value(context, builder, array, address, [size], [width]))
+        return context.make_tuple(builder, result, made)
+
+    return result(rows, addresses, types.intp, types.intp, types.intp, dtype), build
 
 
-@overload(arrays_at, jit_options=FLAGS)
-def _arrays_at(rows, addresses, segment, first, size, dtype):
-    if len(rows) == 0:
-        return lambda rows, addresses, segment, first, size, dtype: ()
-
-    def tuple_of_arrays(rows, addresses, segment, first, size, dtype):
-        array = array_at(addresses[rows[0], segment], first, size, dtype)
-        return (array, *arrays_at(rows[1:], addresses, segment, first, size, dtype))
-
-    return tuple_of_arrays
+def _elements_of(context, builder, arrays, value, index):
+    """Pointers to one element of each of a tuple of arrays."""
+    parts = cgutils.unpack_tuple(builder, value, len(arrays))
+    made = (context.make_array(kind)(context, builder, value=part) for kind, part in zip(arrays, parts, strict=True))
+    return [builder.gep(array.data, [index]) for array in made]
 
 
-def load(arrays, i):
-    """Element ``i`` of each array, as a tuple."""
-    return tuple(array[i] for array in arrays)
+@in_python(lambda arrays, i: tuple(array[i] for array in arrays))
+@intrinsic
+def load(typing, arrays, i):
+    """Element ``i``, from 0, of each of a tuple of contiguous arrays, as a tuple."""
+    result = types.Tuple([array.dtype for array in arrays])
+
+    def build(context, builder, signature, arguments):
+        places = _elements_of(context, builder, arrays, *arguments)
+        return context.make_tuple(builder, result, [builder.load(place) for place in places])
+
+    return result(arrays, types.intp), build
 
 
-@overload(load, jit_options=FLAGS)
-def _load(arrays, i):
-    if len(arrays) == 0:
-        return lambda arrays, i: ()
-    return lambda arrays, i: (arrays[0][i], *load(arrays[1:], i))
-
-
-def store(arrays, i, values):
-    """Write each of ``values`` to element ``i`` of its array."""
+def _store_in_python(arrays, i, values):
     for array, value in zip(arrays, values, strict=True):
         array[i] = value
 
 
-@overload(store, jit_options=FLAGS)
-def _store(arrays, i, values):
+@in_python(_store_in_python)
+@intrinsic
+def store(typing, arrays, i, values):
+    """Write each of a tuple of values to element ``i``, from 0, of its array, in the array's dtype."""
     if len(arrays) != len(values):
-        raise TypeError(f"the rule has {len(arrays)} slots but returned {len(values)}")
-    if len(arrays) == 0:
-        return lambda arrays, i, values: None
+        raise errors.TypingError(f"the rule has {len(arrays)} slots but returned {len(values)}")
 
-    def store_each(arrays, i, values):
-        arrays[0][i] = values[0]
-        store(arrays[1:], i, values[1:])
+    def build(context, builder, signature, arguments):
+        value, index, given = arguments
+        parts = cgutils.unpack_tuple(builder, given, len(values))
+        places = _elements_of(context, builder, arrays, value, index)
+        for array, kind, part, place in zip(arrays, values, parts, places, strict=True):
+            builder.store(context.cast(builder, part, kind, array.dtype), place)
+        return context.get_dummy_value()
 
-    return store_each
+    return types.none(arrays, types.intp, values), build

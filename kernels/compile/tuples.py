@@ -3,6 +3,9 @@
 They too do the same in plain Python.
 """
 
+import math
+from fractions import Fraction
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -44,13 +47,64 @@ def number_of(typing, bits, like):
 
 @in_python(lambda condition, yes, no: yes if condition else no)
 @intrinsic
-def selected(typing, condition, yes, no):
-    """``yes if condition else no``, both worked out: no branch that could keep a loop from vectorising."""
+def where(typing, condition, yes, no):
+    """``yes if condition else no``, both of one type and worked out: no branch that keeps a loop from vectorising."""
 
     def build(context, builder, signature, arguments):
         return builder.select(*arguments)
 
     return yes(types.boolean, yes, yes), build
+
+
+def _fused_in_python(x, y, z):
+    if not (np.isfinite(x) and np.isfinite(y)):
+        return x * y + z
+    if not np.isfinite(z):
+        return z
+    exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
+    if not exact:
+        return x * y + z  # the sign of zero
+    try:
+        near = float(exact)
+    except OverflowError:
+        near = math.inf if exact > 0 else -math.inf
+    if type(x) is np.float32 and near != exact and not np.float64(near).view(np.int64) & 1:
+        # An odd last digit is rounded once more, and to the right side.
+        near = math.nextafter(near, math.inf if exact > near else -math.inf)
+    return type(x)(near)
+
+
+@in_python(_fused_in_python)
+@intrinsic
+def fused(typing, x, y, z):
+    """``x * y + z``, rounded once."""
+
+    def build(context, builder, signature, arguments):
+        return builder.fma(*arguments)
+
+    return x(x, x, x), build
+
+
+@in_python(lambda value, like: np.asarray(like).dtype.type(value))
+@intrinsic
+def constant(typing, value, like):
+    """``value`` in the type of ``like``: the way to write a number such as 0.5 in a rule."""
+
+    def build(context, builder, signature, arguments):
+        return context.cast(builder, arguments[0], value, like)
+
+    return like(value, like), build
+
+
+@in_python(lambda like: np.finfo(np.asarray(like).dtype).max)
+@intrinsic
+def greatest(typing, like):
+    """The greatest finite number of the type of ``like``."""
+
+    def build(context, builder, signature, arguments):
+        return context.get_constant(like, np.finfo(np.dtype(like.name)).max)
+
+    return like(like), build
 
 
 _GLOBAL = 1  # the address space of a GPU's memory

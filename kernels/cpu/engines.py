@@ -11,7 +11,7 @@ import numpy as np
 
 from ..layout import CLIP
 from ..registry import RULES
-from . import launch, loops
+from . import launch, loops, threads
 
 
 class Elementwise:
@@ -71,6 +71,8 @@ class Elementwise:
 
     def prepare(self, *, norms=True, clip_each=True, accumulate=True):
         """Compile, or load, what steps will need on top of the rule itself."""
+        if self.on_threads and launch.get_num_threads() > 1:
+            threads.prepare()
         if norms or clip_each:
             launch.kernel(loops.norms, None, 0, self.dtype)
             launch.serial_function(loops.total, 0, None, 0, self.dtype)

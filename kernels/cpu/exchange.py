@@ -195,6 +195,33 @@ def _compiled(read, name):
     return entry_point(specialise(read, name, number(number, number, number), {}, nogil=False, key="exchange"))
 
 
+def write_addresses(arrays, count, places, tuple_item):
+    """Write where NumPy arrays, items of a tuple, lie: an address to the first of every three words of ``places``.
+
+    Requires addresses of tuple, words and ``PyTuple_GetItem``, and the GIL.
+    """
+    words = array_at(places, 0, 3 * count, np.int64)
+    for i in range(count):
+        item = call_for_number(tuple_item, (arrays, i))
+        words[3 * i] = array_at(item, 0, _FLAGS + 1, np.int64)[_DATA]
+    return count
+
+
+@functools.cache
+def _address_writer():
+    number = types.int64
+    signature = number(number, number, number, number)
+    return entry_point(specialise(write_addresses, "addresses", signature, {}, nogil=False, key="exchange"))
+
+
+def place_arrays(arrays, places):
+    """Write where NumPy arrays, a tuple, lie: to the first of every three numbers of an `array.array` of int64."""
+    if obstacle():
+        places[::3] = type(places)("q", [array.ctypes.data for array in arrays])
+    else:
+        _address_writer()(id(arrays), len(arrays), places.buffer_info()[0], _functions()["tuple_item"])
+
+
 class Reader:
     """Reads where objects lie, as long as they are what is expected.
 

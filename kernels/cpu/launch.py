@@ -104,7 +104,7 @@ class Work:
     gradients : int64 array [2, segments]
         Filled anew for every step.
     layouts : int64 array
-        Records of strided gradients.
+        The address of `staging.gather`, and records of strided gradients.
     table : array [groups, fields]
         Scalars, in the compute dtype.
     terms : int
@@ -212,8 +212,13 @@ def run_while(calls, on_threads):
 
 
 def launch(kernel, work, options):
-    """Run ``kernel`` over all chunks of ``work``."""
-    run((call(kernel, work, options),), not is_serial(work))
+    """Run ``kernel`` over all chunks of ``work``: one call of a C function."""
+    job = call(kernel, work, options)
+    if is_serial(work):
+        job()
+    else:
+        with exclusively:
+            job()
 
 
 @functools.cache

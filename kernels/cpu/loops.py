@@ -184,7 +184,7 @@ def norms(first, last, handle, options):
         grad, scale = chunk_gradient(t, segment, t.chunks[k, OFFSET], t.chunks[k, LENGTH], c, options, scratch, DTYPE)
         t.sums[0, k] = sum_of_squares(grad, scale, lanes)
         if not np.isfinite(t.sums[0, k]):
-            t.sums[1, k] = nonfinite(grad, scale, lanes)
+            t.sums[1, k] = nonfinite(grad, scale)
 
 
 def phase_one(first, last, handle, options):

@@ -1,10 +1,11 @@
 """Sums whose bits do not depend on threads or on the width of vector registers."""
 
+import math
+
 import numpy as np
 
 from ..compile._jit import callee, inlined_callee
-from ..compile.intrinsics import folded
-from ..maths import maximum
+from ..compile.intrinsics import add_squares, add_vector, folded, lanes_adder
 
 LANES = 128
 """Partial sums kept side by side. A plain float64 sum is one chain of additions, and four times slower."""
@@ -22,19 +23,22 @@ NARROW = LANES // 4 - 1
 @callee
 def sum_of_squares(values, scale, lanes):
     """Sum of ``(values * scale) ** 2``, the product in the values' dtype, squares and sum in float64."""
-    return _sum(_square, values, scale, lanes)
+    return _sum(_square, _add_squares, values, scale, lanes)
 
 
 @callee
 def sum_of(values, lanes):
     """Sum of ``values`` in float64."""
-    return _sum(_itself, values, values.dtype.type(1), lanes)
+    return _sum(_itself, _add, values, values.dtype.type(1), lanes)
 
 
 @callee
-def nonfinite(values, scale, lanes):
-    """Zero if all ``values * scale`` are finite, else NaN: the sum of ``x - x``."""
-    return _sum(_nothing, values, scale, lanes)
+def nonfinite(values, scale):
+    """Zero if all ``values * scale`` are finite, else NaN."""
+    for i in range(values.size):
+        if not math.isfinite(values[i] * scale):
+            return math.nan
+    return 0.0
 
 
 @callee
@@ -47,48 +51,40 @@ def _itself(x):
     return x
 
 
-@callee
-def _nothing(x):
-    return x - x
+_add = lanes_adder(LANES, lambda x: x, add_vector)
+_add_squares = lanes_adder(LANES, lambda x: x * x, add_squares)
 
 
 @callee
-def _sum(term, values, scale, lanes):
-    """Sum of ``term(values * scale)``. Four blocks at a time: lanes are loaded and stored as often as values."""
+def _sum(term, add_terms, values, scale, lanes):
+    """Sum of ``term(values * scale)``: element i goes to lane i % `LANES`, in order, and lanes are folded."""
     lanes[:LANES] = 0.0
-    step = 4 * LANES
-    whole = values.size - values.size % step
-    for start in range(0, whole, step):
-        first, second = values[start : start + LANES], values[start + LANES : start + 2 * LANES]
-        third, fourth = values[start + 2 * LANES : start + 3 * LANES], values[start + 3 * LANES : start + step]
-        for j in range(LANES):
-            left = term(np.float64(first[j] * scale)) + term(np.float64(second[j] * scale))
-            right = term(np.float64(third[j] * scale)) + term(np.float64(fourth[j] * scale))
-            lanes[j] += left + right
-    for start in range(whole, values.size, LANES):
-        rest = values[start : start + LANES]
-        for j in range(rest.size):
-            lanes[j] += term(np.float64(rest[j] * scale))
-    return folded(lanes, LANES)
+    blocks = values.size // LANES
+    if blocks:
+        add_terms(values, blocks, scale, lanes)
+    rest = values[blocks * LANES :]
+    for j in range(rest.size):
+        lanes[j] += term(np.float64(rest[j] * scale))
+    return folded(lanes, LANES) if values.size > HALF else folded(lanes, HALF)
 
 
 @callee
 def sums_of_rows(values, columns, sums, lanes):
     """`sum_of` each row of so many columns, into ``sums``; ``lanes``: `ROW_LANES` float64."""
-    _sums_of_rows(_itself, values, columns, values.dtype.type(1), sums, lanes)
+    _sums_of_rows(_itself, _add, values, columns, values.dtype.type(1), sums, lanes)
 
 
 @callee
 def sums_of_squared_rows(values, columns, scale, sums, lanes):
     """`sum_of_squares` of each row of so many columns, into ``sums``; ``lanes``: `ROW_LANES` float64."""
-    _sums_of_rows(_square, values, columns, scale, sums, lanes)
+    _sums_of_rows(_square, _add_squares, values, columns, scale, sums, lanes)
 
 
 @callee
-def _sums_of_rows(term, values, columns, scale, sums, lanes):
+def _sums_of_rows(term, add_terms, values, columns, scale, sums, lanes):
     if columns > LANES:
         for i in range(sums.size):
-            sums[i] = _sum(term, values[i * columns : (i + 1) * columns], scale, lanes)
+            sums[i] = _sum(term, add_terms, values[i * columns : (i + 1) * columns], scale, lanes)
     elif columns > NARROW:
         _sums_of_short_rows(term, values, columns, scale, sums, lanes)
     elif columns <= 4:
@@ -160,32 +156,3 @@ def row_sum(values, lanes):
     for i in range(values.size):
         total += np.float64(values[i])
     return total
-
-
-@callee
-def row_maximum(values, best):
-    """The largest of ``values``; NaN if one is NaN; -inf of none.
-
-    ``best`` is scratch for maxima kept side by side, a power of two of them: one alone is a chain that does not
-    vectorise. Four blocks at a time, as in `_sum`.
-    """
-    best[:] = -np.inf
-    width = best.size
-    step = 4 * width
-    whole = values.size - values.size % step
-    for start in range(0, whole, step):
-        first, second = values[start : start + width], values[start + width : start + 2 * width]
-        third, fourth = values[start + 2 * width : start + 3 * width], values[start + 3 * width : start + step]
-        for j in range(width):
-            larger = maximum(maximum(first[j], second[j]), maximum(third[j], fourth[j]))
-            best[j] = maximum(best[j], larger)
-    for start in range(whole, values.size, width):
-        rest = values[start : start + width]
-        for j in range(rest.size):
-            best[j] = maximum(best[j], rest[j])
-    width //= 2
-    while width:
-        for j in range(width):
-            best[j] = maximum(best[j], best[j + width])
-        width //= 2
-    return best[0]

@@ -5,20 +5,18 @@ ranges on threads. A range is counted in items, rows or blocks, whose results ne
 """
 
 import functools
+from array import array
 from typing import NamedTuple
 
 import numpy as np
 
 from ..compile._jit import callee, fingerprint
 from ..compile.intrinsics import array_at, table_at
-from ..tables import handle_of
 from . import launch
+from .exchange import place_arrays
 
 BLOCK = 2048
 """Elements that are worked on at a time: intermediate results of so many stay within a core's first cache."""
-
-SIDE_BY_SIDE = 32
-"""Maxima that are kept side by side, a power of two."""
 
 GRADIENT, WEIGHTED = 1, 2
 """Bits of a launch's options: write the gradient; multiply by a weight per row."""
@@ -33,8 +31,8 @@ class Work:
 
     Parameters
     ----------
-    arrays : arrays [rows, columns] or [columns]
-        C-contiguous, in the order in which the kernel expects them. They are kept alive.
+    arrays : arrays
+        C-contiguous, of any shape, in the order in which the kernel expects them. They are kept alive.
     elements : int
         All there is to do: decides between serial and parallel.
     count : int
@@ -42,15 +40,38 @@ class Work:
     """
 
     def __init__(self, arrays, elements, count):
-        self._arrays = arrays
-        self._tables = handle_of(arrays)
-        self.handle = self._tables.ctypes.data
+        self._arrays = arrays = tuple(arrays)
+        self._places = array("q", [number for each in arrays for number in (0, *_shape(each))])
+        place_arrays(arrays, self._places)
+        self.handle, _ = self._places.buffer_info()
         self.elements = elements
         self.count = count
 
     def bins(self, threads):
         """Boundaries that split the items into ``threads`` ranges of nearly equal size."""
-        return np.linspace(0, self.count, threads + 1).astype(np.int64)
+        return _bins(self.count, threads)
+
+
+def _shape(array):
+    """Rows and columns: one row, unless there are two axes."""
+    if not array.flags.c_contiguous:
+        raise ValueError("a kernel's arrays must be C-contiguous")
+    return array.shape if array.ndim == 2 else (1, array.size)
+
+
+@functools.lru_cache
+def _bins(count, threads):
+    return count * np.arange(threads + 1) // threads
+
+
+def scalars_table(scalars, dtype):
+    """Scalars as a table of one row, which nobody may write to."""
+    return _scalars_table(array("d", scalars).tobytes(), dtype)  # 0.0 and -0.0 are equal, and their bytes are not
+
+
+@functools.lru_cache
+def _scalars_table(content, dtype):
+    return np.append(np.frombuffer(content), 0).astype(dtype).reshape(1, -1)
 
 
 @callee
@@ -61,10 +82,34 @@ def table_of(handle, k, dtype):
 
 
 @callee
+def elements_of(handle, k, dtype):
+    """Array number ``k`` of a `Work`, all elements side by side."""
+    row = array_at(handle, 3 * k, 3, np.int64)
+    return array_at(row[0], 0, row[1] * row[2], dtype)
+
+
+@callee
 def row_of(handle, k, dtype):
     """Array number ``k`` of a `Work`, [columns]."""
     row = array_at(handle, 3 * k, 3, np.int64)
     return array_at(row[0], 0, row[2], dtype)
+
+
+@callee
+def apart(result, given, scratch):
+    """Where to write what is worked out of ``given``: ``result``, or scratch of its size if they are the same memory.
+
+    A loop whose result may be its input is vectorised only for the case that it is not. `copy_back` comes after it.
+    """
+    return scratch[: result.size] if result.ctypes.data == given.ctypes.data else result
+
+
+@callee
+def copy_back(target, result):
+    """Copy from scratch, if that is what `apart` gave."""
+    if target.ctypes.data != result.ctypes.data:
+        for i in range(result.size):
+            result[i] = target[i]
 
 
 @functools.cache

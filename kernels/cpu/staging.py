@@ -1,10 +1,13 @@
 """The gradient of a chunk: read where it lies if that is possible, else brought into a scratch array first."""
 
-import numpy as np
+import functools
 
-from ..compile._jit import callee, inlined_callee
-from ..compile.intrinsics import array_at, strided_at
-from ..layout import ACCUMULATED, ACCUMULATOR, ADDRESS, CHUNK, DIRECT, FLOAT32, LAYOUT, STAGED
+import numpy as np
+from numba import types
+
+from ..compile._jit import c_address, callee, inlined_callee, specialise
+from ..compile.intrinsics import array_at, call_for_number, strided_at
+from ..layout import ACCUMULATED, ACCUMULATOR, ADDRESS, CHUNK, DIRECT, FLOAT32, GATHER, LAYOUT, STAGED
 
 
 @callee
@@ -25,7 +28,8 @@ def chunk_gradient(t, segment, offset, length, control, options, scratch, dtype)
         grad = array_at(address, offset, length, dtype)
     else:
         grad = scratch[:length]
-        gather(address, t.layouts, record, offset, grad)
+        place = t.layouts.ctypes.data + 8 * record
+        call_for_number(t.layouts[GATHER], (address, place, offset, grad.ctypes.data, length, grad.itemsize))
     if options & ACCUMULATED == 0:
         return grad, control.unscale
     mean = scratch[:length]
@@ -35,41 +39,50 @@ def chunk_gradient(t, segment, offset, length, control, options, scratch, dtype)
     return mean, dtype(1)
 
 
-@callee
-def gather(address, layouts, record, offset, target):
-    """Fill ``target`` from a gradient of any strides and dtype, starting at element ``offset`` of the parameter."""
-    kind = layouts[record]
-    axes = layouts[record + 1]
-    extents = layouts[record + 2 : record + 2 + axes]
-    strides = layouts[record + 2 + axes : record + 2 + 2 * axes]
+def gather(source, record, offset, target, size, width):
+    """Fill memory from a gradient of any strides and dtype, starting at element ``offset`` of the parameter.
+
+    Requires addresses of gradient, its record and the memory: ``size`` numbers of ``width`` bytes.
+    """
+    head = array_at(record, 0, 2, np.int64)
+    kind, axes = head[0], head[1]
+    extents, strides = array_at(record, 2, axes, np.int64), array_at(record, 2 + axes, axes, np.int64)
     inner = extents[axes - 1]
     done = 0
-    while done < target.size:
+    while done < size:
         outer, column = divmod(offset + done, inner)
-        where = address + column * strides[axes - 1]
+        where = source + column * strides[axes - 1]
         for axis in range(axes - 2, -1, -1):
             where += outer % extents[axis] * strides[axis]
             outer //= extents[axis]
-        run = min(inner - column, target.size - done)
-        _copy(where, strides[axes - 1], kind, target[done : done + run])
+        run = min(inner - column, size - done)
+        if kind == FLOAT32 and width == 4:
+            _copy(where, strides[axes - 1], np.float32, target, done, run, np.float32)
+        elif kind == FLOAT32:
+            _copy(where, strides[axes - 1], np.float32, target, done, run, np.float64)
+        elif width == 4:
+            _copy(where, strides[axes - 1], np.float64, target, done, run, np.float32)
+        else:
+            _copy(where, strides[axes - 1], np.float64, target, done, run, np.float64)
         done += run
+    return size
 
 
 @callee
-def _copy(address, stride, kind, target):
-    if kind == FLOAT32:
-        _copy_from(address, stride, target, np.float32, 4)
+def _copy(source, stride, kind, target, done, run, dtype):
+    taken, dense = array_at(target, done, run, dtype), array_at(source, 0, run, kind)
+    if stride == dense.itemsize:
+        for i in range(run):
+            taken[i] = dense[i]
     else:
-        _copy_from(address, stride, target, np.float64, 8)
+        spread = strided_at(source, run, stride, kind)
+        for i in range(run):
+            taken[i] = spread[i]
 
 
-@callee
-def _copy_from(address, stride, target, dtype, width):
-    if stride == width:
-        source = array_at(address, 0, target.size, dtype)
-        for i in range(target.size):
-            target[i] = source[i]
-    else:
-        spread = strided_at(address, target.size, stride, dtype)
-        for i in range(target.size):
-            target[i] = spread[i]
+@functools.cache
+def gather_address():
+    """Where `gather` is, compiled when a gradient first needs it: most never do, and it is long."""
+    number = types.int64
+    signature = number(*[number] * 6)
+    return c_address(specialise(gather, "strided", signature, {}, key="staging"))

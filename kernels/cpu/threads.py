@@ -54,6 +54,12 @@ def call(kernel, bins, handle, options, account=0):
     return functools.partial(_forking()[0], team, kernel, bins, handle, options, account)
 
 
+def prepare():
+    """Compile what runs a kernel on threads."""
+    if _team(_has_torch()) is None:
+        _numbas_threads()
+
+
 def layer():
     """What threads are used: "openmp", or Numba's layer.
 

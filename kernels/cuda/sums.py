@@ -68,9 +68,9 @@ def _sum_lanes(work, size, lanes, thread, like):
         total = no_terms(work, like)
         start = own
         while start < whole:
-            left = added(terms_of(work, start, like), terms_of(work, start + LANES, like))
-            right = added(terms_of(work, start + 2 * LANES, like), terms_of(work, start + 3 * LANES, like))
-            total = added(total, added(left, right))
+            first, second = terms_of(work, start, like), terms_of(work, start + LANES, like)
+            third, fourth = terms_of(work, start + 2 * LANES, like), terms_of(work, start + 3 * LANES, like)
+            total = added(added(added(added(total, first), second), third), fourth)
             start += 4 * LANES
         while start < size:
             if start + len(like) <= size:
@@ -149,10 +149,10 @@ def _sum_of_lane(values, lane):
     while i + 12 * LANES < whole:  # sixteen loads under way at a time
         first, second = _four(values, i), _four(values, i + 4 * LANES)
         third, fourth = _four(values, i + 8 * LANES), _four(values, i + 12 * LANES)
-        total = (((total + first) + second) + third) + fourth
+        total = _with_four(_with_four(_with_four(_with_four(total, first), second), third), fourth)
         i += 16 * LANES
     while i < whole:
-        total += _four(values, i)
+        total = _with_four(total, _four(values, i))
         i += 4 * LANES
     while i < values.size:
         total += values[i]
@@ -162,7 +162,12 @@ def _sum_of_lane(values, lane):
 
 @callee
 def _four(values, i):
-    return (values[i] + values[i + LANES]) + (values[i + 2 * LANES] + values[i + 3 * LANES])
+    return values[i], values[i + LANES], values[i + 2 * LANES], values[i + 3 * LANES]
+
+
+@callee
+def _with_four(total, values):
+    return (((total + values[0]) + values[1]) + values[2]) + values[3]
 
 
 @callee

@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from ..compile._jit import callee
-from ..cpu.reduction import LANES, row_maximum, row_sum
-from ..cpu.rowwise import GRADIENT, SIDE_BY_SIDE, row_of, table_of
+from ..compile.row_folds import largest_of_row, sum_row
+from ..cpu.rowwise import GRADIENT, row_of, table_of
 from ..maths import exp_decreasing, maximum
 from .elementwise import product
 from .loops import FACTOR, IGNORED, OWN, SHIFT, TERMS, arrays_of, powers_of, row_scale
@@ -23,13 +23,12 @@ def softmax_of_targets(first, last, handle, options):
     prediction, gradient, weights, table, sums = arrays_of(handle, DTYPE)
     scratch = np.empty((len(TERMS), prediction.shape[1]), DTYPE)
     powers, products, masses = scratch[0], scratch[1], scratch[2]
-    lanes, best = np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
     factor, shift = table[0, FACTOR], table[0, SHIFT]
     for row in range(first, last):
         t, p = target[row], prediction[row]
-        _softmax_terms(t, p, row_maximum(p, best), powers, products, masses, factor, shift)
-        total, mass = row_sum(powers, lanes), row_sum(masses, lanes)
-        sums[row, 0] = mass * math.log(total) - row_sum(products, lanes)
+        _softmax_terms(t, p, largest_of_row(p), powers, products, masses, factor, shift)
+        total, mass = sum_row(powers), sum_row(masses)
+        sums[row, 0] = mass * math.log(total) - sum_row(products)
         if options & GRADIENT:
             scale = row_scale(table, weights, row, options)
             _softmax_derivatives(t, powers, gradient[row], DTYPE(mass / total), scale, factor, shift)
@@ -55,7 +54,7 @@ def softmax_of_labels(first, last, handle, options):
     """Crossentropy of softmax(p) with one label per row, smoothed if the shift is not zero."""
     labels = row_of(handle, 0, np.int64)
     prediction, gradient, weights, table, sums = arrays_of(handle, DTYPE)
-    powers, lanes, best = np.empty(prediction.shape[1], DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
+    powers = np.empty(prediction.shape[1], DTYPE)
     factor, shift = table[0, FACTOR], table[0, SHIFT]
     mass = np.float64(factor) + np.float64(shift) * powers.size
     for row in range(first, last):
@@ -63,13 +62,13 @@ def softmax_of_labels(first, last, handle, options):
         if label == IGNORED:
             _ignore(g, sums, row, options)
             continue
-        peak = row_maximum(p, best)
+        peak = largest_of_row(p)
         value = -product(np.float64(factor), np.float64(p[label] - peak))
         if shift != 0:
             _differences(p, peak, powers)
-            value -= shift * row_sum(powers, lanes)
+            value -= shift * sum_row(powers)
         powers_of(p, peak, powers)
-        total = row_sum(powers, lanes)
+        total = sum_row(powers)
         sums[row, 0] = value + mass * math.log(total)
         if options & GRADIENT:
             scale = row_scale(table, weights, row, options)
@@ -100,7 +99,6 @@ def probability_of_labels(first, last, handle, options):
     """Crossentropy of probabilities with one label per row: −log clip(p[label] / Σp, ε, 1 − ε)."""
     labels = row_of(handle, 0, np.int64)
     prediction, gradient, weights, table, sums = arrays_of(handle, DTYPE)
-    lanes = np.empty(LANES)
     low = table[0, OWN]
     high = DTYPE(1) - low
     for row in range(first, last):
@@ -108,7 +106,7 @@ def probability_of_labels(first, last, handle, options):
         if label == IGNORED:
             _ignore(g, sums, row, options)
             continue
-        total = DTYPE(row_sum(p, lanes))
+        total = DTYPE(sum_row(p))
         share = p[label] / total
         moves = not (share < low or share > high)
         sums[row, 0] = -math.log(np.float64(high if share > high else maximum(share, low)))

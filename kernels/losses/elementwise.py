@@ -7,7 +7,7 @@ when they are compiled. The derivative is zero where a clip holds the prediction
 from typing import NamedTuple
 
 from ..compile._jit import inlined_callee
-from ..maths import constant, exp, log, log1p, maximum, sigmoid, sign, tanh, where
+from ..maths import constant, exp_decreasing, log, log1p_of_share, maximum, sigmoid, sign, tanh, where
 
 
 class Epsilon(NamedTuple):
@@ -104,7 +104,7 @@ def log_cosh(target, prediction, s):
     """log(cosh(p − t)), written so that nothing overflows."""
     error = prediction - target
     size = abs(error)
-    tail = log1p(exp(-(size + size)))
+    tail = log1p_of_share(exp_decreasing(-(size + size)))
     return size + tail - constant(0.6931471805599453, prediction), tanh(error)
 
 
@@ -147,4 +147,4 @@ def binary_crossentropy_of_logit(target, prediction, s):
     one, zero = constant(1, prediction), constant(0, prediction)
     above = product(one - target, maximum(prediction, zero))
     below = product(target, maximum(-prediction, zero))
-    return above + below + log1p(exp(-abs(prediction))), sigmoid(prediction) - target
+    return above + below + log1p_of_share(exp_decreasing(-abs(prediction))), sigmoid(prediction) - target

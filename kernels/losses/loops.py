@@ -11,8 +11,8 @@ import numpy as np
 
 from ..compile._jit import callee
 from ..compile.intrinsics import arrays_at, scalars_at, store
-from ..cpu.reduction import LANES, row_maximum, row_sum
-from ..cpu.rowwise import BLOCK, GRADIENT, SIDE_BY_SIDE, WEIGHTED, Nothing, row_of, table_of
+from ..compile.row_folds import largest_of_row, maximum_of_row, sum_row, sum_row_products
+from ..cpu.rowwise import BLOCK, GRADIENT, WEIGHTED, Nothing, apart, copy_back, row_of, table_of
 from ..maths import exp_decreasing, maximum
 
 TERMS = (0, 1, 2)
@@ -66,19 +66,22 @@ def elements(first, last, handle, options):
     pieces = sums.shape[1]
     target, prediction, gradient, sums = target.ravel(), prediction.ravel(), gradient.ravel(), sums.ravel()
     s = scalars_at(SCALARS, table, 0, OWN)
-    values, slopes, lanes = np.empty(BLOCK, DTYPE), np.empty(BLOCK, DTYPE), np.empty(LANES)
+    values, scratch = np.empty(BLOCK, DTYPE), np.empty(BLOCK, DTYPE)
     spans = max(1, BLOCK // columns)
     for block in range(first, last):
         low, high = block * spans, min((block + 1) * spans, rows * pieces)
         start, stop = _start(low, columns, pieces), _start(high, columns, pieces)
         t, p, v = target[start:stop], prediction[start:stop], values[: stop - start]
         if options & GRADIENT:
-            _values_and_derivatives(FORMULA, t, p, gradient[start:stop], v, slopes, s, table)
+            own = gradient[start:stop]
+            slopes = apart(own, p, scratch)
+            _values_and_derivatives(FORMULA, t, p, slopes, v, s, table)
+            copy_back(slopes, own)
         else:
             _values(FORMULA, t, p, v, s, table)
         for span in range(low, high):
             a, b = _start(span, columns, pieces), _start(span + 1, columns, pieces)
-            sums[span] = row_sum(values[a - start : b - start], lanes)
+            sums[span] = sum_row(values[a - start : b - start])
             if options & GRADIENT and options & WEIGHTED:
                 _multiply(gradient[a:b], weights[span // pieces])
 
@@ -90,15 +93,12 @@ def _start(span, columns, pieces):
 
 
 @callee
-def _values_and_derivatives(formula, target, prediction, gradient, values, slopes, s, table):
-    # By way of scratch: a loop whose result may be its input is vectorised only for the case that it is not.
+def _values_and_derivatives(formula, target, prediction, gradient, values, s, table):
     scale, factor, shift = table[0, SCALE], table[0, FACTOR], table[0, SHIFT]
     for i in range(values.size):
         value, derivative = formula(target[i] * factor + shift, prediction[i], s)
         values[i] = value
-        slopes[i] = derivative * scale
-    for i in range(gradient.size):
-        gradient[i] = slopes[i]
+        gradient[i] = derivative * scale
 
 
 @callee
@@ -122,15 +122,15 @@ def whole_rows(first, last, handle, options):
     target = table_of(handle, 0, DTYPE)
     prediction, gradient, weights, table, sums = arrays_of(handle, DTYPE)
     s = scalars_at(SCALARS, table, 0, OWN)
-    scratch, lanes, best = np.empty((len(TERMS), BLOCK), DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
+    scratch = np.empty((len(TERMS), BLOCK), DTYPE)
     addresses = np.empty((len(TERMS), 1), np.int64)
     for term in range(len(TERMS)):
         addresses[term, 0] = scratch[term].ctypes.data
     totals = np.empty(len(TERMS))
     for row in range(first, last):
         t, p = target[row], prediction[row]
-        anchor = DTYPE(FOLD(ANCHOR, t, p, scratch[0], lanes, best, s, table))
-        _sum_terms(FORMULA, t, p, anchor, scratch, addresses, lanes, totals, s, table, DTYPE)
+        anchor = DTYPE(FOLD(ANCHOR, t, p, scratch[0], s, table))
+        _sum_terms(FORMULA, t, p, anchor, scratch, addresses, totals, s, table, DTYPE)
         sums[row, 0], one, two = BETWEEN(totals, anchor, s)
         if options & GRADIENT:
             scale = row_scale(table, weights, row, options)
@@ -142,16 +142,16 @@ def whole_rows_of_logits(first, last, handle, options):
     target = table_of(handle, 0, DTYPE)
     prediction, gradient, weights, table, sums = arrays_of(handle, DTYPE)
     s = scalars_at(SCALARS, table, 0, OWN)
-    scratch, lanes, best = np.empty((len(TERMS), BLOCK), DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
+    scratch = np.empty((len(TERMS), BLOCK), DTYPE)
     addresses = np.empty((len(TERMS), 1), np.int64)
     for term in range(len(TERMS)):
         addresses[term, 0] = scratch[term].ctypes.data
     totals, powers = np.empty(len(TERMS)), np.empty(prediction.shape[1], DTYPE)
     for row in range(first, last):
         t = target[row]
-        powers_of(prediction[row], row_maximum(prediction[row], best), powers)
-        anchor = DTYPE(FOLD(ANCHOR, t, powers, scratch[0], lanes, best, s, table))
-        _sum_terms(FORMULA, t, powers, anchor, scratch, addresses, lanes, totals, s, table, DTYPE)
+        powers_of(prediction[row], largest_of_row(prediction[row]), powers)
+        anchor = DTYPE(FOLD(ANCHOR, t, powers, scratch[0], s, table))
+        _sum_terms(FORMULA, t, powers, anchor, scratch, addresses, totals, s, table, DTYPE)
         sums[row, 0], one, two = BETWEEN(totals, anchor, s)
         if options & GRADIENT:
             scale, g = row_scale(table, weights, row, options), gradient[row]
@@ -173,27 +173,27 @@ def _multiply_by(array, factors):
 
 
 @callee
-def no_anchor(formula, target, prediction, buffer, lanes, best, s, table):
+def no_anchor(formula, target, prediction, buffer, s, table):
     """For terms that need none."""
     return 0.0
 
 
 @callee
-def sum_anchor(formula, target, prediction, buffer, lanes, best, s, table):
+def sum_anchor(formula, target, prediction, buffer, s, table):
     """The sum of the anchor formula over a row."""
     total = 0.0
     for start in range(0, target.size, BLOCK):
-        total += row_sum(_anchors(formula, target, prediction, buffer, start, s, table), lanes)
+        total += sum_row(_anchors(formula, target, prediction, buffer, start, s, table))
     return total
 
 
 @callee
-def maximum_anchor(formula, target, prediction, buffer, lanes, best, s, table):
+def maximum_anchor(formula, target, prediction, buffer, s, table):
     """The maximum of the anchor formula over a row."""
-    largest = row_maximum(_anchors(formula, target, prediction, buffer, 0, s, table), best)
+    largest = maximum_of_row(_anchors(formula, target, prediction, buffer, 0, s, table))
     for start in range(BLOCK, target.size, BLOCK):
         block = _anchors(formula, target, prediction, buffer, start, s, table)
-        largest = maximum(largest, row_maximum(block, best))
+        largest = maximum(largest, maximum_of_row(block))
     return largest
 
 
@@ -208,7 +208,7 @@ def _anchors(formula, target, prediction, buffer, start, s, table):
 
 
 @callee
-def _sum_terms(formula, target, prediction, anchor, scratch, addresses, lanes, totals, s, table, dtype):
+def _sum_terms(formula, target, prediction, anchor, scratch, addresses, totals, s, table, dtype):
     factor, shift = table[0, FACTOR], table[0, SHIFT]
     totals[:] = 0.0
     for start in range(0, target.size, BLOCK):
@@ -217,7 +217,7 @@ def _sum_terms(formula, target, prediction, anchor, scratch, addresses, lanes, t
         for i in range(t.size):
             store(buffers, i, formula(t[i] * factor + shift, p[i], anchor, s))
         for term in range(len(TERMS)):
-            totals[term] += row_sum(scratch[term, : t.size], lanes)
+            totals[term] += sum_row(scratch[term, : t.size])
 
 
 @callee
@@ -243,15 +243,15 @@ def cosine_similarity(first, last, handle, options):
     """
     target = table_of(handle, 0, DTYPE)
     prediction, gradient, weights, table, sums = arrays_of(handle, DTYPE)
-    scratch, lanes, best = np.empty((3, prediction.shape[1]), DTYPE), np.empty(LANES), np.empty(SIDE_BY_SIDE, DTYPE)
-    t, p, products = scratch[0], scratch[1], scratch[2]
+    scratch = np.empty((2, prediction.shape[1]), DTYPE)
+    t, p = scratch[0], scratch[1]
     epsilon = np.float64(table[0, OWN])
     for row in range(first, last):
-        size_of_target = _divided_by_size(target[row], t, best)
-        size = _divided_by_size(prediction[row], p, best)
-        norm = math.sqrt(_sum_of_products(p, p, products, lanes))
-        of_target = 1 / maximum(math.sqrt(_sum_of_products(t, t, products, lanes)), epsilon / size_of_target)
-        similarity = of_target * _sum_of_products(t, p, products, lanes) / maximum(norm, epsilon / size)
+        size_of_target = _divided_by_size(target[row], t)
+        size = _divided_by_size(prediction[row], p)
+        norm = math.sqrt(sum_row_products(p, p))
+        of_target = 1 / maximum(math.sqrt(sum_row_products(t, t)), epsilon / size_of_target)
+        similarity = of_target * sum_row_products(t, p) / maximum(norm, epsilon / size)
         sums[row, 0] = -similarity
         if options & GRADIENT:
             along = 0.0 if norm * size <= epsilon else similarity / (norm * norm) / size
@@ -261,22 +261,15 @@ def cosine_similarity(first, last, handle, options):
 
 
 @callee
-def _divided_by_size(values, result, best):
+def _divided_by_size(values, result):
     """Write values divided by the largest of their absolute values, which is returned; by 1 if that is zero."""
     for i in range(values.size):
         result[i] = abs(values[i])
-    size = row_maximum(result, best)
+    size = maximum_of_row(result)
     size = size if size != 0 else result.dtype.type(1)
     for i in range(values.size):
         result[i] = values[i] / size
     return np.float64(size)
-
-
-@callee
-def _sum_of_products(one, other, products, lanes):
-    for i in range(products.size):
-        products[i] = one[i] * other[i]
-    return row_sum(products, lanes)
 
 
 @callee
@@ -303,4 +296,4 @@ def finish(handle, mean, weighted):
     if weighted:
         for row in range(values.size):
             values[row] *= weights[row]
-    return row_sum(values, np.empty(LANES))
+    return sum_row(values)

@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from ..compile._jit import callee
-from ..cpu.reduction import row_maximum
-from ..cpu.rowwise import GRADIENT, SIDE_BY_SIDE, table_of
+from ..compile.row_folds import largest_of_row
+from ..cpu.rowwise import GRADIENT, table_of
 from .loops import arrays_of, row_scale
 
 DTYPE = np.float32  # replaced in each specialisation (see rowwise.py)
@@ -27,13 +27,13 @@ def ctc(first, last, handle, options):
     labels = table_of(handle, 0, np.int64)
     prediction, gradient, weights, table, sums = arrays_of(handle, DTYPE)
     steps, most = prediction.shape[0] // labels.shape[0], 2 * labels.shape[1] + 1
-    forward, norms, best = np.empty((steps, most)), np.empty(steps), np.empty(SIDE_BY_SIDE, DTYPE)
+    forward, norms = np.empty((steps, most)), np.empty(steps)
     emitted, backward, classes = np.empty(most), np.empty(most), np.empty(most, np.int64)
     for sequence in range(first, last):
         logits = prediction[sequence * steps : (sequence + 1) * steps]
         states = _states(labels[sequence], classes)
         for step in range(steps):
-            norms[step] = _log_of_sum(logits[step], best)
+            norms[step] = _log_of_sum(logits[step])
             _emit(logits[step], norms[step], classes, emitted, states)
             _advance(forward, step, emitted, classes, states)
         likelihood = _log_add(forward[steps - 1, states - 1], forward[steps - 1, states - 2] if states > 1 else -np.inf)
@@ -64,8 +64,8 @@ def _states(labels, classes):
 
 
 @callee
-def _log_of_sum(logits, best):
-    peak = np.float64(row_maximum(logits, best))
+def _log_of_sum(logits):
+    peak = np.float64(largest_of_row(logits))
     total = 0.0
     for i in range(logits.size):
         total += math.exp(np.float64(logits[i]) - peak)
