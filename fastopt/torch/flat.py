@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..flat import aligned_offsets
+from .memory import in_huge_pages
 
 
 def pack(tensors: list[Any], buffers: dict[Any, torch.Tensor]) -> None:
@@ -39,7 +40,7 @@ def _are_inside(tensors: list[Any], buffer: torch.Tensor | None) -> bool:
 def _packed(tensors: list[Any]) -> torch.Tensor:
     dtype = np.dtype(str(tensors[0].dtype).removeprefix("torch."))
     offsets, end = aligned_offsets([tensor.numel() for tensor in tensors], dtype)
-    buffer = torch.zeros(end, dtype=tensors[0].dtype, device=tensors[0].device)
+    buffer = in_huge_pages(torch.empty(end, dtype=tensors[0].dtype, device=tensors[0].device)).zero_()
     for tensor, offset in zip(tensors, offsets, strict=True):
         tensor.data = _part_of(buffer, offset, tensor).copy_(tensor)
     return buffer

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..device import AnyArray, Place
+from ..device.pages import prefer_huge_pages
 from ..device.strides import is_dense, same_strides
 from ..kernels.cpu.launch import get_num_threads
 from ..kernels.registry import Slot
@@ -148,12 +149,19 @@ def as_distributed(tensor: torch.Tensor, like: Any) -> Any:
 
 
 def empty_like(array: AnyArray, like: torch.Tensor) -> torch.Tensor:
-    """A new tensor that lies in memory as an array does; C-ordered if that has gaps."""
+    """A new tensor that lies in memory as an array does; C-ordered if that has gaps. In huge pages, if it is large."""
     dtype = getattr(torch, array.dtype.name)
     strides = tuple(stride // array.itemsize for stride in array.strides)
     if not is_dense(array):
-        return like.new_empty(array.shape, dtype=dtype)
-    return like.new_empty_strided(array.shape, strides, dtype=dtype)
+        return in_huge_pages(like.new_empty(array.shape, dtype=dtype))
+    return in_huge_pages(like.new_empty_strided(array.shape, strides, dtype=dtype))
+
+
+def in_huge_pages(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor that nothing has been written to, after asking for huge pages: torch's allocator does not."""
+    if tensor.device.type == "cpu":
+        prefer_huge_pages(tensor.data_ptr(), tensor.nbytes)
+    return tensor
 
 
 @contextmanager
