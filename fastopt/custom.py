@@ -138,6 +138,10 @@ def _check_names(
     for key in defaults:
         if key != "learning_rate" and key in COMMON:
             raise ValueError(f"{name}: {key} is an argument of every optimizer, not one of the rule's own")
+        if not isinstance(key, str) or not key.isidentifier() or key.startswith("_"):
+            raise ValueError(f"{name}: a hyper-parameter cannot be called {key!r}: choose a name without a leading _")
+        if key != "learning_rate" and hasattr(Optimizer, key):
+            raise ValueError(f"{name}: every optimizer has something else called {key}: choose another name")
 
 
 def _function(what: str, function: Any) -> Any:

@@ -908,6 +908,8 @@ FUNCTIONS = rows(
     ("register-defaults_as_list", register(defaults=["momentum"]), TypeError, "defaults must be a dict, got list"),
     ("register-slot_number", register(slots={1: 0.0}), TypeError, "name of a slot.*1"),
     ("register-common_argument", register(defaults={"momentum": 0.9, "clipnorm": 1.0}), ValueError, "clipnorm"),
+    ("register-method", register(defaults={"momentum": 0.9, "apply": 1.0}), ValueError, "something else called apply"),
+    ("register-private", register(defaults={"momentum": 0.9, "_x": 1.0}), ValueError, "cannot be called '_x'"),
     ("register-no_default", register(defaults={"learning_rate": 0.1}), (TypeError, ValueError), "momentum"),
     ("register-wrong_scalars", register(scalars=lambda h, rate, t: (rate, 0.9)), TypeError, "Scalars.*tuple"),
     (
