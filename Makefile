@@ -84,7 +84,7 @@ lint: $(DEV)
 # part, the fastest as a rule: to set the others up and wait for them would take minutes.
 bench: $(PEERS)
 	@mkdir -p build/bench
-	$(BENCH) bench/test_cases.py --fewer-peers --benchmark-json=build/bench/pytest-benchmark.json $(ARGS)
+	$(BENCH) bench/test_cases.py bench/test_functions.py --fewer-peers --benchmark-json=build/bench/pytest-benchmark.json $(ARGS)
 
 # Threads that wait without spinning: whatever else runs on the machine then costs least.
 bench-quick: $(DEV)
@@ -99,11 +99,11 @@ bench-baseline: $(PEERS)
 # Everything that docs/performance.md shows: some twenty minutes, on a machine that does nothing else.
 bench-results: $(PEERS)
 	rm -f $(CPU_RESULTS)
-	-$(BENCH) bench/test_cases.py --results=$(CPU_RESULTS) $(ARGS)
+	-$(BENCH) bench/test_cases.py bench/test_functions.py --results=$(CPU_RESULTS) $(ARGS)
 	$(BIN)/python bench/scaling.py --results=$(CPU_RESULTS)
 	$(BIN)/python bench/start.py --results=$(CPU_RESULTS)
 	$(BIN)/python bench/keras_step.py --results=$(CPU_RESULTS)
-	$(BIN)/python bench/losses.py --results=$(CPU_RESULTS)
+	$(BIN)/python bench/torch_step.py --results=$(CPU_RESULTS)
 
 performance: $(DEV)
 	$(BIN)/python bench/performance.py $(ARGS)

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,8 @@ class Run:
         self.baseline = Path(self.option("baseline") or baseline_path(BASELINES, surroundings()))
         gates = BENCH / ("gates-quick.toml" if self.quick else "gates.toml")
         self.gates = read_gates(gates, Path("none") if self.quick else self.baseline)
-        self.outcomes, self.busy, self.mean_failure = [], {}, None
+        self.outcomes, self.functions, self.busy, self.mean_failure = [], {}, {}, None
+        self.pattern = re.compile(self.option("cases"))
 
     @property
     def cases(self):
@@ -66,13 +68,14 @@ class Run:
 
     def finish(self, status):
         """Write what was asked for, judge the run as a whole; its exit status, given that of its cases."""
-        if (path := self.option("results")) and self.outcomes:
+        if (path := self.option("results")) and (self.outcomes or self.functions):
+            measured = {"cases": [outcome.to_json() for outcome in self.outcomes], "functions": self.functions}
             Result(path).update(
                 format=1,
                 date=datetime.date.today().isoformat(),
                 surroundings=surroundings(),
-                cases=[outcome.to_json() for outcome in self.outcomes],
                 not_measured=self.busy,
+                **{section: found for section, found in measured.items() if found},
             )
         self.mean_failure = self.gates.mean_failure(self.outcomes) if self.is_whole else None
         if self.mean_failure:

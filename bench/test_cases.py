@@ -67,11 +67,11 @@ def first_outcome(measurement, benchmark, seconds, even_if_busy):
     """Of rounds in which pytest-benchmark times our turns, and everybody else's follow."""
     contest = measurement.contest(seconds)
 
-    def renewed_step():
-        STOPWATCH.leave_out(measurement.renew)
+    def prepared_step():
+        STOPWATCH.leave_out(measurement.prepare)
         measurement.step()
 
-    step = renewed_step if measurement.case.renews else measurement.step
+    step = prepared_step if measurement.case.prepares else measurement.step
     with undisturbed():
         benchmark.pedantic(step, teardown=contest.others, rounds=contest.rounds, iterations=contest.repeats)
     return measurement.outcome(contest, benchmark.stats.stats.data, even_if_busy)

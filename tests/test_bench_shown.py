@@ -159,7 +159,10 @@ def recorded():
         },
         "start": {"import": 0.5, "first_step_warm": 1.0, "first_step_cold": 9.0},
         "keras": [{"optimizer": "Adam", "options": "", "model": "mlp", "speedup": 9.0, "interval": [8.0, 10.0]}],
-        "losses": [{"case": "mse", "shape": [4, 5], "peer": "torch", "speedup": 1.5}],
+        "torch": [
+            {"case": "adamw/1e6", "peer": "torch fused", "speedups": [1, 1.1, 1.2], "cold_shares": {"flat": 0.5}}
+        ],
+        "functions": {"gelu/forward": {"out=": [1.5, 1.4, 1.6], "new": [1.25, 1.2, 1.3]}},
     }
 
 
@@ -180,9 +183,17 @@ def test_the_page_says_everything(performance, readme, tmp_path):
         "`make bench-results`",
         "`muon/float32/3.2e7/plain`",
         "Without optax",
+        "| `gelu/forward` | 1.50 (1.40–1.60) | 1.25 (1.20–1.30) |",
     ):
         assert said in page, said
-    for heading in ("How it scales", "What a new process waits for", "Inside Keras", "Losses", "On a GPU"):
+    for heading in (
+        "How it scales",
+        "What a new process waits for",
+        "Inside Keras",
+        "fastopt.torch",
+        "Losses",
+        "On a GPU",
+    ):
         assert f"## {heading}" in page
     assert "- `adamw/float32/gpt2/clip/cpu`: NumPy, 0.50" in page, "it does not say where a peer is faster"
     assert "No GPU figures yet" in page

@@ -36,6 +36,8 @@ STACKS = {
 """Name → stack. With ``adamw``, ``all`` is unscaling, clipping, decay, average and emptied gradients."""
 
 
+COLD = "cold"
+
 MANY = 10_000_000
 """Parameters that a large case has at least."""
 
@@ -49,11 +51,24 @@ class Case:
     dtype: str = "float32"
     stack: str = "plain"
     device: str = "cpu"
+    cold: bool = False
+    """Whether other memory is read before each step, as by a backward pass, so that no cache holds the arrays."""
+
+    @classmethod
+    def named(cls, case_id: str) -> Case:
+        """Return the case whose `id` it is."""
+        recipe, dtype, model, stack, device, *cold = case_id.split("/")
+        return cls(recipe, model, dtype, stack, device, cold == [COLD])
 
     @property
     def id(self) -> str:
         """A name, unique in the table."""
-        return "/".join((self.recipe, self.dtype, self.model, self.stack, self.device))
+        return "/".join(filter(None, self.parts))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the name consists of, as many for every case."""
+        return self.recipe, self.dtype, self.model, self.stack, self.device, COLD if self.cold else ""
 
     @property
     def rule(self) -> Recipe:
@@ -91,6 +106,11 @@ class Case:
         return self.options.zero_grads or self.options.scale is not None or self.rule.degenerates
 
     @property
+    def prepares(self) -> bool:
+        """Whether something comes before each step, which is then timed by itself."""
+        return self.renews or self.cold
+
+    @property
     def itemsize(self) -> int:
         """Bytes of an element."""
         return {"float32": 4, "float64": 8}[self.dtype]
@@ -113,6 +133,7 @@ def _table() -> Iterator[Case]:
     yield from (Case(recipe, "resnet50", stack="clip-ema") for recipe in ("sgd-momentum", "lion"))
     yield from (Case(recipe, "400-tensors") for recipe in ("adam", "sgd-momentum", "lamb", "adafactor", "muon"))
     yield from (Case(recipe, "resnet50") for recipe in ("lamb", "adafactor"))
+    yield from (Case("adamw", model, cold=True) for model in ("1e6", "400-tensors", "400-vectors", "465-groups"))
 
 
 TABLE = {case.id: case for case in _table()}

@@ -42,7 +42,7 @@ class Turn:
         self.seconds = self._once()
         if self.seconds < TURN_SECONDS:
             self.seconds = min(self._once() for _ in range(5))
-        self.repeats = max(1, round(TURN_SECONDS / max(self.seconds, 1e-7)))
+        self.repeats = max(1, round(TURN_SECONDS / max(self.seconds + self._beside, 1e-7)))
 
     @property
     def length(self) -> float:
@@ -54,7 +54,7 @@ class Turn:
         if len(self.times) >= self.rounds:
             return
         self.warm_up()
-        self.times.append(self._separately() if self.side.case.renews else self._together())
+        self.times.append(self._separately() if self.side.case.prepares else self._together())
 
     def warm_up(self) -> None:
         """Whoever was on before has left caches and threads in another state; long steps do not notice."""
@@ -72,9 +72,9 @@ class Turn:
 
     def _once(self) -> float:
         """Seconds of one step."""
-        if self.side.case.renews:
+        if self.side.case.prepares:
             begin = self._clock()
-            self.side.renew(self._steps)
+            self.side.prepare(self._steps)
             self._steps += 1
             self._beside = self._clock() - begin
         start = self._clock()

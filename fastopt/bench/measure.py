@@ -27,6 +27,20 @@ def interleaved(
 ) -> dict[Any, Any]:
     """Return the median seconds per call of each function, all called in turn in every round.
 
+    Parameters and errors are those of `interleaved_rounds`.
+    """
+    rounds_of = interleaved_rounds(calls, rounds, seconds, turn)
+    return {name: _median(values) for name, values in rounds_of.items()}
+
+
+def interleaved_rounds(
+    calls: dict[Any, Call],
+    rounds: int,
+    seconds: Callable[[Call, int], Any] = wall_seconds,
+    turn: float = TURN_SECONDS,
+) -> dict[Any, list[Any]]:
+    """Return the seconds per call of each function in each round, all called in turn.
+
     Parameters
     ----------
     calls : dict
@@ -57,7 +71,7 @@ def interleaved(
     alone = not any(isinstance(value, tuple) for values in samples.values() for value in values)
     if alone and (reason := disturbance(samples, share)):
         raise BusyError(reason)
-    return {name: _median(values) for name, values in samples.items()}
+    return samples
 
 
 def _median(values: list[Any]) -> Any:

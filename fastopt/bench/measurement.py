@@ -52,7 +52,7 @@ class Measurement:
         gc.collect()  # sides of the last case may be parts of cycles
         MEMORY.keep_only({case.itemsize * size for size in (case.parameters, *map(math.prod, case.shapes))})
         _check_size(case)
-        self.case, self._renewals = case, 0
+        self.case, self._prepared = case, 0
         problem = Problem(case)
         self._ours = Fastopt(problem)
         self._traffic = Traffic(self._ours)
@@ -85,10 +85,10 @@ class Measurement:
         """A step of fastopt."""
         self._ours.step()
 
-    def renew(self) -> None:
-        """Draw fastopt's gradients anew."""
-        self._renewals += 1
-        self._ours.renew(self._renewals)
+    def prepare(self) -> None:
+        """Do what comes before a step of fastopt, and is not timed."""
+        self._prepared += 1
+        self._ours.prepare(self._prepared)
 
 
 def _check_size(case: Case) -> None:

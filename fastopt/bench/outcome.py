@@ -87,7 +87,7 @@ class Outcome:
 
 def read_outcome(content: Mapping[str, Any]) -> Outcome:
     """What `Outcome.to_json` wrote."""
-    case = Case(content["id"].split("/")[0], content["model"], content["dtype"], content["stack"], content["device"])
+    case = Case.named(content["id"])
     interval = content["ceiling_interval"]
     ceiling = None if interval is None else Ratio(content["ceiling_fraction"], *interval)
     speedups = {name: Ratio(*ratio) for name, ratio in content["speedups"].items()}
@@ -106,6 +106,6 @@ def outcome_of(
 
 
 def mean_speedup(outcomes: Sequence[Outcome]) -> float | None:
-    """Over the fastest peer of each case, the geometric mean."""
-    speedups = [outcome.speedup.value for outcome in outcomes if outcome.speedup is not None]
+    """Over the fastest peer of each case, the geometric mean; without cold ones, where launches count the most."""
+    speedups = [each.speedup.value for each in outcomes if each.speedup is not None and not each.case.cold]
     return geometric_mean(speedups) if speedups else None

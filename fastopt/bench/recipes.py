@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import registry
-from ..optimizers import Adam
+from ..signatures import COMMON as TAKEN_BY_ALL
 
 RATE = 1e-3
 COMMON = {"learning_rate": RATE, "epsilon": 1e-18}
 """Libraries add epsilon in different places: where it counts for nothing, they agree."""
 
-SHARED = inspect.signature(Adam).parameters.keys() - {"learning_rate", "beta_1", "beta_2", "epsilon", "amsgrad"}
+SHARED = frozenset(TAKEN_BY_ALL) - {"learning_rate"}
 """What every optimizer takes beside its own hyper-parameters."""
 
 

@@ -44,6 +44,7 @@ MODELS: dict[str, Callable[[], list[Shape]]] = {
     "resnet50": resnet50_shapes,
     "vit-b": vit_b_shapes,
     "400-tensors": small_shapes,
+    "400-vectors": lambda: [(64,)] * 400,
     "465-groups": lambda: small_shapes(466)[:465],
 }
 """Name → shapes. A parameter of ``465-groups`` has a learning rate and a weight decay of its own."""

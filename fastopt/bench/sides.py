@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from typing import Any
@@ -20,6 +21,22 @@ SLOWED = 10
 """Steps that a step of such an optimizer takes."""
 
 
+OTHER_BYTES = 64 << 20
+"""Of other memory that is read before a cold step."""
+
+
+def fill_caches() -> None:
+    """Read other memory, on all threads, until no cache holds anything else."""
+    _other_memory()()
+
+
+@functools.cache
+def _other_memory() -> Loop:
+    array = MEMORY.empty((OTHER_BYTES // 4,), np.int32)
+    array.fill(1)  # memory that nobody has written is one page, which all caches hold
+    return Loop(read, array)
+
+
 class Side:
     """One way to do the step of a case, on arrays of its own."""
 
@@ -36,7 +53,14 @@ class Side:
         raise NotImplementedError
 
     def renew(self, k: int) -> None:
-        """Write the gradients of step ``k``; not timed."""
+        """Write the gradients of step ``k``."""
+
+    def prepare(self, k: int) -> None:
+        """Do what comes before step ``k``; not timed."""
+        if self.case.renews:
+            self.renew(k)
+        if self.case.cold:
+            fill_caches()
 
     def params(self) -> list[Array]:
         """The parameters, in the shapes of the case."""

@@ -7,7 +7,8 @@ from .deepspeed import DeepSpeed
 from .keras import Keras
 from .numpy import Numpy
 from .optax import Optax
-from .torch import Foreach, Fused, Loop
+from .torch import Compiled, Foreach, Fused, Loop
 
-PEERS: dict[str, type[Peer]] = {kind.name: kind for kind in (Fused, DeepSpeed, Optax, Numpy, Foreach, Loop, Keras)}
+_KINDS = Fused, DeepSpeed, Optax, Numpy, Foreach, Loop, Keras, Compiled
+PEERS: dict[str, type[Peer]] = {kind.name: kind for kind in _KINDS}
 """By name, the fastest of large models first: where memory or time is short, those take part."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any, NamedTuple
 
 from ...kernels.cpu.launch import get_num_threads
-from ..cases import Case
+from ..cases import LARGE, Case
 from ..memory import Array
 from ..problem import Problem
 from ..recipes import RATE
@@ -154,6 +155,33 @@ class Foreach(Torch):
     name = "torch foreach"
     flags = {"foreach": True}  # noqa: RUF012
     arrays_beside = 1.0
+
+
+class Compiled(Foreach):
+    """``foreach=True``, its step compiled by torch."""
+
+    name = "torch compiled"
+    models = "1e6", LARGE
+    """One array each: it takes 5 to 8 seconds to compile, and a minute for hundreds of arrays."""
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return super().missing() or (None if shutil.which("g++") else "torch.compile needs a C++ compiler")
+
+    @classmethod
+    def lacks(cls, case: Case) -> str | None:
+        if case.rule.optimizer == "AdamW" and case.model in cls.models and case.stack == "plain":
+            return super().lacks(case)
+        return "compiled for AdamW on one large array only: it takes seconds, with many arrays a minute"
+
+    def make(self) -> Any:
+        optimizer = super().make()
+        self._compiled = self.torch.compile(optimizer.step)
+        return optimizer
+
+    def step(self) -> None:
+        with self.torch.no_grad():
+            self._compiled()
 
 
 class Loop(Torch):
