@@ -29,7 +29,7 @@ def without_modes() -> AbstractContextManager[Any]:
 
 
 def versions_of(tensors: list[Any]) -> list[int] | None:
-    """How often each has been written to, as autograd counts; None if that is not counted for one of them.
+    """Return how often each has been written to, as autograd counts; None if that is not counted for one of them.
 
     It is not for tensors made under inference mode. What is public, `torch.autograd.graph.increment_version`, has torch
     count and does not tell the number.
@@ -41,7 +41,7 @@ def versions_of(tensors: list[Any]) -> list[int] | None:
 
 
 def mark_of(number: torch.Tensor) -> Any:
-    """What will be another once a tensor of one element is written to; None under inference mode, where nothing is.
+    """Return what will be another once a tensor of one element is written to; None under inference mode.
 
     Where torch does not tell how often that was done, it is the number itself, for which a GPU has to be waited for.
     """
@@ -51,7 +51,7 @@ def mark_of(number: torch.Tensor) -> Any:
 
 
 def filling(tensors: list[torch.Tensor]) -> tuple[Any, list[Callable[[], Any]]]:
-    """Where to put a number for each tensor, ``values[:] = …``, and C functions that then fill the tensors.
+    """Return where to put a number for each tensor, ``values[:] = …``, and C functions that then fill the tensors.
 
     On a GPU they are a launch or two for all tensors: torch 2.14 makes that public, as `torch.foreach`. Where torch has
     neither that nor what it was before, there is a function for each.
@@ -91,7 +91,7 @@ class Scaled:
 
 
 def scale_of(optimizer: Any) -> Any:
-    """What gradients are to be divided by; None if they are as they should be."""
+    """Return what gradients are to be divided by; None if they are as they should be."""
     return getattr(optimizer, "grad_scale", None)
 
 

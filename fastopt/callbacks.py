@@ -50,7 +50,7 @@ class Callback:
     async_safe = True  # or Keras looks for its own hooks first, and fails without a word about why
 
     def set_params(self, params: Any) -> None:
-        """What Keras's ``fit`` calls first.
+        """Take the parameters that Keras's ``fit`` gives first.
 
         Raises
         ------
@@ -412,6 +412,6 @@ class SwapEMAWeights(Callback):
             self._swap_out(logs, optimizer)
 
     def on_epoch_end(self, epoch: int, logs: Logs, optimizer: Any) -> None:
-        """With ``swap_on_epoch``, put the averaged weights in place."""
+        """Put the averaged weights in place, with ``swap_on_epoch``."""
         if self.swap_on_epoch:
             self._swap_in(logs, optimizer)

@@ -53,7 +53,7 @@ class Counts:
         return self.numbers[1]
 
     def counting(self, updates: int, calls: int) -> Call:
-        """What sets both counters."""
+        """Return the C function that sets both counters."""
         return partial(setitem, self.numbers, slice(2), array("q", [updates, calls]))
 
     @property
@@ -62,7 +62,7 @@ class Counts:
         return float(self.told[NORM]) if self.has_norm else None
 
     def noting(self, norm: float) -> list[Call]:
-        """What notes the norm of a step's gradients."""
+        """Return the C function that notes the norm of a step's gradients."""
         return [partial(setitem, self.told, NORM, norm), partial(vars(self).update, has_norm=True)]
 
     def take_over(self, norm: float | None, skipped: bool) -> None:

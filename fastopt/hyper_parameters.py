@@ -47,7 +47,7 @@ def takes_step(rate: Callable[..., Any]) -> bool:
 
 
 def _checked_exclusion(excluded: Any) -> dict[str, list[str]]:
-    """What a config says of exclusions from weight decay."""
+    """Check what a config says of exclusions from weight decay."""
     name = "exclude_from_weight_decay"
     if not isinstance(excluded, Mapping) or excluded.keys() - {"paths", "names"}:
         raise ValueError(f'{name} must be a dict of the lists "paths" and "names", got {excluded!r}')

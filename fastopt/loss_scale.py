@@ -111,7 +111,7 @@ class LossScaleOptimizer(Optimizer):
         return getattr(self.inner_optimizer, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What is the inner optimizer's is set there; what is no scale or count is refused as in the constructor."""
+        """Set what is the inner optimizer's there; refuse what is no scale or count as in the constructor."""
         if name in _CHECKS:
             value = _CHECKS[name](name, value)
             self._check_bounds(name, value)
@@ -217,7 +217,7 @@ class LossScaleOptimizer(Optimizer):
 
     @property
     def learning_rate(self) -> float:
-        """Of the inner optimizer."""
+        """Return the inner optimizer's."""
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter
@@ -226,7 +226,7 @@ class LossScaleOptimizer(Optimizer):
 
     @property
     def iterations(self) -> int:
-        """Of the inner optimizer: steps that were left out do not count. Settable."""
+        """Return the inner optimizer's count: steps that were left out do not count. Settable."""
         return self.inner_optimizer.iterations
 
     @iterations.setter
@@ -245,12 +245,12 @@ class LossScaleOptimizer(Optimizer):
 
     @property
     def last_grad_norm(self) -> float | None:
-        """Of the unscaled gradients, if the inner optimizer clips by a norm."""
+        """Return the norm of the unscaled gradients, if the inner optimizer clips by a norm."""
         return self.inner_optimizer.last_grad_norm
 
     @property
     def slots(self) -> dict[str, list[Array | None]]:
-        """Of the inner optimizer."""
+        """Return the inner optimizer's."""
         return self.inner_optimizer.slots
 
     def exclude_from_weight_decay(

@@ -163,11 +163,11 @@ class Optimizer(Averages, Decay, Prepared, Saved, Declared):
             state.restore(self, keep)
 
     def _scalars_of(self, plans: list[Plan]) -> Scalars:
-        """What tells steps all but gradients."""
+        """Return what tells steps all but gradients."""
         return Scalars(self, plans)
 
     def _gradients_class(self) -> type[BaseGradients]:
-        """What reads the gradients."""
+        """Return what reads the gradients."""
         return gradients_of(self._place)
 
     def _make_plans(self) -> list[Plan]:
@@ -322,7 +322,7 @@ class Optimizer(Averages, Decay, Prepared, Saved, Declared):
             self._gradients.zero_all(grads)
 
     def _end_step(self, grads: Any, zero_grads: bool) -> None:
-        """What no kernel does on a GPU: stand-ins are copied back, and other gradients zeroed."""
+        """Do what no kernel does on a GPU: copy stand-ins back, and zero other gradients."""
         self._write_back()
         if zero_grads and self._counts.skipped:
             self._gradients.zero_all(grads)

@@ -75,7 +75,7 @@ class Scalars:
     # -- what a step is ---------------------------------------------------------------------------------------------
 
     def window(self) -> int:
-        """How many gradients an update takes."""
+        """Return how many gradients an update takes."""
         return self._optimizer.gradient_accumulation_steps or 1
 
     def averages(self, update: int) -> int:
@@ -102,7 +102,7 @@ class Scalars:
             setattr(self._optimizer, name, value)
 
     def decide(self) -> Decision:
-        """What the next step is.
+        """Decide what the next step is.
 
         Raises
         ------
@@ -164,11 +164,11 @@ class Scalars:
                 raise ValueError(f"one of {scalars}, or of the options, does not fit {plan.dtype}") from None
 
     def advancing(self, update: int) -> list[Call]:
-        """What notes, beside the counters, that an update has been done."""
+        """Return what notes, beside the counters, that an update has been done."""
         return self._optimizer._advancing(update)
 
     def recording(self) -> list[Call]:
-        """What else a step on the host that is not left out says of itself."""
+        """Return what else a step on the host that is not left out says of itself."""
         return []
 
     # -- steps like the last one ------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class Scalars:
         return self._optimizer._running
 
     def values(self) -> tuple[Any, ...]:
-        """What scalars depend on beside counters, to be compared with what it was.
+        """Return what scalars depend on beside counters, to be compared with what it was.
 
         With the number of attributes: a method may have got another body.
         """
@@ -209,12 +209,12 @@ class Scalars:
         return bool(self._optimizer.use_ema and self._optimizer.ema_overwrite_frequency)
 
     def by_norm(self) -> Clipping | None:
-        """How steps go by the norm of the gradients; None if they do not."""
+        """Return how steps go by the norm of the gradients; None if they do not."""
         (way, limit), checked = self.clipping(), self._optimizer.nonfinite != "propagate"
         return Clipping(way, limit, checked) if way or checked else None
 
     def settings_class(self, plan: Plan) -> Any:
-        """What a plan's row follows from, with the number of the update; None if it is not one row, or does not."""
+        """Return what a plan's row follows from, with the update's number; None if it is not one row, or does not."""
         optimizer = self._optimizer
         if self._keeps or not (self._follows and len(plan.groups) == 1 and self._asks_for_values()):
             return None

@@ -177,7 +177,7 @@ class Kind(NamedTuple):
 
 @functools.cache
 def kinds_of(optimizer: type) -> dict[str, Kind]:
-    """What the annotations say of each argument, in all signatures that a class has or inherits."""
+    """Return what the annotations say of each argument, in all signatures that a class has or inherits."""
     found: dict[str, Kind] = {}
     for each in reversed(optimizer.__mro__):
         init: Any = vars(each).get("__init__")
@@ -233,7 +233,7 @@ def refuse_unknown(name: str, signature: inspect.Signature, kwargs: Mapping[str,
 
 
 def hint(key: str, elsewhere: Mapping[str, str], valid: list[str]) -> str:
-    """What an unknown argument may have been meant for: ``elsewhere`` gives the valid name of what others call so."""
+    """Say what an unknown argument may have been meant for: ``elsewhere`` has the valid name of what others call so."""
     meant = elsewhere.get(key, "")
     if set(meant.split(" and ")) <= set(valid):
         return f"it is called {meant}"

@@ -157,7 +157,7 @@ def first_phase(param, grad, slots, s):
 
 
 def between_phases(sums, n, s):
-    """What a two-phase rule works out for one parameter between its phases."""
+    """Return what a two-phase rule works out for one parameter between its phases."""
     return RULES[type(s)].between(sums, n, s)
 
 

@@ -67,22 +67,22 @@ class Case:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What the name consists of, as many for every case."""
+        """Return what the name consists of, as many for every case."""
         return self.recipe, self.dtype, self.model, self.stack, self.device, COLD if self.cold else ""
 
     @property
     def rule(self) -> Recipe:
-        """What `recipe` names."""
+        """Return what `recipe` names."""
         return RECIPES[self.recipe]
 
     @property
     def options(self) -> Stack:
-        """What `stack` names."""
+        """Return what `stack` names."""
         return STACKS[self.stack]
 
     @cached_property
     def shapes(self) -> list[Shape]:
-        """Of the parameters."""
+        """Return the shapes of the parameters."""
         return shapes_of(self.model)
 
     @property

@@ -40,7 +40,7 @@ class Activation(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What tells it from the others."""
+        """Return what tells it from the others."""
         return self.label or self.name
 
 
@@ -87,7 +87,7 @@ class Loss(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What tells it from the others."""
+        """Return what tells it from the others."""
         return self.label or self.name
 
 
@@ -119,7 +119,7 @@ LOSSES = [
 
 
 def names() -> list[str]:
-    """Of all functions, in order."""
+    """Name all functions, in order."""
     both = [f"{each.title}/{way}" for each in ACTIVATIONS for way in ("forward", "backward")]
     return [*both, *(loss.title for loss in LOSSES)]
 

@@ -85,7 +85,7 @@ class Gates:
         return matching[-1] if matching else None
 
     def mean_failure(self, outcomes: Sequence[Outcome]) -> str | None:
-        """What is wrong with the mean of a whole run."""
+        """Say what is wrong with the mean of a whole run."""
         mean = mean_speedup(outcomes)
         if mean is None or mean >= self.mean_at_least:
             return None
@@ -93,7 +93,7 @@ class Gates:
 
 
 def ratios_of(outcome: Outcome) -> dict[str, Ratio]:
-    """What is judged, by what it is against."""
+    """Return what is judged, by what it is against."""
     found = {CEILING: outcome.ceiling_fraction, PEER: outcome.speedup}
     return {against: ratio for against, ratio in found.items() if ratio is not None}
 
@@ -105,7 +105,7 @@ def baseline_path(folder: Path, facts: Mapping[str, Any]) -> Path:
 
 
 def read_gates(gates: Path, baseline: Path) -> Gates:
-    """From the two files; the baseline need not be there.
+    """Read the two files; the baseline need not be there.
 
     Raises
     ------

@@ -119,7 +119,7 @@ def chosen_peers(
     free: float = math.inf,
     most_peers: int | None = None,
 ) -> tuple[list[str], dict[str, str]]:
-    """Who takes part, and why the others do not.
+    """Choose who takes part, and say why the others do not.
 
     ``updated`` is the number of arrays, as large as the parameters, that a step changes; ``free`` are bytes;
     ``most_peers`` is how many may take part, None for all.

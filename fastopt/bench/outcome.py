@@ -39,7 +39,7 @@ class Outcome:
 
     @property
     def gb_per_s(self) -> float:
-        """What a step moves, in 1e9 bytes per second."""
+        """Return what a step moves, in 1e9 bytes per second."""
         return self.bytes_per_parameter * self.case.parameters / self.seconds / 1e9
 
     @property
@@ -86,7 +86,7 @@ class Outcome:
 
 
 def read_outcome(content: Mapping[str, Any]) -> Outcome:
-    """What `Outcome.to_json` wrote."""
+    """Read what `Outcome.to_json` wrote."""
     case = Case.named(content["id"])
     interval = content["ceiling_interval"]
     ceiling = None if interval is None else Ratio(content["ceiling_fraction"], *interval)
@@ -98,7 +98,7 @@ def read_outcome(content: Mapping[str, Any]) -> Outcome:
 def outcome_of(
     case: Case, times: Mapping[str, Sequence[float]], bytes_per_parameter: int, missing: dict[str, str]
 ) -> Outcome:
-    """From the seconds of all rounds, by side."""
+    """Make an outcome of the seconds of all rounds, by side."""
     ours = times["fastopt"]
     ratios = {name: ratio_of(others, ours) for name, others in times.items() if name != "fastopt"}
     ceiling = ratios.pop("ceiling", None)

@@ -46,7 +46,7 @@ def picture_of(outcomes: Sequence[Outcome], title: str) -> Any:
 
 
 def labels_of(outcomes: Sequence[Outcome]) -> list[str]:
-    """Of each case only what tells it from the others."""
+    """Label each case with only what tells it from the others."""
     parts = [outcome.case.parts for outcome in outcomes]
     differing = [k for k in range(len(parts[0])) if len({part[k] for part in parts}) > 1] or [0]
     return [" ".join(part[k] for k in differing) for part in parts]

@@ -43,7 +43,7 @@ class Problem:
             np.multiply(source, (-1) ** k, out=grad)
 
     def norm(self) -> float:
-        """Of all gradients, in float64."""
+        """Return the norm of all gradients, in float64."""
         return math.sqrt(sum(_squares(grad) for grad in self.grads))
 
     def sample(self, array: Array, whole: bool = False) -> Array:

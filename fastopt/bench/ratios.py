@@ -21,7 +21,7 @@ class Ratio(NamedTuple):
 
 
 def ratio_of(others: Sequence[float], ours: Sequence[float]) -> Ratio:
-    """How many times as long the others took as we did; of rounds that both have taken part in.
+    """Return how many times as long the others took as we did, of rounds that both have taken part in.
 
     Parameters
     ----------

@@ -49,7 +49,7 @@ class Side:
         self.case: Case = problem.case
 
     def step(self) -> None:
-        """What is timed."""
+        """Take one step, which is what is timed."""
         raise NotImplementedError
 
     def renew(self, k: int) -> None:

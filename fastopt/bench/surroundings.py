@@ -47,7 +47,7 @@ def _model_name() -> str:
 
 
 def threading_layer() -> str:
-    """What threads steps are run on, if one has been."""
+    """Return what threads steps are run on, if one has been."""
     try:
         return threads.layer()
     except ValueError:

@@ -13,7 +13,7 @@ HORIZONTAL, VERTICAL = "─━┄┅┈┉╌╍═╴╶╸╺╼╾", "│┃�
 
 
 def degrade_gracefully() -> None:
-    """From now on, standard output and error write what they have instead of characters that their encoding lacks."""
+    """Have standard output and error write what they have instead of characters that their encoding lacks."""
     codecs.register_error("fastopt", _stand_ins)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

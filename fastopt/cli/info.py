@@ -96,7 +96,7 @@ def _threading_layer() -> str:
 
 
 def _reading() -> dict[str, str]:
-    """How steps find out where hundreds of arrays lie: in one compiled call, or one by one, and then why."""
+    """Say how steps find out where hundreds of arrays lie: in one compiled call, or one by one, and then why."""
     from fastopt.kernels.cpu import exchange
 
     obstacles = {"NumPy": exchange.obstacle()}
@@ -126,7 +126,7 @@ def _devices() -> dict[str, str]:
 
 
 def _cuda() -> str:
-    """What was found, which is not yet that it works: no kernel is launched."""
+    """Say what was found, which is not yet that it works: no kernel is launched."""
     from fastopt.kernels.cuda import driver, gpu
 
     if driver.is_simulated():

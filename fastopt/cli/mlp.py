@@ -61,7 +61,7 @@ class Perceptron:
         return sum(array.size for array in self.params.arrays)
 
     def forward(self, inputs: Array) -> Passes:
-        """What goes through every layer for inputs [samples, width]; the last sums are the logits."""
+        """Return what goes through every layer for inputs [samples, width]; the last sums are the logits."""
         passes: Passes = []
         for layer in self._layers:
             values = self._activation(passes[-1][1]) if passes else inputs

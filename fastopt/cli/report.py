@@ -66,7 +66,7 @@ def _least_width(console: Console, table: Table) -> int:
 
 
 def _lines(table: Table, width: int) -> Iterator[Text]:
-    """Of each row: an empty line, the label, and the figures with their names, as many in a line as fit."""
+    """Lay out each row: an empty line, the label, and the figures with their names, as many in a line as fit."""
     names = [str(column.header).replace("/\n", "/").replace("\n", " ") for column in table.columns]
     rows = zip(*(column.cells for column in table.columns), strict=True)
     for row, (label, *figures) in zip(table.rows, rows, strict=True):

@@ -162,7 +162,7 @@ def _named_schedule(
 
 
 def _name_and_settings(text: str) -> tuple[str, dict[str, str | None]]:
-    """Of ``name:key=value:key``."""
+    """Take ``name:key=value:key`` apart."""
     name, *settings = _split(text, ":")
     pairs = (part.partition("=") for part in settings)
     return name, {_key(flag): value if equals else None for flag, equals, value in pairs}
@@ -291,7 +291,7 @@ def _check_rate(flag: str, text: str | None, value: object) -> None:
 
 
 def _full_name(flag: str, known: Iterable[str]) -> str:
-    """What an abbreviation of other libraries stands for."""
+    """Return the name that an abbreviation of other libraries stands for."""
     meant = ABBREVIATIONS.get(flag, flag)
     return next((name for name in known if name.endswith(meant)), flag)
 

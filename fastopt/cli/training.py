@@ -49,7 +49,7 @@ class Settings:
     patience: int | None = None
 
     def callbacks(self, optimizer: fastopt.Optimizer) -> list[Callback]:
-        """What accompanies the training of an optimizer."""
+        """Make the callbacks that accompany the training of an optimizer."""
         found: list[Callback] = [SwapEMAWeights()] if keeps_average(optimizer) else []
         if self.epoch_schedule is not None:
             found.append(LearningRateScheduler(self.epoch_schedule))

@@ -31,7 +31,7 @@ class Variable:
     _plain: ClassVar[Any]  # the type of plain numbers
 
     def get_value(self) -> Any:
-        """What the attribute is now, a plain number."""
+        """Return what the attribute is now, a plain number."""
         return self._plain(getattr(self._optimizer, self._name))
 
     def set_value(self, value: Any) -> None:

@@ -65,7 +65,7 @@ DIFFERENCES = (
 
 
 def arguments_for(release: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What to give the class ``name`` of `keras_2_2` to have it behave as in ``release``, given the same arguments.
+    """Return arguments that have the class ``name`` of `keras_2_2` behave as in ``release``, given the same.
 
     Raises
     ------

@@ -170,7 +170,7 @@ def _momenta_product(optimizer: modern.Nadam, iterations: int) -> float:
 
 
 def entries(optimizer: Optimizer, release: str) -> list[Entry]:
-    """What the arrays of a release's list stand for in this optimizer."""
+    """Return what the arrays of a release's list stand for in this optimizer."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"expected a fastopt optimizer, got {type(optimizer).__name__}")
     optimizer._require_built("a weights list")

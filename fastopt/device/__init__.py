@@ -20,7 +20,7 @@ __all__ = [
 
 
 def place_of(names: Sequence[str], arrays: Sequence[Any]) -> Place:
-    """Where all arrays live: the host, if none is on a GPU.
+    """Find where all arrays live: the host, if none is on a GPU.
 
     Parameters
     ----------

@@ -47,7 +47,7 @@ class Gpu:
         return _gpu_of, (self.library.name, self.ordinal)
 
     def stream(self) -> int:
-        """Where everything is enqueued."""
+        """Return the stream on which everything is enqueued."""
         return self._stream() if self.capturing is None else self.capturing
 
     @property

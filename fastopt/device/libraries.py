@@ -42,7 +42,7 @@ class Library:
         return array.device
 
     def stream(self, array: Any) -> Stream:
-        """Where the array is worked on; does not keep the array alive."""
+        """Return the stream on which the array is worked on; does not keep the array alive."""
         return array.stream
 
     def view(self, name: str, array: Any, stream: int) -> CudaArray:
@@ -63,7 +63,7 @@ class Library:
         return list(map(self._signature, arrays))
 
     def addresses(self, arrays: Iterable[Any]) -> list[int]:
-        """Of the first elements of this library's arrays; a step asks for those of all parameters and gradients."""
+        """Return addresses of this library's arrays; a step asks for those of all parameters and gradients."""
         return list(map(self._address, arrays))
 
     def _signature(self, array: Any) -> object:

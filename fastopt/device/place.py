@@ -62,7 +62,7 @@ class Place(Protocol):
         """Copy the elements of a NumPy array of the same shape and dtype into an array without gaps."""
 
     def address(self, array: AnyArray) -> int:
-        """Where the first element is."""
+        """Return the address of the first element."""
 
     def byte_range(self, array: AnyArray) -> tuple[int, int]:
         """First byte of an array, and the byte after its last."""

@@ -129,7 +129,7 @@ class BaseGradients:
         return bool(self._staged)
 
     def zeroing(self) -> list[Callable[[], Any]]:
-        """What zeroes those gradients of the last `read` that the kernels leave alone: see `Place.filling`."""
+        """Return what zeroes those gradients of the last `read` that kernels leave alone: see `Place.filling`."""
         return [self._place.filling(grad, 0) for grad in self._staged]
 
     def zero(self) -> None:
@@ -146,7 +146,7 @@ class BaseGradients:
     # -- structure --------------------------------------------------------------------------------------------------
 
     def _in_order(self, grads: Any) -> Any:
-        """What looks like a list in the parameters' order, as such; anything else as it is."""
+        """Return what looks like a list in the parameters' order as such; anything else as it is."""
         if isinstance(grads, FlatBuffer) and grads.paths == self._paths:
             return grads.arrays
         if type(grads) is dict and tuple(grads) == self._paths:
@@ -244,7 +244,7 @@ class BaseGradients:
         self._zeroes, self._known = zero, [None] * self._count
 
     def _check_addresses(self, view: Callable[[int], AnyArray]) -> None:
-        """What the addresses in the table must fulfil, whatever is known of the gradients; ``view`` gives each one.
+        """Check the addresses in the table, whatever is known of the gradients; ``view`` gives each one.
 
         Raises
         ------

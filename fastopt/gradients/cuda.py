@@ -133,7 +133,7 @@ class CudaGradients(BaseGradients):
         return False
 
     def _check_memory(self, leaves: list[Any], wanted: list[int]) -> None:
-        """What an address must fulfil, whatever is known of the array."""
+        """Check an address, whatever is known of the array."""
         addresses = self.table[ADDRESS]
         lost = (addresses == 0) & (self._sizes > 0)
         for k in wanted if np.any(lost) else ():
@@ -145,7 +145,7 @@ class CudaGradients(BaseGradients):
         return self._place.view(f"gradient {self._paths[k]}", leaves[k])
 
     def _zero_options(self, leaves: list[Any]) -> int:
-        """As on the host: what no kernel comes by, or more than one reads, is zeroed after the step."""
+        """Have what no kernel comes by, or more than one reads, zeroed after the step, as on the host."""
         found = self.table[ADDRESS] != 0
         shared = not self._are_apart(self._reach)
         late = np.flatnonzero(found).tolist() if shared else [k for k in self._frozen if found[k]]

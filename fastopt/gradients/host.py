@@ -34,7 +34,7 @@ class HostGradients(BaseGradients):
         self._layouts_known = np.full(self._count, DIRECT, np.int64)  # of what was examined last
 
     def _signature(self, grad: Any) -> object:
-        """What gradients that are read alike have in common; None: this one is to be examined at every step."""
+        """Return what gradients that are read alike have in common; None: this one is to be examined at every step."""
         raise NotImplementedError
 
     def _examine(self, k: int, grad: Any) -> Any:
@@ -42,7 +42,7 @@ class HostGradients(BaseGradients):
         raise NotImplementedError
 
     def _addresses(self, found: list[Any], numbers: list[int]) -> list[int]:
-        """Of gradients that have been examined, of parameters with these numbers."""
+        """Return addresses of gradients that have been examined, of parameters with these numbers."""
         raise NotImplementedError
 
     def _view(self, grad: Any) -> AnyArray:
@@ -74,7 +74,7 @@ class HostGradients(BaseGradients):
         return staged | (self._zero_options(leaves, self._reach) if zero else 0)
 
     def _zero_options(self, leaves: Sequence[Any], reach: Array) -> int:
-        """What no kernel comes by, or lies otherwise than its parameter, is zeroed last; so is all if any is shared:
+        """Have what no kernel comes by, or lies otherwise than its parameter, zeroed last; all if any is shared:
         no kernel may erase what another has yet to read.
         """
         late = self.table[ADDRESS] != 0
@@ -96,7 +96,7 @@ class Gradients(HostGradients):
         self._readers = None if exchange.obstacle() else self._make_readers()
 
     def _make_readers(self) -> tuple[exchange.Reader, exchange.Reader]:
-        """Of the parameters, and of gradients that are like them."""
+        """Make readers of the parameters, and of gradients that are like them."""
         given = []
         for array, address, p in zip(self._given, self._given_addresses, self.parameters, strict=True):
             own = {"object": id(array), "kind": id(type(array)), "address": address}
@@ -201,7 +201,7 @@ def _plain(array: Any) -> Array:
 
 
 def _address(array: Any) -> int:
-    """Of the first element. The buffer protocol is three times as fast as the array's own interface."""
+    """Return the address of the first element. The buffer protocol is three times as fast as the array's interface."""
     try:
         return addressof(c_char.from_buffer(array))
     except (TypeError, ValueError):  # read-only, empty, or not in C order

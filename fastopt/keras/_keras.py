@@ -56,16 +56,16 @@ class Hooked:
         self.take_step(grads, trainable_variables)
 
     def _rate_of_keras(self) -> Any:
-        """What Keras's own class gives as `current_rate`."""
+        """Return what Keras's own class gives as `current_rate`."""
         return super()._get_current_learning_rate()  # type: ignore[misc]
 
     def _step_of_keras(self, grads: Any, variables: Any) -> None:
-        """What Keras's own class does in `take_step`."""
+        """Do what Keras's own class does in `take_step`."""
         super()._backend_apply_gradients(grads, variables)  # type: ignore[misc]
 
     @classmethod
     def _behind(cls) -> tuple[Any, ...]:
-        """What mixins after this one would hide."""
+        """Return what mixins after this one would hide."""
         behind: Any = super()
         return behind._backend_apply_gradients, behind.learning_rate
 

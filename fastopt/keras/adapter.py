@@ -131,7 +131,7 @@ def _with_old_methods(variable: Any) -> Any:
 
 
 def _without_schedule(kind: type[Optimizer], args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """What Keras is to have as the learning rate, if it is no number, and the arguments without it."""
+    """Split off what Keras is to have as the learning rate, if it is no number, from the arguments."""
     try:
         bound = inspect.signature(kind).bind(*args, **kwargs)
     except TypeError:

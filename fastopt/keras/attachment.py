@@ -121,7 +121,7 @@ class Attachment:
 
     @untraced
     def step(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
-        """What Keras does from clipping to averaging, for the variables that have a gradient."""
+        """Do what Keras does from clipping to averaging, for the variables that have a gradient."""
         read = self._memory.gradient
         aligned: list[Any] = [ABSENT] * len(self._variables)
         for grad, variable in zip(grads, variables, strict=True):
@@ -136,7 +136,7 @@ class Attachment:
             self.core._apply_with(aligned, self._ends(absent))
 
     def _ends(self, absent: list[int]) -> list[Call]:
-        """What Keras's variables learn of a step, in the call that does it; ``absent`` have no gradient."""
+        """Return what tells Keras's variables of a step, in the call that does it; ``absent`` have no gradient."""
         core = self.core
         steps, calls, t = core.gradient_accumulation_steps or 1, core._calls + 1, core._iterations + 1
         ends = counting(count_of(self._optimizer), self._memory, calls)

@@ -72,7 +72,7 @@ class Fused(Hooked):
 
     @classmethod
     def _versions(cls) -> tuple[Any, ...]:
-        """What the class has now of what the pass replaces; last, what mixins after `Fused` would hide from it."""
+        """Return what the class has now of what the pass replaces; last, what mixins after `Fused` would hide."""
         return (*cls._look_up(cls), *cls._behind())
 
     def _is_overridden(self) -> bool:

@@ -39,7 +39,7 @@ class NumpyMemory:
     """The NumPy backend: a variable holds an array, which an assignment replaces."""
 
     def value(self, variable: Any) -> Any:
-        """What a variable holds, in the dtype that it says: Keras starts float64 ones in float32."""
+        """Return what a variable holds, in the dtype that it says: Keras starts float64 ones in float32."""
         if value_of(variable).dtype.name != variable.dtype:
             variable.assign(value_of(variable))
         return value_of(variable)
@@ -55,7 +55,7 @@ class NumpyMemory:
         return value
 
     def place(self, value: Any) -> Hashable:
-        """Where and how a value lies: what changes when its memory is exchanged under it."""
+        """Return where and how a value lies: what changes when its memory is exchanged under it."""
         return value.strides, value.shape
 
     def gradient(self, value: Any) -> Array:
@@ -68,14 +68,14 @@ class NumpyMemory:
         return value.item() if isinstance(value, (np.ndarray, np.generic)) else float(value)
 
     def assigning(self, variable: Any, value: Any) -> Callable[[], Any]:
-        """What gives a variable a value of its shape: a C function, to be called later."""
+        """Return a C function that gives a variable a value of its shape, to be called later."""
         held = value_of(variable)
         if np.ndim(held):
             return partial(np.ndarray.__setitem__, held, Ellipsis, np.asarray(value))
         return setting_value(variable, np.asarray(value, held.dtype))
 
     def following(self, variable: Any, numbers: Any) -> Callable[[], Any]:
-        """What gives a scalar variable the first of an `array.array`'s numbers then: a C function."""
+        """Return a C function that gives a scalar variable the first of an `array.array`'s numbers then."""
         if not isinstance(value_of(variable), np.ndarray):
             set_value(variable, np.array(value_of(variable)))
         return partial(np.ndarray.__setitem__, value_of(variable), Ellipsis, np.frombuffer(numbers)[:1].reshape(()))

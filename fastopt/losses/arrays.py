@@ -122,7 +122,7 @@ def check_labels(labels: Array, first: int, classes: int) -> None:
 
 
 def gradient_target(out: Any, rows: Rows, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Array, Array]:
-    """Where the gradient goes: the array that is returned, and the rows that the kernel writes.
+    """Choose where the gradient goes: the array that is returned, and the rows that the kernel writes.
 
     Raises
     ------

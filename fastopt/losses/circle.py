@@ -83,7 +83,7 @@ class CircleRows(NamedTuple):
     references: Array | None  # None: the predictions themselves
 
     def laid_out(self, array: Array) -> Array:
-        """As of `Rows`."""
+        """Lay out as `Rows` does."""
         return Rows(*self[:5]).laid_out(array)
 
 

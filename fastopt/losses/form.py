@@ -59,7 +59,7 @@ class Form(NamedTuple):
         return values, total * scale
 
     def _mean(self, rows: Rows) -> float:
-        """What a row's sum is multiplied by; NaN for the mean of nothing."""
+        """Return what a row's sum is multiplied by; NaN for the mean of nothing."""
         if not self.mean:
             return 1.0
         columns = rows.prediction.shape[1]

@@ -50,7 +50,7 @@ def weight_per_row(weights: Array, rows: Rows) -> Array:
 
 
 def normaliser(reduction: str | None, weights: Array | None, rows: Rows, mask: Array | None = None) -> float:
-    """What the sum of the values is multiplied by: 1 over a count or a sum of weights, 0 where that is 0.
+    """Return what the sum of the values is multiplied by: 1 over a count or a sum of weights, 0 where that is 0.
 
     Rows that are not in the mask, where there is one, count for nothing. A single value without a batch axis is never
     divided.

@@ -101,7 +101,7 @@ def serialize(loss: Any) -> Any:
 
 
 def deserialize(config: Any) -> Any:
-    """What `serialize` described.
+    """Make what `serialize` described.
 
     Raises
     ------

@@ -74,7 +74,7 @@ def flag(name: str, value: object) -> bool:
 
 
 def label(name: object) -> str | None:
-    """What a schedule is called."""
+    """Return the name of a schedule."""
     if name is None or isinstance(name, str):
         return name
     raise TypeError(f"name must be a string or None, got {name!r}")

@@ -151,7 +151,7 @@ class GpuSteps:
 
     @contextmanager
     def in_order(self, gradients: bool = False) -> Iterator[None]:
-        """What is enqueued inside comes after the last step and before the next, in whatever streams these are.
+        """Have what is enqueued inside come after the last step and before the next, in whatever streams these are.
 
         The same holds for what their own streams do to ``gradients``.
         """

@@ -45,7 +45,7 @@ class RepeatedSteps:
         self._options = 0  # for the launch, beside those of the gradients
 
     def _one_call(self, plan: Plan) -> RepeatedStep | None:
-        """What the only plan's steps repeat, in one call, where that is possible."""
+        """Return what the only plan's steps repeat, in one call, where that is possible."""
         scalars = self._scalars
         settings = scalars.settings_class(plan)
         if plan.engine.reads_tables or (scalars.running is not None and settings is None):

@@ -88,5 +88,5 @@ class Averages:
 
 
 def _copying(pairs: list[tuple[Any, Any]]) -> list[Call]:
-    """What copies into each parameter; autograd notices."""
+    """Return what copies into each parameter; autograd notices."""
     return [partial(torch.Tensor.copy_, local(p).detach(), local(values)) for p, values in pairs]

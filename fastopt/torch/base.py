@@ -263,7 +263,7 @@ class Fused(Options, Averages, Scaled):
 
     @property
     def flat_parameters(self) -> list[torch.Tensor]:
-        """With ``flat=True``, the tensors that hold the parameters' elements, one per device and dtype.
+        """Return the tensors that hold the parameters' elements with ``flat=True``, one per device and dtype.
 
         Those of the last step: where parameters come in or move, the next step makes new ones.
         """

@@ -42,6 +42,6 @@ class Member(NamedTuple):
 
 
 def path_of(group: Mapping[str, Any], number: int, k: int) -> str:
-    """What a parameter is called in messages."""
+    """Name a parameter for messages."""
     name = f" ({group['param_names'][k]})" if "param_names" in group else ""
     return f"parameter {k} of group {number}{name}"

@@ -105,7 +105,7 @@ class Counters:
         return True
 
     def _versions(self) -> list[Any]:
-        """What tells of writing to the tensors that are not read at every step: it may take waiting for a GPU."""
+        """Return what tells of writing to tensors that are not read at every step: it may take waiting for a GPU."""
         return [mark_of(tensor) for tensor, _ in self._far]
 
     # -- writing ----------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def _is_near(tensor: torch.Tensor) -> bool:
 
 
 def _rounding(dtype: torch.dtype) -> Callable[[float], float]:
-    """What becomes of a number in a tensor."""
+    """Return what a number becomes in a tensor."""
     if dtype in _KINDS:
         convert = _KINDS[dtype][1]
         return lambda value: float(convert(value))

@@ -156,7 +156,7 @@ class DeviceOptimizer(Optimizer):
     # -- the owner's state ------------------------------------------------------------------------------------------
 
     def _recording(self) -> list[Call]:
-        """What is said of a step where others look, counts and new state: C functions, to be called with it."""
+        """Return what says a step where others look, counts and new state: C functions, to be called with it."""
         calls = list(self._counting.writes)
         if self.use_ema or self._unrecorded:
             calls += [partial(setattr, cohort, "averages", self.use_ema) for cohort in self._active]
@@ -164,7 +164,7 @@ class DeviceOptimizer(Optimizer):
         return calls
 
     def _recording_of(self, member: Member) -> list[Call]:
-        """What makes a parameter's state the owner's.
+        """Return what makes a parameter's state the owner's.
 
         Where it had no gradient, what it did not have before stays unsaid: torch has no such state either.
         """

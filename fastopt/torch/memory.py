@@ -44,7 +44,7 @@ def local(tensor: Any) -> torch.Tensor:
 
 
 def device_of(tensor: Any) -> torch.device:
-    """Where a tensor's part in this process lies."""
+    """Return where a tensor's part in this process lies."""
     return local(tensor).device
 
 

@@ -292,7 +292,7 @@ class ScheduleFreeAdamW(Fused, torch.optim.Optimizer):
         return [partial(group.update, self._after_step(group)) for group in self.param_groups]
 
     def _after_step(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """What a group holds after the coming step."""
+        """Return what a group holds after the coming step."""
         lr, greatest, _, weight_sum = self.rule.weights(group)
         return {"scheduled_lr": lr, "lr_max": greatest, "weight_sum": weight_sum, "k": group["k"] + 1}
 

@@ -87,7 +87,7 @@ class Rows:
 
 
 def _hashable(values: Any, otherwise: int) -> Hashable:
-    """What rows with the same hyper-parameters have in common."""
+    """Return what rows with the same hyper-parameters have in common."""
     try:
         hash(values)
     except TypeError:  # a list among them

@@ -53,7 +53,7 @@ class Rule:
         }
 
     def extra(self, tensor: torch.Tensor) -> Hashable:
-        """What the scalars depend on beside hyper-parameters and counts."""
+        """Return what the scalars depend on beside hyper-parameters and counts."""
         return None
 
     def needs_c_order(self, axes: tuple[int, ...]) -> bool:
@@ -61,7 +61,7 @@ class Rule:
         return False
 
     def start(self, name: str, group: Mapping[str, Any]) -> float:
-        """What a counter starts as."""
+        """Return what a counter starts as."""
         return 0.0
 
     def count_of(self, state: Mapping[str, Any]) -> int:
@@ -69,12 +69,12 @@ class Rule:
         return int(state["step"]) if "step" in state else 0
 
     def counted(self, cohort: Cohort) -> tuple[int, dict[str, float]]:
-        """What ``count`` and ``counters`` of a cohort are after one more update."""
+        """Return ``count`` and ``counters`` of a cohort after one more update."""
         count = cohort.count + 1
         return count, {"step": float(count)} if "step" in self.counters else {}
 
     def counted_apart(self, group: int) -> Hashable:
-        """What cohorts must have in common beside their counters."""
+        """Return what cohorts must have in common beside their counters."""
         return None
 
     def structure(self, group: Mapping[str, Any]) -> tuple[type, tuple[tuple[str, Slot], ...]]:

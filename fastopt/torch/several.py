@@ -97,7 +97,7 @@ def _modules(kinds: type | tuple[type, ...]) -> list[Any]:
 
 
 def _ids_in(module: Any, recurse: bool) -> list[int]:
-    """Of a module's parameters; it has none while it is being made."""
+    """Return the ids of a module's parameters; it has none while it is being made."""
     try:
         return list(map(id, module.parameters(recurse=recurse)))
     except AttributeError:

@@ -31,7 +31,7 @@ _silence = {"wanted": False}
 
 
 def aside(job, *arguments, says=""):
-    """What ``job(*arguments)`` gives, called where no signal interrupts it, and with Numba's lock held.
+    """Return what ``job(*arguments)`` gives, called where no signal interrupts it, and with Numba's lock held.
 
     Parameters
     ----------

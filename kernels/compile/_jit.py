@@ -119,7 +119,7 @@ _kept: list[object] = []
 
 
 def notice_of(name, path):
-    """What to say to whoever waits for a compilation; nothing where its code lies at ``path``, None for nowhere."""
+    """Word a notice for whoever waits for a compilation; none where its code lies at ``path``, None for nowhere."""
     if path is None:
         return f"fastopt: compiling {name} and others (not kept on disk)"
     if path.exists():
@@ -138,7 +138,7 @@ def entry_point(dispatcher):
 
 
 def c_address(dispatcher):
-    """Where the machine code of a specialisation lies, for calls as of a C function. Its arguments are numbers."""
+    """Return the address of a specialisation's machine code, for calls as of a C function on numbers."""
     if isinstance(dispatcher, Interpreted):
         return id(dispatcher)
     return aside(_numba.c_address, dispatcher)
@@ -210,7 +210,7 @@ def read_cached(path):
 
 
 def _checksum(path, payload):
-    """Of a file's name too: under another name, which tools that copy folders may give it, it is other code."""
+    """Sum up the file's name, too: under another name, which tools that copy folders may give it, it is other code."""
     return hashlib.sha256(path.name.encode() + b"\0" + payload).digest()
 
 
@@ -405,7 +405,7 @@ def _digest_code(code, digest, seen):
 
 
 def _references(function):
-    """What the function's code, and code inside it, can name: globals, attributes of modules, closure cells."""
+    """Find what the function's code, and code inside it, can name: globals, attributes of modules, closure cells."""
     names = sorted(_names_in(function.__code__))
     yield from (cell.cell_contents for cell in function.__closure__ or ())
     pending = [function.__globals__[name] for name in names if name in function.__globals__]

@@ -124,7 +124,7 @@ def entry_point(dispatcher):
 
 
 def c_address(dispatcher):
-    """Where the machine code for a dispatcher's one signature lies, for calls as of a C function.
+    """Return the address of the machine code for a dispatcher's one signature, for calls as of a C function.
 
     The public way, `numba.cfunc`, compiles all a second time, and keeps it on disk with Numba's own cache alone. It is
     what is done where the address cannot be found.
@@ -144,7 +144,7 @@ _kept: list[object] = []
 
 
 def options_of(dispatcher):
-    """What a dispatcher was decorated with; None if that cannot be told. Nothing public says."""
+    """Return what a dispatcher was decorated with; None if that cannot be told. Nothing public says."""
     options = getattr(dispatcher, "targetoptions", None)
     return None if options is None else sorted(options.items())
 

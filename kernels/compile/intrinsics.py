@@ -122,7 +122,7 @@ def call_kernel_without_gil(typing, address, first, last, handle, options):
 @in_python(lambda address, numbers: call_interpreted(address, *numbers))
 @intrinsic
 def call_for_number(typing, address, numbers):
-    """What the C function at an address gives for a tuple of int64, which may be addresses: an int64."""
+    """Call the C function at an address with a tuple of int64, which may be addresses; it returns an int64."""
 
     def build(context, builder, signature, arguments):
         return _call(builder, ir.IntType(64), arguments[0], cgutils.unpack_tuple(builder, arguments[1], len(numbers)))
@@ -280,12 +280,12 @@ def lanes_adder(count, in_python_code, in_llvm):
 
 
 def add_vector(builder, vector, lanes, is_exact):
-    """For `lanes_adder`: the vector itself."""
+    """Add the vector itself, for `lanes_adder`."""
     return builder.fadd(lanes, vector)
 
 
 def add_squares(builder, vector, lanes, is_exact):
-    """For `lanes_adder`: its squares; in one operation where that gives the same."""
+    """Add its squares, for `lanes_adder`; in one operation where that gives the same."""
     if not is_exact:
         return builder.fadd(lanes, builder.fmul(vector, vector))
     kind = ir.FunctionType(vector.type, [vector.type] * 3)
@@ -300,7 +300,7 @@ def elements(builder, vector, first, count):
 
 
 def _registers():
-    """How many vector registers this processor has, and their bytes."""
+    """Count the vector registers of this processor, and their bytes."""
     features = llvm.get_host_cpu_features()
     if features.get("avx512f"):
         return 32, 64

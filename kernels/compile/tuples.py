@@ -117,7 +117,7 @@ def _width(numbers):
 @in_python(lambda address, like: tuple(host_memory(address, (len(like),), type(like[0]))))
 @intrinsic
 def numbers_at(typing, address, like):
-    """As many numbers as the tuple ``like`` has, of their type, side by side in a GPU's memory: one load.
+    """Load as many numbers as the tuple ``like`` has, of their type, side by side in a GPU's memory: one load.
 
     Requires an ``address`` that is a multiple of the bytes they occupy together.
     """

@@ -81,7 +81,7 @@ def _follow_velocity(grad, velocity, updates, scale, factor, limit, s):
 
 @inlined_callee
 def _rows_of_batch(tile):
-    """How many rows are taken together: whole matrices; one row, where they do not lie side by side."""
+    """Count the rows that are taken together: whole matrices; one row, where they do not lie side by side."""
     whole = tile.rows if tile.matrices > 1 else 1
     return max(1, BATCH // (whole * tile.columns)) * whole if tile.columns == tile.width else 1
 

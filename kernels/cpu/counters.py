@@ -72,7 +72,7 @@ def _store(address, kind, value):
 
 
 def handle_of(places, coming, wanted, known, found):
-    """What `write` and `read` need to know, in one array; it keeps none of the arrays alive.
+    """Put what `write` and `read` need to know into one array; it keeps none of the arrays alive.
 
     Parameters
     ----------

@@ -75,7 +75,7 @@ class Account:
 
 
 def new_record():
-    """Of launches that nothing is known about."""
+    """Make a record of launches that nothing is known about."""
     record = np.zeros(FIELDS)
     record[[GAP, FACTOR]] = FIRST, 1
     return record

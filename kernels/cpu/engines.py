@@ -44,15 +44,15 @@ class Elementwise:
         self.alone = None if self.on_threads else self._step
 
     def calls(self, options):
-        """What does the step that the work's tables describe: C functions without arguments, to be called in order."""
+        """Return what does the step that the tables describe: C functions without arguments, to be called in order."""
         return [launch.call(self._step, self.work, options)]
 
     def accumulating(self, options):
-        """What adds the gradients to the accumulators, as of `calls`."""
+        """Return what adds the gradients to the accumulators, as of `calls`."""
         return [launch.call(launch.kernel(loops.accumulate, None, 0, self.dtype), self.work, options)]
 
     def measuring(self, options):
-        """What measures the gradients, as of `calls`; it returns nothing that is true."""
+        """Return what measures the gradients, as of `calls`; it returns nothing that is true."""
         return [launch.one_call([launch.call(launch.kernel(loops.norms, None, 0, self.dtype), self.work, options)])]
 
     def norms(self, options):

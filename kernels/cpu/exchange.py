@@ -302,7 +302,7 @@ def expected_array(array, **known):
 
 
 def dtype_of(dtype):
-    """What tells dtypes apart, as in memory. Equal ones need not be the same object: unpickled ones are not."""
+    """Return what tells dtypes apart, as in memory. Equal ones need not be the same object: unpickled ones are not."""
     return ord(dtype.kind) | ord(dtype.char) << 8 | ord(dtype.byteorder) << 16 | dtype.num << 32
 
 

@@ -253,7 +253,7 @@ def serial_function(function, numbers, scalars, slots, dtype):
 
 
 def specialisation(scalars, slots, dtype):
-    """What sets one specialisation apart: bindings, name and fingerprint, for `specialise`."""
+    """Return what sets one specialisation apart: bindings, name and fingerprint, for `specialise`."""
     bindings = {"DTYPE": dtype.type, "SLOT_ROWS": tuple(range(SLOTS, SLOTS + slots))}
     if scalars is None:
         return bindings, dtype.name, "no rule"

@@ -125,7 +125,7 @@ def _update_chunk(param, grad, slots, s, scale, factor, limit, decay):
 
 @inlined_callee
 def finish_chunk(t, segment, offset, param, c, options, dtype):
-    """What the options ask for after the step of the chunk ``param``, which is still in the cache."""
+    """Do what the options ask for after the step of the chunk ``param``, which is still in the cache."""
     if options & AVERAGED:
         average = array_at(t.addresses[AVERAGE, segment], offset, param.size, dtype)
         take = dtype(1) - c.keep  # rounded by itself it would make an average drift that has nothing to follow
@@ -242,7 +242,7 @@ def _second_phase_chunk(param, grad, slots, s, extra, scale, factor, limit, deca
 
 
 def between(handle):
-    """What a two-phase rule works out per segment. Reads the terms' sums, writes ``factors[EXTRA]``; serial."""
+    """Work out a two-phase rule's number of each segment. Reads the terms' sums, writes ``factors[EXTRA]``; serial."""
     t = tables_at(handle, DTYPE)
     totals = np.zeros(len(TERM_ROWS))
     lanes = np.empty(LANES)

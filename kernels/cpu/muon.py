@@ -76,7 +76,7 @@ def muon(param, grad, slots, s):
 
 
 def norms_pass(handle):
-    """What each direction is divided by first, into ``factors[EXTRA]``; after `loops.norms` of them, serial."""
+    """Write what each direction is divided by first to ``factors[EXTRA]``; after `loops.norms` of them, serial."""
     t = tables_at(handle, DTYPE)
     lanes = np.empty(LANES)
     k = 0
@@ -89,7 +89,7 @@ def norms_pass(handle):
 
 @callee
 def divisor_of(squares, s, dtype):
-    """What a direction is divided by, from the sum of its squares."""
+    """Return the divisor of a direction, from the sum of its squares."""
     return maximum(dtype(sqrt(squares)), s.least_norm) + s.epsilon
 
 
@@ -154,7 +154,7 @@ class Orthogonal(Elementwise):
         update.gradients[LAYOUT] = DIRECT
 
     def _large_products(self):
-        """What makes the directions of large matrices orthogonal, of those with a gradient."""
+        """Return what makes the directions of large matrices orthogonal, of those with a gradient."""
         scalars, update = scalars_of(self.work.table), self._update_work
         for k in self._large:
             direction, s = self._directions[k], scalars[self._rows[k]]

@@ -158,7 +158,7 @@ def _store(tall, columns, direction):
 
 @callee
 def _place_of_row(direction, i, columns):
-    """Where a row begins in the taller form, and the elements from one to the next."""
+    """Find where a row begins in the taller form, and the elements from one to the next."""
     rows, width = direction.shape
     return (i * columns, 1) if rows >= width else (i, columns)
 

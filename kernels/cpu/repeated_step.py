@@ -255,7 +255,7 @@ class RepeatedStep:
 
 
 def _address(values):
-    """Of an array.array, 0 for None."""
+    """Return the address of an array.array, 0 for None."""
     return 0 if values is None else values.buffer_info()[0]
 
 

@@ -97,7 +97,7 @@ def row_of(handle, k, dtype):
 
 @callee
 def apart(result, given, scratch):
-    """Where to write what is worked out of ``given``: ``result``, or scratch of its size if they are the same memory.
+    """Choose where to write what is worked out of ``given``: ``result``, or scratch if they are the same memory.
 
     A loop whose result may be its input is vectorised only for the case that it is not. `copy_back` comes after it.
     """

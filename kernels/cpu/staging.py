@@ -82,7 +82,7 @@ def _copy(source, stride, kind, target, done, run, dtype):
 
 @functools.cache
 def gather_address():
-    """Where `gather` is, compiled when a gradient first needs it: most never do, and it is long."""
+    """Return the address of `gather`, compiled when a gradient first needs it: most never do, and it is long."""
     number = types.int64
     signature = number(*[number] * 6)
     return c_address(specialise(gather, "strided", signature, {}, key="staging"))

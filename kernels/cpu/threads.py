@@ -61,7 +61,7 @@ def prepare():
 
 
 def layer():
-    """What threads are used: "openmp", or Numba's layer.
+    """Name what threads are used: "openmp", or Numba's layer.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def fork(team, kernel, bins, handle, options, account):
 
 
 def member(task):
-    """What each thread of a team does: every so many-th range."""
+    """Do what each thread of a team does: every so many-th range."""
     own = array_at(task, 0, 7, np.int64)
     kernel, count, handle, options = own[0], own[2], own[3], own[4]
     bins = array_at(own[1], 0, count + 1, np.int64)

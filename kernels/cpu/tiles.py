@@ -57,7 +57,7 @@ SMALL = CHUNK // 8
 
 @callee
 def bands_of(blocks):
-    """How many bands so many blocks make."""
+    """Count the bands that so many blocks make."""
     return -(-blocks // BAND)
 
 

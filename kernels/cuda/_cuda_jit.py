@@ -128,7 +128,7 @@ def simulated(function):
 
 @functools.cache
 def toolkit(capability):
-    """What compiles for a compute capability: the versions of numba-cuda, libNVVM and nvJitLink, and libNVVM's target.
+    """Name what compiles for a compute capability: versions of numba-cuda, libNVVM and nvJitLink, and the target.
 
     With other ones other machine code may come out. Raises `CudaUnavailable` where something is missing.
     """
@@ -252,7 +252,7 @@ def _ptx_of(function, arguments, capability):
 
 
 def _require_no_contraction(ptx, llvm):
-    """What comes out shows whether libNVVM kept to its options, unless functions of libdevice fuse by themselves."""
+    """Check that libNVVM kept to its options, unless functions of libdevice fuse by themselves."""
     called = set(re.findall(r'@"?__nv_(\w+)', llvm))
     if "fma." in ptx and all(name in EXACT or name.removesuffix("f") in EXACT for name in called):
         raise RuntimeError("libNVVM fused multiplications with additions, though it was asked not to")

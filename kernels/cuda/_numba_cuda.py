@@ -47,7 +47,7 @@ def llvm_of(function, arguments, capability, version):
 
 
 def _modules(version):
-    """What compiles a kernel to LLVM IR, if all of it is there."""
+    """Return what compiles a kernel to LLVM IR, if all of it is there."""
     try:
         modules = [import_module(f"numba.cuda.{name}") for name in _NEEDED]
         for module, names in zip(modules, _NEEDED.values()):
@@ -83,7 +83,7 @@ def _stand_in_device(dispatcher, capability):
 
 
 def path_of_libdevice():
-    """Where libdevice lies, if NVIDIA's public `cuda.pathfinder` does not find it: numba-cuda knows more places."""
+    """Find libdevice where NVIDIA's public `cuda.pathfinder` does not: numba-cuda knows more places."""
     return import_module("numba.cuda.cudadrv.libs").get_libdevice()
 
 
@@ -116,7 +116,7 @@ def memory_of(array):
 
 
 def address_of(array):
-    """Where one of Numba's arrays begins: ``__cuda_array_interface__`` works out all else with it, at every step."""
+    """Return the address of one of Numba's arrays: its interface works out all else with it, at every step."""
     return array.device_ctypes_pointer.value or 0
 
 

@@ -338,7 +338,7 @@ def _is_last(t, counter, expected, flags, member):
 
 @callee
 def _finish_tile(t, tile, k, s, lanes, flags, member, members, dtype):
-    """What follows from the sums of a tile, and from those of others if it is the last."""
+    """Work out what follows from the sums of a tile, and from those of others if it is the last."""
     blocks, bands = tile.blocks, bands_of(tile.blocks)
     strip, block = divided(tile.position, blocks)
     if _is_last(t, tile.tickets + block, tile.strips, flags, member):
@@ -459,7 +459,7 @@ def _root_of_row(parts, tile, r, dtype):
 
 @callee
 def _column_at(t, tile, r, dtype):
-    """Where the column slot begins for row ``r`` of a tile, in bytes."""
+    """Return where the column slot begins for row ``r`` of a tile, in bytes."""
     first = tile.first_column + divided(r, tile.rows)[0] * tile.columns
     return t.common.addresses[COLUMN, tile.segment] + first * size_of(one(dtype))
 
@@ -480,7 +480,7 @@ class Move(NamedTuple):
 
 @callee
 def _moved(work, numbers):
-    """From param, grad, average, accumulated, column: param, average."""
+    """Make param and average of param, grad, average, accumulated, column."""
     source, (param, grad, average, accumulated, column) = work.source, numbers
     u = update_of(_clipped(source, grad, accumulated), work.root, column, work.scalars)
     return averaged(moved(param, u, work.length, source.control.decay), average, source.options, source.control)

@@ -36,7 +36,7 @@ class Memory:
 
     @property
     def address(self):
-        """Where it starts."""
+        """Return where it starts."""
         return self._memory.address
 
     def write(self, array):
@@ -129,7 +129,7 @@ class Shared:
 
     @property
     def scale_address(self):
-        """Where the loss scale is, a float64."""
+        """Return the address of the loss scale, a float64."""
         return self.measures.address + 8 * tables.SCALE
 
     def read(self):
@@ -244,7 +244,7 @@ class Work:
         return handle
 
     def read_sums(self):
-        """What the norms have found. Requires that no step is under way."""
+        """Return what the norms have found. Requires that no step is under way."""
         sums = np.empty(self.sums.shape)
         self.device.read(sums, self.sums.address)
         return sums

@@ -261,7 +261,7 @@ class Device:
             return int(call("cuStreamCreate", bindings().CUstream_flags.CU_STREAM_NON_BLOCKING))
 
     def begin_capture(self, stream):
-        """From now on what is enqueued on a stream goes to a graph. Libraries may allocate meanwhile."""
+        """Have what is enqueued on a stream from now on go to a graph. Libraries may allocate meanwhile."""
         with self.current():
             call("cuStreamBeginCapture", stream, bindings().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED)
 

@@ -67,7 +67,7 @@ def _number_of(gradient, i, like):
 
 @callee
 def _address_of(gradient, i, size):
-    """Where element ``i`` of a gradient lies; ``size`` is that of the parameter's elements, in bytes.
+    """Return the address of element ``i`` of a gradient; ``size`` is that of the parameter's elements, in bytes.
 
     Requires fewer than 2**32 elements of a gradient that is not read as it lies.
     """

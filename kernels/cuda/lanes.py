@@ -75,7 +75,7 @@ def _cast_each(columns, like):
 
 
 def first_of(columns, counted):
-    """As many of the columns as ``counted`` has members."""
+    """Return as many of the columns as ``counted`` has members."""
     return columns[: len(counted)]
 
 
@@ -103,7 +103,7 @@ LANES: dict[type, Any] = {}
 
 
 def in_lane(work, numbers):
-    """What ``work`` makes of one lane's numbers."""
+    """Return what ``work`` makes of one lane's numbers."""
     return LANES[type(work)](work, numbers)
 
 

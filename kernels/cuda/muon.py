@@ -70,7 +70,7 @@ def _direction_of(t, chunk, slot_rows):
 
 
 def divisors(handle, options):
-    """What each direction is divided by first, into ``factors[EXTRA]``."""
+    """Write what each direction is divided by first to ``factors[EXTRA]``."""
     scratch = cuda.shared.array(SCRATCH, np.float64)  # a line each: the simulator knows them by their lines
     flags = cuda.shared.array(WARPS, np.int64)
     warp, thread = cuda.threadIdx.x // TEAM, cuda.threadIdx.x % TEAM
@@ -189,7 +189,7 @@ class _Library:
     module: Any = None
 
     def products(self, matrices, empty):
-        """What makes these matrices orthogonal, with scratch arrays from ``empty``."""
+        """Make these matrices orthogonal, with scratch arrays from ``empty``."""
         return Products(self.module, matrices, empty)
 
 
@@ -298,7 +298,7 @@ _LIBRARIES = {"torch": _Torch, "cupy": _Cupy}
 
 
 def _library_of(plan):
-    """What does the products; raises `TypeError` if that is nothing."""
+    """Find the library that does the products; raises `TypeError` if there is none."""
     name, device = plan.place.library.name, plan.work.device
     if is_simulated():
         return _Numpy(device)

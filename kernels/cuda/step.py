@@ -53,13 +53,13 @@ def step(handle, options):
 
 @callee
 def chunks_of(handle, dtype):
-    """How many chunks there are."""
+    """Count the chunks."""
     return device_tables_at(handle, dtype).common.chunks.shape[0]
 
 
 @callee
 def step_chunk(handle, options, without, k, thread, threads, scalars, slot_rows, dtype):
-    """What `step` does with one chunk, but for what the program's options ``without`` ask for."""
+    """Do what `step` does with one chunk, but for what the program's options ``without`` ask for."""
     # The tables are opened for each chunk: kept over the loop they would take half of the registers.
     t = device_tables_at(handle, dtype)
     program = without_options(program_of(t, options, dtype), without)
@@ -184,7 +184,7 @@ class Update(NamedTuple):
 
 @callee
 def _update(work, numbers):
-    """From param, grad, average, accumulated, slots…: param, average, slots…"""
+    """Make param, average, slots… of param, grad, average, accumulated, slots…."""
     c, (param, grad, average, accumulated) = work.control, numbers[:4]
     g = clipped(grad, accumulated, work.options, c, work.factor)
     p, slots = _moved(decayed(param, c.decay), g, numbers[4:], work.scalars, work.extra)

@@ -23,7 +23,7 @@ has, a tuple of so many float64 for each quantity that is to be summed: for each
 
 
 def terms_of(work, i, like):
-    """What ``work`` sums, of the elements from ``i`` on."""
+    """Return what ``work`` sums, of the elements from ``i`` on."""
     return TERMS[type(work)](work, i, like)
 
 
@@ -189,6 +189,6 @@ def start_of(t, segment):
 
 @callee
 def elements_of(t, segment):
-    """How many elements a segment has."""
+    """Count the elements of a segment."""
     from_last = t.ends[segment] - 1
     return t.common.chunks[from_last, 1] + t.common.chunks[from_last, 2]

@@ -56,7 +56,7 @@ def _barrier(team):
 
 
 def fence():
-    """What this thread has written is seen before what it writes from now on, by every thread of the GPU."""
+    """Have what this thread has written seen before what it writes from now on, by every thread of the GPU."""
 
 
 @overload(fence, jit_options=FLAGS)

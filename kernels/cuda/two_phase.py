@@ -73,7 +73,7 @@ def _first(work, i, like):
 
 @callee
 def _first_in_lane(work, numbers):
-    """From param, grad, accumulated, slots…: terms…, slots…"""
+    """Make terms… and slots… of param, grad, accumulated, slots…."""
     c, (param, grad, accumulated) = work.control, numbers[:3]
     g = clipped(grad, accumulated, work.options, c, work.factor)
     terms, slots = first_phase(decayed(param, c.decay), g, numbers[3:], work.scalars)
@@ -129,7 +129,7 @@ def _sum_first(t, program, k, chunk, s, lanes, thread, slot_rows, term_rows, dty
 
 @callee
 def _between(t, segment, s, lanes, totals, thread):
-    """What a two-phase rule works out for one segment between its phases."""
+    """Work out a two-phase rule's number for one segment between its phases."""
     for row in range(totals.size):
         total = row_sum(t.common.sums[row, start_of(t, segment) : t.ends[segment]], lanes, thread, TEAM)
         if thread == 0:

@@ -174,7 +174,7 @@ def _multiply_by(array, factors):
 
 @callee
 def no_anchor(formula, target, prediction, buffer, s, table):
-    """For terms that need none."""
+    """Return 0, for terms that need no anchor."""
     return 0.0
 
 
@@ -229,7 +229,7 @@ def _derivatives(formula, target, prediction, gradient, anchor, one, two, scale,
 
 @callee
 def row_scale(table, weights, row, options):
-    """What every derivative of a row is multiplied by."""
+    """Return the factor of every derivative of a row."""
     return table[0, SCALE] * weights[row] if options & WEIGHTED else table[0, SCALE]
 
 

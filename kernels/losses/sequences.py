@@ -97,7 +97,7 @@ def _advance(forward, step, emitted, classes, states):
 
 @callee
 def _retreat(backward, emitted, classes, states):
-    """From the probability of what follows each state after a step, that of what follows after the one before."""
+    """Go from the probability of what follows each state after a step to that after the one before."""
     for state in range(states):
         left = backward[state] + emitted[state]
         if state + 1 < states:

@@ -71,7 +71,7 @@ class CoupledAdafactorSettings(NamedTuple):
 
 @scalars_for(CoupledAdafactorSettings)
 def coupled_adafactor_scalars(s, t):
-    """As `adafactor_scalars`; ε₁ bounds means from below, and is not added to squares."""
+    """Compute `adafactor_scalars` with ε₁ as a lower bound of means, not added to squares."""
     take = float(t) ** s.beta_2_decay
     relative_step = np.minimum(s.learning_rate, 1.0 / math.sqrt(t))
     floors = s.least, s.least, 0.0

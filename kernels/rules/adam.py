@@ -113,7 +113,7 @@ class CoupledAdamScalars(NamedTuple):
 @scalars_for(CoupledAdamSettings)
 @callee
 def coupled_adam_scalars(s, t):
-    """As `adam_scalars`, with torch's epsilon."""
+    """Compute `adam_scalars`, with torch's epsilon."""
     root = math.sqrt(1.0 - s.beta_2**t)
     alpha = s.learning_rate * root / (1.0 - s.beta_1**t)
     return CoupledAdamScalars(alpha, 1.0 - s.beta_1, 1.0 - s.beta_2, s.epsilon * root, s.weight_decay)

@@ -67,7 +67,7 @@ class CoupledAdamaxScalars(NamedTuple):
 
 @scalars_for(CoupledAdamaxSettings)
 def coupled_adamax_scalars(s, t):
-    """As `adamax_scalars`."""
+    """Compute `adamax_scalars`."""
     alpha = s.learning_rate / (1.0 - s.beta_1**t)
     return CoupledAdamaxScalars(alpha, 1.0 - s.beta_1, s.beta_2, s.epsilon, s.weight_decay)
 

@@ -100,7 +100,7 @@ class CoupledLambScalars(NamedTuple):
 
 @scalars_for(CoupledLambSettings)
 def coupled_lamb_scalars(s, t):
-    """As `lamb_scalars`, if the means are to be corrected."""
+    """Compute `lamb_scalars`, if the means are to be corrected."""
     momentum_weight = 1.0 / (1.0 - s.beta_1**t) if s.bias_correction else 1.0
     velocity_weight = 1.0 / (1.0 - s.beta_2**t) if s.bias_correction else 1.0
     shares = 1.0 - s.beta_1, 1.0 - s.beta_2, momentum_weight, velocity_weight

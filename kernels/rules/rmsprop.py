@@ -122,7 +122,7 @@ class CoupledMomentumRMSpropScalars(CoupledRMSpropScalars):
 
 @rule(CoupledMomentumRMSpropScalars, slots=("velocity", "momentum"))
 def coupled_momentum_rmsprop(param, grad, slots, s):
-    """With momentum, the rate outside of it: b ← μ b + g / (√v + ε);  p ← p − η b."""
+    """Move by a momentum, the rate outside of it: b ← μ b + g / (√v + ε);  p ← p − η b."""
     velocity, momentum = slots
     grad = plus_share(grad, param, s.weight_decay)
     velocity = s.rho * velocity + s.one_minus_rho * grad * grad
@@ -136,7 +136,7 @@ class CoupledCenteredRMSpropScalars(CoupledRMSpropScalars):
 
 @rule(CoupledCenteredRMSpropScalars, slots=("velocity", "average_gradient"))
 def coupled_centered_rmsprop(param, grad, slots, s):
-    """By the estimated variance: a ← a + (g − a)(1 − ρ);  p ← p − η g / (√(v − a²) + ε)."""
+    """Divide by the estimated deviation: a ← a + (g − a)(1 − ρ);  p ← p − η g / (√(v − a²) + ε)."""
     velocity, average = slots
     grad = plus_share(grad, param, s.weight_decay)
     velocity = s.rho * velocity + s.one_minus_rho * grad * grad

@@ -85,7 +85,7 @@ class OnTensors(OnArrays, Peer):
                 self.torch._foreach_zero_(self.grads)
 
     def _average(self, keep: float) -> None:
-        """As fastopt's, the average starts where the first step arrives."""
+        """Follow the parameters as fastopt does: the average starts where the first step arrives."""
         if self._averages is None:
             self._averages = [tensor.detach().clone() for tensor in self.tensors]
         self.torch._foreach_lerp_(self._averages, self.tensors, 1 - keep)

@@ -44,13 +44,13 @@ __all__ = [
 
 @activation
 def softmax(x: Any, axis: int = -1) -> Any:
-    """As in Keras 3, for arrays of two axes or more."""
+    """Compute `softmax` as in Keras 3, for arrays of two axes or more."""
     return AlongAxes(SOFTMAX, axis, range(2, 65), "Cannot apply softmax to a tensor that is {ndim}D")
 
 
 @activation
 def relu(x: Any, alpha: float = 0.0, max_value: float | None = None, threshold: float = 0.0) -> Any:
-    """As in Keras 3, which calls ``alpha`` ``negative_slope``."""
+    """Compute `relu` as in Keras 3, which calls ``alpha`` ``negative_slope``."""
     return _modern_relu.form(alpha, max_value, threshold)
 
 

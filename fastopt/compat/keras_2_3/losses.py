@@ -91,21 +91,21 @@ __all__ = [
 
 @loss_function
 def binary_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False, label_smoothing: float = 0) -> Any:
-    """As in Keras 3, without an axis."""
+    """Compute the loss as in Keras 3, without an axis."""
     options = {"from_logits": from_logits, "label_smoothing": label_smoothing}
     return _crossentropies.binary_crossentropy.form(options)
 
 
 @loss_function
 def categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False, label_smoothing: float = 0) -> Any:
-    """As in Keras 3, without an axis."""
+    """Compute the loss as in Keras 3, without an axis."""
     options = {"from_logits": from_logits, "label_smoothing": label_smoothing}
     return _crossentropies.categorical_crossentropy.form(options)
 
 
 @loss_function
 def sparse_categorical_crossentropy(y_true: Any, y_pred: Any, from_logits: bool = False, axis: int = -1) -> Any:
-    """As in Keras 3, without a class to ignore."""
+    """Compute the loss as in Keras 3, without a class to ignore."""
     return _crossentropies.sparse_categorical_crossentropy.form({"from_logits": from_logits, "axis": axis})
 
 
