@@ -13,7 +13,8 @@ import children
 import kernel_cache
 import pytest
 from fastopt.kernels import maths
-from fastopt.kernels.compile import _jit
+from fastopt.kernels.compile import _jit, fingerprints
+from fastopt.kernels.compile import cache as cache_module
 from numba import types
 
 import fastopt
@@ -135,7 +136,7 @@ def test_edit_of_a_kernel_takes_effect(name, cache, uncached_digest, site, kerne
 
 def key_of(kernels):
     """The build key that a process works out whose kernels are in this folder."""
-    spec = importlib.util.spec_from_file_location("fastopt.kernels.compile._copy", kernels / "compile" / "_jit.py")
+    spec = importlib.util.spec_from_file_location("fastopt.kernels.compile._copy", kernels / "compile" / "cache.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.build_key()
@@ -152,7 +153,7 @@ def test_every_file_of_the_kernels_counts(site, kernel_file):
 
 TINY = """
     import children
-    from fastopt.kernels.compile import _jit
+    from fastopt.kernels.compile import _jit, cache
     from fastopt.kernels import maths
     from numba import types
 
@@ -411,7 +412,7 @@ def fingerprint_of(tmp_path, monkeypatch):
                 path.write_text(source)
                 patch.delitem(sys.modules, name.removesuffix("/__init__").replace("/", "."), raising=False)
             importlib.invalidate_caches()
-            return _jit.fingerprint(importlib.import_module("m").rule)
+            return fingerprints.fingerprint(importlib.import_module("m").rule)
 
     return fingerprint
 
@@ -466,7 +467,7 @@ PAYLOADS = {
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """Makes a small specialisation with a cache of its own; a result, and how much had to be compiled."""
-    monkeypatch.setattr(_jit, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(cache_module, "cache_folder", lambda: tmp_path)
 
     def make():
         before = _jit.compilations
@@ -494,13 +495,13 @@ def test_damaged_file_is_replaced(damage, tiny):
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_file_of_something_else_is_replaced(payload, tiny):
-    _jit.write_cached(tiny.file, lambda: PAYLOADS[payload])
+    cache_module.write_cached(tiny.file, lambda: PAYLOADS[payload])
     assert_replaced(tiny)
 
 
 def test_exchanged_files_are_not_run(tmp_path, monkeypatch):
     """What a tool that synchronises folders may do to them; the right values are Python's own."""
-    monkeypatch.setattr(_jit, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(cache_module, "cache_folder", lambda: tmp_path)
     number, expected = types.float64, [max(2.0, 5.0), min(2.0, 5.0)]
 
     def values():
@@ -548,7 +549,7 @@ def test_write_that_the_system_cuts_short_leaves_nothing(tmp_path):
         from fastopt.kernels import maths
         from numba import types
 
-        _jit.cache_folder = lambda: pathlib.Path({str(tmp_path)!r})
+        cache.cache_folder = lambda: pathlib.Path({str(tmp_path)!r})
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         number = types.float64
         value = _jit.specialise(maths.maximum, "tiny", number(number, number), {{}}, key="tiny")(2.0, 5.0)
@@ -564,7 +565,7 @@ def test_interrupt_while_a_file_is_written_leaves_nothing(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        _jit.write_cached(tmp_path / "some.fastopt", lambda: b"code")
+        cache_module.write_cached(tmp_path / "some.fastopt", lambda: b"code")
     assert files_in(tmp_path) == []
 
 
@@ -573,12 +574,12 @@ def test_leftovers_of_killed_processes_are_removed(folder, others, tmp_path):
     """Not what is being written, nor what may be another program's: only a folder called fastopt is ours alone."""
     folder = tmp_path / folder
     folder.mkdir()
-    for name in ("tmp01234567", "notes.txt", f"old{_jit.UNFINISHED}"):
+    for name in ("tmp01234567", "notes.txt", f"old{cache_module.UNFINISHED}"):
         (folder / name).touch()
         os.utime(folder / name, (1e9, 1e9))
-    (folder / f"new{_jit.UNFINISHED}").touch()
-    _jit.write_cached(folder / "some.fastopt", lambda: b"code")
-    assert files_in(folder) == sorted([f"new{_jit.UNFINISHED}", "notes.txt", "some.fastopt", *others])
+    (folder / f"new{cache_module.UNFINISHED}").touch()
+    cache_module.write_cached(folder / "some.fastopt", lambda: b"code")
+    assert files_in(folder) == sorted([f"new{cache_module.UNFINISHED}", "notes.txt", "some.fastopt", *others])
 
 
 # -- where it lies -----------------------------------------------------------------------------------------------------
@@ -598,7 +599,7 @@ def chosen_folder(monkeypatch, tmp_path):
                 patch.setenv(key, str(nowhere / "nobody"))
             for key, value in environment.items():
                 patch.setenv(key, str(value))
-            return _jit.cache_folder.__wrapped__()
+            return cache_module.cache_folder.__wrapped__()
 
     return choose
 
@@ -650,7 +651,7 @@ def test_compiling_without_home_and_cache(tmp_path):
     nowhere = tmp_path / "a file"
     nowhere.touch()
     homeless = {"HOME": nowhere / "nobody", "USERPROFILE": nowhere / "nobody", "LOCALAPPDATA": None}
-    code = f"{TINY}\n    children.report(value=tiny('maximum'), folder=str(_jit.cache_folder()))"
+    code = f"{TINY}\n    children.report(value=tiny('maximum'), folder=str(cache.cache_folder()))"
     found = children.run(code, FASTOPT_CACHE_DIR=None, NUMBA_CACHE_DIR=None, XDG_CACHE_HOME=None, **homeless)
     assert found == {"compilations": 1, "value": 5.0, "folder": "None"}
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fastopt.kernels import maths
 from fastopt.kernels.compile import _aside, _jit
+from fastopt.kernels.compile import cache as cache_module
 from fastopt.kernels.compile._aside import aside
 from numba import types
 
@@ -302,7 +303,7 @@ def test_nothing_is_said_where_there_is_no_terminal(terminal, capfd, tmp_path, m
 
 
 def test_what_is_compiled_and_where_it_is_kept(terminal, tmp_path, monkeypatch):
-    monkeypatch.setattr(_jit, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(cache_module, "cache_folder", lambda: tmp_path)
     number = types.float64
 
     def make(key):

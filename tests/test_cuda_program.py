@@ -9,6 +9,7 @@ import children
 import numpy as np
 import pytest
 from fastopt.kernels.compile import _jit
+from fastopt.kernels.compile import cache as cache_module
 from fastopt.kernels.compile.intrinsics import array_at
 from fastopt.kernels.cuda import _cuda_jit
 from fastopt.kernels.cuda.errors import CudaUnavailable
@@ -163,7 +164,7 @@ def test_a_numba_cuda_that_has_changed(monkeypatch):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An empty cache."""
-    monkeypatch.setattr(_jit, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(cache_module, "cache_folder", lambda: tmp_path)
     return tmp_path
 
 
@@ -224,8 +225,8 @@ def test_all_that_machine_code_depends_on_is_in_the_name(folder, monkeypatch):
         monkeypatch.setattr(_cuda_jit, "toolkit", lambda capability, changed=changed: changed)
         program()
     monkeypatch.undo()
-    monkeypatch.setattr(_jit, "cache_folder", lambda: folder)
-    monkeypatch.setattr(_jit, "_BUILD_KEY", "edited kernels")
+    monkeypatch.setattr(cache_module, "cache_folder", lambda: folder)
+    monkeypatch.setattr(cache_module, "_BUILD_KEY", "edited kernels")
     program()
     assert len(list(folder.iterdir())) == 3 + len(version) + 1
 
@@ -236,6 +237,7 @@ IN_A_CHILD = """
     {before}
     from fastopt.kernels.cuda import _cuda_jit
     from fastopt.kernels.compile import _jit
+from fastopt.kernels.compile import cache as cache_module
     from fastopt.kernels.compile.intrinsics import array_at
 
     def doubled(address, size):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from fastopt.kernels import maths
-from fastopt.kernels.compile import row_folds, tuples
+from fastopt.kernels.compile import folds, tuples
 from fastopt.kernels.compile._jit import specialise
 from numba import types
 from test_kernels import double_arithmetic, packed
@@ -201,7 +201,7 @@ def fold_two(x, y):
 @pytest.mark.parametrize("name", FOLDS)
 def test_rows_are_folded_to_the_same_bits_by_plain_python(name, dtype):
     """Of every size around the lanes, with infinities and NaN; and no element beyond the row is read."""
-    array, fold = types.Array(TYPES[dtype], 1, "C"), getattr(row_folds, name)
+    array, fold = types.Array(TYPES[dtype], 1, "C"), getattr(folds, name)
     kernel = fold_two if name == "sum_row_products" else fold_one
     arrays = (array, array) if kernel is fold_two else (array,)
     compiled_fold = specialise(kernel, name, arrays, {"FUNCTION": fold})

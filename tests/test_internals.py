@@ -12,7 +12,8 @@ import numba
 import numpy as np
 import pytest
 from fastopt.kernels import maths
-from fastopt.kernels.compile import _jit, _numba
+from fastopt.kernels.compile import _jit, _numba, fingerprints
+from fastopt.kernels.compile import cache as cache_module
 from fastopt.kernels.cuda import _cupy
 from keras_cases import COPY_KEYWORD
 from numba import types
@@ -108,7 +109,7 @@ def known(path):
 @pytest.fixture
 def specialised(tmp_path, monkeypatch):
     """Makes a small specialisation; whether it was compiled, and how many files there are."""
-    monkeypatch.setattr(_jit, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(cache_module, "cache_folder", lambda: tmp_path)
     monkeypatch.setattr(_numba, "_keeping", {"is_tried": False, "fails": False})
 
     def make(function=maths.maximum):
@@ -181,7 +182,7 @@ def test_without_an_address_it_is_compiled_again_for_c(added):
 
 def test_a_dispatcher_that_does_not_tell_its_options_has_no_fingerprint(added, monkeypatch):
     monkeypatch.setattr(_numba, "options_of", lambda dispatcher: None)
-    assert _jit.fingerprint(added) is None
+    assert fingerprints.fingerprint(added) is None
 
 
 def test_an_intrinsic_whose_class_stays():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from children import digest
 from fastopt.kernels import maths
-from fastopt.kernels.compile import _jit
+from fastopt.kernels.compile import cache as cache_module
 from fastopt.kernels.cpu import launch, loops
 from fastopt.kernels.cpu.adafactor import size_pass, sums_pass, update_pass
 from fastopt.kernels.cpu.engines import Elementwise, TwoPhase, contiguous_chunks
@@ -400,7 +400,7 @@ def test_clip_each(dtype):
 def compiled_anew(function, scalars, slots):
     """A float32 kernel that does not come from the cache, because then it could not be inspected."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_jit, "cache_folder", lambda: None)
+        patch.setattr(cache_module, "cache_folder", lambda: None)
         patch.setitem(launch._state, "forked", True)  # of the two forms the serial one is enough
         return launch.kernel.__wrapped__(function, scalars, slots, DTYPES[0]).compiled
 

@@ -64,7 +64,7 @@ def report(device):
     """Everything; raises where the machine cannot do a step."""
     gpu = of_gpu() if device == "cuda" else None
     try_a_step(device)
-    from fastopt.kernels.compile import _jit
+    from fastopt.kernels.compile import cache
 
     import fastopt
     from fastopt.bench.surroundings import versions_of
@@ -75,7 +75,7 @@ def report(device):
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "versions": versions,
-        "fastopt_sources": (_jit.build_key() or "")[:16],
+        "fastopt_sources": (cache.build_key() or "")[:16],
     }
 
 

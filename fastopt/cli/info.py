@@ -112,7 +112,7 @@ def _thread_cap() -> int:
 
 
 def _cache() -> dict[str, Any]:
-    from fastopt.kernels.compile._jit import cache_folder
+    from fastopt.kernels.compile.cache import cache_folder
 
     folder = cache_folder()
     if folder is None:

@@ -38,7 +38,7 @@ def warmup(
 
     All of them take minutes. After Ctrl-C the variant at hand is finished, and the exit status is 130.
     """
-    from fastopt.kernels.compile._jit import cache_folder
+    from fastopt.kernels.compile.cache import cache_folder
 
     from .report import make_console
     from .runs import UsageError, kind_of, offered

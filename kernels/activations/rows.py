@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from ..compile._jit import callee
-from ..compile.row_folds import largest_of_row, maximum_of_row, sum_row, sum_row_products
+from ..compile.folds import largest_of_row, maximum_of_row, sum_row, sum_row_products
 from ..cpu.rowwise import apart, copy_back, table_of
 from ..maths import constant, exp_decreasing, where
 

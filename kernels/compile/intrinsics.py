@@ -9,13 +9,13 @@ import math
 from typing import Any
 
 import numpy as np
-from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import errors, types
 from numba.extending import intrinsic
 
 from ._jit import call_interpreted
 from ._numba import array_value, cgutils, in_python, without_gil
+from .vectors import REGISTER_BYTES, TILE_ROWS, repeated
 
 
 def host_memory(address, shape, dtype):
@@ -188,129 +188,6 @@ def _call(builder, result, address, arguments):
     return builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
 
 
-def _folded_in_python(values, count):
-    while count > 1:
-        count //= 2
-        values = values[:count] + values[count : 2 * count]
-    return values[0]
-
-
-@in_python(_folded_in_python)
-@intrinsic(prefer_literal=True)
-def folded(typing, values, count):
-    """The sum of the first ``count`` elements, a constant power of two; halves are added to halves, in registers."""
-
-    def build(context, builder, signature, arguments):
-        array = context.make_array(values)(context, builder, value=arguments[0])
-        vector = ir.VectorType(context.get_value_type(values.dtype), count.literal_value)
-        start = builder.bitcast(array.data, vector.as_pointer())
-        total = builder.load(start, align=values.dtype.bitwidth // 8)
-        while total.type.count > 1:
-            width = total.type.count // 2
-            halves = (elements(builder, total, first, width) for first in (0, width))
-            total = builder.fadd(*halves)
-        return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
-
-    return values.dtype(values, count), build
-
-
-def lanes_adder(count, in_python_code, in_llvm):
-    """Make a function ``(values, blocks, scale, lanes)`` that adds terms of so many blocks of values to as many lanes.
-
-    Lane ``j`` gets the terms of values ``j``, ``j + count`` and so on, in this order. Lanes stay in registers: a loop
-    of Numba's would keep them in memory. No number is multiplied by a scale of one.
-
-    Parameters
-    ----------
-    count : int
-        Lanes, and elements of a block: a multiple of what a register holds.
-    in_python_code : function
-        From ``values * scale`` in float64 to the terms.
-    in_llvm : function
-        ``(builder, vector, lanes, is_exact)`` → the lanes with the terms of a vector added; whether squares are exact,
-        as those of float32 numbers in float64 are.
-    """
-
-    def add_in_python(values, blocks, scale, lanes):
-        for block in values[: blocks * count].reshape(blocks, count):
-            lanes[:count] += in_python_code((block * scale).astype(np.float64))
-
-    @in_python(add_in_python)
-    @intrinsic
-    def add(typing, values, blocks, scale, lanes):
-        number = values.dtype
-
-        def build(context, builder, signature, arguments):
-            given, blocks, scale, result = arguments
-            given, result = (
-                context.make_array(kind)(context, builder, value=value).data
-                for kind, value in ((values, given), (lanes, result))
-            )
-            is_narrow, width = number.bitwidth < 64, REGISTER_BYTES // 8
-            narrow, vector = (ir.VectorType(kind, width) for kind in (context.get_value_type(number), ir.DoubleType()))
-
-            def at(array, first, kind):
-                return builder.bitcast(builder.gep(array, [first]), kind.as_pointer())
-
-            places = [at(result, ir.Constant(ir.IntType(64), k), vector) for k in range(0, count, width)]
-            totals = [cgutils.alloca_once_value(builder, builder.load(place, align=8)) for place in places]
-
-            def add_blocks(factor):
-                with cgutils.for_range(builder, blocks) as loop:
-                    first = builder.mul(loop.index, loop.index.type(count))
-                    for k, total in enumerate(totals):
-                        start = at(given, builder.add(first, first.type(k * width)), narrow)
-                        block = builder.load(start, align=number.bitwidth // 8)
-                        block = builder.fmul(block, factor) if factor else block
-                        block = builder.fpext(block, vector) if is_narrow else block
-                        builder.store(in_llvm(builder, block, builder.load(total), is_narrow), total)
-
-            with builder.if_else(builder.fcmp_ordered("==", scale, scale.type(1.0))) as (as_it_is, scaled):
-                with as_it_is:
-                    add_blocks(None)
-                with scaled:
-                    add_blocks(_repeated(builder, scale, narrow))
-            for place, total in zip(places, totals, strict=True):
-                builder.store(builder.load(total), place, align=8)
-            return context.get_dummy_value()
-
-        return types.void(values, types.intp, number, lanes), build
-
-    return add
-
-
-def add_vector(builder, vector, lanes, is_exact):
-    """Add the vector itself, for `lanes_adder`."""
-    return builder.fadd(lanes, vector)
-
-
-def add_squares(builder, vector, lanes, is_exact):
-    """Add its squares, for `lanes_adder`; in one operation where that gives the same."""
-    if not is_exact:
-        return builder.fadd(lanes, builder.fmul(vector, vector))
-    kind = ir.FunctionType(vector.type, [vector.type] * 3)
-    name = f"llvm.fmuladd.v{vector.type.count}{vector.type.element.intrinsic_name}"
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [vector, vector, lanes])
-
-
-def elements(builder, vector, first, count):
-    """So many elements of a vector, from ``first`` on."""
-    where = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(first, first + count)))
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), where)
-
-
-def _registers():
-    """Count the vector registers of this processor, and their bytes."""
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f"):
-        return 32, 64
-    return (16, 32) if features.get("avx") else (32 if features.get("neon") else 16, 16)
-
-
-TILE_ROWS, REGISTER_BYTES = _registers()[0] // 4, _registers()[1]
-"""Rows of a tile of `multiply_tile`, whose sums take half of the registers; bytes of one."""
-
-
 def _multiply_in_python(wide, left, left_row, left_step, right, right_step, product, product_row, depth):
     rows, columns = np.arange(TILE_ROWS), np.arange(wide * REGISTER_BYTES // left.itemsize)
     sums = np.zeros((rows.size, columns.size), left.dtype)
@@ -353,7 +230,7 @@ def multiply_tile(typing, wide, left, left_row, left_step, right, right_step, pr
             row = builder.load(below, align=width)
             column = at(left_data, left_step, loop.index)
             for r, total in enumerate(sums):
-                factor = _repeated(builder, builder.load(at(column, left_row, left_row.type(r))), vector)
+                factor = repeated(builder, builder.load(at(column, left_row, left_row.type(r))), vector)
                 builder.store(builder.call(fused, [factor, row, builder.load(total)]), total)
         for r, total in enumerate(sums):
             where = builder.bitcast(at(product_data, product_row, product_row.type(r)), vector.as_pointer())
@@ -362,14 +239,6 @@ def multiply_tile(typing, wide, left, left_row, left_step, right, right_step, pr
 
     strides = types.intp, types.intp
     return types.none(wide, left, *strides, right, types.intp, product, *strides), build
-
-
-def _repeated(builder, number, vector):
-    """A vector whose elements are all the same."""
-    undefined = ir.Constant(vector, ir.Undefined)
-    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
-    return builder.shuffle_vector(first, undefined, zeros)
 
 
 # Of tuples of arrays, whatever their number: as functions that call themselves for the rest of a tuple they would be

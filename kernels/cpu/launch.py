@@ -12,8 +12,9 @@ import numba
 import numpy as np
 from numba import types
 
-from ..compile._jit import c_address, entry_point, fingerprint, is_interpreted, specialise
+from ..compile._jit import c_address, entry_point, is_interpreted, specialise
 from ..compile._numba import global_compiler_lock
+from ..compile.fingerprints import fingerprint
 from ..layout import CHUNK, LENGTH, SLOTS
 from ..locks import RLock
 from ..registry import RULES

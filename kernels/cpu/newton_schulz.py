@@ -11,7 +11,8 @@ import numpy as np
 from numba import types
 
 from ..compile._jit import callee, specialise
-from ..compile.intrinsics import REGISTER_BYTES, TILE_ROWS, multiply_tile, scalars_at, table_at
+from ..compile.intrinsics import multiply_tile, scalars_at, table_at
+from ..compile.vectors import REGISTER_BYTES, TILE_ROWS
 from ..layout import ADDRESS, CLIP, EXTRA
 from ..maths import sqrt
 from ..tables import tables_at

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from ..compile._jit import callee, inlined_callee
-from ..compile.intrinsics import add_squares, add_vector, folded, lanes_adder
+from ..compile.folds import add_squares, add_vector, folded, lanes_adder
 
 LANES = 128
 """Partial sums kept side by side. A plain float64 sum is one chain of additions, and four times slower."""

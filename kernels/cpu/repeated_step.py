@@ -13,7 +13,8 @@ import numpy as np
 from numba import types
 
 from ..clipping import NORM
-from ..compile._jit import c_address, callee, entry_point, fingerprint, specialise
+from ..compile._jit import c_address, callee, entry_point, specialise
+from ..compile.fingerprints import fingerprint
 from ..compile.intrinsics import array_at, call_for_number, call_kernel, call_kernel_without_gil, scalars_at, table_at
 from ..layout import Control
 from ..registry import RUNNING, SCALARS, running_after, scalars_of

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..compile._jit import callee, fingerprint
+from ..compile._jit import callee
+from ..compile.fingerprints import fingerprint
 from ..compile.intrinsics import array_at, table_at
 from . import launch
 from .exchange import place_arrays

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numba
 
-from ..compile import _jit
+from ..compile import _jit, cache
 from ..compile._aside import aside
 from ._numba_cuda import llvm_of, path_of_libdevice
 from .errors import INSTALL, CudaUnavailable
@@ -84,12 +84,12 @@ def cuda_program(kernel, name, arguments, bindings, capability, key=None):
     if is_simulated():
         return Program(clone.__name__, None, clone)
     version = aside(toolkit, capability)
-    path = _jit.cache_path(clone.__name__, key, arguments, *version)
+    path = cache.cache_path(clone.__name__, key, arguments, *version)
     return aside(_program_of, clone, arguments, capability, path, says=_jit.notice_of(clone.__name__, path))
 
 
 def _program_of(clone, arguments, capability, path):
-    kept = path and _jit.read_cached(path)
+    kept = path and cache.read_cached(path)
     if kept:
         _jit.loads += 1
         entry, _, image = kept.partition(b"\n")
@@ -98,7 +98,7 @@ def _program_of(clone, arguments, capability, path):
     image, _ = _linked(ptx, capability)
     _jit.compilations += 1
     if path:
-        _jit.write_cached(path, lambda: entry.encode() + b"\n" + image)
+        cache.write_cached(path, lambda: entry.encode() + b"\n" + image)
     return Program(entry, image, clone)
 
 

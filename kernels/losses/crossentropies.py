@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from ..compile._jit import callee
-from ..compile.row_folds import largest_of_row, sum_row
+from ..compile.folds import largest_of_row, sum_row
 from ..cpu.rowwise import GRADIENT, row_of, table_of
 from ..maths import exp_decreasing, maximum
 from .elementwise import product

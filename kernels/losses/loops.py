@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..compile._jit import callee
+from ..compile.folds import largest_of_row, maximum_of_row, sum_row, sum_row_products
 from ..compile.intrinsics import arrays_at, scalars_at, store
-from ..compile.row_folds import largest_of_row, maximum_of_row, sum_row, sum_row_products
 from ..cpu.rowwise import BLOCK, GRADIENT, WEIGHTED, Nothing, apart, copy_back, row_of, table_of
 from ..maths import exp_decreasing, maximum
 

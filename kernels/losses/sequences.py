@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from ..compile._jit import callee
-from ..compile.row_folds import largest_of_row
+from ..compile.folds import largest_of_row
 from ..cpu.rowwise import GRADIENT, table_of
 from .loops import arrays_of, row_scale
 

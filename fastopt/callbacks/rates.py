@@ -1,134 +1,15 @@
-"""Keras 3's callbacks for learning rates and averaged weights, for training loops of your own.
-
-A loop calls the hooks of its callbacks where Keras's ``fit`` would, and hands them the optimizer:
-
->>> import numpy as np, fastopt
->>> from fastopt import callbacks
->>> weights = np.zeros(3, np.float32)
->>> optimizer = fastopt.SGD(0.4)
->>> scheduler = callbacks.LearningRateScheduler(lambda epoch, learning_rate: learning_rate / 2)
->>> for epoch in range(2):
-...     scheduler.on_epoch_begin(epoch, None, optimizer)
-...     optimizer.apply([np.ones_like(weights)], [weights])
-...     logs = {"loss": 0.5}
-...     scheduler.on_epoch_end(epoch, logs, optimizer)
-...     print(logs)
-{'loss': 0.5, 'learning_rate': 0.2}
-{'loss': 0.5, 'learning_rate': 0.1}
-
-An optimizer is any of fastopt's, `LossScaleOptimizer` among them, or any object with a ``learning_rate`` that can be
-set. Of one with ``optimizers``, as Keras's ``MultiOptimizer``, each is treated by itself, under its ``name``.
-
-Where Keras replaces empty logs by a dict that nobody sees, the rate is written into them here; logs may be None.
-
-Source: https://keras.io/api/callbacks/
-"""
+"""Callbacks that set learning rates."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, MutableMapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .parameters import check_number
-
-__all__ = ["Callback", "LearningRateScheduler", "ReduceLROnPlateau", "SwapEMAWeights"]
-
-Logs = MutableMapping[str, Any] | None
-
-
-class Callback:
-    """All hooks, doing nothing. A loop may call each of them on every callback it has.
-
-    Keras's ``fit`` hands no optimizer over, and is refused: it takes the callbacks of the same names of
-    ``keras.callbacks``, which work with the optimizers of `fastopt.keras`.
-    """
-
-    async_safe = True  # or Keras looks for its own hooks first, and fails without a word about why
-
-    def set_params(self, params: Any) -> None:
-        """Take the parameters that Keras's ``fit`` gives first.
-
-        Raises
-        ------
-        TypeError
-            Always.
-        """
-        raise TypeError(
-            f"{type(self).__name__} of fastopt is for training loops of your own: in Keras's fit use "
-            "that of keras.callbacks, which works with the optimizers of fastopt.keras"
-        )
-
-    set_model = set_params
-
-    def on_train_begin(self, logs: Logs, optimizer: Any) -> None:
-        """Before the first epoch."""
-
-    def on_epoch_begin(self, epoch: int, logs: Logs, optimizer: Any) -> None:
-        """Before the first step of an epoch; ``epoch`` counts from 0."""
-
-    def on_epoch_end(self, epoch: int, logs: Logs, optimizer: Any) -> None:
-        """After an epoch and its evaluation; ``logs`` hold its metrics and may be added to."""
-
-    def on_test_begin(self, logs: Logs, optimizer: Any) -> None:
-        """Before an evaluation."""
-
-    def on_test_end(self, logs: Logs, optimizer: Any) -> None:
-        """After an evaluation."""
-
-    def on_predict_begin(self, logs: Logs, optimizer: Any) -> None:
-        """Before a prediction."""
-
-    def on_predict_end(self, logs: Logs, optimizer: Any) -> None:
-        """After a prediction."""
-
-    def on_train_end(self, logs: Logs, optimizer: Any) -> None:
-        """After the last epoch."""
-
-
-class RateCallback(Callback):
-    """Base of what reads and writes learning rates. The releases of Keras differ in the names below."""
-
-    rate_name = "learning_rate"
-    """The optimizer's attribute that is written."""
-
-    log_name = "learning_rate"
-    """The key that the rate is logged under."""
-
-    epoch_format = "Epoch {}"
-
-    verbose: int
-
-    def _read(self, optimizer: Any) -> float:
-        if not hasattr(optimizer, self.rate_name):
-            raise ValueError(
-                f'Optimizer must have a "{self.rate_name}" attribute, and {type(optimizer).__name__} has none.'
-            )
-        return float(getattr(optimizer, self.rate_name))
-
-    def _write(self, optimizer: Any, rate: float) -> None:
-        setattr(optimizer, self.rate_name, float(rate))
-
-    def _logs_with_rates(self, logs: Logs, optimizer: Any) -> MutableMapping[str, Any]:
-        logs = {} if logs is None else logs
-        for name, member in _members(optimizer):
-            logs[f"{self.log_name}_{name}" if name else self.log_name] = self._read(member)
-        return logs
-
-    def _tell(self, epoch: int, verb: str, name: str, rate: float) -> None:
-        if self.verbose > 0:
-            whose = f"{name} " if name else ""
-            print(f"\n{self.epoch_format.format(epoch + 1)}: {verb} {whose}learning rate to {rate}.")
-
-
-def _members(optimizer: Any) -> list[tuple[str, Any]]:
-    """The optimizer, without a name, or those it consists of with theirs."""
-    if hasattr(optimizer, "optimizers"):
-        return [(member.name, member) for member in optimizer.optimizers]
-    return [("", optimizer)]
+from ..parameters import check_number
+from .base import Logs, RateCallback, members
 
 
 class LearningRateScheduler(RateCallback):
@@ -166,7 +47,7 @@ class LearningRateScheduler(RateCallback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs, optimizer: Any) -> None:
         """Set the rate of epoch number ``epoch``, from 0."""
-        for name, member in _members(optimizer):
+        for name, member in members(optimizer):
             rate = self._next_rate(epoch, self._read(member))
             self._write(member, rate)
             self._tell(epoch, "LearningRateScheduler setting", name, rate)
@@ -333,7 +214,7 @@ class ReduceLROnPlateau(RateCallback):
         # An optimizer that keeps its rate in float32 may hold min_lr rounded up.
         floor = max(self.min_lr, float(np.float32(self.min_lr)))
         fell = False
-        for name, member in _members(optimizer):
+        for name, member in members(optimizer):
             rate = self._read(member)
             if rate > floor:
                 rate = max(rate * self.factor, self.min_lr)
@@ -363,55 +244,3 @@ MINIMIZED = frozenset(
     }
 )  # fmt: skip
 """Keras's metrics of which less is better."""
-
-
-class SwapEMAWeights(Callback):
-    """Lets evaluations and predictions see the averaged weights, and training go on with its own.
-
-    The weights are those of ``optimizer.evaluation_weights()``: the moving average of an optimizer made with
-    ``use_ema=True``, or the average of `ScheduleFreeAdamW`. They are in place between ``on_test_begin`` and
-    ``on_test_end``, and between ``on_predict_begin`` and ``on_predict_end`` (Keras, after a prediction, leaves them in
-    the model). A step in between is an error.
-
-    At the end of a training loop call ``on_train_end``, then, to keep the average for good,
-    ``optimizer.finalize_variable_values()``: Keras's ``fit`` does both.
-
-    Parameters
-    ----------
-    swap_on_epoch : bool
-        Put the averaged weights in place from the end of an epoch to the beginning of the next too, so that what saves
-        the weights there saves the averaged ones.
-
-    Raises
-    ------
-    RuntimeError
-        At a swap, if the optimizer keeps no average or is not built.
-    """
-
-    def __init__(self, swap_on_epoch: bool = False) -> None:
-        self.swap_on_epoch = swap_on_epoch
-        self._swapped: AbstractContextManager[None] | None = None
-
-    def _swap_in(self, logs: Logs, optimizer: Any) -> None:
-        if self._swapped is None:
-            swapped = optimizer.evaluation_weights()
-            swapped.__enter__()
-            self._swapped = swapped
-
-    def _swap_out(self, logs: Logs, optimizer: Any) -> None:
-        swapped, self._swapped = self._swapped, None
-        if swapped is not None:
-            swapped.__exit__(None, None, None)
-
-    on_test_begin = on_predict_begin = _swap_in
-    on_test_end = on_predict_end = on_train_end = _swap_out
-
-    def on_epoch_begin(self, epoch: int, logs: Logs, optimizer: Any) -> None:
-        """Put the training weights back."""
-        if self.swap_on_epoch:
-            self._swap_out(logs, optimizer)
-
-    def on_epoch_end(self, epoch: int, logs: Logs, optimizer: Any) -> None:
-        """Put the averaged weights in place, with ``swap_on_epoch``."""
-        if self.swap_on_epoch:
-            self._swap_in(logs, optimizer)
