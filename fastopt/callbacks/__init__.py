@@ -27,7 +27,8 @@ Source: https://keras.io/api/callbacks/
 from __future__ import annotations
 
 from .averages import SwapEMAWeights
-from .base import Callback, Logs
+from .base import Callback
+from .base import Logs as Logs
 from .rates import LearningRateScheduler, ReduceLROnPlateau
 
-__all__ = ["Callback", "LearningRateScheduler", "Logs", "ReduceLROnPlateau", "SwapEMAWeights"]
+__all__ = ["Callback", "LearningRateScheduler", "ReduceLROnPlateau", "SwapEMAWeights"]
