@@ -56,7 +56,7 @@ def cases_table(outcomes):
         fraction = f"{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})" if ratio else "–"
         speedups = [_speedup(outcome, name) for name in peers]
         moved = outcome.bytes_per_parameter, f"{outcome.gb_per_s:.0f}"
-        rows.append([f"`{outcome.case.id.removesuffix('/cpu')}`", *moved, fraction, *speedups])
+        rows.append([f"`{outcome.case.id.replace('/cpu', '')}`", *moved, fraction, *speedups])
     return table(["case", "bytes per parameter", "GB/s", "of the ceiling (interval)", *peers], rows)
 
 
@@ -165,7 +165,7 @@ def torch_steps(rows):
         shares = [
             f"{row['cold_shares'][name]:.2f}" if name in row["cold_shares"] else "–" for name in ("arrays", "flat")
         ]
-        shown.append((f"`{row['case'].removesuffix('/cpu')}`", row["peer"], *ways, *shares))
+        shown.append((f"`{row['case'].replace('/cpu', '')}`", row["peer"], *ways, *shares))
     heading = (
         "`fastopt.torch.AdamW` against the fastest of torch's; cold: 64 MB of other memory are read before each step. "
         "What the same arrays\ntake without torch, and as one flat buffer, as shares of the cold step.\n\n"
@@ -244,7 +244,7 @@ def readme_part(outcomes, content):
     """Picture and a few lines for the README."""
     where = content["surroundings"]
     rows = [
-        (f"`{outcome.case.id.removesuffix('/cpu')}`", outcome.peer, f"{outcome.speedup.value:.2g}")
+        (f"`{outcome.case.id.replace('/cpu', '')}`", outcome.peer, f"{outcome.speedup.value:.2g}")
         for outcome in outcomes
         if outcome.case.recipe == "adamw" and outcome.case.dtype == "float32" and outcome.speedup is not None
     ]

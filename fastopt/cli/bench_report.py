@@ -37,7 +37,7 @@ def outcome_table(outcomes: Sequence[Outcome]) -> Table:
 def _row(outcome: Outcome, peers: Sequence[str]) -> list[Text | str]:
     moved = str(outcome.bytes_per_parameter), f"{outcome.gb_per_s:.3g}"
     ratios = [_fraction(outcome.ceiling_fraction), *(_speedup(outcome, name) for name in peers)]
-    return [outcome.case.id.removesuffix("/cpu"), *moved, *ratios]
+    return [outcome.case.id.replace("/cpu", ""), *moved, *ratios]
 
 
 def _fraction(ratio: Ratio | None) -> Text:
