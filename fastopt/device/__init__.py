@@ -9,7 +9,8 @@ from .array import ALIGNMENT, Array, CudaArray, aligned_zeros
 from .checks import check_array, is_array
 from .cuda import Gpu
 from .host import HOST
-from .libraries import Library, library_of
+from .interface import Library
+from .libraries import library_of
 from .place import Place
 from .strides import AnyArray
 

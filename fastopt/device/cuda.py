@@ -12,7 +12,8 @@ import numpy as np
 
 from .array import Array, CudaArray, Stream
 from .host import HOST
-from .libraries import LIBRARIES, Library, library_of
+from .interface import Library
+from .libraries import LIBRARIES, library_of
 from .strides import byte_range, c_strides, is_dense, same_strides
 
 
