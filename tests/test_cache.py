@@ -545,7 +545,7 @@ def test_write_that_the_system_cuts_short_leaves_nothing(tmp_path):
     code = f"""
         import pathlib, resource
         import children
-        from fastopt.kernels.compile import _jit
+        from fastopt.kernels.compile import _jit, cache
         from fastopt.kernels import maths
         from numba import types
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import fastopt
 from fastopt import callbacks, schedules
+from fastopt.callbacks import rates
 from fastopt.compat.keras_1_0 import callbacks as callbacks_1_0
 from fastopt.compat.keras_2_2 import callbacks as callbacks_2_2
 from fastopt.compat.keras_2_3 import callbacks as callbacks_2_3
@@ -329,11 +330,11 @@ def test_auto_knows_the_directions_of_keras():
         direction = getattr(metric, "_direction", None)
         if direction is not None:
             found.add(metric.name.removesuffix("_1"))
-            known = callbacks.MAXIMIZED if direction == "up" else callbacks.MINIMIZED
+            known = rates.MAXIMIZED if direction == "up" else rates.MINIMIZED
             assert metric.name.removesuffix("_1") in known
     aliases = {"acc", "loss", "mse", "mae", "mape", "msle", "rmse"}
-    assert found | aliases == callbacks.MAXIMIZED | callbacks.MINIMIZED
-    assert not callbacks.MAXIMIZED & callbacks.MINIMIZED
+    assert found | aliases == rates.MAXIMIZED | rates.MINIMIZED
+    assert not rates.MAXIMIZED & rates.MINIMIZED
 
 
 def test_auto_picks_the_direction():

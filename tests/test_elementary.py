@@ -183,6 +183,7 @@ def apply_fused(x, y, z, result):
 
 FOLDS = {
     "sum_row": lambda x: np.sum(x, dtype=np.float64),
+    "sum_of": lambda x: np.sum(x, dtype=np.float64),
     "sum_row_products": lambda x: np.sum(x * x[::-1], dtype=np.float64),
     "maximum_of_row": lambda x: np.max(x, initial=-np.inf),
     "largest_of_row": lambda x: np.max(x[x == x], initial=-np.inf),
@@ -219,3 +220,22 @@ def test_rows_are_folded_to_the_same_bits_by_plain_python(name, dtype):
                 found, plain, expected = compiled_fold(*given), fold(*given), FOLDS[name](x)
             np.testing.assert_array_equal(found, plain, err_msg=f"{size} {special}")
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def fold_scaled(x, scale):
+    return folds.sum_of_squares(x, scale)
+
+
+@over_dtypes
+@pytest.mark.parametrize("scale", [1.0, 0.37, 0.0, np.inf])
+def test_squares_are_summed_to_the_same_bits_by_plain_python(dtype, scale):
+    """What lanes hold beyond the array is zero, whatever the scale."""
+    array, scale = types.Array(TYPES[dtype], 1, "C"), dtype(scale)
+    compiled_fold = specialise(fold_scaled, "squares", (array, TYPES[dtype]), {})
+    rng = np.random.default_rng(7)
+    for size in [0, 1, 7, 8, 63, 64, 65, 127, 128, 129, 1000, 4096, 4099]:
+        x = rng.standard_normal(size).astype(dtype)
+        with np.errstate(all="ignore"):
+            plain, expected = folds.sum_of_squares(x, scale), np.sum((x * scale).astype(np.float64) ** 2)
+        np.testing.assert_array_equal(compiled_fold(x, scale), plain, err_msg=str(size))
+        np.testing.assert_allclose(plain, expected, rtol=1e-12)

@@ -14,12 +14,16 @@ from ._numba import cgutils, in_python
 from .vectors import REGISTER_BYTES, elements, repeated
 
 FOLD_LANES = 32
+"""Of rows that losses and activations fold."""
+
+LANES = 128
+"""Of sums that a GPU works out, too, and that are as long as a chunk."""
 
 
-def _lanes_in_python(values, fill):
-    padded = np.full(-(-max(values.size, 1) // FOLD_LANES) * FOLD_LANES, fill, values.dtype)
+def _lanes_in_python(values, fill, lanes=FOLD_LANES):
+    padded = np.full(-(-max(values.size, 1) // lanes) * lanes, fill, values.dtype)
     padded[: values.size] = values
-    return padded.reshape(-1, FOLD_LANES)
+    return padded.reshape(-1, lanes)
 
 
 def _fold_in_python(combine, blocks, lanes):
@@ -48,7 +52,7 @@ def sum_row(typing, values):
     """The sum of a 1-D array, in float64."""
 
     def build(context, builder, signature, arguments):
-        return _Fold(context, builder, signature, types.float64, 0.0).of(arguments, lambda x: x, builder.fadd)
+        return _Fold(context, builder, signature.args, types.float64, 0.0).of(arguments, lambda x: x, builder.fadd)
 
     return types.float64(values), build
 
@@ -59,7 +63,7 @@ def sum_row_products(typing, one, other):
     """The sum of the products of two 1-D arrays of one size, rounded in their dtype, in float64."""
 
     def build(context, builder, signature, arguments):
-        return _Fold(context, builder, signature, types.float64, 0.0).of(arguments, builder.fmul, builder.fadd)
+        return _Fold(context, builder, signature.args, types.float64, 0.0).of(arguments, builder.fmul, builder.fadd)
 
     return types.float64(one, other), build
 
@@ -74,7 +78,7 @@ def maximum_of_row(typing, values):
             above, is_nan = builder.fcmp_ordered(">", y, x), builder.fcmp_unordered("uno", y, y)
             return builder.select(builder.or_(above, is_nan), y, x)
 
-        return _Fold(context, builder, signature, values.dtype, -np.inf).of(arguments, lambda x: x, larger)
+        return _Fold(context, builder, signature.args, values.dtype, -np.inf).of(arguments, lambda x: x, larger)
 
     return values.dtype(values), build
 
@@ -92,52 +96,112 @@ def largest_of_row(typing, values):
         def larger(x, y):
             return builder.select(builder.fcmp_ordered(">", y, x), y, x)
 
-        return _Fold(context, builder, signature, values.dtype, -np.inf).of(arguments, lambda x: x, larger)
+        return _Fold(context, builder, signature.args, values.dtype, -np.inf).of(arguments, lambda x: x, larger)
 
     return values.dtype(values), build
+
+
+def _sum_of_in_python(values):
+    return _fold_in_python(np.add, _lanes_in_python(values, 0, LANES).astype(np.float64), np.zeros(LANES))
+
+
+def _sum_of_squares_in_python(values, scale):
+    given = _lanes_in_python(values * scale, 0, LANES).astype(np.float64)
+    return _fold_in_python(np.add, given * given, np.zeros(LANES))
+
+
+@in_python(_sum_of_in_python)
+@intrinsic
+def sum_of(typing, values):
+    """The sum of a 1-D array, in float64 and in `LANES`: the bits of a GPU's."""
+
+    def build(context, builder, signature, arguments):
+        fold = _Fold(context, builder, signature.args, types.float64, 0.0, LANES)
+        return fold.of(arguments, lambda x: x, builder.fadd)
+
+    return types.float64(values), build
+
+
+@in_python(_sum_of_squares_in_python)
+@intrinsic
+def sum_of_squares(typing, values, scale):
+    """The sum of ``(values * scale) ** 2``, the product in the values' dtype, squares and sum as of `sum_of`."""
+    number = values.dtype
+
+    def build(context, builder, signature, arguments):
+        def add(lanes, vector):
+            if number.bitwidth == 64:
+                return builder.fadd(lanes, builder.fmul(vector, vector))
+            # Squares of float32 numbers are exact in float64: one operation, where there is one, gives the same.
+            kind = ir.FunctionType(vector.type, [vector.type] * 3)
+            name = f"llvm.fmuladd.v{vector.type.count}{vector.type.element.intrinsic_name}"
+            return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [vector, vector, lanes])
+
+        given, factor = arguments
+        fold = _Fold(context, builder, signature.args[:1], types.float64, 0.0, LANES)
+        return fold.of([given], lambda x: x, builder.fadd, add, factor)
+
+    return types.float64(values, number), build
 
 
 class _Fold:
     """The code of one fold, of one array or of several side by side, into lanes of a type that begin with a number."""
 
-    def __init__(self, context, builder, signature, lane, start):
-        self._context, self._builder, self._kinds, self._start = context, builder, signature.args, start
-        number = signature.args[0].dtype
+    def __init__(self, context, builder, kinds, lane, start, lanes=FOLD_LANES):
+        self._context, self._builder, self._kinds, self._start, self._count = context, builder, kinds, start, lanes
+        number = kinds[0].dtype
         self._itemsize = number.bitwidth // 8
         self._width = REGISTER_BYTES // (lane.bitwidth // 8)
         self._given = ir.VectorType(context.get_value_type(number), self._width)
         self._lanes = ir.VectorType(context.get_value_type(lane), self._width)
 
-    def of(self, arguments, term, combine):
-        """The number; ``term`` is of a vector of each array, ``combine`` of lanes and terms."""
+    def of(self, values, term, combine, add=None, factor=None):
+        """The number.
+
+        ``term`` is of a vector of each array, ``add`` of lanes and terms, `combine` of lanes and lanes, and of terms if
+        there is no ``add``. The vectors are multiplied by a ``factor`` first, unless that is one.
+        """
         builder = self._builder
         arrays = [
             self._context.make_array(kind)(self._context, builder, value=value)
-            for kind, value in zip(self._kinds, arguments, strict=True)
+            for kind, value in zip(self._kinds, values, strict=True)
         ]
-        size, width = builder.extract_value(arrays[0].shape, 0), self._width
-        totals = [
-            cgutils.alloca_once_value(builder, _filled(self._lanes, self._start)) for _ in range(FOLD_LANES // width)
-        ]
-
-        def add(k, vectors):
-            made = term(*vectors)
-            made = made if made.type == self._lanes else builder.fpext(made, self._lanes)
-            builder.store(combine(builder.load(totals[k]), made), totals[k])
-
-        rest, blocks = builder.and_(size, size.type(FOLD_LANES - 1)), builder.udiv(size, size.type(FOLD_LANES))
-        with cgutils.for_range(builder, blocks) as loop:
-            first = builder.mul(loop.index, size.type(FOLD_LANES))
-            for k in range(len(totals)):
-                add(k, [self._load(array, builder.add(first, first.type(k * width))) for array in arrays])
-        with builder.if_then(builder.icmp_unsigned("!=", rest, rest.type(0))):
-            first = builder.sub(size, rest)
-            for k in range(len(totals)):
-                with builder.if_then(builder.icmp_unsigned(">", rest, rest.type(k * width))):
-                    last = builder.sub(rest, rest.type(k * width))
-                    place = builder.add(first, first.type(k * width))
-                    add(k, [self._load_some(array, place, last) for array in arrays])
+        start = _filled(self._lanes, self._start)
+        totals = [cgutils.alloca_once_value(builder, start) for _ in range(self._count // self._width)]
+        if factor is None:
+            self._add_all(arrays, totals, term, add or combine)
+        else:
+            repeated_factor = repeated(builder, factor, self._given)
+            with builder.if_else(builder.fcmp_ordered("==", factor, factor.type(1.0))) as (as_it_is, scaled):
+                with as_it_is:
+                    self._add_all(arrays, totals, term, add or combine)
+                with scaled:
+                    self._add_all(arrays, totals, lambda x: term(builder.fmul(x, repeated_factor)), add or combine)
         return self._folded([builder.load(total) for total in totals], combine)
+
+    def _add_all(self, arrays, totals, term, add):
+        """Add the terms of all elements to the lanes."""
+        builder, width, count = self._builder, self._width, self._count
+        size = builder.extract_value(arrays[0].shape, 0)
+        rest, blocks = builder.and_(size, size.type(count - 1)), builder.udiv(size, size.type(count))
+
+        def widened(vectors):
+            made = term(*vectors)
+            return made if made.type == self._lanes else builder.fpext(made, self._lanes)
+
+        with cgutils.for_range(builder, blocks) as loop:
+            first = builder.mul(loop.index, size.type(count))
+            for k, total in enumerate(totals):
+                made = widened([self._load(array, builder.add(first, first.type(k * width))) for array in arrays])
+                builder.store(add(builder.load(total), made), total)
+        first = builder.sub(size, rest)
+        for k, total in enumerate(totals):
+            with builder.if_then(builder.icmp_unsigned(">", rest, rest.type(k * width))):
+                there = self._mask(builder.sub(rest, rest.type(k * width)))
+                place = builder.add(first, first.type(k * width))
+                made = widened([self._load_some(array, place, there) for array in arrays])
+                made = builder.select(there, made, _filled(self._lanes, self._start))
+                builder.store(add(builder.load(total), made), total)
 
     def _pointer(self, array, first):
         return self._builder.bitcast(self._builder.gep(array.data, [first]), self._given.as_pointer())
@@ -145,19 +209,20 @@ class _Fold:
     def _load(self, array, first):
         return self._builder.load(self._pointer(array, first), align=self._itemsize)
 
-    def _load_some(self, array, first, count):
-        """A vector of ``count`` elements from ``first`` on; the others are what lanes begin with."""
-        builder, width = self._builder, self._width
-        numbers = ir.VectorType(ir.IntType(64), width)
-        counts = builder.insert_element(ir.Constant(numbers, ir.Undefined), count, ir.IntType(32)(0))
-        counts = builder.shuffle_vector(counts, counts, ir.Constant(ir.VectorType(ir.IntType(32), width), None))
-        mask = builder.icmp_unsigned("<", ir.Constant(numbers, list(range(width))), counts)
+    def _mask(self, count):
+        """Which elements of a vector are below a count."""
+        numbers = ir.VectorType(ir.IntType(64), self._width)
+        counts = repeated(self._builder, count, numbers)
+        return self._builder.icmp_unsigned("<", ir.Constant(numbers, list(range(self._width))), counts)
+
+    def _load_some(self, array, first, mask):
+        """A vector from ``first`` on; elements that a mask leaves out need not be there."""
         kind = self._given
-        name = f"v{width}{kind.element.intrinsic_name}"
+        name = f"v{self._width}{kind.element.intrinsic_name}"
         signature = ir.FunctionType(kind, [kind.as_pointer(), ir.IntType(32), mask.type, kind])
-        load = cgutils.get_or_insert_function(builder.module, signature, f"llvm.masked.load.{name}.p0{name}")
-        fill = _filled(kind, self._start)
-        return builder.call(load, [self._pointer(array, first), ir.IntType(32)(self._itemsize), mask, fill])
+        load = cgutils.get_or_insert_function(self._builder.module, signature, f"llvm.masked.load.{name}.p0{name}")
+        given = self._pointer(array, first), ir.IntType(32)(self._itemsize), mask, _filled(kind, self._start)
+        return self._builder.call(load, given)
 
     def _folded(self, vectors, combine):
         """Halves of all lanes combined with halves, until one is left."""
@@ -176,7 +241,7 @@ def _filled(vector, number):
     return ir.Constant(vector, [ir.Constant(vector.element, number)] * vector.count)
 
 
-# -- lanes that are kept between calls ---------------------------------------------------------------------------------
+# -- lanes in memory ---------------------------------------------------------------------------------------------------
 
 
 def _folded_in_python(values, count):
@@ -203,82 +268,3 @@ def folded(typing, values, count):
         return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
 
     return values.dtype(values, count), build
-
-
-def lanes_adder(count, in_python_code, in_llvm):
-    """Make a function ``(values, blocks, scale, lanes)`` that adds terms of so many blocks of values to as many lanes.
-
-    Lane ``j`` gets the terms of values ``j``, ``j + count`` and so on, in this order. Lanes stay in registers: a loop
-    of Numba's would keep them in memory. No number is multiplied by a scale of one.
-
-    Parameters
-    ----------
-    count : int
-        Lanes, and elements of a block: a multiple of what a register holds.
-    in_python_code : function
-        From ``values * scale`` in float64 to the terms.
-    in_llvm : function
-        ``(builder, vector, lanes, is_exact)`` → the lanes with the terms of a vector added; whether squares are exact,
-        as those of float32 numbers in float64 are.
-    """
-
-    def add_in_python(values, blocks, scale, lanes):
-        for block in values[: blocks * count].reshape(blocks, count):
-            lanes[:count] += in_python_code((block * scale).astype(np.float64))
-
-    @in_python(add_in_python)
-    @intrinsic
-    def add(typing, values, blocks, scale, lanes):
-        number = values.dtype
-
-        def build(context, builder, signature, arguments):
-            given, blocks, scale, result = arguments
-            given, result = (
-                context.make_array(kind)(context, builder, value=value).data
-                for kind, value in ((values, given), (lanes, result))
-            )
-            is_narrow, width = number.bitwidth < 64, REGISTER_BYTES // 8
-            narrow, vector = (ir.VectorType(kind, width) for kind in (context.get_value_type(number), ir.DoubleType()))
-
-            def at(array, first, kind):
-                return builder.bitcast(builder.gep(array, [first]), kind.as_pointer())
-
-            places = [at(result, ir.Constant(ir.IntType(64), k), vector) for k in range(0, count, width)]
-            totals = [cgutils.alloca_once_value(builder, builder.load(place, align=8)) for place in places]
-
-            def add_blocks(factor):
-                with cgutils.for_range(builder, blocks) as loop:
-                    first = builder.mul(loop.index, loop.index.type(count))
-                    for k, total in enumerate(totals):
-                        start = at(given, builder.add(first, first.type(k * width)), narrow)
-                        block = builder.load(start, align=number.bitwidth // 8)
-                        block = builder.fmul(block, factor) if factor else block
-                        block = builder.fpext(block, vector) if is_narrow else block
-                        builder.store(in_llvm(builder, block, builder.load(total), is_narrow), total)
-
-            with builder.if_else(builder.fcmp_ordered("==", scale, scale.type(1.0))) as (as_it_is, scaled):
-                with as_it_is:
-                    add_blocks(None)
-                with scaled:
-                    add_blocks(repeated(builder, scale, narrow))
-            for place, total in zip(places, totals, strict=True):
-                builder.store(builder.load(total), place, align=8)
-            return context.get_dummy_value()
-
-        return types.void(values, types.intp, number, lanes), build
-
-    return add
-
-
-def add_vector(builder, vector, lanes, is_exact):
-    """Add the vector itself, for `lanes_adder`."""
-    return builder.fadd(lanes, vector)
-
-
-def add_squares(builder, vector, lanes, is_exact):
-    """Add its squares, for `lanes_adder`; in one operation where that gives the same."""
-    if not is_exact:
-        return builder.fadd(lanes, builder.fmul(vector, vector))
-    kind = ir.FunctionType(vector.type, [vector.type] * 3)
-    name = f"llvm.fmuladd.v{vector.type.count}{vector.type.element.intrinsic_name}"
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [vector, vector, lanes])

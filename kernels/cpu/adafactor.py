@@ -46,14 +46,14 @@ def sums_pass(first, last, handle, options):
         c = scalars_at(Control, t.table, tile.group, 0)
         s = scalars_at(SCALARS, t.table, tile.group, CONTROLS)
         if tile.rows == 0:
-            _measure_vector(t, tile, k, c, s, options, scratch, squares, lanes, DTYPE)
+            _measure_vector(t, tile, k, c, s, options, scratch, squares, DTYPE)
             continue
         parts, rows = _own_parts_of(t, tile, sums, DTYPE), tile.matrices * tile.rows
         parts.column_sums[:] = 0.0
         step = _rows_of_batch(tile)
         for r in range(0, rows, step):
             _measure_rows(t, tile, parts, r, min(step, rows - r), c, s, options, scratch, squares, lanes, DTYPE)
-        t.sums[SIZES, k] = sum_of(parts.row_sizes, lanes)
+        t.sums[SIZES, k] = sum_of(parts.row_sizes)
         if tile.strips == 1:
             _finish_rows(t, tile, parts, k, s, lanes, DTYPE)
             if tile.blocks == 1:
@@ -61,13 +61,13 @@ def sums_pass(first, last, handle, options):
 
 
 @inlined_callee
-def _measure_vector(t, tile, k, c, s, options, scratch, updates, lanes, dtype):
+def _measure_vector(t, tile, k, c, s, options, scratch, updates, dtype):
     grad, scale = chunk_gradient(t, tile.segment, tile.offset, tile.length, c, options, scratch, dtype)
     velocity = array_at(t.addresses[VELOCITY, tile.segment], tile.offset, tile.length, dtype)
     param = array_at(t.addresses[PARAM, tile.segment], tile.offset, tile.length, dtype)
     _follow_velocity(grad, velocity, updates, scale, t.factors[CLIP, tile.segment], c.limit, s)
-    t.sums[SIZES, k] = sum_of_squares(param, size_factor(c, s), lanes)
-    t.sums[UPDATES, k] = sum_of_squares(updates[: tile.length], dtype(1), lanes)
+    t.sums[SIZES, k] = sum_of_squares(param, size_factor(c, s))
+    t.sums[UPDATES, k] = sum_of_squares(updates[: tile.length], dtype(1))
 
 
 @callee
@@ -166,7 +166,7 @@ def _finish_rows(t, tile, parts, k, s, lanes, dtype):
     else:
         _follow_means(parts.rows, parts.row_sums, tile.width, s)
     if tile.blocks > 1:
-        t.sums[MEANS, k] = sum_of(parts.rows, lanes)
+        t.sums[MEANS, k] = sum_of(parts.rows)
         return
     roots = parts.roots
     sums_of_rows(parts.rows, tile.rows, roots, lanes)
@@ -206,7 +206,7 @@ def _finish_matrix(t, tile, k, lanes, dtype, scalars):
             own = scalars_at(Tile, t.chunks, i, 0)
             _finish_rows(t, own, parts_of(t, own, dtype), i, s, lanes, dtype)
     if tile.blocks > 1:
-        parts_of(t, tile, dtype).roots[0] = root_of(row_sum(t.sums[MEANS, k : k + tile.blocks], lanes), tile, s)
+        parts_of(t, tile, dtype).roots[0] = root_of(row_sum(t.sums[MEANS, k : k + tile.blocks]), tile, s)
     for first in range(k, k + tile.blocks * tile.strips, tile.blocks):
         strip = scalars_at(Tile, t.chunks, first, 0)
         parts = parts_of(t, strip, dtype)
@@ -343,7 +343,7 @@ def size_pass(first, last, handle, options):
             count = min(step, rows - r)
             _update_rows(t, tile, r, count, roots, c, s, options, scratch, updates, DTYPE)
             sums_of_squared_rows(updates, tile.columns, DTYPE(1), row_sizes[r : r + count], lanes)
-        t.sums[UPDATES, k] = sum_of(row_sizes[:rows], lanes)
+        t.sums[UPDATES, k] = sum_of(row_sizes[:rows])
 
 
 class Roots(NamedTuple):
@@ -444,13 +444,12 @@ def unsigned(matrices, rows, columns):
 def lengths_pass(handle):
     """Per parameter the step's length into ``factors[EXTRA]``; serial."""
     t = tables_at(handle, DTYPE)
-    lanes = np.empty(ROW_LANES)
     k = 0
     while k < t.chunks.shape[0]:
         tile = scalars_at(Tile, t.chunks, k, 0)
         s = scalars_at(SCALARS, t.table, tile.group, CONTROLS)
-        size = row_sum(t.sums[SIZES, k : tile.end_tile], lanes)
-        update = row_sum(t.sums[UPDATES, k : tile.end_tile], lanes)
+        size = row_sum(t.sums[SIZES, k : tile.end_tile])
+        update = row_sum(t.sums[UPDATES, k : tile.end_tile])
         t.factors[EXTRA, tile.segment] = length_of(size, update, tile, s)
         k = tile.end_tile
 

@@ -45,7 +45,7 @@ from ..layout import (
 from ..maths import clip, decayed, plus_share
 from ..registry import between_phases, first_phase, second_phase, update
 from ..tables import end_of_segment, tables_at
-from .reduction import LANES, nonfinite, row_sum, sum_of, sum_of_squares
+from .reduction import nonfinite, row_sum, sum_of, sum_of_squares
 from .staging import chunk_gradient, scratch_for
 
 CONTROLS = len(Control._fields)
@@ -171,7 +171,6 @@ def norms(first, last, handle, options):
     """
     t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
-    lanes = np.empty(LANES)
     for k in range(first, last):
         segment = t.chunks[k, SEGMENT]
         t.sums[0, k] = 0.0
@@ -182,7 +181,7 @@ def norms(first, last, handle, options):
             continue
         c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
         grad, scale = chunk_gradient(t, segment, t.chunks[k, OFFSET], t.chunks[k, LENGTH], c, options, scratch, DTYPE)
-        t.sums[0, k] = sum_of_squares(grad, scale, lanes)
+        t.sums[0, k] = sum_of_squares(grad, scale)
         if not np.isfinite(t.sums[0, k]):
             t.sums[1, k] = nonfinite(grad, scale)
 
@@ -195,7 +194,6 @@ def phase_one(first, last, handle, options):
     term_addresses = np.empty((len(TERM_ROWS), 1), np.int64)
     for row in range(len(TERM_ROWS)):
         term_addresses[row, 0] = terms[row].ctypes.data
-    lanes = np.empty(LANES)
     for k in range(first, last):
         segment = t.chunks[k, SEGMENT]
         if t.gradients[ADDRESS, segment] == 0:
@@ -205,7 +203,7 @@ def phase_one(first, last, handle, options):
         term_arrays = arrays_at(TERM_ROWS, term_addresses, 0, 0, param.size, DTYPE)
         _first_phase_chunk(param, grad, slots, term_arrays, s, scale, t.factors[CLIP, segment], c.limit, c.decay)
         for row in range(len(TERM_ROWS)):
-            t.sums[row, k] = sum_of(terms[row, : param.size], lanes)
+            t.sums[row, k] = sum_of(terms[row, : param.size])
 
 
 @callee
@@ -245,12 +243,11 @@ def between(handle):
     """Work out a two-phase rule's number of each segment. Reads the terms' sums, writes ``factors[EXTRA]``; serial."""
     t = tables_at(handle, DTYPE)
     totals = np.zeros(len(TERM_ROWS))
-    lanes = np.empty(LANES)
     k = 0
     while k < t.chunks.shape[0]:
         end = end_of_segment(t.chunks, k)
         for row in range(len(TERM_ROWS)):
-            totals[row] = row_sum(t.sums[row, k:end], lanes)
+            totals[row] = row_sum(t.sums[row, k:end])
         s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
         n = t.chunks[end - 1, OFFSET] + t.chunks[end - 1, LENGTH]
         t.factors[EXTRA, t.chunks[k, SEGMENT]] = between_phases(totals, n, s)
@@ -260,8 +257,7 @@ def between(handle):
 def total(handle):
     """Sum of squares over all chunks, and whether every element was finite; after `norms`, serial."""
     t = tables_at(handle, DTYPE)
-    lanes = np.empty(LANES)
-    return row_sum(t.sums[0], lanes), row_sum(t.sums[1], lanes) == 0.0
+    return row_sum(t.sums[0]), row_sum(t.sums[1]) == 0.0
 
 
 def clip_each(handle, clipnorm):
@@ -271,11 +267,10 @@ def clip_each(handle, clipnorm):
 
 @callee
 def _clip_each(t, clipnorm):
-    lanes = np.empty(LANES)
     k = 0
     while k < t.chunks.shape[0]:
         end = end_of_segment(t.chunks, k)
-        t.factors[CLIP, t.chunks[k, SEGMENT]] = own_factor(clipnorm, row_sum(t.sums[0, k:end], lanes))
+        t.factors[CLIP, t.chunks[k, SEGMENT]] = own_factor(clipnorm, row_sum(t.sums[0, k:end]))
         k = end
 
 
@@ -284,11 +279,11 @@ def clip_by_norm(handle, clipping):
 
     Reads what `norms` wrote, writes the norm and ``factors[CLIP]``; serial.
     """
-    t, lanes = tables_at(handle, DTYPE), np.empty(LANES)
+    t = tables_at(handle, DTYPE)
     told = array_at(clipping, 0, NORM + 1, np.float64)
     way, limit, checked = told[0], told[1], told[2] != 0.0
-    norm = math.sqrt(row_sum(t.sums[0], lanes))
-    if checked and (row_sum(t.sums[1], lanes) != 0.0 or (way != 0.0 and not math.isfinite(norm))):
+    norm = math.sqrt(row_sum(t.sums[0]))
+    if checked and (row_sum(t.sums[1]) != 0.0 or (way != 0.0 and not math.isfinite(norm))):
         return 1
     told[NORM] = norm
     if way == EACH:

@@ -35,7 +35,7 @@ from ..tables import end_of_segment, tables_at
 from . import launch, loops, newton_schulz
 from .engines import Elementwise
 from .newton_schulz import factor_of, is_small
-from .reduction import LANES, row_sum
+from .reduction import row_sum
 
 # Replaced in each specialisation.
 DTYPE = np.float32
@@ -78,12 +78,11 @@ def muon(param, grad, slots, s):
 def norms_pass(handle):
     """Write what each direction is divided by first to ``factors[EXTRA]``; after `loops.norms` of them, serial."""
     t = tables_at(handle, DTYPE)
-    lanes = np.empty(LANES)
     k = 0
     while k < t.chunks.shape[0]:
         end = end_of_segment(t.chunks, k)
         s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], loops.CONTROLS)
-        t.factors[EXTRA, t.chunks[k, SEGMENT]] = divisor_of(row_sum(t.sums[0, k:end], lanes), s, DTYPE)
+        t.factors[EXTRA, t.chunks[k, SEGMENT]] = divisor_of(row_sum(t.sums[0, k:end]), s, DTYPE)
         k = end
 
 

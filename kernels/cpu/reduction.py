@@ -5,10 +5,10 @@ import math
 import numpy as np
 
 from ..compile._jit import callee, inlined_callee
-from ..compile.folds import add_squares, add_vector, folded, lanes_adder
-
-LANES = 128
-"""Partial sums kept side by side. A plain float64 sum is one chain of additions, and four times slower."""
+from ..compile.folds import LANES as LANES
+from ..compile.folds import folded
+from ..compile.folds import sum_of as sum_of
+from ..compile.folds import sum_of_squares as sum_of_squares
 
 ROW_LANES = 8 * LANES
 """Partial sums of several rows."""
@@ -18,18 +18,6 @@ HALF = LANES // 2
 
 NARROW = LANES // 4 - 1
 """Columns of rows that are summed side by side: too few for vectors within a row."""
-
-
-@callee
-def sum_of_squares(values, scale, lanes):
-    """Sum of ``(values * scale) ** 2``, the product in the values' dtype, squares and sum in float64."""
-    return _sum(_square, _add_squares, values, scale, lanes)
-
-
-@callee
-def sum_of(values, lanes):
-    """Sum of ``values`` in float64."""
-    return _sum(_itself, _add, values, values.dtype.type(1), lanes)
 
 
 @callee
@@ -51,40 +39,28 @@ def _itself(x):
     return x
 
 
-_add = lanes_adder(LANES, lambda x: x, add_vector)
-_add_squares = lanes_adder(LANES, lambda x: x * x, add_squares)
-
-
 @callee
-def _sum(term, add_terms, values, scale, lanes):
-    """Sum of ``term(values * scale)``: element i goes to lane i % `LANES`, in order, and lanes are folded."""
-    lanes[:LANES] = 0.0
-    blocks = values.size // LANES
-    if blocks:
-        add_terms(values, blocks, scale, lanes)
-    rest = values[blocks * LANES :]
-    for j in range(rest.size):
-        lanes[j] += term(np.float64(rest[j] * scale))
-    return folded(lanes, LANES) if values.size > HALF else folded(lanes, HALF)
+def _sum_of(values, scale):
+    return sum_of(values)
 
 
 @callee
 def sums_of_rows(values, columns, sums, lanes):
     """`sum_of` each row of so many columns, into ``sums``; ``lanes``: `ROW_LANES` float64."""
-    _sums_of_rows(_itself, _add, values, columns, values.dtype.type(1), sums, lanes)
+    _sums_of_rows(_itself, _sum_of, values, columns, values.dtype.type(1), sums, lanes)
 
 
 @callee
 def sums_of_squared_rows(values, columns, scale, sums, lanes):
     """`sum_of_squares` of each row of so many columns, into ``sums``; ``lanes``: `ROW_LANES` float64."""
-    _sums_of_rows(_square, _add_squares, values, columns, scale, sums, lanes)
+    _sums_of_rows(_square, sum_of_squares, values, columns, scale, sums, lanes)
 
 
 @callee
-def _sums_of_rows(term, add_terms, values, columns, scale, sums, lanes):
+def _sums_of_rows(term, sum_row, values, columns, scale, sums, lanes):
     if columns > LANES:
         for i in range(sums.size):
-            sums[i] = _sum(term, add_terms, values[i * columns : (i + 1) * columns], scale, lanes)
+            sums[i] = sum_row(values[i * columns : (i + 1) * columns], scale)
     elif columns > NARROW:
         _sums_of_short_rows(term, values, columns, scale, sums, lanes)
     elif columns <= 4:
@@ -148,10 +124,10 @@ def _sums_of_narrow_rows(term, values, columns, scale, sums, lanes):
 
 
 @callee
-def row_sum(values, lanes):
+def row_sum(values):
     """Sum of ``values`` in float64; short rows without the cost of setting up the lanes."""
     if values.size >= LANES:
-        return sum_of(values, lanes)
+        return sum_of(values)
     total = 0.0
     for i in range(values.size):
         total += np.float64(values[i])
