@@ -237,7 +237,6 @@ IN_A_CHILD = """
     {before}
     from fastopt.kernels.cuda import _cuda_jit
     from fastopt.kernels.compile import _jit
-from fastopt.kernels.compile import cache as cache_module
     from fastopt.kernels.compile.intrinsics import array_at
 
     def doubled(address, size):
