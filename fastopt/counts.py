@@ -62,7 +62,7 @@ class Counts:
         return float(self.told[NORM]) if self.has_norm else None
 
     def noting(self, norm: float) -> list[Call]:
-        """Return the C function that notes the norm of a step's gradients."""
+        """Return the C functions that note the norm of a step's gradients."""
         return [partial(setitem, self.told, NORM, norm), partial(vars(self).update, has_norm=True)]
 
     def take_over(self, norm: float | None, skipped: bool) -> None:

@@ -207,7 +207,7 @@ def test_rows_are_folded_to_the_same_bits_by_plain_python(name, dtype):
     arrays = (array, array) if kernel is fold_two else (array,)
     compiled_fold = specialise(kernel, name, arrays, {"FUNCTION": fold})
     rng = np.random.default_rng(6)
-    for size in [*range(70), 100, 128, 1000, 4099]:
+    for size in [*range(70), 100, 127, 128, 129, 255, 257, 1000, 4099]:
         for special in ([], [np.inf], [np.nan], [-np.inf, np.nan], [np.inf, -np.inf]):
             row = np.full(size + 40, 1e30 if dtype is np.float64 else 1e10, dtype)  # what must not be read
             x = row[:size]
@@ -234,7 +234,8 @@ def test_squares_are_summed_to_the_same_bits_by_plain_python(dtype, scale):
     compiled_fold = specialise(fold_scaled, "squares", (array, TYPES[dtype]), {})
     rng = np.random.default_rng(7)
     for size in [0, 1, 7, 8, 63, 64, 65, 127, 128, 129, 1000, 4096, 4099]:
-        x = rng.standard_normal(size).astype(dtype)
+        x = np.full(size + 130, np.inf, dtype)[:size]  # what lies beyond must not be read
+        x[:] = rng.standard_normal(size)
         with np.errstate(all="ignore"):
             plain, expected = folds.sum_of_squares(x, scale), np.sum((x * scale).astype(np.float64) ** 2)
         np.testing.assert_array_equal(compiled_fold(x, scale), plain, err_msg=str(size))

@@ -179,7 +179,7 @@ def disturbance(times: Mapping[str, Sequence[float]], share: float) -> str | Non
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Without garbage collection."""
+    """Run what is inside without garbage collection."""
     collects = gc.isenabled()
     gc.disable()
     try:

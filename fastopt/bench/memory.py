@@ -32,7 +32,7 @@ class Memory:
 
     @property
     def idle_bytes(self) -> int:
-        """Return what is kept for arrays to come."""
+        """Return the bytes that are kept for arrays to come."""
         return sum(block.size for block in self._idle)
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:

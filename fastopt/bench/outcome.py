@@ -49,7 +49,7 @@ class Outcome:
 
     @property
     def speedup(self) -> Ratio | None:
-        """Over the fastest peer."""
+        """Return the speed-up over the fastest peer."""
         return None if self.peer is None else self.speedups[self.peer]
 
     def summary(self) -> dict[str, Any]:
@@ -106,6 +106,6 @@ def outcome_of(
 
 
 def mean_speedup(outcomes: Sequence[Outcome]) -> float | None:
-    """Over the fastest peer of each case, the geometric mean; without cold ones, where launches count the most."""
+    """Return the geometric mean over the fastest peer of each case, without cold ones: launches count there."""
     speedups = [each.speedup.value for each in outcomes if each.speedup is not None and not each.case.cold]
     return geometric_mean(speedups) if speedups else None

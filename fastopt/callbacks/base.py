@@ -18,7 +18,7 @@ class Callback:
     async_safe = True  # or Keras looks for its own hooks first, and fails without a word about why
 
     def set_params(self, params: Any) -> None:
-        """Take the parameters that Keras's ``fit`` gives first.
+        """Refuse Keras's ``fit``, which calls this first.
 
         Raises
         ------

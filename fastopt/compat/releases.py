@@ -65,7 +65,7 @@ DIFFERENCES = (
 
 
 def arguments_for(release: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments that have the class ``name`` of `keras_2_2` behave as in ``release``, given the same.
+    """Return arguments with which the class ``name`` of `keras_2_2` behaves as ``release``'s does with ``given``.
 
     Raises
     ------

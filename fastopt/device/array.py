@@ -100,7 +100,7 @@ class CudaArray:
 
     @property
     def flags(self) -> Flags:
-        """Return the flags that NumPy would have of the same array."""
+        """Return the flags that NumPy would give the same array."""
         plain = c_strides(self.shape, self.itemsize)
         axes = [axis for axis, extent in enumerate(self.shape) if extent > 1]
         return Flags(

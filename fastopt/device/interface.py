@@ -34,7 +34,7 @@ class Library:
         return array.device
 
     def stream(self, array: Any) -> Stream:
-        """Return the stream on which the array is worked on; does not keep the array alive."""
+        """Return what gives the stream that the array is worked on; it does not keep the array alive."""
         return array.stream
 
     def view(self, name: str, array: Any, stream: int) -> CudaArray:

@@ -133,7 +133,7 @@ class CudaGradients(BaseGradients):
         return False
 
     def _check_memory(self, leaves: list[Any], wanted: list[int]) -> None:
-        """Check an address, whatever is known of the array."""
+        """Check the addresses, whatever is known of the arrays."""
         addresses = self.table[ADDRESS]
         lost = (addresses == 0) & (self._sizes > 0)
         for k in wanted if np.any(lost) else ():

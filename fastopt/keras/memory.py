@@ -75,7 +75,7 @@ class NumpyMemory:
         return setting_value(variable, np.asarray(value, held.dtype))
 
     def following(self, variable: Any, numbers: Any) -> Callable[[], Any]:
-        """Return a C function that gives a scalar variable the first of an `array.array`'s numbers then."""
+        """Return a C function that gives a scalar variable the first of an `array.array`'s numbers when called."""
         if not isinstance(value_of(variable), np.ndarray):
             set_value(variable, np.array(value_of(variable)))
         return partial(np.ndarray.__setitem__, value_of(variable), Ellipsis, np.frombuffer(numbers)[:1].reshape(()))

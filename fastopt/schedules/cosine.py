@@ -144,5 +144,5 @@ class CosineDecayRestarts(LearningRateSchedule):
 
 
 def _cosine_factor(done: float, alpha: float, peak: float = 1.0) -> float:
-    """Fall from ``(1 - alpha) * peak + alpha`` at ``done = 0`` to ``alpha`` at ``done = 1``."""
+    """Return what falls from ``(1 - alpha) * peak + alpha`` at ``done = 0`` to ``alpha`` at ``done = 1``."""
     return (1.0 - alpha) * 0.5 * peak * (1.0 + math.cos(math.pi * done)) + alpha

@@ -134,7 +134,7 @@ OVERFLOW = "the gradients' norm overflows; nothing was updated"
 
 
 def nonfinite_message(plans: list[Plan], sums: list[np.ndarray]) -> str:
-    """Say which gradients are not finite, by what the norms found: names the first of them.
+    """Say what is wrong with gradients that are not finite, by what the norms found; name the first of them.
 
     ``sums`` are the sums of each plan's chunks, [terms, chunks].
     """

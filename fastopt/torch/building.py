@@ -148,7 +148,7 @@ def _check_devices(owner: Owner, devices: list[Any]) -> None:
 
 
 def pack(owner: Owner, params: list[Any]) -> None:
-    """Move what is trained into flat tensors, with ``flat``, if it is not there."""
+    """Move what is trained into flat tensors, if ``flat`` asks for it and it is not there."""
     if owner.flat:
         has_memory = [p for p in params if is_updatable(p) and not p.is_meta]
         flat.pack([p for p in has_memory if p.requires_grad], owner.buffers)

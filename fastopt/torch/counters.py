@@ -155,7 +155,7 @@ def _is_near(tensor: torch.Tensor) -> bool:
 
 
 def _rounding(dtype: torch.dtype) -> Callable[[float], float]:
-    """Return what a number becomes in a tensor."""
+    """Return a function from a number to what becomes of it in a tensor of this dtype."""
     if dtype in _KINDS:
         convert = _KINDS[dtype][1]
         return lambda value: float(convert(value))

@@ -156,7 +156,7 @@ class DeviceOptimizer(Optimizer):
     # -- the owner's state ------------------------------------------------------------------------------------------
 
     def _recording(self) -> list[Call]:
-        """Return what says a step where others look, counts and new state: C functions, to be called with it."""
+        """Return what tells others of a step, by counts and new state: C functions, to be called with it."""
         calls = list(self._counting.writes)
         if self.use_ema or self._unrecorded:
             calls += [partial(setattr, cohort, "averages", self.use_ema) for cohort in self._active]

@@ -31,7 +31,7 @@ class _Lying(NamedTuple):
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> _Lying:
-        """Return that of a float tensor."""
+        """Return how a float tensor lies."""
         itemsize = tensor.element_size()
         strides = tuple(stride * itemsize for stride in tensor.stride())
         dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))

@@ -1,5 +1,5 @@
-"""How fastopt compiles: flags, specialisation and the cache on disk. Only this file and `_cuda_jit`, which does the
-same for GPUs, spell Numba's decorators.
+"""How fastopt compiles: flags and specialisation. Only this file and `_cuda_jit`, which does the same for GPUs, spell
+Numba's decorators.
 
 A *specialisation* is one kernel for one rule and one dtype. It is a clone of the kernel function with its own name and
 its own globals (the scalars class, the dtype, the number of slots), compiled for one explicit signature, so that a call
@@ -104,7 +104,7 @@ _kept: list[object] = []
 
 
 def notice_of(name, path):
-    """Word a notice for whoever waits for a compilation; none where its code lies at ``path``, None for nowhere."""
+    """Word a notice for whoever waits for a compilation; empty where its code lies at ``path``, None for nowhere."""
     if path is None:
         return f"fastopt: compiling {name} and others (not kept on disk)"
     if path.exists():

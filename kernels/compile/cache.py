@@ -44,7 +44,7 @@ def read_cached(path):
 
 
 def _checksum(path, payload):
-    """Sum up the file's name, too: under another name, which tools that copy folders may give it, it is other code."""
+    """Digest the file's name, too: under another name, which tools that copy folders may give it, it is other code."""
     return hashlib.sha256(path.name.encode() + b"\0" + payload).digest()
 
 

@@ -1,13 +1,13 @@
-"""Sums in float64, and maxima, that stay in registers: lanes that blocks are added to, and whole rows.
+"""A whole array folded into one number, in registers: sums in float64, and the maximum.
 
-Element ``i`` goes to lane ``i % FOLD_LANES``, in order, and halves of the lanes are folded into halves: no bit of the
-result depends on how wide a processor's vectors are. A loop of Numba's would keep the lanes in memory, and a short row
-would take three times as long.
+Element ``i`` goes to lane ``i % FOLD_LANES``, or ``i % LANES``, in order, and halves of the lanes are folded into
+halves: no bit of the result depends on how wide a processor's vectors are. A loop of Numba's would keep the lanes in
+memory, and a short row would take three times as long. Arrays are contiguous.
 """
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import errors, types
 from numba.extending import intrinsic
 
 from ._numba import cgutils, in_python
@@ -125,7 +125,7 @@ def sum_of(typing, values):
 @in_python(_sum_of_squares_in_python)
 @intrinsic
 def sum_of_squares(typing, values, scale):
-    """The sum of ``(values * scale) ** 2``, the product in the values' dtype, squares and sum as of `sum_of`."""
+    """The sum of ``(values * scale) ** 2``, the product in the values' dtype, the rest as of `sum_of`."""
     number = values.dtype
 
     def build(context, builder, signature, arguments):
@@ -148,6 +148,8 @@ class _Fold:
     """The code of one fold, of one array or of several side by side, into lanes of a type that begin with a number."""
 
     def __init__(self, context, builder, kinds, lane, start, lanes=FOLD_LANES):
+        if any(kind.layout != "C" for kind in kinds):
+            raise errors.TypingError(f"arrays that are folded must be contiguous, got {kinds}")
         self._context, self._builder, self._kinds, self._start, self._count = context, builder, kinds, start, lanes
         number = kinds[0].dtype
         self._itemsize = number.bitwidth // 8
@@ -158,8 +160,8 @@ class _Fold:
     def of(self, values, term, combine, add=None, factor=None):
         """The number.
 
-        ``term`` is of a vector of each array, ``add`` of lanes and terms, `combine` of lanes and lanes, and of terms if
-        there is no ``add``. The vectors are multiplied by a ``factor`` first, unless that is one.
+        ``term`` is of a vector of each array, ``add`` of lanes and terms, ``combine`` of lanes and lanes, and of terms
+        if there is no ``add``. With a ``factor``, which takes a single array, its vectors are multiplied by that first.
         """
         builder = self._builder
         arrays = [
@@ -210,7 +212,7 @@ class _Fold:
         return self._builder.load(self._pointer(array, first), align=self._itemsize)
 
     def _mask(self, count):
-        """Which elements of a vector are below a count."""
+        """Tell which elements of a vector are below a count."""
         numbers = ir.VectorType(ir.IntType(64), self._width)
         counts = repeated(self._builder, count, numbers)
         return self._builder.icmp_unsigned("<", ir.Constant(numbers, list(range(self._width))), counts)

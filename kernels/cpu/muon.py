@@ -153,7 +153,7 @@ class Orthogonal(Elementwise):
         update.gradients[LAYOUT] = DIRECT
 
     def _large_products(self):
-        """Return what makes the directions of large matrices orthogonal, of those with a gradient."""
+        """Yield what makes the directions of large matrices orthogonal, of those with a gradient."""
         scalars, update = scalars_of(self.work.table), self._update_work
         for k in self._large:
             direction, s = self._directions[k], scalars[self._rows[k]]

@@ -116,7 +116,7 @@ def memory_of(array):
 
 
 def address_of(array):
-    """Return the address of one of Numba's arrays: its interface works out all else with it, at every step."""
+    """Return the address of one of Numba's arrays: its interface would work out all else with it, at every step."""
     return array.device_ctypes_pointer.value or 0
 
 

@@ -189,7 +189,7 @@ class _Library:
     module: Any = None
 
     def products(self, matrices, empty):
-        """Make these matrices orthogonal, with scratch arrays from ``empty``."""
+        """Return what makes these matrices orthogonal, with scratch arrays from ``empty``."""
         return Products(self.module, matrices, empty)
 
 

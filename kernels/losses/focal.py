@@ -46,7 +46,7 @@ def binary_focal_crossentropy_of_logit(target, prediction, s):
 
 @inlined_callee
 def _binary_focal(target, prediction, rest, p, q, s):
-    """Compute the loss of a probability and the rest of it, and of both of them clipped."""
+    """Compute the loss, and its derivative, from a probability and the rest of it, and both of them clipped."""
     one, zero = constant(1, prediction), constant(0, prediction)
     other = one - target
     loss = -(target * log(p) + other * log(q))
