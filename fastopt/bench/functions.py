@@ -38,11 +38,6 @@ class Activation(NamedTuple):
     options: dict[str, Any] = {}  # noqa: RUF012
     label: str = ""
 
-    @property
-    def title(self) -> str:
-        """Return what tells it from the others."""
-        return self.label or self.name
-
 
 ACTIVATIONS = [
     Activation("celu", functional.celu),
@@ -85,11 +80,6 @@ class Loss(NamedTuple):
     label: str = ""
     loose: float = 1.0
 
-    @property
-    def title(self) -> str:
-        """Return what tells it from the others."""
-        return self.label or self.name
-
 
 def _kl_divergence(predictions: Any, targets: Any) -> Any:
     return functional.kl_div(predictions.log(), targets, reduction="batchmean")
@@ -118,10 +108,15 @@ LOSSES = [
 ]
 
 
+def title_of(each: Activation | Loss) -> str:
+    """Return what tells one from the others."""
+    return each.label or each.name
+
+
 def names() -> list[str]:
     """Name all functions, in order."""
-    both = [f"{each.title}/{way}" for each in ACTIVATIONS for way in ("forward", "backward")]
-    return [*both, *(loss.title for loss in LOSSES)]
+    both = [f"{title_of(each)}/{way}" for each in ACTIVATIONS for way in ("forward", "backward")]
+    return [*both, *map(title_of, LOSSES)]
 
 
 def _numbers(seed: int) -> dict[str, Any]:
@@ -152,7 +147,7 @@ def functions(seed: int = 0) -> Iterator[Function]:
 def _both_ways(activation: Activation, x: Array, slopes: Array) -> Iterator[Function]:
     """Forward and backward."""
     name, theirs, options, _ = activation
-    ours, label = getattr(activations, name), activation.title
+    ours, label = getattr(activations, name), title_of(activation)
     tensor, leaf = torch.from_numpy(x), torch.from_numpy(x).requires_grad_()
     y = ours(x, **options)
     yield Function(f"{label}/forward", lambda out: ours(x, out=out, **options), lambda: theirs(tensor).numpy(), y)
@@ -184,7 +179,7 @@ def _valued(loss: Loss, targets: Any, predictions: Array) -> Function:
         value.backward()
         return value.item(), leaf.grad.numpy()
 
-    return Function(loss.title, lambda out: ours(targets, predictions, out=out), theirs, predictions, loss.loose)
+    return Function(title_of(loss), lambda out: ours(targets, predictions, out=out), theirs, predictions, loss.loose)
 
 
 def check(function: Function) -> None:

@@ -90,7 +90,7 @@ def _largest_in_python(values):
 @in_python(_largest_in_python)
 @intrinsic
 def largest_of_row(typing, values):
-    """The largest number of a 1-D array that is not NaN; -inf of none. Four times as quick as `maximum_of_row`."""
+    """The largest number of a 1-D array that is not NaN; -inf of none. Quicker than `maximum_of_row`."""
 
     def build(context, builder, signature, arguments):
         def larger(x, y):
