@@ -73,13 +73,19 @@ class Array:
     def _new(self, dtype, compute):
         with self.cupy.cuda.Device(self.device.id):
             new = self.cupy.empty(self.shape, dtype)
-        self.cupy.enqueue(self.device.id, lambda: np.copyto(new.numbers(), compute(self.numbers())))
+        self.cupy.enqueue(self.device.id, lambda: new.write(compute(self.numbers())))
         return new
 
     def set(self, values):
         """Write numbers, in the current stream."""
         values = np.array(values, self.dtype)
-        self.cupy.enqueue(self.device.id, lambda: np.copyto(self.numbers(), values))
+        self.cupy.enqueue(self.device.id, lambda: self.write(values))
+
+    def write(self, values):
+        """Replace the numbers at once."""
+        numbers = self.numbers()
+        np.copyto(numbers, values)
+        self.cupy.driver.note_writing(self.data.ptr, numbers.nbytes)
 
     def get(self):
         """A NumPy copy, once the current stream is done."""
@@ -180,10 +186,14 @@ class CuPy(types.ModuleType):
     def give_back(self, ordinal, stream, address, nbytes):
         """Let memory be used again, once what is in its stream is done; at once if that is gone."""
         if stream and stream not in self.driver.streams:
-            ctypes.memset(address, 0xFF, nbytes)
+            self._spoil(address, nbytes)
         else:
-            self.enqueue(ordinal, lambda: ctypes.memset(address, 0xFF, nbytes), stream)
+            self.enqueue(ordinal, lambda: self._spoil(address, nbytes), stream)
         self._pools[ordinal, stream, nbytes].append(address)
+
+    def _spoil(self, address, nbytes):
+        ctypes.memset(address, 0xFF, nbytes)
+        self.driver.note_writing(address, nbytes, undone=True)
 
     @contextlib.contextmanager
     def _using(self, ordinal):

@@ -1,24 +1,31 @@
-"""A CUDA driver that runs what is given to it, late: kernels on Numba's simulator, in the order of streams and events.
+"""A CUDA driver that runs what is given to it, late: compiled kernels on the CPU, in the order of streams and events.
 
 What is enqueued waits until something needs it, or until a random moment; a copy reads and writes when it is carried
 out. So what is used too early, or without a wait between streams, shows as wrong numbers. Memory that nobody wrote,
-or that was freed, is all ones: NaN.
+or that was freed, is all ones: NaN. Kernels may touch nothing else than what was allocated, or is known by `adopt`.
 """
 
 import contextlib
+import functools
 import gc
 import random
 import re
 import threading
-from collections import deque
+import weakref
+from collections import defaultdict, deque
 
 from cuda.bindings import driver as real
 from fake_driver import CODE, CONTEXT, PRIMARY, UNSAFE_IN_CAPTURE, FakeDriver, numbers_at
-from fastopt.kernels.cuda._cuda_jit import simulated
-from fastopt.kernels.cuda.simulated_threads import launch
+from fastopt.kernels.cuda import _cuda_jit, gpu
+from fastopt.kernels.cuda import driver as devices
+from ptx.kernel import Kernel
+from ptx.memory import Memory
+
+from fastopt.device import Gpu
+from fastopt.device.strides import byte_range
 
 MODE = real.CUstreamCaptureMode
-WARP = 32  # a launch has one block of so many threads, however many are asked for
+GPUS, MULTIPROCESSORS = 2, 2
 STATUS = real.CUstreamCaptureStatus
 LOADING = re.compile("cu(LibraryLoadData|KernelGetFunction)$")
 
@@ -66,15 +73,20 @@ class RunningDriver(FakeDriver):
         Chance of an operation that is ready to be carried out at a call of the driver: in a default stream, and in
         others. 0 leaves all to who waits.
     seed : int
+    way : dict, optional
+        How kernels are launched: see `ptx.kernel.Kernel.launch`.
     """
 
-    def __init__(self, eagerness=(0.0, 0.0), seed=0):
+    def __init__(self, eagerness=(0.0, 0.0), seed=0, way=None):
         self._lock, self._local = threading.RLock(), threading.local()
         super().__init__()
         self.eagerness, self._random = eagerness, random.Random(seed)
         self.streams, self.events = {}, {}
-        self.blocks, self.graveyard = {}, []  # address → (memory, bytes, GPU), or (memory, bytes) of what was freed
-        self.programs, self._images, self._functions, self._graphs = {}, {}, {}, {}
+        self.way = {"order": 2, "seed": seed, "resident": 4} if way is None else way
+        self.waits = 0  # how often somebody waited for what was not done
+        self.known = defaultdict(Memory)  # of each GPU
+        self.blocks, self.graveyard = {}, []  # address → (memory, bytes, {GPU: number}), or (memory, bytes) of what was freed
+        self._images, self._functions, self._graphs = {}, {}, {}
 
     # -- every call ----------------------------------------------------------------------------------------------------
 
@@ -159,6 +171,7 @@ class RunningDriver(FakeDriver):
 
     def _complete(self, operation):
         """Carry out an operation and, of all others, those that it waits for."""
+        self.waits += not operation.done
         while not operation.done:
             first = operation.stream.queue[0]
             if first.ready:
@@ -247,16 +260,47 @@ class RunningDriver(FakeDriver):
 
     # -- memory --------------------------------------------------------------------------------------------------------
 
+    @property
+    def ordinal(self):
+        """Number of the GPU whose context is current."""
+        return self.contexts[-1] - CONTEXT - PRIMARY
+
+    def adopt(self, address, nbytes, owner, ordinal=0):
+        """Let kernels touch memory of the host as if it were a GPU's, as long as its owner lives."""
+        known = self.known[ordinal]
+        weakref.finalize(owner, known.remove, known.add(address, nbytes)).atexit = False
+
+    def note_writing(self, address, nbytes, undone=False):
+        """Somebody wrote to memory without the driver; or what was there is not to be read any more."""
+        for known in self.known.values():
+            known.write(address, nbytes, undone)
+
     def _allocated(self, nbytes):
         address = super()._allocated(nbytes)
-        self.blocks[address] = self.memory[address], nbytes, self.contexts[-1] - CONTEXT - PRIMARY
+        self.blocks[address] = self.memory[address], nbytes, {}
         return address
+
+    def _cuMemAlloc(self, nbytes):
+        address = super()._cuMemAlloc(nbytes)
+        self._know(address, nbytes, [self.ordinal], written=False)
+        return address
+
+    def _cuMemHostAlloc(self, nbytes, flags):
+        address = super()._cuMemHostAlloc(nbytes, flags)
+        self._know(address, nbytes, range(GPUS), written=True)
+        return address
+
+    def _know(self, address, nbytes, ordinals, written):
+        for ordinal in ordinals:
+            self.blocks[int(address)][2][ordinal] = self.known[ordinal].add(int(address), nbytes, written)
 
     def _cuMemFree(self, address):
         if int(address) not in self.blocks:
             return CODE.CUDA_ERROR_INVALID_VALUE, None
         self.finish_all()
-        memory, nbytes, _ = self.blocks.pop(int(address))
+        memory, nbytes, places = self.blocks.pop(int(address))
+        for ordinal, number in places.items():
+            self.known[ordinal].remove(number)
         memory[:] = 0xFF
         self.graveyard.append((memory, nbytes))
         super()._cuMemFree(address)
@@ -264,50 +308,65 @@ class RunningDriver(FakeDriver):
     _cuMemFreeHost = _cuMemFree
 
     def _cuPointerGetAttribute(self, attribute, address):
-        for start, (_, nbytes, ordinal) in self.blocks.items():
-            if start <= int(address) < start + nbytes:
+        for ordinal in range(GPUS):
+            if self.known[ordinal].holds(int(address)):
                 return ordinal
         return CODE.CUDA_ERROR_INVALID_VALUE, None
 
-    def _later(self, name, *arguments):
-        """Do in a stream, the last argument, what a `FakeDriver` does at once."""
-        does = getattr(super(), f"_{name}")
-        self.enqueue(arguments[-1], lambda: does(*arguments))
+    def _later(self, name, *arguments, writes=None, reads=None):
+        """Do in a stream, the last argument, what a `FakeDriver` does at once; it writes and reads a GPU's memory."""
+        does, known = getattr(super(), f"_{name}"), self.known[self.ordinal]
 
-    def _cuMemcpyHtoDAsync(self, *arguments):
-        self._later("cuMemcpyHtoDAsync", *arguments)
+        def run():
+            does(*arguments)
+            if reads is not None:
+                known.require(*reads)
+            if writes is not None:
+                known.require(*writes)
+                known.write(*writes)
 
-    def _cuMemcpyDtoHAsync(self, *arguments):
-        self._later("cuMemcpyDtoHAsync", *arguments)
+        self.enqueue(arguments[-1], run)
 
-    def _cuMemcpyDtoDAsync(self, *arguments):
-        self._later("cuMemcpyDtoDAsync", *arguments)
+    def _cuMemcpyHtoDAsync(self, target, source, nbytes, stream):
+        self._later("cuMemcpyHtoDAsync", target, source, nbytes, stream, writes=(int(target), nbytes))
 
-    def _cuMemsetD8Async(self, *arguments):
-        self._later("cuMemsetD8Async", *arguments)
+    def _cuMemcpyDtoHAsync(self, target, source, nbytes, stream):
+        self._later("cuMemcpyDtoHAsync", target, source, nbytes, stream, reads=(int(source), nbytes))
 
-    def _cuMemsetD2D32Async(self, *arguments):
-        self._later("cuMemsetD2D32Async", *arguments)
+    def _cuMemcpyDtoDAsync(self, target, source, nbytes, stream):
+        places = {"writes": (int(target), nbytes), "reads": (int(source), nbytes)}
+        self._later("cuMemcpyDtoDAsync", target, source, nbytes, stream, **places)
+
+    def _cuMemsetD8Async(self, address, value, count, stream):
+        self._later("cuMemsetD8Async", address, value, count, stream, writes=(int(address), count))
+
+    def _cuMemsetD2D32Async(self, address, pitch, value, width, height, stream):
+        nbytes = pitch * (height - 1) + 4 * width
+        self._later(
+            "cuMemsetD2D32Async", address, pitch, value, width, height, stream, writes=(int(address), nbytes)
+        )
 
     # -- kernels and graphs --------------------------------------------------------------------------------------------
 
-    def image_of(self, program):
-        """The same `Program`, with an image by which this driver knows its function."""
-        image = f"{len(self.programs)}".encode()
-        self.programs[image] = program
-        return program._replace(image=image)
+    def _cuDeviceGetAttribute(self, attribute, device):
+        if attribute == real.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
+            return MULTIPROCESSORS
+        return super()._cuDeviceGetAttribute(attribute, device)
+
+    def _cuOccupancyMaxActiveBlocksPerMultiprocessor(self, function, threads, shared):
+        return 2
 
     def _cuLibraryLoadData(self, code, *options):
         handle = super()._cuLibraryLoadData(code, *options)
-        self._images[int(handle)] = code
+        self._images[int(handle)] = kernel_of(code)
         return handle
 
     def _cuLibraryGetKernel(self, library, name):
-        program = self.programs[self._images[int(library)]]
-        if name != program.name.encode():
+        kernel = self._images[int(library)]
+        if name != kernel.text.name.encode():
             return CODE.CUDA_ERROR_NOT_FOUND, None
         handle = super()._cuLibraryGetKernel(library, name)
-        self._functions[int(handle)] = program.function
+        self._functions[int(handle)] = kernel
         return handle
 
     def _cuKernelGetFunction(self, kernel):
@@ -317,10 +376,10 @@ class RunningDriver(FakeDriver):
 
     def _cuLaunchKernel(self, handle, blocks, y, z, threads, threads_y, threads_z, shared, stream, packed, extra):
         assert (y, z, threads_y, threads_z, shared, extra) == (1, 1, 1, 1, 0, 0)
-        function, context = self._functions[int(handle)]
+        kernel, context = self._functions[int(handle)]
         assert context == self.contexts[-1], "a kernel of another GPU"
-        runs, numbers = simulated(function), numbers_at(packed, function.__code__.co_argcount)
-        self.enqueue(stream, lambda: launch(runs, 1, WARP, *numbers))
+        numbers, known = numbers_at(packed, len(kernel.text.parameters)), self.known[self.ordinal]
+        self.enqueue(stream, lambda: kernel.launch(blocks, threads, numbers, known, **self.way))
 
     def _cuStreamBeginCapture(self, stream, mode):
         stream = self.stream_at(stream)
@@ -354,3 +413,42 @@ class RunningDriver(FakeDriver):
     def _cuGraphLaunch(self, graph, stream):
         for run in self._graphs[int(graph)]:
             self.enqueue(stream, run)
+
+
+@functools.cache
+def kernel_of(image):
+    """The `Kernel` of a program's image, which is its PTX."""
+    return Kernel(image.decode())
+
+
+def install(patch, driver):
+    """Have fastopt find GPUs that a `RunningDriver` makes up. What it takes in of arrays there is adopted.
+
+    Parameters
+    ----------
+    patch : pytest.MonkeyPatch
+    driver : RunningDriver
+    """
+    toolkit, view = _cuda_jit.toolkit, Gpu.view
+
+    def adopted(place, name, array):
+        found = view(place, name, array)
+        if found.size:
+            low, high = byte_range(found.address, found)
+            driver.adopt(low, high - low, array, place.ordinal)
+        return found
+
+    patch.setattr("cuda.bindings.driver", driver)
+    patch.setattr(devices, "_devices", {})
+    patch.setattr(_cuda_jit, "_linked", lambda ptx, capability: (ptx.encode(), ""))
+    patch.setattr(_cuda_jit, "toolkit", lambda capability: (*toolkit(capability), "as PTX"))
+    patch.setattr(Gpu, "view", adopted)
+    gpu.bindings.cache_clear()
+
+
+def remove(driver):
+    """Look whether all was well, once what `install` patched is as it was."""
+    gc.collect()
+    driver.finish_all()
+    assert all((memory == 0xFF).all() for memory, _ in driver.graveyard), "something wrote to memory that was freed"
+    gpu.bindings.cache_clear()

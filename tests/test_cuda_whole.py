@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from fastopt.kernels.cuda import driver as devices
-from fastopt.kernels.cuda import engine, gpu, strided
+from fastopt.kernels.cuda import gpu
 
 import fastopt
 
-pytestmark = [pytest.mark.cuda_simulator, pytest.mark.xdist_group("whole")]
+pytestmark = pytest.mark.xdist_group("whole")
 
 F32 = np.float32
 SHAPES = ((5, 7), (80,))
@@ -42,23 +42,14 @@ in_many_orders = pytest.mark.parametrize(
 def cupy(monkeypatch, eagerness):
     """The library whose arrays are on the GPUs."""
     from cupy_stand_in import CuPy
-    from running_driver import RunningDriver
+    from running_driver import RunningDriver, install, remove
 
     driver = RunningDriver(eagerness, seed=1)
     cupy = CuPy(driver)
-    monkeypatch.setattr("cuda.bindings.driver", driver)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setattr(devices, "is_simulated", lambda: False)
-    monkeypatch.setattr(devices, "_devices", {})
-    for module in (engine, strided):
-        compiled = module.cuda_program
-        monkeypatch.setattr(module, "cuda_program", lambda *a, compiled=compiled: driver.image_of(compiled(*a)))
-    gpu.bindings.cache_clear()
+    install(monkeypatch, driver)
     yield cupy
-    gc.collect()
-    driver.finish_all()
-    assert all((memory == 0xFF).all() for memory, _ in driver.graveyard), "something wrote to memory that was freed"
-    gpu.bindings.cache_clear()
+    remove(driver)
 
 
 def drawn(seed, shapes=SHAPES, dtype=F32):

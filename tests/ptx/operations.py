@@ -1,0 +1,307 @@
+"""What PTX's operations on registers work out: LLVM IR that computes the same, whatever the bits.
+
+`operation` gives the types of an operation's result and operands, by the names that PTX has for them ("f32", "u64",
+"pred"), and a function ``(builder, *values) -> value``. Meaning and names: NVIDIA's "PTX ISA", "Instruction Set".
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from ptx.parse import Unknown
+
+BIT = ir.IntType(1)
+
+
+class Operation(NamedTuple):
+    """Types of result and operands, and what makes the value."""
+
+    result: str
+    operands: tuple[str, ...]
+    emit: Any
+
+
+def bits_of(kind):
+    """Bits of a type."""
+    return 1 if kind == "pred" else int(kind[1:])
+
+
+def llvm_type(kind):
+    """The type that LLVM has for one of PTX's."""
+    if kind[0] == "f":
+        return {16: ir.HalfType(), 32: ir.FloatType(), 64: ir.DoubleType()}[bits_of(kind)]
+    return ir.IntType(bits_of(kind))
+
+
+def is_float(kind):
+    """Whether numbers of a type are floating-point."""
+    return kind[0] == "f"
+
+
+def is_signed(kind):
+    """Whether integers of a type have a sign."""
+    return kind[0] == "s"
+
+
+def operation(name):
+    """The `Operation` of a name such as "add.rn.f32"; `Unknown` for others than those that kernels were seen to use."""
+    base, *modifiers, kind = name.split(".")
+    make = MAKERS.get(base)
+    found = make and make(modifiers, kind)
+    if not found:
+        raise Unknown(f"the operation {name}")
+    return found
+
+
+def _same(kind, count, emit):
+    """All operands and the result are of one type."""
+    return Operation(kind, (kind,) * count, emit)
+
+
+# -- arithmetic --------------------------------------------------------------------------------------------------------
+
+
+def _add_or_subtract(name, modifiers, kind):
+    if is_float(kind) and modifiers == ["rn"]:
+        return _same(kind, 2, lambda b, x, y: getattr(b, f"f{name}")(x, y))
+    if not is_float(kind) and not modifiers:
+        return _same(kind, 2, lambda b, x, y: getattr(b, name)(x, y))
+    return None
+
+
+def _multiply(modifiers, kind):
+    if is_float(kind):
+        return _same(kind, 2, lambda b, x, y: b.fmul(x, y)) if modifiers == ["rn"] else None
+    if modifiers == ["lo"]:
+        return _same(kind, 2, lambda b, x, y: b.mul(x, y))
+    twice = f"{kind[0]}{2 * bits_of(kind)}"
+    if modifiers == ["wide"]:
+        return Operation(twice, (kind, kind), partial(_product, kind, twice))
+    if modifiers == ["hi"]:
+
+        def high(b, x, y):
+            both = _product(kind, twice, b, x, y)
+            return b.trunc(b.lshr(both, ir.Constant(both.type, bits_of(kind))), x.type)
+
+        return _same(kind, 2, high)
+    return None
+
+
+def _product(kind, twice, b, x, y):
+    return b.mul(_extended(b, x, kind, twice), _extended(b, y, kind, twice))
+
+
+def _extended(b, x, kind, to):
+    """An integer with more bits."""
+    return (b.sext if is_signed(kind) else b.zext)(x, llvm_type(to))
+
+
+def _multiply_and_add(modifiers, kind):
+    if modifiers == ["lo"]:
+        return _same(kind, 3, lambda b, x, y, z: b.add(b.mul(x, y), z))
+    if modifiers == ["wide"]:
+        twice = f"{kind[0]}{2 * bits_of(kind)}"
+        return Operation(twice, (kind, kind, twice), lambda b, x, y, z: b.add(_product(kind, twice, b, x, y), z))
+    return None
+
+
+def _fused(modifiers, kind):
+    return _same(kind, 3, lambda b, x, y, z: b.fma(x, y, z)) if modifiers == ["rn"] and is_float(kind) else None
+
+
+def _divide(name, modifiers, kind):
+    if is_float(kind):
+        return _same(kind, 2, lambda b, x, y: b.fdiv(x, y)) if (name, modifiers) == ("div", ["rn"]) else None
+    return _same(kind, 2, partial(_quotient, name, kind)) if not modifiers else None
+
+
+def _quotient(name, kind, b, x, y):
+    """Of a division by zero, which PTX leaves open, all bits of a quotient are set and the rest is the dividend."""
+    none, one, ones = (ir.Constant(x.type, number) for number in (0, 1, -1))
+    zero = b.icmp_signed("==", y, none)
+    unsafe = zero
+    if is_signed(kind):  # the least number by -1 would end the process
+        least = ir.Constant(x.type, -(2 ** (bits_of(kind) - 1)))
+        unsafe = b.or_(zero, b.and_(b.icmp_signed("==", x, least), b.icmp_signed("==", y, ones)))
+    divisor = b.select(unsafe, one, y)
+    if name == "div":
+        return b.select(zero, ones, (b.sdiv if is_signed(kind) else b.udiv)(x, divisor))
+    return b.select(zero, x, (b.srem if is_signed(kind) else b.urem)(x, divisor))
+
+
+def _square_root(modifiers, kind):
+    return _same(kind, 1, lambda b, x: _call(b, "llvm.sqrt", x)) if modifiers == ["rn"] else None
+
+
+def _reciprocal(modifiers, kind):
+    return _same(kind, 1, lambda b, x: b.fdiv(ir.Constant(x.type, 1.0), x)) if modifiers == ["rn"] else None
+
+
+def _call(b, name, *values):
+    """A function of LLVM's that is overloaded by its type."""
+    return b.call(b.module.declare_intrinsic(name, [values[0].type]), values)
+
+
+def _negated(modifiers, kind):
+    if modifiers:
+        return None
+    return _same(kind, 1, (lambda b, x: b.fneg(x)) if is_float(kind) else (lambda b, x: b.neg(x)))
+
+
+def _absolute(modifiers, kind):
+    if modifiers:
+        return None
+    if is_float(kind):
+        return _same(kind, 1, lambda b, x: _call(b, "llvm.fabs", x))
+    return _same(kind, 1, lambda b, x: b.select(b.icmp_signed("<", x, ir.Constant(x.type, 0)), b.neg(x), x))
+
+
+def _extremum(name, modifiers, kind):
+    if modifiers:
+        return None
+    sign = {"min": "<", "max": ">"}[name]
+    if not is_float(kind):
+        less = ir.IRBuilder.icmp_signed if is_signed(kind) else ir.IRBuilder.icmp_unsigned
+        return _same(kind, 2, lambda b, x, y: b.select(less(b, sign, x, y), x, y))
+    return _same(kind, 2, partial(_extremum_of_floats, sign, llvm_type(f"b{bits_of(kind)}")))
+
+
+def _extremum_of_floats(sign, integer, b, x, y):
+    """The other number in the place of NaN; -0 is less than 0."""
+    x_bits, y_bits = b.bitcast(x, integer), b.bitcast(y, integer)
+    zero = b.bitcast((b.or_ if sign == "<" else b.and_)(x_bits, y_bits), x.type)
+    chosen = b.select(b.fcmp_ordered("==", x, y), b.select(b.icmp_signed("==", x_bits, y_bits), x, zero), y)
+    chosen = b.select(b.fcmp_ordered(sign, x, y), x, chosen)
+    return b.select(b.fcmp_unordered("uno", y, y), x, b.select(b.fcmp_unordered("uno", x, x), y, chosen))
+
+
+# -- bits --------------------------------------------------------------------------------------------------------------
+
+
+def _logical(name, modifiers, kind):
+    return None if modifiers else _same(kind, 2, lambda b, x, y: getattr(b, f"{name}_" if name != "xor" else name)(x, y))
+
+
+def _inverted(modifiers, kind):
+    return None if modifiers else _same(kind, 1, lambda b, x: b.not_(x))
+
+
+def _shifted(name, modifiers, kind):
+    """By more bits than there are, all are shifted out."""
+    if modifiers:
+        return None
+    shift = {"shl": "shl", "shr": "ashr" if is_signed(kind) else "lshr"}[name]
+
+    def emit(b, x, by):
+        amount = b.zext(by, x.type) if x.type.width > by.type.width else b.trunc(by, x.type) if x.type.width < 32 else by
+        most = ir.Constant(x.type, x.type.width - 1)
+        beyond = b.icmp_unsigned(">", by, ir.Constant(by.type, x.type.width - 1))
+        shifted = getattr(b, shift)(x, b.select(beyond, most, amount))
+        return shifted if shift == "ashr" else b.select(beyond, ir.Constant(x.type, 0), shifted)
+
+    return Operation(kind, (kind, "u32"), emit)
+
+
+def _selected(modifiers, kind):
+    return None if modifiers else Operation(kind, (kind, kind, "pred"), lambda b, yes, no, which: b.select(which, yes, no))
+
+
+def _moved(modifiers, kind):
+    return None if modifiers else _same(kind, 1, lambda b, x: x)
+
+
+def _converted_address(modifiers, kind):
+    """Addresses of all spaces are one kind here."""
+    return _same(kind, 1, lambda b, x: x)
+
+
+# -- comparisons -------------------------------------------------------------------------------------------------------
+
+SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+UNSIGNED = {"lo": "<", "ls": "<=", "hi": ">", "hs": ">="}
+
+
+def _compared(modifiers, kind):
+    if len(modifiers) != 1:
+        return None
+    emit = (_comparison_of_floats if is_float(kind) else _comparison_of_integers)(modifiers[0], kind)
+    return emit and Operation("pred", (kind, kind), emit)
+
+
+def _comparison_of_integers(how, kind):
+    if how in UNSIGNED:
+        return lambda b, x, y: b.icmp_unsigned(UNSIGNED[how], x, y)
+    if how in SIGNS and is_signed(kind):
+        return lambda b, x, y: b.icmp_signed(SIGNS[how], x, y)
+    return (lambda b, x, y: b.icmp_unsigned(SIGNS[how], x, y)) if how in SIGNS else None
+
+
+def _comparison_of_floats(how, kind):
+    """Those that end in "u" hold for NaN too."""
+    if how == "num":
+        return lambda b, x, y: b.fcmp_ordered("ord", x, y)
+    if how == "nan":
+        return lambda b, x, y: b.fcmp_unordered("uno", x, y)
+    if how in SIGNS:
+        return lambda b, x, y: b.fcmp_ordered(SIGNS[how], x, y)
+    if how[:-1] in SIGNS and how[-1] == "u":
+        return lambda b, x, y: b.fcmp_unordered(SIGNS[how[:-1]], x, y)
+    return None
+
+
+# -- conversions -------------------------------------------------------------------------------------------------------
+
+WHOLE = {"rni": "llvm.rint", "rzi": "llvm.trunc", "rmi": "llvm.floor", "rpi": "llvm.ceil"}
+
+
+def _converted(modifiers, source):
+    *rounding, target = modifiers
+    emit = _conversion(rounding, source, target)
+    return emit and Operation(target, (source,), emit)
+
+
+def _conversion(rounding, source, target):
+    kind = llvm_type(target)
+    if is_float(source) and is_float(target):
+        if bits_of(source) == bits_of(target):
+            return (lambda b, x: _call(b, WHOLE[rounding[0]], x)) if rounding and rounding[0] in WHOLE else None
+        if bits_of(source) < bits_of(target):
+            return (lambda b, x: b.fpext(x, kind)) if not rounding else None
+        return (lambda b, x: b.fptrunc(x, kind)) if rounding == ["rn"] else None
+    if is_float(target):
+        convert = ir.IRBuilder.sitofp if is_signed(source) else ir.IRBuilder.uitofp
+        return (lambda b, x: convert(b, x, kind)) if rounding == ["rn"] else None
+    if is_float(source) or rounding:
+        return None
+    if bits_of(source) < bits_of(target):
+        return lambda b, x: _extended(b, x, source, target)
+    return (lambda b, x: x) if bits_of(source) == bits_of(target) else (lambda b, x: b.trunc(x, kind))
+
+
+MAKERS = {
+    "add": partial(_add_or_subtract, "add"),
+    "sub": partial(_add_or_subtract, "sub"),
+    "mul": _multiply,
+    "mad": _multiply_and_add,
+    "fma": _fused,
+    "div": partial(_divide, "div"),
+    "rem": partial(_divide, "rem"),
+    "sqrt": _square_root,
+    "rcp": _reciprocal,
+    "neg": _negated,
+    "abs": _absolute,
+    "min": partial(_extremum, "min"),
+    "max": partial(_extremum, "max"),
+    "and": partial(_logical, "and"),
+    "or": partial(_logical, "or"),
+    "xor": partial(_logical, "xor"),
+    "not": _inverted,
+    "shl": partial(_shifted, "shl"),
+    "shr": partial(_shifted, "shr"),
+    "selp": _selected,
+    "mov": _moved,
+    "cvta": _converted_address,
+    "setp": _compared,
+    "cvt": _converted,
+}
+"""First part of a name → function ``(modifiers, type)`` that gives the operation, or None."""
