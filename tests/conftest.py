@@ -1,6 +1,8 @@
 """The environment of the tests, set before anything imports Numba, Keras or matplotlib."""
 
+import importlib.util
 import os
+import zlib
 
 import kernel_cache
 import pytest
@@ -65,3 +67,25 @@ def reading_in_python():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exchange, "obstacle", lambda: "FASTOPT_TESTS_READING is set")
         yield
+
+
+@pytest.fixture
+def way():
+    """How compiled kernels are run: see `ptx.kernel.Kernel.launch`."""
+    return {"order": 2, "resident": 4}
+
+
+@pytest.fixture
+def gpus(request, monkeypatch, way):
+    """Two GPUs that a `RunningDriver` makes up, which runs compiled kernels on the CPU as soon as it may."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        pytest.skip("numba-cuda has no package for this platform")
+    from running_driver import RunningDriver, install, remove
+
+    seed = zlib.crc32(request.node.nodeid.encode())
+    driver = RunningDriver(eagerness=(1.0, 1.0), seed=seed, way={"seed": seed, **way})
+    for handle in (5, 6, 7, 9, 70, 80, 90, 91, 12345):  # of stand-ins for libraries
+        driver.foreign_stream(handle)
+    install(monkeypatch, driver)
+    yield driver
+    remove(driver)

@@ -14,7 +14,6 @@ import weakref
 from collections import defaultdict
 
 import numpy as np
-from fake_driver import CONTEXT, PRIMARY
 
 from fastopt.device.strides import c_strides
 
@@ -160,7 +159,7 @@ class CuPy(types.ModuleType):
     def gpu(self, ordinal):
         """That GPU's context, alone with the driver."""
         with self.driver.alone():
-            self.driver.contexts.append(CONTEXT + PRIMARY + ordinal)
+            self.driver.contexts.append(self.driver.context_of(ordinal))
             try:
                 yield
             finally:

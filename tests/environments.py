@@ -1,9 +1,8 @@
 """Some things are fixed per process: tests that need them otherwise run in a child, and are reported as if here.
 
-``@pytest.mark.keras_backend("torch")`` or ``@pytest.mark.cuda_simulator`` is all that a test needs; those with the same
-needs and xdist group share a child. With the environment that a marker stands for they run without one:
-`KERAS_TESTS_BACKEND=torch pytest tests/test_keras_torch.py --pdb`,
-`NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda_arrays.py --pdb`.
+``@pytest.mark.keras_backend("torch")`` is all that a test needs; those with the same needs and xdist group share a
+child. With the environment that a marker stands for they run without one:
+`KERAS_TESTS_BACKEND=torch pytest tests/test_keras_torch.py --pdb`.
 """
 
 import importlib.util
@@ -17,8 +16,7 @@ from pathlib import Path
 import pytest
 
 _REPORTS = "FASTOPT_TESTS_REPORTS"
-_BACKEND, _SIMULATOR = "KERAS_TESTS_BACKEND", "NUMBA_ENABLE_CUDASIM"
-_GROUPS = {_BACKEND: "keras-{}", _SIMULATOR: "simulator"}
+_BACKEND = "KERAS_TESTS_BACKEND"
 _TIMEOUT = 1500
 _FOUND = pytest.StashKey()
 
@@ -40,7 +38,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=f"Keras's backend {backend.args[0]} is not installed"))
         needs = _needs(item)
         if needs and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(" ".join(_GROUPS[name].format(value) for name, value in needs)))
+            item.add_marker(pytest.mark.xdist_group(" ".join(f"keras-{value}" for _, value in needs)))
 
 
 def is_child():
@@ -49,9 +47,8 @@ def is_child():
 
 
 def pytest_configure(config):
-    """Declare the markers; in a child, write the reports down."""
+    """Declare the marker; in a child, write the reports down."""
     config.addinivalue_line("markers", "keras_backend(name): the backend of Keras that a test needs")
-    config.addinivalue_line("markers", "cuda_simulator: needs Numba's CUDA simulator")
     if is_child():
         config.pluginmanager.register(_Recorder(config, os.environ[_REPORTS]))
 
@@ -87,8 +84,6 @@ def _needs(item):
     backend = item.get_closest_marker("keras_backend")
     if backend and backend.args[0] != backend_of_this_process():
         needs.append((_BACKEND, backend.args[0]))
-    if item.get_closest_marker("cuda_simulator") and os.environ.get(_SIMULATOR) != "1":
-        needs.append((_SIMULATOR, "1"))
     return tuple(needs)
 
 

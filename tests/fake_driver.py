@@ -6,6 +6,7 @@ which also says how many arguments each function takes and, where no driver is i
 
 import ctypes
 import functools
+import itertools
 import re
 import time
 from collections import Counter
@@ -15,7 +16,8 @@ from cuda import pathfinder
 from cuda.bindings import driver as real
 
 CODE = real.CUresult
-CONTEXT, PRIMARY = 1000, 10  # a GPU's context is CONTEXT + its handle, its handle PRIMARY + its number
+GPUS = 2
+PRIMARY = 10  # a GPU's handle is PRIMARY + its number
 ATTRIBUTES = {
     real.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: 9,
     real.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: 0,
@@ -56,6 +58,9 @@ def numbers_at(packed, count):
     return tuple(ctypes.c_int64.from_address(pointer).value for pointer in pointers)
 
 
+_contexts = itertools.count(1000, 100)
+
+
 class FakeDriver:
     """Takes the place of the module ``cuda.bindings.driver``.
 
@@ -69,6 +74,11 @@ class FakeDriver:
         self.contexts, self.mode = [], real.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
         self.memory, self.handles = {}, 5000
         self._checked = set()
+        self._first_context = next(_contexts)
+
+    def context_of(self, ordinal):
+        """The context of a GPU: no other driver has it."""
+        return self._first_context + ordinal
 
     def __getattr__(self, name):
         if not re.match("cu[A-Z]", name):
@@ -116,7 +126,7 @@ class FakeDriver:
         return 12080
 
     def _cuDeviceGetCount(self):
-        return 2
+        return GPUS
 
     def _cuDeviceGet(self, ordinal):
         return real.CUdevice(PRIMARY + ordinal)
@@ -128,12 +138,14 @@ class FakeDriver:
         return ATTRIBUTES[attribute]
 
     def _cuDevicePrimaryCtxRetain(self, device):
-        return real.CUcontext(CONTEXT + int(device))
+        return real.CUcontext(self.context_of(int(device) - PRIMARY))
 
     def _cuCtxGetCurrent(self):
         return real.CUcontext(self.contexts[-1] if self.contexts else 0)
 
     def _cuCtxPushCurrent(self, context):
+        if int(context) not in range(self._first_context, self._first_context + GPUS):
+            return CODE.CUDA_ERROR_INVALID_CONTEXT, None
         self.contexts.append(int(context))
 
     def _cuCtxPopCurrent(self):

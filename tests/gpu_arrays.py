@@ -1,4 +1,4 @@
-"""Arrays of every kind of library that say they are on GPU 0, over host memory, as the CUDA simulator wants it."""
+"""Arrays of every kind of library that say they are on GPU 0, over host memory: see `RunningDriver.adopt`."""
 
 import contextlib
 import ctypes
@@ -7,6 +7,7 @@ import sys
 import types
 
 import pytest
+from running_driver import adopt, adopt_memory
 
 from fastopt.device import aligned_zeros, dlpack
 
@@ -21,6 +22,7 @@ class Interface:
     @property
     def __cuda_array_interface__(self):
         array = self.memory
+        adopt(array)
         interface = {
             "shape": array.shape,
             "strides": None if array.flags.c_contiguous else array.strides,
@@ -45,6 +47,7 @@ class DLPack:
 
     def __init__(self, array, device=(dlpack.CUDA, 0), versioned=True, read_only=False, **changes):
         self.memory, self.device, self.versioned, self.read_only = array, device, versioned, read_only
+        adopt(array)
         self.changes = changes
         self.streams, self.deleted, self._kept = [], 0, []
 
@@ -91,13 +94,6 @@ def exported(array, patch):
     return DLPack(array)
 
 
-def simulated(array, patch):
-    """An array of Numba's simulator."""
-    from numba import cuda
-
-    return cuda.cudadrv.devicearray.FakeCUDAArray(array)
-
-
 @functools.cache
 def tensor_class():
     """Tensors of torch that say they are on a GPU."""
@@ -108,10 +104,25 @@ def tensor_class():
         def device(self):
             return torch.device("cuda", 0)
 
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            return adopted(super().__torch_function__(function, types, args, kwargs))
+
         def __deepcopy__(self, memo):
             return self.detach().clone()
 
     return OnGpu
+
+
+def adopted(value):
+    """A value of torch's; if it is a tensor, its memory is adopted for good: nobody knows what shares it."""
+    import torch
+
+    if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta:
+        with torch._C.DisableTorchFunctionSubclass():
+            storage = value.untyped_storage()
+            adopt_memory(storage.data_ptr(), storage.nbytes())
+    return value
 
 
 def tensor(array, patch):
@@ -142,6 +153,7 @@ def _cupy():
     class Array:
         def __init__(self, memory):
             self.memory, self.device = memory, types.SimpleNamespace(id=0)
+            adopt(memory)
             self.shape, self.strides, self.dtype = memory.shape, memory.strides, memory.dtype
             self.data = types.SimpleNamespace(ptr=memory.ctypes.data)
 
@@ -182,6 +194,7 @@ def numba_array(array, patch, stream=0):
     from numba import cuda
 
     patch.setattr(cuda.cudadrv.devicearray, "DeviceNDArray", DeviceNDArray, raising=False)
+    patch.setattr(cuda, "gpus", [contextlib.nullcontext()])
     patch.setattr(cuda, "device_array", lambda size, dtype: DeviceNDArray(aligned_zeros(size, dtype)))
     return DeviceNDArray(array, stream)
 
@@ -189,12 +202,11 @@ def numba_array(array, patch, stream=0):
 KINDS = {
     "interface": interface,
     "dlpack": exported,
-    "simulator": simulated,
     "torch": tensor,
     "cupy": cupy_array,
     "numba": numba_array,
 }
 """Kind → function of a NumPy array and pytest's monkeypatch that gives such an array over the same memory."""
 
-STREAMS = {"interface": 0, "dlpack": 0, "simulator": 0, "torch": 70, "cupy": 80, "numba": 0}
+STREAMS = {"interface": 0, "dlpack": 0, "torch": 70, "cupy": 80, "numba": 0}
 """The stream in which each is worked on."""

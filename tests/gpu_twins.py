@@ -1,10 +1,11 @@
-"""Optimizers on a simulated GPU beside others like them on the host: after the same steps both must have the same bits.
+"""Optimizers on a made-up GPU beside others like them on the host: after the same steps both must have the same bits.
 
 Importing this imports fastopt, but neither Keras nor torch.
 """
 
 import numpy as np
 from gpu_arrays import Interface
+from running_driver import finish_all
 
 import fastopt
 from fastopt.device import CudaArray
@@ -20,6 +21,7 @@ def memory_of(array):
     """An array of either side as NumPy's."""
     if isinstance(array, CudaArray):
         return array.copy_to_host()
+    finish_all()
     return array.memory if isinstance(array, Interface) else array
 
 
@@ -113,54 +115,3 @@ class Twins:
 def _packed_on_gpu(buffer):
     """A packed gradient, on the GPU."""
     return fastopt.pack(on_gpu(buffer.views))
-
-
-class LaggingGpu:
-    """What is enqueued on a simulated GPU happens only when somebody waits, or writes to the host's memory by it.
-
-    Parameters
-    ----------
-    patch : pytest.MonkeyPatch
-    """
-
-    def __init__(self, patch):
-        from fastopt.kernels.cuda import simulator
-
-        self.queue, self.waits = [], 0
-        device = simulator.Device
-        enqueue, upload, launch = device.enqueue, device.upload, simulator.Graph.launch
-
-        def delayed(gpu, stream, action):
-            if gpu.is_capturing(stream):
-                enqueue(gpu, stream, action)
-            else:
-                self.queue.append(action)
-
-        def delayed_upload(gpu, address, array, stream):
-            array = np.array(array)
-            self.queue.append(lambda: upload(gpu, address, array, stream))
-
-        patch.setattr(device, "enqueue", delayed)
-        patch.setattr(device, "upload", delayed_upload)
-        patch.setattr(simulator.Graph, "launch", lambda *arguments: self.queue.append(lambda: launch(*arguments)))
-        for kind, name in ((device, "download"), (device, "synchronise"), (device, "synchronise_all")):
-            self._wait_before(patch, kind, name)
-        self._wait_before(patch, simulator.Mark, "wait")
-        patch.setattr(simulator.Mark, "is_done", lambda mark: not self.queue)
-
-    def _wait_before(self, patch, kind, name):
-        original = getattr(kind, name)
-
-        def waiting(*arguments):
-            self.waits += 1
-            self.run()
-            return original(*arguments)
-
-        patch.setattr(kind, name, waiting)
-
-    def run(self, most=None):
-        """Let it do what is enqueued, or so much of that."""
-        due = self.queue[:most]
-        del self.queue[:most]
-        for action in due:
-            action()

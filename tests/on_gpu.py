@@ -2,7 +2,6 @@
 
 import ctypes
 import functools
-import os
 import sys
 import warnings
 
@@ -27,8 +26,6 @@ def require(gpus=1):
 
 @functools.cache
 def _missing(gpus):
-    if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"):
-        return "the CUDA simulator is on, and takes the place of the GPU"
     found = _count()
     if found < gpus:
         return f"needs {gpus} CUDA GPU{'s' * (gpus > 1)}, the driver reports {found}"

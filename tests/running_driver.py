@@ -8,16 +8,20 @@ or that was freed, is all ones: NaN. Kernels may touch nothing else than what wa
 import contextlib
 import functools
 import gc
+import math
 import random
 import re
 import threading
 import weakref
 from collections import defaultdict, deque
 
+import numpy as np
 from cuda.bindings import driver as real
-from fake_driver import CODE, CONTEXT, PRIMARY, UNSAFE_IN_CAPTURE, FakeDriver, numbers_at
-from fastopt.kernels.cuda import _cuda_jit, gpu
-from fastopt.kernels.cuda import driver as devices
+from fake_driver import CODE, GPUS, UNSAFE_IN_CAPTURE, FakeDriver, numbers_at
+from fastopt.kernels.compile.intrinsics import table_at
+from fastopt.kernels.cpu.muon import HostProducts
+from fastopt.kernels.cuda import _cuda_jit, gpu, muon
+from fastopt.kernels.cuda import driver as calls
 from ptx.kernel import Kernel
 from ptx.memory import Memory
 
@@ -25,7 +29,7 @@ from fastopt.device import Gpu
 from fastopt.device.strides import byte_range
 
 MODE = real.CUstreamCaptureMode
-GPUS, MULTIPROCESSORS = 2, 2
+MULTIPROCESSORS = 2
 STATUS = real.CUstreamCaptureStatus
 LOADING = re.compile("cu(LibraryLoadData|KernelGetFunction)$")
 
@@ -85,8 +89,15 @@ class RunningDriver(FakeDriver):
         self.way = {"order": 2, "seed": seed, "resident": 4} if way is None else way
         self.waits = 0  # how often somebody waited for what was not done
         self.known = defaultdict(Memory)  # of each GPU
-        self.blocks, self.graveyard = {}, []  # address → (memory, bytes, {GPU: number}), or (memory, bytes) of what was freed
+        self.blocks, self.graveyard = (
+            {},
+            [],
+        )  # address → (memory, bytes, {GPU: number}), or (memory, bytes) of what was freed
         self._images, self._functions, self._graphs = {}, {}, {}
+
+    def foreign_stream(self, handle, ordinal=0):
+        """A stream that somebody else has made."""
+        self.streams[handle] = Stream(self.context_of(ordinal))
 
     # -- every call ----------------------------------------------------------------------------------------------------
 
@@ -179,6 +190,17 @@ class RunningDriver(FakeDriver):
             else:
                 self._complete(first.after)
 
+    @property
+    def pending(self):
+        """How much is enqueued."""
+        return sum(len(stream.queue) for stream in self.streams.values())
+
+    def run(self, most):
+        """Carry out so much of what is enqueued."""
+        with self.alone():
+            for _ in range(min(most, self.pending)):
+                self._run_next(next(s for s in self.streams.values() if s.queue and s.queue[0].ready))
+
     def finish(self, *streams):
         """Carry out all that is in these streams."""
         with self.alone():
@@ -263,7 +285,7 @@ class RunningDriver(FakeDriver):
     @property
     def ordinal(self):
         """Number of the GPU whose context is current."""
-        return self.contexts[-1] - CONTEXT - PRIMARY
+        return self.contexts[-1] - self.context_of(0)
 
     def adopt(self, address, nbytes, owner, ordinal=0):
         """Let kernels touch memory of the host as if it were a GPU's, as long as its owner lives."""
@@ -342,9 +364,7 @@ class RunningDriver(FakeDriver):
 
     def _cuMemsetD2D32Async(self, address, pitch, value, width, height, stream):
         nbytes = pitch * (height - 1) + 4 * width
-        self._later(
-            "cuMemsetD2D32Async", address, pitch, value, width, height, stream, writes=(int(address), nbytes)
-        )
+        self._later("cuMemsetD2D32Async", address, pitch, value, width, height, stream, writes=(int(address), nbytes))
 
     # -- kernels and graphs --------------------------------------------------------------------------------------------
 
@@ -421,6 +441,58 @@ def kernel_of(image):
     return Kernel(image.decode())
 
 
+class Products:
+    """Matrix products of Muon in the place of a library's: NumPy's, in the order of the stream."""
+
+    def __init__(self, driver, device):
+        self._driver, self._device, self._used = driver, device, []
+
+    def products(self, matrices, empty):
+        """What makes these matrices orthogonal."""
+        return HostProducts(matrices, matrices[0].dtype)
+
+    def view(self, address, shape, dtype):
+        """An array over memory of the GPU."""
+        array = table_at(address, 1, math.prod(shape), dtype.type).reshape(shape)
+        self._used.append((address, array.nbytes))
+        return array
+
+    def enqueue(self, stream, multiply):
+        """Have it done later, and note that all its arrays were then written."""
+
+        def run():
+            multiply()
+            for address, nbytes in self._used:
+                self._driver.note_writing(address, nbytes)
+
+        with self._device.current():
+            self._driver.enqueue(stream, run)
+
+
+_installed: list["RunningDriver"] = []
+
+
+def adopt(array):
+    """Let the kernels of whatever driver there is touch a NumPy array."""
+    for driver in _installed:
+        low, high = np.lib.array_utils.byte_bounds(array)
+        if array.size and not driver.known[0].holds(low, high - low):
+            driver.adopt(low, high - low, array)
+
+
+def adopt_memory(address, nbytes):
+    """The same for so many bytes at an address, for as long as the driver lives."""
+    for driver in _installed:
+        if nbytes and not driver.known[0].holds(address, nbytes):
+            driver.adopt(address, nbytes, driver)
+
+
+def finish_all():
+    """Let all that was enqueued happen, before a test looks at the memory of arrays itself."""
+    for driver in _installed:
+        driver.finish_all()
+
+
 def install(patch, driver):
     """Have fastopt find GPUs that a `RunningDriver` makes up. What it takes in of arrays there is adopted.
 
@@ -433,22 +505,24 @@ def install(patch, driver):
 
     def adopted(place, name, array):
         found = view(place, name, array)
-        if found.size:
-            low, high = byte_range(found.address, found)
-            driver.adopt(low, high - low, array, place.ordinal)
+        low, high = byte_range(found.address, found)
+        if found.size and not driver.known[place.ordinal].holds(low, high - low):
+            driver.adopt(low, high - low, driver, place.ordinal)  # what it is a view of, nobody knows
         return found
 
+    _installed.append(driver)
     patch.setattr("cuda.bindings.driver", driver)
-    patch.setattr(devices, "_devices", {})
+    patch.setattr(gpu, "_devices", {})
     patch.setattr(_cuda_jit, "_linked", lambda ptx, capability: (ptx.encode(), ""))
     patch.setattr(_cuda_jit, "toolkit", lambda capability: (*toolkit(capability), "as PTX"))
+    patch.setattr(muon, "_library_of", lambda plan: Products(driver, plan.work.device))
     patch.setattr(Gpu, "view", adopted)
-    gpu.bindings.cache_clear()
+    calls.bindings.cache_clear()
 
 
 def remove(driver):
-    """Look whether all was well, once what `install` patched is as it was."""
-    gc.collect()
+    """Let all happen that is still to happen, then look whether anything wrote to memory that was freed."""
     driver.finish_all()
+    _installed.remove(driver)
     assert all((memory == 0xFF).all() for memory, _ in driver.graveyard), "something wrote to memory that was freed"
-    gpu.bindings.cache_clear()
+    calls.bindings.cache_clear()

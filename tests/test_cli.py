@@ -451,9 +451,9 @@ def test_info_tells_of_cuda_what_was_seen(monkeypatch):
     """The fake driver's functions and constants are those of NVIDIA's bindings: 12080 is how CUDA 12.8 calls itself."""
     pytest.importorskip("cuda.bindings", reason="numba-cuda has no package for this platform")
     from fake_driver import FakeDriver
-    from fastopt.kernels.cuda import gpu
+    from fastopt.kernels.cuda import driver
 
-    monkeypatch.setattr(gpu, "bindings", FakeDriver)
+    monkeypatch.setattr(driver, "bindings", FakeDriver)
     assert _cuda() == (
         "found, not tried: driver for CUDA 12.8, GPU 0: Fake GPU (compute capability 9.0), "
         "GPU 1: Fake GPU (compute capability 9.0)"
@@ -461,13 +461,13 @@ def test_info_tells_of_cuda_what_was_seen(monkeypatch):
 
 
 def test_info_without_a_driver_says_why(monkeypatch):
-    from fastopt.kernels.cuda import gpu
+    from fastopt.kernels.cuda import driver
     from fastopt.kernels.cuda.errors import CudaUnavailable
 
     def bindings():
         raise CudaUnavailable("CUDA needs the package numba-cuda, which is not installed")
 
-    monkeypatch.setattr(gpu, "bindings", bindings)
+    monkeypatch.setattr(driver, "bindings", bindings)
     devices = collect()["devices"]
     assert devices == {"CPU": "yes", "CUDA": "not found: CUDA needs the package numba-cuda, which is not installed"}
 

@@ -1,9 +1,8 @@
-"""Memory, copies, streams and launches on GPUs: the simulator, and the real thing upon a driver that is not there."""
+"""Memory, copies, streams and launches on GPUs, upon a driver that is not there."""
 
 import gc
 import importlib.util
 import re
-import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import children
 import numpy as np
 import pytest
-from fastopt.kernels.cuda import driver, gpu, simulator
+from fastopt.kernels.cuda import driver, gpu
 from fastopt.kernels.cuda._cuda_jit import Program
 from fastopt.kernels.cuda.errors import CudaError, CudaUnavailable
 from fastopt.kernels.cuda.staging import Staging
@@ -29,10 +28,10 @@ def fake(monkeypatch):
 
     fake = FakeDriver()
     monkeypatch.setattr("cuda.bindings.driver", fake)
-    gpu.bindings.cache_clear()
+    driver.bindings.cache_clear()
     yield fake
     gc.collect()
-    gpu.bindings.cache_clear()
+    driver.bindings.cache_clear()
 
 
 @pytest.fixture
@@ -41,32 +40,26 @@ def real(fake):
     return gpu.Device(1)
 
 
-@pytest.fixture(params=["simulated", "real"])
-def device(request):
-    """Either kind of GPU."""
-    return simulator.Device(0) if request.param == "simulated" else request.getfixturevalue("real")
-
-
-def downloaded(device, address, count, dtype=np.float32):
+def downloaded(real, address, count, dtype=np.float32):
     """So many elements at an address."""
     array = np.empty(count, dtype)
-    device.download(array, address, STREAM)
+    real.download(array, address, STREAM)
     return array
 
 
-# -- either kind -------------------------------------------------------------------------------------------------------
+# -- memory and copies -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 1, 1000, 700_000])
-def test_what_is_uploaded_is_downloaded(device, count):
+def test_what_is_uploaded_is_downloaded(real, count):
     numbers = np.random.default_rng(1).normal(size=count)
-    memory = device.allocate(numbers.nbytes)
+    memory = real.allocate(numbers.nbytes)
     assert (memory.nbytes, memory.address % 256) == (numbers.nbytes, 0)
     kept = numbers.copy()
-    device.upload(memory.address, numbers, STREAM)
+    real.upload(memory.address, numbers, STREAM)
     numbers[:] = 0
-    device.synchronise(STREAM)
-    np.testing.assert_array_equal(downloaded(device, memory.address, count, np.float64), kept)
+    real.synchronise(STREAM)
+    np.testing.assert_array_equal(downloaded(real, memory.address, count, np.float64), kept)
 
 
 @pytest.mark.parametrize(
@@ -74,42 +67,42 @@ def test_what_is_uploaded_is_downloaded(device, count):
     [np.arange(10)[::3], np.arange(6.0).reshape(2, 3).T, np.float32(3), np.array([True, False])],
     ids=["strided", "transposed", "scalar", "bool"],
 )
-def test_any_array_is_uploaded_in_order(device, array):
+def test_any_array_is_uploaded_in_order(real, array):
     array = np.asarray(array)
-    memory = device.allocate(array.nbytes)
-    device.upload(memory.address, array, STREAM)
-    np.testing.assert_array_equal(downloaded(device, memory.address, array.size, array.dtype), array.ravel())
+    memory = real.allocate(array.nbytes)
+    real.upload(memory.address, array, STREAM)
+    np.testing.assert_array_equal(downloaded(real, memory.address, array.size, array.dtype), array.ravel())
 
 
-def test_memory_is_zeroed_on_request_only(device):
-    memory = device.allocate(400, zeroed=True)
-    assert not downloaded(device, memory.address, 100).any()
+def test_memory_is_zeroed_on_request_only(real):
+    memory = real.allocate(400, zeroed=True)
+    assert not downloaded(real, memory.address, 100).any()
 
 
-def test_copy_and_clear(device):
+def test_copy_and_clear(real):
     numbers = np.arange(100, dtype=np.float32)
-    source, target = device.allocate(400), device.allocate(400, zeroed=True)
-    device.upload(source.address, numbers, STREAM)
-    device.copy(target.address + 40, source.address, 200, STREAM)
-    device.copy(target.address, source.address, 0, STREAM)
-    np.testing.assert_array_equal(downloaded(device, target.address, 60), [0] * 10 + list(range(50)))
-    device.clear(source.address + 4, 392, STREAM)
-    device.clear(source.address, 0, STREAM)
-    assert downloaded(device, source.address, 100)[[0, 1, 98, 99]].tolist() == [0, 0, 0, 99]
+    source, target = real.allocate(400), real.allocate(400, zeroed=True)
+    real.upload(source.address, numbers, STREAM)
+    real.copy(target.address + 40, source.address, 200, STREAM)
+    real.copy(target.address, source.address, 0, STREAM)
+    np.testing.assert_array_equal(downloaded(real, target.address, 60), [0] * 10 + list(range(50)))
+    real.clear(source.address + 4, 392, STREAM)
+    real.clear(source.address, 0, STREAM)
+    assert downloaded(real, source.address, 100)[[0, 1, 98, 99]].tolist() == [0, 0, 0, 99]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("number", [0.0, -1.0, 1e-6, np.nan])
-def test_fill(device, number, dtype):
-    memory = device.allocate(10 * dtype().itemsize)
-    device.fill(memory.address, 5.0, 10, dtype, STREAM)
-    device.fill(memory.address, number, 9, dtype, STREAM)
-    device.fill(memory.address, 7.0, 0, dtype, STREAM)
-    np.testing.assert_array_equal(downloaded(device, memory.address, 10, dtype), [dtype(number)] * 9 + [dtype(5)])
+def test_fill(real, number, dtype):
+    memory = real.allocate(10 * dtype().itemsize)
+    real.fill(memory.address, 5.0, 10, dtype, STREAM)
+    real.fill(memory.address, number, 9, dtype, STREAM)
+    real.fill(memory.address, 7.0, 0, dtype, STREAM)
+    np.testing.assert_array_equal(downloaded(real, memory.address, 10, dtype), [dtype(number)] * 9 + [dtype(5)])
 
 
-def test_pinned_memory_is_zeroed_and_lives_as_long_as_a_view(device):
-    memory = device.pinned(64)
+def test_pinned_memory_is_zeroed_and_lives_as_long_as_a_view(real):
+    memory = real.pinned(64)
     assert (memory.dtype, memory.shape, memory.any()) == (np.uint8, (64,), False)
     view = memory[8:16].view(np.int64)
     del memory
@@ -119,17 +112,17 @@ def test_pinned_memory_is_zeroed_and_lives_as_long_as_a_view(device):
 
 
 @pytest.mark.parametrize("array", [np.zeros(10)[::2], np.broadcast_to(np.zeros(1), 5)], ids=["strided", "read-only"])
-def test_download_needs_an_array_to_fill(device, array):
-    memory = device.allocate(80)
+def test_download_needs_an_array_to_fill(real, array):
+    memory = real.allocate(80)
     with pytest.raises(ValueError, match="contiguous, writeable"):
-        device.download(array, memory.address, STREAM)
+        real.download(array, memory.address, STREAM)
 
 
-def test_streams(device):
-    with device.current():
-        device.wait(STREAM, 0)
-        device.synchronise(STREAM)
-        assert not device.is_capturing(STREAM)
+def test_streams(real):
+    with real.current():
+        real.wait(STREAM, 0)
+        real.synchronise(STREAM)
+        assert not real.is_capturing(STREAM)
 
 
 # -- the real one ------------------------------------------------------------------------------------------------------
@@ -161,15 +154,15 @@ def test_driver_that_does_not_start(fake, error, message):
 
 def test_a_context_is_pushed_once_and_popped(fake, real):
     with real.current():
-        assert fake.contexts == [1011]
+        assert fake.contexts == [fake.context_of(1)]
         pushed = fake.count("cuCtxPushCurrent")
         with real.current():
             real.allocate(8)
         assert fake.count("cuCtxPushCurrent") == pushed
         with gpu.Device(0).current():
-            assert fake.contexts == [1011, 1010]
+            assert fake.contexts == [fake.context_of(1), fake.context_of(0)]
             real.synchronise(STREAM)
-        assert fake.contexts == [1011]
+        assert fake.contexts == [fake.context_of(1)]
     assert fake.contexts == []
 
 
@@ -250,7 +243,6 @@ def test_waiting_for_a_stream_takes_no_event_of_its_own(fake, real):
 
 
 def test_whose_memory(fake, real, monkeypatch):
-    monkeypatch.setattr(driver, "is_simulated", lambda: False)
     memory = real.allocate(8)
     assert driver.ordinal_of(memory.address) == 1
     with pytest.raises(ValueError, match="no GPU owns the memory at address 0x10"):
@@ -262,28 +254,27 @@ def test_whose_memory_is_told_in_a_thread_without_a_context(fake, real, monkeypa
     without = fake._cuPointerGetAttribute
     invalid = fake.CUresult.CUDA_ERROR_INVALID_CONTEXT, None
     monkeypatch.setattr(fake, "_cuPointerGetAttribute", lambda *a: without(*a) if fake.contexts else invalid)
-    assert gpu.ordinal_of(memory.address) == 1
+    assert driver.ordinal_of(memory.address) == 1
     fake.errors["cuPointerGetAttribute"] = fake.CUresult.CUDA_ERROR_DEINITIALIZED
     with pytest.raises(CudaError, match="DEINITIALIZED"):
-        gpu.ordinal_of(memory.address)
+        driver.ordinal_of(memory.address)
 
 
 def test_a_device_is_made_once(fake, monkeypatch):
-    monkeypatch.setattr(driver, "is_simulated", lambda: False)
-    monkeypatch.setattr(driver, "_devices", {})
+    monkeypatch.setattr(gpu, "_devices", {})
     with ThreadPoolExecutor(4) as pool:
-        devices = set(pool.map(driver.device, [0, 1] * 8))
+        devices = set(pool.map(gpu.device, [0, 1] * 8))
     assert {device.ordinal for device in devices} == {0, 1}
     assert len(devices) == 2
 
 
 # -- kernels upon it ---------------------------------------------------------------------------------------------------
 
-PROGRAM = Program("entry", b"\x7fELF", lambda first, second: None)
+PROGRAM = Program("entry", b"\x7fELF", 2)
 
 
 def test_a_program_is_loaded_once(fake, real):
-    assert real.load(PROGRAM) is real.load(Program("entry", b"\x7fELF", None))
+    assert real.load(PROGRAM) is real.load(Program("entry", b"\x7fELF", 2))
     assert real.load(PROGRAM) is not real.load(PROGRAM._replace(image=b"other"))
     assert fake.count("cuLibraryLoadData") == 2
 
@@ -364,7 +355,7 @@ def test_every_call_was_made_as_the_bindings_want_it(fake, real):
     fake.busy = True
     for _ in range(Staging.length(Staging.SMALLEST) + 1):
         real.upload(memory.address, np.ones(100), STREAM)
-    gpu.ordinal_of(memory.address)
+    driver.ordinal_of(memory.address)
     with real.current():
         kernel = real.load(PROGRAM)
         kernel.launch(kernel.blocks(1, 32), 32, STREAM, 1, 2)
@@ -380,113 +371,8 @@ def test_every_call_was_made_as_the_bindings_want_it(fake, real):
         real.load(PROGRAM._replace(name="absent"))
     del memory, other, mark
     gc.collect()
-    named = re.findall(r"\bcu[A-Z]\w+", Path(gpu.__file__).read_text())
+    named = re.findall(r"\bcu[A-Z]\w+", Path(gpu.__file__).read_text() + Path(driver.__file__).read_text())
     assert set(named) == set(fake.calls)
-
-
-# -- the simulator -----------------------------------------------------------------------------------------------------
-
-
-def test_the_simulator_has_one_gpu():
-    with pytest.raises(CudaUnavailable, match="no GPU 1: the CUDA simulator has one"):
-        simulator.Device(1)
-    assert simulator.ordinal_of(0x10) == 0
-
-
-def test_what_nobody_wrote_is_nan_in_the_simulator():
-    device = simulator.Device(0)
-    memory = device.allocate(400)
-    assert np.isnan(downloaded(device, memory.address, 100)).all()
-
-
-SIMULATED = """
-    import ctypes, threading
-    from concurrent.futures import ThreadPoolExecutor
-    import numpy as np
-    import children
-    from fastopt.kernels.cuda import _cuda_jit
-    from fastopt.kernels.cuda import driver
-
-    shared = {}
-
-    def view(address, count):
-        return np.frombuffer((ctypes.c_float * count).from_address(address), np.float32)
-
-    def sums(numbers, count, result):
-        thread = threading.current_thread()
-        lanes, blocks = thread._manager._block_dim[0], thread._manager._grid_dim[0]
-        block, lane = thread.blockIdx.x, thread.threadIdx.x
-        total = np.float32(0)
-        for i in range(block * lanes + lane, count, blocks * lanes):
-            total += view(numbers, count)[i]
-        shared[block, lane] = total
-        thread.syncthreads()
-        if lane == 0:
-            view(result, blocks)[block] = sum(shared[block, k] for k in range(lanes))
-
-    def loaded(kernel, arguments):
-        return device.load(_cuda_jit.cuda_program(kernel, "simulated", arguments, {}, device.capability, key="known"))
-
-    device = driver.device(0)
-"""
-
-
-def simulated(code):
-    """Run code after `SIMULATED` in a process that has Numba's simulator; what it reports."""
-    return children.run(textwrap.dedent(SIMULATED) + textwrap.dedent(code), NUMBA_ENABLE_CUDASIM=1)
-
-
-def test_launches_in_the_simulator():
-    result = simulated("""
-        numbers = np.arange(1000, dtype=np.float32)
-        memory, result = device.allocate(4000), device.allocate(12)
-        device.upload(memory.address, numbers, 0)
-        kernel = loaded(sums, 3)
-        with device.current():
-            kernel.launch(528, 256, 0, memory.address, 1000, result.address)
-        blocks = np.empty(3, np.float32)
-        device.download(blocks, result.address, 0)
-        same = driver.device(driver.ordinal_of(memory.address)) is device
-        children.report(blocks=blocks.tolist(), lanes=len(shared), same=same, name=device.name)
-    """)
-    assert sum(result["blocks"]) == 499500
-    assert (result["lanes"], result["compilations"]) == (96, 0)
-    assert (result["same"], result["name"]) == (True, "CUDA simulator")
-
-
-def test_errors_of_simulated_threads_come_out_and_warnings_do_not():
-    result = simulated("""
-        def overflows(number):
-            np.float32(3e38) * np.float32(number)
-
-        def fails(number):
-            if threading.current_thread().threadIdx.x == number:
-                raise IndexError("out of range")
-            threading.current_thread().syncthreads()
-
-        loaded(overflows, 1).launch(1, 32, 0, 10)
-        try:
-            loaded(fails, 1).launch(2, 32, 0, 3)
-        except IndexError as error:
-            said = str(error), *error.__notes__
-        loaded(overflows, 1).launch(1, 32, 0, 10)
-        children.report(said=said)
-    """)
-    assert result["said"] == ["out of range", "in thread 3 of block (0, 0, 0)"]
-
-
-def test_python_threads_launch_in_the_simulator_one_after_the_other():
-    result = simulated("""
-        def writes(address, number):
-            view(address, 1)[0] = number
-
-        memory = [device.allocate(4) for _ in range(4)]
-        kernel = loaded(writes, 2)
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda k: kernel.launch(2, 32, 0, memory[k].address, k), range(4)))
-        children.report(numbers=[view(each.address, 1).tolist()[0] for each in memory])
-    """)
-    assert result["numbers"] == [0, 1, 2, 3]
 
 
 # -- where there is none -----------------------------------------------------------------------------------------------
@@ -505,10 +391,10 @@ def test_importing_fastopt_reaches_no_cuda():
 ABSENT = """
     import sys, children
     {before}
-    from fastopt.kernels.cuda import driver
+    from fastopt.kernels.cuda import gpu
     from fastopt.kernels.cuda.errors import CudaUnavailable
     try:
-        driver.device(0)
+        gpu.device(0)
     except CudaUnavailable as error:
         children.report(message=str(error))
 """

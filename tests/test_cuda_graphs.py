@@ -1,16 +1,16 @@
-"""Captured steps: replays of a graph give the bits of steps, in the CUDA simulator."""
+"""Captured steps: replays of a graph give the bits of steps."""
 
 import numpy as np
 import pytest
-from fastopt.kernels.cuda import driver
+from fastopt.kernels.cuda import gpu as gpus_of_fastopt
 from gpu_arrays import Interface
-from gpu_twins import LaggingGpu, Twins, on_gpu
+from gpu_twins import Twins, on_gpu
 
 import fastopt
 from fastopt import schedules
 from fastopt.steps import gpu
 
-pytestmark = [pytest.mark.cuda_simulator, pytest.mark.xdist_group("simulator of graphs")]
+pytestmark = pytest.mark.usefixtures("gpus")
 
 
 def full(*values):
@@ -57,7 +57,7 @@ class Foreign:
 
     def __init__(self, pair):
         self._pair = pair
-        self._device = driver.device(0)
+        self._device = gpus_of_fastopt.device(0)
 
     def capture(self, **options):
         """Capture a step of the pair's optimizer; what counts its calls is not asked."""
@@ -159,19 +159,19 @@ def test_replays_leave_later_gradients_alone():
     pair.check()
 
 
-def test_replays_do_not_wait(monkeypatch):
-    lagging = LaggingGpu(monkeypatch)
+def test_replays_do_not_wait(gpus):
+    gpus.eagerness = 0, 0
     pair = Pair(OPTIMIZERS["scaled"])
     graph = fastopt.capture(pair.gpu, pair.given)
     pair.put(1)
-    lagging.run()
-    lagging.waits = 0
+    gpus.finish_all()
+    gpus.waits = 0
     for number in range(4):
         graph.replay()
         if number:
             pair.host.apply(drawn(1))
         pair.set(learning_rate=0.1 / (number + 1))
-    assert lagging.waits == 0
+    assert gpus.waits == 0
     pair.check()
 
 
@@ -374,7 +374,7 @@ def test_a_capture_that_would_wait():
 def test_counters_may_be_read_while_others_capture():
     pair = Pair(OPTIMIZERS["average"])
     pair.eager(1)
-    device = driver.device(0)
+    device = gpus_of_fastopt.device(0)
     device.begin_capture(Foreign.STREAM)
     try:
         pair.check()

@@ -124,8 +124,7 @@ def test_cubin(capability):
     result = program(adam, capability, key=None)
     assert result.image.startswith(b"\x7fELF")
     assert f".text.{result.name}".encode() in result.image
-    assert result.function.__name__ == "adam_float32"
-    assert result.function.__globals__["DTYPE"] is np.float32
+    assert result.arguments == 2
 
 
 def test_resources():
@@ -302,7 +301,7 @@ def test_what_is_missing_is_said(before, message, tmp_path):
     assert "\n" not in result["message"]
 
 
-def test_the_simulator_compiles_nothing(tmp_path):
+def test_numbas_simulator_compiles_nothing(tmp_path):
     result = in_a_child(FASTOPT_CACHE_DIR=tmp_path, NUMBA_ENABLE_CUDASIM=1)
-    assert (result["message"], result["compilations"], result["loads"]) == ("doubled_child", 0, 0)
+    assert result["message"].startswith("CudaUnavailable: NUMBA_ENABLE_CUDASIM is set: Numba's simulator")
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ Kernels are those that building an optimizer asks for, on a stand-in for a GPU. 
 rule, dtype and architecture with the mark `full`.
 """
 
+import contextlib
 import functools
 import importlib.util
 import re
@@ -15,11 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from fastopt.kernels.compile.tuples import numbers_at, put_numbers
-from fastopt.kernels.cuda import _cuda_jit, driver, muon, simulator, strided
+from fastopt.kernels.cuda import _cuda_jit, gpu, strided
 from fastopt.kernels.cuda.lanes import one
 from fastopt.kernels.registry import RULES
 from gpu_arrays import Interface, tensor_class
 from numba import cuda
+from running_driver import RunningDriver, install, remove
 from table import OWN, VARIANTS
 
 import fastopt
@@ -63,8 +65,8 @@ class Wanted(NamedTuple):
         """It is not."""
 
 
-class Machine(simulator.Device):
-    """A GPU of some compute capability, in the host's memory, that notes what it is to load."""
+class Machine(gpu.Device):
+    """A GPU of some compute capability, upon a driver in the host's memory, that notes what it is to load."""
 
     def __init__(self, capability):
         super().__init__(0)
@@ -76,13 +78,21 @@ class Machine(simulator.Device):
         return wanted
 
 
+@contextlib.contextmanager
+def driven():
+    """Patches by which there are GPUs, as `conftest.gpus` makes them."""
+    with pytest.MonkeyPatch.context() as patch:
+        driver = RunningDriver()
+        install(patch, driver)
+        yield patch
+        remove(driver)
+
+
 def kernels_of(build, dtype, capability):
     """What ``build(dtype)``, which builds an optimizer on a GPU, has compiled."""
-    machine = Machine(capability)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver, "device", lambda ordinal: machine)
-        patch.setattr(driver, "ordinal_of", lambda address: 0)
-        patch.setattr(muon, "_library_of", lambda plan: muon._Numpy(plan.work.device))
+    with driven() as patch:
+        machine = Machine(capability)
+        patch.setattr(gpu, "device", lambda ordinal: machine)
         for name, module in list(sys.modules.items()):
             if name.startswith("fastopt.kernels.cuda.") and hasattr(module, "cuda_program"):
                 patch.setattr(module, "cuda_program", Wanted)
@@ -280,10 +290,12 @@ def test_kernels(key, dtype, capability):
 
 @pytest.mark.parametrize("width", [4, 8])
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
-def test_copies(capability, width, monkeypatch):
+def test_copies(capability, width):
     """They move bits and know no numbers."""
-    monkeypatch.setattr(strided, "cuda_program", Wanted)
-    ptx, resources = compiled(strided._kernel.__wrapped__(Machine(capability), width))
+    with driven() as patch:
+        patch.setattr(strided, "cuda_program", Wanted)
+        wanted = strided._kernel.__wrapped__(Machine(capability), width)
+    ptx, resources = compiled(wanted)
     assert not arithmetic(ptx, "f")
     assert not re.search(r"\.local\b|\bcall\b", ptx)
     assert resources.registers <= 64 and resources[1:] == (0, 0)

@@ -1,4 +1,4 @@
-"""Adafactor and Muon on a GPU: the CPU's bits in the CUDA simulator, what the kernels compile to, who multiplies."""
+"""Adafactor and Muon on a GPU: the CPU's bits, tiles, who multiplies."""
 
 import contextlib
 import importlib.util
@@ -10,10 +10,12 @@ import pytest
 from fastopt.kernels.cpu import muon, tiles
 from fastopt.kernels.cpu.muon import MuonScalars, Products
 from fastopt.kernels.cpu.tiles import Tile, Tiles
+from gpu_arrays import Interface
+from running_driver import finish_all
 
 import fastopt
 
-simulated = pytest.mark.cuda_simulator
+executed = pytest.mark.usefixtures("gpus")
 compiled = pytest.mark.skipif(
     importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda has no package for this platform"
 )
@@ -46,13 +48,6 @@ def strided(array):
     return wide[..., 0]
 
 
-def on_gpu(array):
-    """An array of the simulated GPU over the same memory."""
-    from numba import cuda
-
-    return cuda.cudadrv.devicearray.FakeCUDAArray(array)
-
-
 def state_after(make, shapes, dtype, steps, place, change=lambda k, gradients: gradients, **options):
     """Parameters and state after so many steps, as bytes; ``place`` puts an array where the steps are done."""
     params = drawn(shapes, dtype, 0)
@@ -61,21 +56,15 @@ def state_after(make, shapes, dtype, steps, place, change=lambda k, gradients: g
     for k in range(1, steps + 1):
         gradients = change(k, drawn(shapes, dtype, k))
         optimizer.apply([None if gradient is None else place(gradient) for gradient in gradients], **options)
-    state = {name: np.asarray(getattr(value, "_ary", value)).tobytes() for name, value in _state(optimizer).items()}
+    state = {name: np.asarray(value).tobytes() for name, value in optimizer.state_dict().items()}
+    finish_all()
     return state | {f"param {k}": param.tobytes() for k, param in enumerate(params)}
 
 
-def _state(optimizer):
-    return {
-        name: value.copy_to_host() if hasattr(value, "copy_to_host") else value
-        for name, value in optimizer.state_dict().items()
-    }
-
-
 def assert_bits_are_the_cpus(make, shapes, dtype="float32", steps=2, **how):
-    """The same steps on the CPU and on the simulated GPU."""
+    """The same steps on the CPU and on the GPU."""
     cpu = state_after(make, shapes, dtype, steps, lambda array: array, **how)
-    gpu = state_after(make, shapes, dtype, steps, on_gpu, **how)
+    gpu = state_after(make, shapes, dtype, steps, Interface, **how)
     assert [name for name in cpu if cpu[name] != gpu[name]] == []
     assert cpu.keys() == gpu.keys()
 
@@ -89,14 +78,14 @@ MAKERS = {"Adafactor": fastopt.Adafactor, "Muon": every_parameter_muon}
 over_makers = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
-@simulated
+@executed
 @over_dtypes
 @over_makers
 def test_shapes(make, dtype):
     assert_bits_are_the_cpus(make, SHAPES, dtype)
 
 
-@simulated
+@executed
 @over_makers
 @pytest.mark.parametrize("options", [EVERYTHING, WINDOWS], ids=["everything", "windows"])
 def test_options(make, options):
@@ -104,21 +93,21 @@ def test_options(make, options):
     assert_bits_are_the_cpus(lambda: make(**options), shapes, steps=4, zero_grads=True)
 
 
-@simulated
+@executed
 @over_makers
 def test_strided_gradients(make):
     shapes = ((7, 5), (3,), (2, 3, 3))
     assert_bits_are_the_cpus(make, shapes, change=lambda k, gradients: [strided(g) for g in gradients])
 
 
-@simulated
+@executed
 @over_makers
 def test_gradients_of_another_dtype(make):
     shapes = ((7, 5), (3,))
     assert_bits_are_the_cpus(make, shapes, change=lambda k, gradients: [g.astype(np.float64) for g in gradients])
 
 
-@simulated
+@executed
 @pytest.mark.filterwarnings("ignore:no gradient for")
 @over_makers
 def test_parameters_without_a_gradient_are_left_alone(make):
@@ -128,7 +117,7 @@ def test_parameters_without_a_gradient_are_left_alone(make):
     assert_bits_are_the_cpus(lambda: make(clipnorm=1.0), ((7, 5), (3,), (4, 4)), steps=3, change=without_one)
 
 
-@simulated
+@executed
 @over_makers
 def test_a_skipped_step_changes_nothing(make):
     def with_infinity(k, gradients):
@@ -142,24 +131,24 @@ def test_a_skipped_step_changes_nothing(make):
     assert_bits_are_the_cpus(scaled, ((7, 5), (3,)), steps=3, change=with_infinity)
 
 
-@simulated
+@executed
 @over_dtypes
 def test_adafactor_in_many_tiles(dtype, monkeypatch):
-    """Bands of tiles, and rows and columns that several tiles share; in tiles this small the simulator ends in time."""
+    """Bands of tiles, and rows and columns that several tiles share."""
     monkeypatch.setattr(tiles, "LEAST_ROWS", 1)
     monkeypatch.setattr(tiles, "MOST_COLUMNS", 4)
     monkeypatch.setattr(tiles, "SMALL", 0)
     assert_bits_are_the_cpus(lambda: fastopt.Adafactor(**EVERYTHING), ((34, 5), (2, 3, 9), (9,)), dtype)
 
 
-@simulated
+@executed
 def test_adafactor_leaves_all_counters_at_zero(monkeypatch):
     monkeypatch.setattr(tiles, "LEAST_ROWS", 1)
     monkeypatch.setattr(tiles, "SMALL", 0)
     arrays = drawn([(5, 3), (2,)], "float32", 0)
     optimizer = fastopt.Adafactor()
-    optimizer.build([on_gpu(array) for array in arrays])
-    optimizer.apply([on_gpu(array.copy()) for array in arrays])
+    optimizer.build([Interface(array) for array in arrays])
+    optimizer.apply([Interface(array.copy()) for array in arrays])
     (plan,) = optimizer._plans
     for work in plan.work._derived:
         counters = np.empty(work._counters.shape[1], np.int64)
@@ -345,10 +334,9 @@ def test_torch_multiplies_on_the_stream(current, stream, expected, monkeypatch):
 
 @compiled
 @pytest.mark.parametrize("name", ["numba", "jax", "dlpack", "fastopt"])
-def test_muon_refuses_arrays_that_nobody_multiplies(name, monkeypatch):
+def test_muon_refuses_arrays_that_nobody_multiplies(name):
     from fastopt.kernels.cuda import muon
 
-    monkeypatch.setattr(muon, "is_simulated", lambda: False)
     plan = SimpleNamespace(
         place=SimpleNamespace(library=SimpleNamespace(name=name)), work=SimpleNamespace(device=SimpleNamespace())
     )

@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fastopt.kernels.cuda import driver as devices
-from fastopt.kernels.cuda import gpu
 
 import fastopt
 
@@ -49,6 +47,7 @@ def cupy(monkeypatch, eagerness):
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     install(monkeypatch, driver)
     yield cupy
+    gc.collect()
     remove(driver)
 
 

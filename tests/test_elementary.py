@@ -127,7 +127,7 @@ def test_special_powers(dtype):
 
 @over_dtypes
 def test_plain_python_gives_the_same_bits_of_powers(dtype):
-    """A GPU's simulator runs it."""
+    """What is interpreted runs it."""
     rng = np.random.default_rng(4)
     x, exponents = (10 ** rng.uniform(-30, 30, 300)).astype(dtype), rng.uniform(-1, 1, 300).astype(dtype)
     plain = [maths.power(*pair) for pair in zip(x, exponents, strict=True)]
@@ -147,7 +147,7 @@ def test_erf(dtype):
 
 @over_dtypes
 def test_plain_python_gives_the_same(dtype):
-    """Which the CUDA simulator and oracles run."""
+    """Which oracles run."""
     for name in [*RANGES, "erf", "sigmoid", "softplus"]:
         x = np.clip(np.array([0.25, 0.5, 3.0], dtype), *DOMAIN.get(name, (-np.inf, np.inf)))
         plain = [getattr(maths, name)(value) for value in x]

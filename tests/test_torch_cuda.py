@@ -1,8 +1,9 @@
-"""fastopt.torch on CUDA tensors, in the CUDA simulator: the bits of the CPU. On a real GPU: tests/gpu/test_torch.py."""
+"""fastopt.torch on CUDA tensors, by compiled kernels on the CPU: the CPU engine's bits. On a GPU: tests/gpu/test_torch.py."""
 
 import pytest
+from running_driver import finish_all
 
-pytestmark = [pytest.mark.cuda_simulator, pytest.mark.xdist_group("torch_cuda")]
+pytestmark = pytest.mark.usefixtures("gpus")
 SHAPES = ((5, 3), (2, 3, 2, 2), (7,), ())
 NAMES = (
     "SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "Lion", "Lamb", "Adafactor", "Muon",
@@ -55,6 +56,7 @@ class Twin:
 
     def found(self):
         """Parameters, state, and what is told of the last step."""
+        finish_all()
         states = [self.optimizer.state[p] for p in self.params if p in self.optimizer.state]
         values = [*self.params, *(state[key] for state in states for key in sorted(state))]
         told = self.optimizer.last_step_skipped, self.optimizer.last_grad_norm
@@ -114,6 +116,7 @@ def test_fused_backward_frees_gradients():
 def movable():
     """Tensors that say where they were put; what is made from one is there too, and `to` another goes where that is."""
     import torch
+    from gpu_arrays import adopted
 
     class Movable(torch.Tensor):
         place = torch.device("cpu")
@@ -128,7 +131,7 @@ def movable():
             made = super().__torch_function__(function, types, args, kwargs)
             if type(made) is cls and made is not args[0]:
                 made.place = like.device
-            return made
+            return adopted(made)
 
     return Movable
 
@@ -136,19 +139,20 @@ def movable():
 @pytest.mark.parametrize("name", ["AdamW", pytest.param("Adafactor", marks=pytest.mark.full)])
 def test_state_follows_its_parameter_to_another_device(name):
     import torch
+    from gpu_arrays import adopted
 
     import fastopt.torch
 
     kind, places = movable(), [torch.device("cpu"), torch.device("cuda", 0)]
     resting, moving = ([tensor(shape, k, False) for k, shape in enumerate(SHAPES)] for _ in range(2))
-    moving = [p.as_subclass(kind) for p in moving]
+    moving = [adopted(p).as_subclass(kind) for p in moving]
     optimizers = [getattr(fastopt.torch, name)(params, lr=0.05, ema=0.9) for params in (resting, moving)]
     for step, number in enumerate((0, 0, 1, 1, 0)):
         for k, (p, q) in enumerate(zip(resting, moving, strict=True)):
             p.grad = tensor(p.shape, 100 * step + k, False)
             if q.place != places[number]:
                 q.data, q.place = q.data.clone(), places[number]
-            q.grad = p.grad.clone().as_subclass(kind)
+            q.grad = adopted(p.grad.clone()).as_subclass(kind)
             q.grad.place = q.place
         for optimizer in optimizers:
             optimizer.step()

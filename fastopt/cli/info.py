@@ -127,13 +127,12 @@ def _devices() -> dict[str, str]:
 
 def _cuda() -> str:
     """Say what was found, which is not yet that it works: no kernel is launched."""
-    from fastopt.kernels.cuda import driver, gpu
+    from fastopt.kernels.cuda.driver import inventory
+    from fastopt.kernels.cuda.errors import CudaError, CudaUnavailable
 
-    if driver.is_simulated():
-        return "simulated by Numba, as NUMBA_ENABLE_CUDASIM is set: no GPU was looked for"
     try:
-        (major, minor), gpus = gpu.inventory()
-    except (driver.CudaUnavailable, driver.CudaError) as reason:
+        (major, minor), gpus = inventory()
+    except (CudaUnavailable, CudaError) as reason:
         return f"not found: {reason}"
     names = [f"GPU {k}: {name} (compute capability {x}.{y})" for k, (name, (x, y)) in enumerate(gpus)]
     return f"found, not tried: driver for CUDA {major}.{minor}, {', '.join(names)}"

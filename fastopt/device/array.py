@@ -154,12 +154,12 @@ class CudaArray:
 
     def copy_to_host(self) -> Array:
         """A NumPy array with the same elements; waits for the GPU."""
-        from ..kernels.cuda import driver
+        from ..kernels.cuda import gpu
 
         low, high = byte_range(self.address, self)
         memory = np.empty(high - low, np.uint8)
         if self.size:
-            driver.device(self.device).download(memory, low, self.stream())
+            gpu.device(self.device).download(memory, low, self.stream())
         return np.ndarray(self.shape, self.dtype, memory, self.address - low, self.strides).copy()
 
     def __repr__(self) -> str:

@@ -38,11 +38,11 @@ class Gpu:
     on_gpu = True
 
     def __init__(self, ordinal: int, library: Library, stream: Stream) -> None:
-        from ..kernels.cuda import driver
+        from ..kernels.cuda import gpu
 
         self.ordinal, self.library, self._stream = ordinal, library, stream
         self.capturing: int | None = None  # fastopt's own stream, while a step is captured on it
-        self.device = driver.device(ordinal)
+        self.device = gpu.device(ordinal)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _gpu_of, (self.library.name, self.ordinal)

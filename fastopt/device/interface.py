@@ -72,9 +72,9 @@ class Library:
 
     def empty(self, ordinal: int, size: int, dtype: np.dtype[Any]) -> Any:
         """A new 1-D array of this library, at a multiple of 64 bytes, not initialised."""
-        from ..kernels.cuda import driver
+        from ..kernels.cuda import gpu
 
-        memory = driver.device(ordinal).allocate(max(size, 1) * dtype.itemsize)
+        memory = gpu.device(ordinal).allocate(max(size, 1) * dtype.itemsize)
         return CudaArray(memory.address, (size,), (dtype.itemsize,), dtype, ordinal, memory)
 
 
@@ -91,11 +91,12 @@ class Interface(Library):
         return getattr(array, "__cuda_array_interface__", None) is not None
 
     def ordinal(self, array: Any) -> int | None:
-        """See `Library.ordinal`."""
+        """See `Library.ordinal`. Empty arrays may have any address, and are nowhere."""
         from ..kernels.cuda import driver
 
-        address = self._address(array)
-        return driver.ordinal_of(address) if address else None
+        address, shape = self._address(array), _entry(array.__cuda_array_interface__, "shape", ())
+        is_empty = isinstance(shape, tuple) and 0 in shape
+        return driver.ordinal_of(address) if address and not is_empty else None
 
     def stream(self, array: Any) -> Stream:
         """See `Library.stream`; the interface's 0 is refused by `view`."""

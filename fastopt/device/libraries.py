@@ -16,7 +16,7 @@ import numpy as np
 
 from ..kernels.cuda import _numba_cuda
 from . import dlpack
-from .array import CudaArray, Stream, aligned_zeros, default_stream
+from .array import CudaArray, Stream, default_stream
 from .interface import Interface, Library, dtype_named, normal_stream
 from .strides import c_strides
 
@@ -172,44 +172,6 @@ class Numba(Interface):
             return cuda.device_array(size, dtype)
 
 
-class Simulator(Library):
-    """Arrays of Numba's CUDA simulator: on the host, and without ``__cuda_array_interface__``."""
-
-    name = "simulator"
-
-    def owns(self, array: Any) -> bool:
-        """See `Library.owns`."""
-        return _numba_cuda.is_simulated_array(array)
-
-    def ordinal(self, array: Any) -> int:
-        """See `Library.ordinal`: there is one GPU."""
-        return 0
-
-    def stream(self, array: Any) -> Stream:
-        """See `Library.stream`: everything happens at once."""
-        return default_stream
-
-    def view(self, name: str, array: Any, stream: int) -> CudaArray:
-        """See `Library.view`."""
-        memory = _numba_cuda.memory_of(array)
-        writeable = memory.flags.writeable
-        return CudaArray(
-            self._address(array), memory.shape, memory.strides, memory.dtype, 0, memory, writeable=writeable
-        )
-
-    def _signature(self, array: Any) -> object:
-        if not self.owns(array):
-            return None
-        return array.dtype, array.shape, array.strides, array.flags.writeable
-
-    def _address(self, array: Any) -> int:
-        return array.__array_interface__["data"][0]
-
-    def empty(self, ordinal: int, size: int, dtype: np.dtype[Any]) -> Any:
-        """See `Library.empty`."""
-        return _numba_cuda.simulated_array(aligned_zeros(size, dtype))
-
-
 class DLPack(Library):
     """Any other library that follows DLPack. From before DLPack 1.0 arrays are read-only: they could not say so."""
 
@@ -261,10 +223,7 @@ class Jax(DLPack):
 
 
 # The first that owns an array counts.
-LIBRARIES = {
-    library.name: library
-    for library in (Library(), Torch(), CuPy(), Simulator(), Numba(), Jax(), Interface(), DLPack())
-}
+LIBRARIES = {library.name: library for library in (Library(), Torch(), CuPy(), Numba(), Jax(), Interface(), DLPack())}
 
 
 def library_of(array: Any) -> Library | None:

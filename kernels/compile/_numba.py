@@ -75,7 +75,7 @@ def in_python(body):
 
     Numba has its intrinsics refuse that. A plain function with `numba.extending.overload` could do both, and costs a
     compilation of its own for every intrinsic and its types: first builds took a sixth longer. Where an intrinsic's
-    class cannot be another one, it goes on to refuse, which is noticed in the simulator and by what is interpreted.
+    class cannot be another one, it goes on to refuse, which is noticed by what is interpreted.
     """
 
     def attach(native):

@@ -1,7 +1,7 @@
 """The few operations that Python cannot express: memory at an address, a table row as a NamedTuple; see `tuples`.
 
-Those that kernels use do the same in plain Python, on the host's memory: the CUDA simulator runs them so, and so does
-everything where ``NUMBA_DISABLE_JIT`` is set.
+Those that kernels use do the same in plain Python, on the host's memory: where ``NUMBA_DISABLE_JIT`` is set they are
+run so.
 """
 
 import ctypes

@@ -31,13 +31,12 @@ EXACT = frozenset({"fabs", "sqrt", "floor", "ceil", "trunc", "rint", "copysign"}
 class Program(NamedTuple):
     """A kernel compiled for one kind of GPU.
 
-    ``name`` is that of its entry point, ``image`` the cubin (None in the simulator), ``function`` the Python function
-    that it was made from, with its bindings: what the simulator runs.
+    ``name`` is that of its entry point, ``image`` the cubin, ``arguments`` how many numbers it takes.
     """
 
     name: str
-    image: bytes | None
-    function: object
+    image: bytes
+    arguments: int
 
 
 class Resources(NamedTuple):
@@ -46,11 +45,6 @@ class Resources(NamedTuple):
     registers: int
     local: int
     spilled: int
-
-
-def is_simulated():
-    """Whether kernels run in Numba's CUDA simulator: ``NUMBA_ENABLE_CUDASIM=1`` was set before Numba was imported."""
-    return bool(numba.config.ENABLE_CUDASIM)
 
 
 def cuda_program(kernel, name, arguments, bindings, capability, key=None):
@@ -81,8 +75,6 @@ def cuda_program(kernel, name, arguments, bindings, capability, key=None):
         If a part of the toolkit is missing, or knows no such GPU.
     """
     clone = _jit.clone_of(kernel, name, bindings)
-    if is_simulated():
-        return Program(clone.__name__, None, clone)
     version = aside(toolkit, capability)
     path = cache.cache_path(clone.__name__, key, arguments, *version)
     return aside(_program_of, clone, arguments, capability, path, says=_jit.notice_of(clone.__name__, path))
@@ -93,13 +85,13 @@ def _program_of(clone, arguments, capability, path):
     if kept:
         _jit.loads += 1
         entry, _, image = kept.partition(b"\n")
-        return Program(entry.decode(), image, clone)
+        return Program(entry.decode(), image, arguments)
     entry, ptx = _ptx_of(clone, arguments, capability)
     image, _ = _linked(ptx, capability)
     _jit.compilations += 1
     if path:
         cache.write_cached(path, lambda: entry.encode() + b"\n" + image)
-    return Program(entry, image, clone)
+    return Program(entry, image, arguments)
 
 
 def cuda_ptx(kernel, name, arguments, bindings, capability):
@@ -117,13 +109,6 @@ def cuda_resources(kernel, name, arguments, bindings, capability):
         raise RuntimeError(f"nvJitLink's report has no numbers where they were: {log}")
     local, stored, loaded, registers = map(int, report.groups())
     return Resources(registers, local, stored + loaded)
-
-
-def simulated(function):
-    """A `Program`'s function as the simulator launches it: ``simulated(function)[blocks, threads](*numbers)``."""
-    from numba import cuda
-
-    return cuda.jit(function)
 
 
 @functools.cache
@@ -144,6 +129,8 @@ def toolkit(capability):
 
 def require_packages():
     """Look for what numba-cuda needs before it is imported: its own errors name other remedies."""
+    if numba.config.ENABLE_CUDASIM:
+        raise CudaUnavailable("NUMBA_ENABLE_CUDASIM is set: Numba's simulator compiles nothing, unset it")
     for package, module in (("numba-cuda", "numba_cuda"), ("cuda-bindings", "cuda.bindings")):
         if find_spec(module.partition(".")[0]) is None or find_spec(module) is None:
             raise CudaUnavailable(f"CUDA needs the package {package}, which is not installed: {INSTALL}")

@@ -6,7 +6,6 @@ Nothing here imports numba-cuda before it is needed.
 import contextlib
 import sys
 from importlib import import_module
-from typing import Any
 
 import numba
 import numpy as np
@@ -95,24 +94,9 @@ def is_device_array(array):
     return _is_of("numba.cuda.cudadrv.devicearray", "DeviceNDArray", array)
 
 
-def is_simulated_array(array):
-    """Whether an array is one of the simulator's."""
-    return _is_of("numba.cuda.simulator.cudadrv.devicearray", "FakeCUDAArray", array)
-
-
 def _is_of(module, name, array):
     found = sys.modules.get(module)
     return found is not None and isinstance(array, getattr(found, name, ()))
-
-
-def simulated_array(memory):
-    """A NumPy array as one of the simulator's, without a copy, which `numba.cuda.to_device` would make."""
-    return import_module("numba.cuda.simulator.cudadrv.devicearray").FakeCUDAArray(memory)
-
-
-def memory_of(array):
-    """The NumPy array in one of the simulator's, which `copy_to_host` would copy."""
-    return array._ary
 
 
 def address_of(array):
@@ -123,37 +107,3 @@ def address_of(array):
 def ordinal_of(array):
     """The number of the GPU that one of Numba's arrays is on: what is public asks the driver, at every step."""
     return array.gpu_data.context.device.id
-
-
-# -- the simulator: it has no public way to run its threads otherwise --------------------------------------------------
-
-
-def simulated_thread(run, block, position, member):
-    """A thread of the simulator, not yet started."""
-    return import_module("numba.cuda.simulator.kernel").BlockThread(run, block, position, member, debug=False)
-
-
-@contextlib.contextmanager
-def instead_of_the_simulators(block, shared):
-    """Kernels launched inside have their blocks run by the class ``block``, and ``shared`` as `numba.cuda.shared`.
-
-    Raises
-    ------
-    RuntimeError
-        If the simulator is another one than it was.
-    """
-    simulator: Any = import_module("numba.cuda.simulator.kernel")
-    kernelapi: Any = import_module("numba.cuda.simulator.kernelapi")
-    try:
-        own = simulator.BlockManager, kernelapi.FakeCUDAShared
-        simulator.BlockThread  # noqa: B018
-    except AttributeError as error:
-        raise RuntimeError(
-            f"the CUDA simulator of Numba {numba.__version__} does not fit this fastopt, which is known to work with "
-            f"numba-cuda {KNOWN}: {error}"
-        ) from error
-    simulator.BlockManager, kernelapi.FakeCUDAShared = block, shared
-    try:
-        yield
-    finally:
-        simulator.BlockManager, kernelapi.FakeCUDAShared = own

@@ -212,7 +212,7 @@ TERMS[UpdateSquares], LANES[UpdateSquares] = _update_squares, _update_square
 
 def sums(handle, options):
     """Slots, sums of p², and of u² of vectors. In a micro-step, or one that is stopped, nothing."""
-    scratch = cuda.shared.array(SCRATCH, np.float64)  # a line each: the simulator knows them by their lines
+    scratch = cuda.shared.array(SCRATCH, np.float64)
     totals = cuda.shared.array((QUANTITIES, WARPS), np.float64)
     flags = cuda.shared.array(1, np.int64)
     warp = cuda.threadIdx.x // TEAM
@@ -412,7 +412,7 @@ def _set_length(t, tile, s, lanes, member):
 
 def sizes(handle, options):
     """Sums of u² of matrices before clipping, and the step's length; micro-steps and stopped ones as in `sums`."""
-    scratch = cuda.shared.array(SCRATCH, np.float64)  # a line each: the simulator knows them by their lines
+    scratch = cuda.shared.array(SCRATCH, np.float64)
     totals = cuda.shared.array((QUANTITIES, WARPS), np.float64)
     flags = cuda.shared.array(1, np.int64)
     warp = cuda.threadIdx.x // TEAM

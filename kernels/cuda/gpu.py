@@ -1,91 +1,36 @@
-"""A real GPU, through ``cuda.bindings.driver``: NVIDIA's bindings of the driver's C interface, call by call."""
+"""GPUs: memory, copies, streams, launches. Addresses and streams are plain integers.
+
+A stream is a ``CUstream`` handle, 0 the legacy default stream. Whatever is asynchronous happens in the order of its
+stream, and memory must live until then.
+"""
 
 import ctypes
-import functools
 import threading
 import weakref
 from contextlib import suppress
 
-import numba
 import numpy as np
 
-from ._cuda_jit import require_packages
+from .driver import Current, attribute, bindings, call, capability_of, fail, name_of
 from .errors import CudaError, CudaUnavailable
 from .staging import Staging, bytes_of, require_fillable
 
-
-@functools.cache
-def bindings():
-    """The module of the driver's functions, once the driver is initialised. Raises `CudaUnavailable`."""
-    if numba.config.DISABLE_CUDA:
-        raise CudaUnavailable("CUDA is switched off: NUMBA_DISABLE_CUDA is set")
-    require_packages()
-    from cuda.bindings import driver
-
-    try:
-        (error,) = driver.cuInit(0)
-    except Exception as failure:
-        reason = str(failure).partition("\n")[0]
-        raise CudaUnavailable(f"CUDA needs NVIDIA's driver, which cannot be loaded here: {reason}") from failure
-    if error == driver.CUresult.CUDA_ERROR_NO_DEVICE:
-        raise CudaUnavailable("there is no GPU that CUDA can see (CUDA_VISIBLE_DEVICES may hide it)")
-    if error:
-        raise CudaUnavailable(f"NVIDIA's driver does not start: {_described(driver, error)}")
-    return driver
+_devices: dict = {}
+_lock = threading.Lock()
 
 
-def call(name, *arguments):
-    """Call a function of the driver; what it returns beside its status, None if that is nothing."""
-    error, *values = getattr(bindings(), name)(*arguments)
-    if error:
-        _fail(name, error)
-    return values[0] if values else None
+def device(ordinal):
+    """The `Device` of that number, always the same object.
 
-
-def _fail(name, error):
-    raise CudaError(f"{name} failed: {_described(bindings(), error)}", int(error))
-
-
-def _described(driver, error):
-    _, text = driver.cuGetErrorString(error)
-    return f"{text.decode() if text else 'unknown error'} ({int(error)})"
-
-
-def ordinal_of(address):
-    """The number of the GPU that owns the memory at an address; `ValueError` if none does."""
-    code = bindings().CUresult
-    try:
-        return _ordinal_of(address)
-    except CudaError as error:
-        if error.code == code.CUDA_ERROR_INVALID_VALUE:
-            raise ValueError(f"no GPU owns the memory at address {address:#x}") from None
-        if error.code != code.CUDA_ERROR_INVALID_CONTEXT:
-            raise
-    with _Current(call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", 0))):  # this thread had none: any will do
-        return _ordinal_of(address)
-
-
-def _ordinal_of(address):
-    attribute = bindings().CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-    return int(call("cuPointerGetAttribute", attribute, address))
-
-
-def inventory():
-    """The newest CUDA that the driver knows, (major, minor), and each GPU's name and compute capability.
-
-    Makes no context on any of them. Raises `CudaUnavailable` or `CudaError`.
+    Raises
+    ------
+    CudaUnavailable
+        If there is no such GPU, no driver, or no package to reach it with.
     """
-    version = call("cuDriverGetVersion")
-    handles = [call("cuDeviceGet", ordinal) for ordinal in range(call("cuDeviceGetCount"))]
-    return (version // 1000, version % 1000 // 10), [(_name(handle), _capability(handle)) for handle in handles]
-
-
-def _name(handle):
-    return call("cuDeviceGetName", 256, handle).split(b"\0")[0].decode()
-
-
-def _capability(handle):
-    return tuple(_attribute(f"COMPUTE_CAPABILITY_{part}", handle) for part in ("MAJOR", "MINOR"))
+    with _lock:
+        if ordinal not in _devices:
+            _devices[ordinal] = Device(ordinal)
+        return _devices[ordinal]
 
 
 class Device:
@@ -101,8 +46,8 @@ class Device:
             raise CudaUnavailable(f"there is no GPU {ordinal}: CUDA sees {count} of them, numbered from 0")
         self.ordinal = ordinal
         handle = call("cuDeviceGet", ordinal)
-        self.name, self.capability = _name(handle), _capability(handle)
-        self.multiprocessors = _attribute("MULTIPROCESSOR_COUNT", handle)
+        self.name, self.capability = name_of(handle), capability_of(handle)
+        self.multiprocessors = attribute("MULTIPROCESSOR_COUNT", handle)
         self._context = call("cuDevicePrimaryCtxRetain", handle)
         self._kernels = {}
         self._lock = threading.Lock()
@@ -114,7 +59,7 @@ class Device:
 
     def current(self):
         """A context manager inside which this GPU's context is current in this thread. Reentrant, quick if it is so."""
-        return _Current(self._context)
+        return Current(self._context)
 
     def allocate(self, nbytes, zeroed=False):
         """`Memory` of the GPU, 256-byte aligned, undefined unless ``zeroed``. Frees itself when it is collected."""
@@ -151,7 +96,7 @@ class Device:
 
         Errors are no news: after a fault in any kernel each call reports that fault again.
         """
-        with suppress(CudaError), self.current(), _CapturePermitting():
+        with suppress(CudaError, CudaUnavailable), self.current(), _CapturePermitting():
             call(function, handle)
 
     def upload(self, address, array, stream):
@@ -280,10 +225,6 @@ class Device:
             return self._kernels[key]
 
 
-def _attribute(name, handle):
-    return call("cuDeviceGetAttribute", getattr(bindings().CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}"), handle)
-
-
 def _new_event():
     return call("cuEventCreate", bindings().CUevent_flags.CU_EVENT_DISABLE_TIMING)
 
@@ -302,24 +243,6 @@ class _CapturePermitting:
 
     def __exit__(self, *_):
         call("cuThreadExchangeStreamCaptureMode", self._mode)
-
-
-class _Current:
-    """Makes a context current, and the one before it again."""
-
-    __slots__ = ("_context", "_pushed")
-
-    def __init__(self, context):
-        self._context = context
-
-    def __enter__(self):
-        self._pushed = int(call("cuCtxGetCurrent")) != int(self._context)
-        if self._pushed:
-            call("cuCtxPushCurrent", self._context)
-
-    def __exit__(self, *_):
-        if self._pushed:
-            call("cuCtxPopCurrent")
 
 
 class Memory:
@@ -364,7 +287,7 @@ def _has_happened(event):
     driver = bindings()
     (error,) = driver.cuEventQuery(event)
     if error and error != driver.CUresult.CUDA_ERROR_NOT_READY:
-        _fail("cuEventQuery", error)
+        fail("cuEventQuery", error)
     return not error
 
 
@@ -392,7 +315,7 @@ class Kernel:
 
     def __init__(self, program, multiprocessors):
         self._multiprocessors, self._resident = multiprocessors, {}
-        count = program.function.__code__.co_argcount
+        count = program.arguments
         try:
             self._library = call("cuLibraryLoadData", program.image, [], [], 0, [], [], 0)
             handle = call("cuLibraryGetKernel", self._library, program.name.encode())
@@ -423,7 +346,7 @@ class Kernel:
             self._numbers[:] = numbers
             (error,) = self._launch(self._function, blocks, 1, 1, threads, 1, 1, 0, stream, self._packed, 0)
         if error:
-            _fail("cuLaunchKernel", error)
+            fail("cuLaunchKernel", error)
 
 
 class Graph:

@@ -43,9 +43,6 @@ def numbers_of(gradient, i, like):
 
     Requires a gradient that `is_plain` where these are several.
     """
-    if len(like) == 1:
-        return (_number_of(gradient, i, like),)
-    return numbers_at(gradient.address + i * size_of(like), like)
 
 
 @overload(numbers_of, jit_options=FLAGS)
@@ -85,10 +82,6 @@ def _address_of(gradient, i, size):
 
 def clear(gradient, i, like):
     """Zero as many elements of a gradient as there are zeros in ``like``, from ``i`` on; as `numbers_of`."""
-    if len(like) == 1:
-        _clear_one(gradient, i, like)
-    else:
-        put_numbers(gradient.address + i * size_of(like), like)
 
 
 @overload(clear, jit_options=FLAGS)

@@ -6,7 +6,6 @@ or `one`.
 
 from typing import Any
 
-import numpy as np
 from numba.extending import overload
 
 from ..compile._jit import FLAGS
@@ -19,7 +18,6 @@ VECTOR = 16
 
 def one(dtype):
     """A tuple of one zero."""
-    return (dtype(0),)
 
 
 @overload(one, jit_options=FLAGS)
@@ -29,7 +27,6 @@ def _one(dtype):
 
 def wide(dtype):
     """A tuple of as many zeros as one load brings."""
-    return (dtype(0),) * (VECTOR // np.dtype(dtype).itemsize)
 
 
 @overload(wide, jit_options=FLAGS)
@@ -41,7 +38,6 @@ def _wide(dtype):
 
 def size_of(numbers):
     """Bytes of each number of a tuple."""
-    return numbers[0].itemsize
 
 
 @overload(size_of, jit_options=FLAGS)
@@ -52,7 +48,6 @@ def _size_of(numbers):
 
 def cast(values, like):
     """The values, a tuple, in the type of the number ``like``."""
-    return tuple(constant(value, like) for value in values)
 
 
 @overload(cast, jit_options=FLAGS)
@@ -64,7 +59,6 @@ def _cast(values, like):
 
 def cast_each(columns, like):
     """`cast` of each of a tuple of tuples."""
-    return tuple(cast(column, like) for column in columns)
 
 
 @overload(cast_each, jit_options=FLAGS)
@@ -76,7 +70,6 @@ def _cast_each(columns, like):
 
 def first_of(columns, counted):
     """Return as many of the columns as ``counted`` has members."""
-    return columns[: len(counted)]
 
 
 @overload(first_of, jit_options=FLAGS)
@@ -87,7 +80,6 @@ def _first_of(columns, counted):
 
 def rest_of(columns, counted):
     """The columns that `first_of` leaves out."""
-    return columns[len(counted) :]
 
 
 @overload(rest_of, jit_options=FLAGS)
@@ -104,7 +96,6 @@ LANES: dict[type, Any] = {}
 
 def in_lane(work, numbers):
     """Return what ``work`` makes of one lane's numbers."""
-    return LANES[type(work)](work, numbers)
 
 
 @overload(in_lane, jit_options=FLAGS, strict=False)
@@ -114,7 +105,6 @@ def _in_lane(work, numbers):
 
 def in_lanes(work, lanes):
     """`in_lane` for each lane."""
-    return tuple(in_lane(work, numbers) for numbers in lanes)
 
 
 @overload(in_lanes, jit_options=FLAGS)
@@ -132,7 +122,6 @@ def _in_lanes(work, lanes):
 
 def column_of(rows, addresses, segment):
     """The addresses in ``rows`` of the address table, of one segment, as a tuple."""
-    return tuple(addresses[row, segment] for row in rows)
 
 
 @overload(column_of, jit_options=FLAGS)
@@ -144,10 +133,6 @@ def _column_of(rows, addresses, segment):
 
 def union(addresses):
     """The bits that are set in any of the addresses."""
-    bits = 0
-    for address in addresses:
-        bits |= address
-    return bits
 
 
 @overload(union, jit_options=FLAGS)
@@ -159,7 +144,6 @@ def _union(addresses):
 
 def load_each(arrays, byte, like):
     """`numbers_at` a byte of each array, a tuple of tuples."""
-    return tuple(numbers_at(address + byte, like) for address in arrays)
 
 
 @overload(load_each, jit_options=FLAGS)
@@ -171,8 +155,6 @@ def _load_each(arrays, byte, like):
 
 def store_each(arrays, byte, columns):
     """Write what `load_each` reads."""
-    for address, numbers in zip(arrays, columns, strict=True):
-        put_numbers(address + byte, numbers)
 
 
 @overload(store_each, jit_options=FLAGS)

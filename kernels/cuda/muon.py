@@ -14,13 +14,11 @@ import numpy as np
 from numba import cuda
 
 from ..compile._jit import callee
-from ..compile.intrinsics import table_at
-from ..cpu.muon import HostProducts, Products, divisor_of, scalars_of, shapes_in_memory
+from ..cpu.muon import Products, divisor_of, scalars_of, shapes_in_memory
 from ..cpu.newton_schulz import factor_of
 from ..cpu.reduction import LANES as SUM_LANES
 from ..layout import AVERAGED, EXTRA, OVERWRITE, ZERO, Control
 from ..rules.sgd import SgdScalars
-from ._cuda_jit import is_simulated
 from ._cupy import full_float32
 from .engine import WARPS as PER_BLOCK
 from .engine import Elementwise, kernel
@@ -71,7 +69,7 @@ def _direction_of(t, chunk, slot_rows):
 
 def divisors(handle, options):
     """Write what each direction is divided by first to ``factors[EXTRA]``."""
-    scratch = cuda.shared.array(SCRATCH, np.float64)  # a line each: the simulator knows them by their lines
+    scratch = cuda.shared.array(SCRATCH, np.float64)
     flags = cuda.shared.array(WARPS, np.int64)
     warp, thread = cuda.threadIdx.x // TEAM, cuda.threadIdx.x % TEAM
     lanes = scratch[warp * SUM_LANES : (warp + 1) * SUM_LANES]
@@ -192,39 +190,28 @@ class _Library:
         """Return what makes these matrices orthogonal, with scratch arrays from ``empty``."""
         return Products(self.module, matrices, empty)
 
-
-class _Numpy:
-    """The products of the CUDA simulator, whose memory is the host's."""
-
-    def __init__(self, device):
-        self._device = device
-
-    def products(self, matrices, empty):
-        """See `_Library.products`."""
-        return HostProducts(matrices, matrices[0].dtype)
-
     def view(self, address, shape, dtype):
         """An array of the library over memory of the GPU."""
-        return table_at(address, 1, math.prod(shape), dtype.type).reshape(shape)
+        raise NotImplementedError
 
     def enqueue(self, stream, multiply):
         """Call ``multiply`` so that its products are enqueued on ``stream``, those of float32 in full."""
-        self._device.enqueue(stream, multiply)
+        raise NotImplementedError
 
 
 class _Torch(_Library):
-    """See `_Numpy`."""
+    """See `_Library`."""
 
     def __init__(self, device):
         self.module = importlib.import_module("torch")
         self._device = device
 
     def view(self, address, shape, dtype):
-        """See `_Numpy.view`."""
+        """See `_Library.view`."""
         return self.module.as_tensor(Region(address, shape, dtype), device=f"cuda:{self._device.ordinal}")
 
     def enqueue(self, stream, multiply):
-        """See `_Numpy.enqueue`."""
+        """See `_Library.enqueue`."""
         with self.module.no_grad(), self._in_stream(stream), full_float32_in_torch(self.module):
             multiply()
 
@@ -260,19 +247,19 @@ def _is_full_in_torch(torch, settings):
 
 
 class _Cupy(_Library):
-    """See `_Numpy`."""
+    """See `_Library`."""
 
     def __init__(self, device):
         self.module = importlib.import_module("cupy")
         self._device = device
 
     def view(self, address, shape, dtype):
-        """See `_Numpy.view`."""
+        """See `_Library.view`."""
         with self.module.cuda.Device(self._device.ordinal):
             return self.module.asarray(Region(address, shape, dtype))
 
     def enqueue(self, stream, multiply):
-        """See `_Numpy.enqueue`."""
+        """See `_Library.enqueue`."""
         with self.module.cuda.Device(self._device.ordinal), full_float32(self.module), self._in_stream(stream):
             multiply()
 
@@ -300,8 +287,6 @@ _LIBRARIES = {"torch": _Torch, "cupy": _Cupy}
 def _library_of(plan):
     """Find the library that does the products; raises `TypeError` if there is none."""
     name, device = plan.place.library.name, plan.work.device
-    if is_simulated():
-        return _Numpy(device)
     if name not in _LIBRARIES:
         raise TypeError(
             f"Muon multiplies matrices with the library of the parameters, and arrays of {name} have none: "

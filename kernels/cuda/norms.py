@@ -61,7 +61,7 @@ def norms(handle, options):
 
     Writes ``sums[:, chunk]`` as `fastopt.kernels.cpu.loops.norms` does, ``factors[CLIP]``, and the state.
     """
-    scratch = cuda.shared.array(SCRATCH, np.float64)  # a line each: the simulator knows them by their lines
+    scratch = cuda.shared.array(SCRATCH, np.float64)
     flags = cuda.shared.array(WARPS, np.int64)
     warp, thread = cuda.threadIdx.x // TEAM, cuda.threadIdx.x % TEAM
     lanes = scratch[warp * SUM_LANES : (warp + 1) * SUM_LANES]

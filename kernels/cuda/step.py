@@ -220,9 +220,6 @@ def clipped(grad, accumulated, options, c, factor):
 
 def _moved(param, grad, slots, s, extra):
     """The rule: the only phase, or the second of two, which takes one number more and leaves the slots as they are."""
-    if extra:
-        return second_phase(param, grad, slots, extra[0], s), slots
-    return update(param, grad, slots, s)
 
 
 @overload(_moved, jit_options=FLAGS)

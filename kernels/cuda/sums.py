@@ -24,7 +24,6 @@ has, a tuple of so many float64 for each quantity that is to be summed: for each
 
 def terms_of(work, i, like):
     """Return what ``work`` sums, of the elements from ``i`` on."""
-    return TERMS[type(work)](work, i, like)
 
 
 @overload(terms_of, jit_options=FLAGS, strict=False)
@@ -34,7 +33,6 @@ def _terms_of(work, i, like):
 
 def no_terms(work, like):
     """Zeros in the place of `terms_of`."""
-    return ((np.float64(0),) * len(like),) * len(work.sums)
 
 
 @overload(no_terms, jit_options=FLAGS)
@@ -86,8 +84,6 @@ def _sum_lanes(work, size, lanes, thread, like):
 
 def _terms_below(work, i, size, like):
     """`terms_of` the elements below ``size``; zeros in the place of the others."""
-    each = [terms_of(work, i + k, like[:1]) if i + k < size else no_terms(work, like[:1]) for k in range(len(like))]
-    return tuple(sum(rows, ()) for rows in zip(*each, strict=True))
 
 
 @overload(_terms_below, jit_options=FLAGS)

@@ -1,77 +1,35 @@
-"""What threads of a kernel do together. Each has a plain Python body, which the CUDA simulator runs."""
-
-import threading
-from typing import Any
+"""What threads of a kernel do together."""
 
 from numba import cuda
-from numba.extending import overload
 
-from ..compile._jit import FLAGS
+from ..compile._jit import callee
 
 TEAM = 32
 """Threads of a warp."""
 
-_lock = threading.Lock()
 
-
-def _wait_in_python():
-    thread: Any = threading.current_thread()  # one of the simulator's
-    thread.syncthreads()
-
-
+@callee
 def block_barrier():
     """Wait for all threads of the block; what they have written is then seen by each."""
-    _wait_in_python()
+    cuda.syncthreads()
 
 
-@overload(block_barrier, jit_options=FLAGS)
-def _block_barrier():
-    return lambda: cuda.syncthreads()
-
-
-def warp_barrier():
-    """Wait for all threads of the warp. In the simulator a block is one warp."""
-    _wait_in_python()
-
-
-@overload(warp_barrier, jit_options=FLAGS)
-def _warp_barrier():
-    return lambda: cuda.syncwarp()
-
-
+@callee
 def barrier(team):
     """Wait for the ``team`` threads that work together: a warp, or the whole block."""
-    _wait_in_python()
+    if team == TEAM:
+        cuda.syncwarp()
+    else:
+        cuda.syncthreads()
 
 
-@overload(barrier, jit_options=FLAGS)
-def _barrier(team):
-    def wait(team):
-        if team == TEAM:
-            cuda.syncwarp()
-        else:
-            cuda.syncthreads()
-
-    return wait
-
-
+@callee
 def fence():
     """Have what this thread has written seen before what it writes from now on, by every thread of the GPU."""
+    cuda.threadfence()
 
 
-@overload(fence, jit_options=FLAGS)
-def _fence():
-    return lambda: cuda.threadfence()
-
-
+@callee
 def count_in(counters, index):
     """Add one to a counter, atomically; how many had come before."""
-    with _lock:
-        before = counters[index]
-        counters[index] = before + 1
-    return before
-
-
-@overload(count_in, jit_options=FLAGS)
-def _count_in(counters, index):
-    return lambda counters, index: cuda.atomic.add(counters, index, 1)
+    return cuda.atomic.add(counters, index, 1)

@@ -89,7 +89,7 @@ def phase_one(handle, options):
 
     In a micro-step, or one that is stopped, nothing.
     """
-    scratch = cuda.shared.array(SCRATCH, np.float64)  # a line each: the simulator knows them by their lines
+    scratch = cuda.shared.array(SCRATCH, np.float64)
     flags = cuda.shared.array(WARPS, np.int64)
     totals = cuda.shared.array(TOTALS, np.float64)
     warp, thread = cuda.threadIdx.x // TEAM, cuda.threadIdx.x % TEAM

@@ -5,8 +5,9 @@ import hashlib
 import llvmlite.binding as llvm
 import numpy as np
 from fastopt.kernels.compile import cache
+
 from ptx import races
-from ptx.launch import FAULTS, FINE, HEAD, LAUNCH, RACE
+from ptx.launch import FAULTS, FINE, LAUNCH, RACE
 from ptx.machine import machine, source_key
 from ptx.parse import parse
 from ptx.translate import translate

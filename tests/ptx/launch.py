@@ -1,4 +1,4 @@
-"""What generated code and the machine share: a record for each launch, and a row of words for each thread, its *frame*."""
+"""What generated code and the machine share: a record for each launch, and words for each thread, its *frame*."""
 
 import numpy as np
 from numba import carray, njit, types
@@ -40,7 +40,6 @@ LAUNCH = np.dtype(
     ]
 )  # fmt: skip
 """What a launch works on, and what it found; see `kernel.Kernel.launch`."""
-
 
 
 @intrinsic

@@ -10,6 +10,7 @@ from fastopt.kernels.compile import _jit
 from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
+
 from ptx.launch import (
     AT_BLOCK,
     AT_RANDOM,

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from llvmlite import ir
+
 from ptx.parse import Unknown
 
 BIT = ir.IntType(1)
@@ -179,7 +180,8 @@ def _extremum_of_floats(sign, integer, b, x, y):
 
 
 def _logical(name, modifiers, kind):
-    return None if modifiers else _same(kind, 2, lambda b, x, y: getattr(b, f"{name}_" if name != "xor" else name)(x, y))
+    emit = {"and": ir.IRBuilder.and_, "or": ir.IRBuilder.or_, "xor": ir.IRBuilder.xor}[name]
+    return None if modifiers else _same(kind, 2, emit)
 
 
 def _inverted(modifiers, kind):
@@ -193,7 +195,7 @@ def _shifted(name, modifiers, kind):
     shift = {"shl": "shl", "shr": "ashr" if is_signed(kind) else "lshr"}[name]
 
     def emit(b, x, by):
-        amount = b.zext(by, x.type) if x.type.width > by.type.width else b.trunc(by, x.type) if x.type.width < 32 else by
+        amount = _resized(b, by, x.type)
         most = ir.Constant(x.type, x.type.width - 1)
         beyond = b.icmp_unsigned(">", by, ir.Constant(by.type, x.type.width - 1))
         shifted = getattr(b, shift)(x, b.select(beyond, most, amount))
@@ -202,8 +204,16 @@ def _shifted(name, modifiers, kind):
     return Operation(kind, (kind, "u32"), emit)
 
 
+def _resized(b, x, kind):
+    if x.type.width == kind.width:
+        return x
+    return (b.zext if x.type.width < kind.width else b.trunc)(x, kind)
+
+
 def _selected(modifiers, kind):
-    return None if modifiers else Operation(kind, (kind, kind, "pred"), lambda b, yes, no, which: b.select(which, yes, no))
+    if modifiers:
+        return None
+    return Operation(kind, (kind, kind, "pred"), lambda b, yes, no, which: b.select(which, yes, no))
 
 
 def _moved(modifiers, kind):

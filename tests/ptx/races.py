@@ -7,6 +7,7 @@ atomic operation of the one, and a fence after a later atomic operation on the s
 
 import numpy as np
 from numba import carray, njit
+
 from ptx.launch import ATOMIC, FINE, LOAD, RACE, TOO_MANY, fail, memory_at
 
 CELL = 12

@@ -6,6 +6,7 @@ A register that one block alone uses is a value; the others have a word in the t
 from typing import Any, NamedTuple
 
 from llvmlite import ir
+
 from ptx.launch import (
     AT_BLOCK,
     AT_WARP,

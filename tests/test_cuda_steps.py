@@ -1,26 +1,26 @@
-"""Steps on a GPU give the bits of those on the host: the CUDA simulator runs the kernels that a GPU would."""
+"""Steps on a GPU give the bits of those on the host: the compiled kernels are executed on the CPU."""
 
 import copy
 import pickle
 import warnings
-from dataclasses import replace
 from typing import NamedTuple
 
 import gpu_arrays
 import numpy as np
 import pytest
 from compare import with_schedule
+from fastopt.kernels.cuda.gpu import Device, Kernel
 from fastopt.kernels.maths import constant, sqrt
 from gpu_arrays import Interface
-from gpu_twins import LaggingGpu, Twins, assert_same_bits, memory_of, on_gpu
-from table import BIG, CASES, RATES
+from gpu_twins import Twins, assert_same_bits, memory_of, on_gpu
+from table import CASES, RATES
 
 import fastopt
 from fastopt import schedules
 from fastopt.compat import keras_1_0, keras_2_2, keras_2_3
 from fastopt.steps import gpu
 
-pytestmark = [pytest.mark.cuda_simulator, pytest.mark.full, pytest.mark.xdist_group("simulator")]
+pytestmark = pytest.mark.usefixtures("gpus")
 
 F32, F64 = np.dtype("float32"), np.dtype("float64")
 DTYPES = (F32, F64)
@@ -51,30 +51,29 @@ def run(twins, steps=4, shapes=SHAPES, dtype=F32, **options):
 
 # -- the table ---------------------------------------------------------------------------------------------------------
 
-AROUND_CHUNKS = ((4095,), (4096,), (4097,), (9000,))
-"""In the place of shapes that are too big for the simulator: sizes about those of whole chunks."""
+WAYS = {
+    "in order": {"order": 0},
+    "backwards": {"order": 1},
+    "at random": {"order": 2, "resident": 4},
+    "races": {"order": 2, "resident": 4, "races": True},
+}
+"""How threads and blocks take turns: see `ptx.kernel.Kernel.launch`."""
 
-ALONE = {"Muon": "simulator of Muon", "Adafactor": "simulator of Adafactor", "Lamb": "simulator of Lamb"}
-"""Groups of the optimizers whose rows take longest."""
 
-
-def simulated(case):
-    """The row, as short as shows every option, in the simulator's size."""
-    micro_steps = case.kwargs.get("gradient_accumulation_steps", 1)
-    if BIG in case.shapes:
-        return replace(case, shapes=AROUND_CHUNKS, steps=2)
-    return replace(case, steps=max(6, 2 * micro_steps) if micro_steps < 4 else 8)
+@pytest.fixture
+def way(request):
+    """At random, unless a test says otherwise."""
+    return WAYS[getattr(request, "param", "at random")]
 
 
 def rows():
     """Every row in both dtypes."""
-    for case in map(simulated, CASES):
-        group = ALONE.get(case.optimizer, f"simulator {case.optimizer < 'Lion'}")
+    for case in CASES:
         for dtype in DTYPES:
-            marks = [pytest.mark.xdist_group(group), *[pytest.mark.full] * case.full]
-            yield pytest.param(case, dtype, id=f"{case.id}-{dtype}", marks=marks)
+            yield pytest.param(case, dtype, id=f"{case.id}-{dtype}", marks=[pytest.mark.full] * case.full)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("case", "dtype"), list(rows()))
 def test_every_row(case, dtype):
     def named(arrays):
@@ -97,6 +96,12 @@ def test_every_row(case, dtype):
     for step in case.gradients(dtype):
         twins.step(lambda step=step: named(step))
     assert twins.host.iterations > 0
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_every_optimizer(name):
+    options = {"global_clipnorm": 0.5, "weight_decay": 0.1, "use_ema": True, "ema_momentum": 0.9}
+    run(twins_of(name, learning_rate=RATES[name], **options), 3)
 
 
 # -- containers and layouts --------------------------------------------------------------------------------------------
@@ -549,9 +554,10 @@ def test_extreme_numbers(name, own, options, dtype, huge):
 
 
 @pytest.fixture
-def lagging(monkeypatch):
-    """The simulated GPU does nothing before it must."""
-    return LaggingGpu(monkeypatch)
+def lagging(gpus):
+    """The GPU does nothing before it must."""
+    gpus.eagerness = 0, 0
+    return gpus
 
 
 @pytest.fixture
@@ -605,7 +611,7 @@ def test_skipped_steps_of_which_the_host_has_not_heard(name, scene, lagging, sho
     for seed in range(1, 31):
         kept.append(twins.apply(poisoned(seed, [(1, 1)] if rng.random() < 0.4 else [], shapes=TINY)))
         if rng.random() < 0.3:
-            lagging.run(rng.integers(len(lagging.queue) + 1))
+            lagging.run(rng.integers(lagging.pending + 1))
         if "learning_rate" not in SCENES[scene]() and rng.random() < 0.3:
             twins.set(learning_rate=rng.uniform(0.01, 0.2))
     twins.check()
@@ -642,8 +648,6 @@ def test_more_than_a_thousand_steps():
 
 def test_streams_wait_for_each_other(monkeypatch):
     """The step for that of its gradients; and that one, before their memory is used again, for the step."""
-    from fastopt.kernels.cuda.simulator import Device
-
     waits = []
     monkeypatch.setattr(Device, "wait", lambda device, stream, other: waits.append((stream, other)))
     params, grads = drawn(0, TINY), drawn(1, TINY)
@@ -780,16 +784,16 @@ def against_mean(param, grad, slots, extra, s):
 
 RATE = {"learning_rate": 0.1}
 OWN = {
-    "Push": fastopt.register_rule("SimulatedPush", push, PushScalars, defaults=RATE),
+    "Push": fastopt.register_rule("ExecutedPush", push, PushScalars, defaults=RATE),
     "Leak": fastopt.register_rule(
-        "SimulatedLeak", leak, LeakScalars, slots={"first": 0.0, "second": 2.0}, defaults={**RATE, "leak": 0.3}
+        "ExecutedLeak", leak, LeakScalars, slots={"first": 0.0, "second": 2.0}, defaults={**RATE, "leak": 0.3}
     ),
     "three terms": fastopt.register_rule(
-        "SimulatedThree", three_terms, LeakScalars, slots={"mean": 1.0}, defaults={**RATE, "leak": 0.3},
+        "ExecutedThree", three_terms, LeakScalars, slots={"mean": 1.0}, defaults={**RATE, "leak": 0.3},
         between=between_three, second=second_of_three,
     ),
     "no slots, two phases": fastopt.register_rule(
-        "SimulatedCentred", size_only, PushScalars, defaults=RATE, between=mean_of, second=against_mean
+        "ExecutedCentred", size_only, PushScalars, defaults=RATE, between=mean_of, second=against_mean
     ),
 }  # fmt: skip
 
@@ -804,28 +808,20 @@ def test_rules_of_ones_own(name, dtype):
 
 
 def with_literals(param, grad, slots, s):
-    """Compiled, its products are float64; plain Python, which the simulator runs, keeps float32."""
+    """Python's numbers are float64, and so is what they are multiplied with."""
     (mean,) = slots
     mean = 0.9 * mean + 0.1 * grad
     return param - s.learning_rate * mean * 1.5, (mean,)
 
 
 Literals = fastopt.register_rule(
-    "SimulatedLiterals", with_literals, PushScalars, slots={"mean": 0.0}, defaults={"learning_rate": 0.1}
+    "ExecutedLiterals", with_literals, PushScalars, slots={"mean": 0.0}, defaults={"learning_rate": 0.1}
 )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_rule_with_literals(dtype):
-    """In float64 the same bits; in float32 as near as one who computes in float32 can be."""
-    twins = Twins(Literals, made_of(0, dtype=dtype))
-    for seed in (1, 2, 3):
-        twins.apply(made_of(seed, dtype=dtype))
-    if dtype == F64:
-        twins.check()
-    for actual, expected in zip(twins.gpu_params, twins.host_params, strict=True):
-        np.testing.assert_allclose(memory_of(actual), expected, rtol=1e-5, atol=1e-6)
-        assert memory_of(actual).dtype == dtype
+    run(Twins(Literals, made_of(0, dtype=dtype)), 3, dtype=dtype)
 
 
 LEGACY = {
@@ -859,8 +855,6 @@ LAUNCHES = {"Adam": (1, 2), "Lion": (1, 2), "Ftrl": (1, 2), "Lamb": (2, 3), "Ada
 
 @pytest.mark.parametrize("name", LAUNCHES)
 def test_number_of_launches(name, monkeypatch):
-    from fastopt.kernels.cuda.simulator import Kernel
-
     launched = []
     launch = Kernel.launch
     monkeypatch.setattr(Kernel, "launch", lambda kernel, *numbers: (launched.append(kernel), launch(kernel, *numbers)))
