@@ -177,6 +177,7 @@ class DeviceNDArray(Interface):
 
     def __init__(self, memory, stream=0):
         super().__init__(memory, stream=stream or None)
+        adopt(memory)
         self.shape, self.strides, self.dtype, self.stream = memory.shape, memory.strides, memory.dtype, stream
         self.device_ctypes_pointer = ctypes.c_void_p(memory.ctypes.data if memory.size else None)
         context = types.SimpleNamespace(device=types.SimpleNamespace(id=0))

@@ -89,7 +89,8 @@ class RunningDriver(FakeDriver):
         self.way = {"order": 2, "seed": seed, "resident": 4} if way is None else way
         self.waits = 0  # how often somebody waited for what was not done
         self.known = defaultdict(Memory)  # of each GPU
-        self.blocks, self.graveyard = (
+        self.blocks = {}  # address → memory, bytes, {GPU: number that it is known by}
+        self.graveyard = []  # memory and bytes of what was freed
             {},
             [],
         )  # address → (memory, bytes, {GPU: number}), or (memory, bytes) of what was freed

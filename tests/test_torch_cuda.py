@@ -1,4 +1,4 @@
-"""fastopt.torch on CUDA tensors, by compiled kernels on the CPU: the CPU engine's bits. On a GPU: tests/gpu/test_torch.py."""
+"""fastopt.torch on CUDA tensors gives the bits of the CPU. On a real GPU: tests/gpu/test_torch.py."""
 
 import pytest
 from running_driver import finish_all

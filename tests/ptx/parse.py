@@ -63,7 +63,7 @@ def parse(ptx):
         entries[0],
         re.search(r"\.target\s+(\w+)", ptx)[1],
         [name for _, name in parameters],
-        dict((name, kind) for kind, name in re.findall(r"\.reg\s+\.(\w+)\s+%(\w+)<", body)),
+        {name: kind for kind, name in re.findall(r"\.reg\s+\.(\w+)\s+%(\w+)<", body)},
         shared,
         shared_bytes,
         _blocks(lines),

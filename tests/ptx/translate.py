@@ -3,6 +3,7 @@
 A register that one block alone uses is a value; the others have a word in the thread's frame.
 """
 
+import re
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -339,17 +340,18 @@ def _parts_of(operand):
 
 def _registers_of(instruction):
     """Names of the registers that an instruction writes, and of those that it reads."""
-    found = [[name[1:] for name in _names_in(operand)] for operand in instruction.operands]
-    base = instruction.operation.partition(".")[0]
-    targets, sources = ([], found) if base in ("st", "bra", "bar", "membar", "ret") else (found[:1], found[1:])
+    base, operands = instruction.operation.partition(".")[0], instruction.operands
+    written = 0 if base in WRITING_NONE else 1
     guard = [instruction.guard.lstrip("!%")] if instruction.guard else []
-    return sum(targets, []), sum(sources, guard)
+    return _names_in(operands[:written]), guard + _names_in(operands[written:])
 
 
-def _names_in(operand):
-    import re
+WRITING_NONE = ("st", "bra", "bar", "membar", "ret")
+"""Operations that write no register."""
 
-    return [name for name in re.findall(r"%[a-z]+\d+", operand)]
+
+def _names_in(operands):
+    return [name[1:] for operand in operands for name in re.findall(r"%[a-z]+\d+", operand)]
 
 
 SPECIAL = {
