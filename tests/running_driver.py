@@ -91,9 +91,6 @@ class RunningDriver(FakeDriver):
         self.known = defaultdict(Memory)  # of each GPU
         self.blocks = {}  # address → memory, bytes, {GPU: number that it is known by}
         self.graveyard = []  # memory and bytes of what was freed
-            {},
-            [],
-        )  # address → (memory, bytes, {GPU: number}), or (memory, bytes) of what was freed
         self._images, self._functions, self._graphs = {}, {}, {}
 
     def foreign_stream(self, handle, ordinal=0):
