@@ -1,4 +1,4 @@
-"""What the CUDA kernels are compiled to, for GPUs that nobody here has: loads, arithmetic, registers.
+"""What the CUDA kernels are compiled to, for GPUs that nobody here has: loads, arithmetic, registers, bytes in flight.
 
 Kernels are those that building an optimizer asks for, on a stand-in for a GPU. A covering subset always runs; every
 rule, dtype and architecture with the mark `full`.
@@ -16,10 +16,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from fastopt.kernels.compile.tuples import numbers_at, put_numbers
-from fastopt.kernels.cuda import _cuda_jit, gpu, strided
-from fastopt.kernels.cuda.lanes import one
+from fastopt.kernels.cuda import _cuda_jit, engine, gpu, strided
+from fastopt.kernels.cuda.lanes import one, wide
 from fastopt.kernels.registry import RULES
 from gpu_arrays import Interface, tensor_class
+from machine_code import (
+    blocks_per_multiprocessor,
+    find_nvdisasm,
+    kib_per_multiprocessor,
+    loads_in_flight,
+    loads_in_flight_of_cubin,
+    shared_of,
+)
 from numba import cuda
 from running_driver import RunningDriver, install, remove
 from table import OWN, VARIANTS
@@ -37,6 +45,7 @@ pytestmark = [
 CAPABILITIES = ((8, 0), (9, 0), (10, 0))
 HOPPER = (9, 0)
 F32, F64 = np.dtype("float32"), np.dtype("float64")
+NVDISASM = find_nvdisasm()
 
 
 # -- the kernels that optimizers ask for -------------------------------------------------------------------------------
@@ -181,6 +190,8 @@ class Compiled(NamedTuple):
 
     ptx: str
     resources: Any
+    image: bytes
+    in_flight: tuple  # wide loads per thread, as PTX tells, and as machine code does where it can be read
 
 
 def compiled(wanted):
@@ -194,9 +205,13 @@ def compiled(wanted):
 def compile_anew(wanted):
     arguments = wanted[:5]
     ptx = _cuda_jit.cuda_ptx(*arguments)
+    linked = _cuda_jit._linked(ptx, wanted.capability)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_cuda_jit, "cuda_ptx", lambda *arguments: ptx)  # once is enough
-        return Compiled(ptx, _cuda_jit.cuda_resources(*arguments))
+        patch.setattr(_cuda_jit, "_linked", lambda *arguments: linked)
+        resources = _cuda_jit.cuda_resources(*arguments)
+    by_code = (loads_in_flight_of_cubin(linked[0], NVDISASM),) if NVDISASM else ()
+    return Compiled(ptx, resources, linked[0], (loads_in_flight(ptx), *by_code))
 
 
 # -- what is looked for ------------------------------------------------------------------------------------------------
@@ -263,14 +278,46 @@ REGISTERS = dict.fromkeys(SUMS, 168) | {"adafactor.update": 168, "adafactor.sums
 128 threads stand on a multiprocessor, with 168 three, with 255 two: those are Adafactor's sums on sm_80."""
 
 
+IN_FLIGHT = {
+    "step.step": (20, 30),
+    "step.step sgd": (24, 24),
+    "step.step coupled_sgd": (24, 24),
+    "step.step lion": (20, 30),
+    "step.step adam": (20, 40),
+    "norms.norms": (8, 8),
+    "two_phase.phase_one": (18, 24),
+    "two_phase.phase_two": (24, 36),
+    "adafactor.sums": (12, 12),
+    "adafactor.sizes": (12, 12),
+    "adafactor.update": (18, 18),
+    "muon.momentum": (24, 36),
+    "muon.divisors": (12, 24),
+    "muon.update": (40, 40),
+}
+"""Kernel, or kernel and rule → the least that is in flight of float32 on sm_90, in KiB per multiprocessor: as PTX
+tells, which knows least where branches lie between loads, and as machine code does. Reading takes 16 to 21."""
+
+
 def kernel_of(id):
     return id.partition(" ")[0]
+
+
+def threads_of(wanted):
+    """Of a block."""
+    return 32 * wanted.bindings["WARPS"] if kernel_of(wanted.id) == "two_phase.phase_one" else engine.THREADS
+
+
+def kib_in_flight(wanted):
+    """KiB per multiprocessor, as PTX tells, and as machine code does where it can be read."""
+    ptx, resources, _, in_flight = compiled(wanted)
+    room = resources.registers, threads_of(wanted), shared_of(ptx)
+    return [kib_per_multiprocessor(loads, *room) for loads in in_flight]
 
 
 @over_kernels
 def test_kernels(key, dtype, capability):
     for id, wanted in wanted_by(key, dtype, capability).items():
-        kernel, (ptx, resources) = kernel_of(id), compiled(wanted)
+        kernel, (ptx, resources, *_) = kernel_of(id), compiled(wanted)
         assert f".target sm_{capability[0]}{capability[1]}" in ptx
         assert [operation for operation in inexact(ptx) if operation not in ASKED_FOR.get(id, ())] == [], id
         assert not re.search(r"\.local\b|\bcall\b|\.extern", ptx), id
@@ -280,6 +327,10 @@ def test_kernels(key, dtype, capability):
             assert is_wide(ptx, "ld", dtype), id
         if kernel in MOVING:
             assert is_wide(ptx, "st", dtype), id
+        if (capability, dtype) == (HOPPER, F32):
+            least = IN_FLIGHT.get(id.removesuffix("_float32"), IN_FLIGHT.get(kernel))
+            found = kib_in_flight(wanted)
+            assert all(kib >= enough for kib, enough in zip(found, least, strict=False)), (id, found, least)
         if dtype == F64:
             assert not arithmetic(ptx, "f32"), id
         elif kernel in SUMS:
@@ -295,7 +346,7 @@ def test_copies(capability, width):
     with driven() as patch:
         patch.setattr(strided, "cuda_program", Wanted)
         wanted = strided._kernel.__wrapped__(Machine(capability), width)
-    ptx, resources = compiled(wanted)
+    ptx, resources, *_ = compiled(wanted)
     assert not arithmetic(ptx, "f")
     assert not re.search(r"\.local\b|\bcall\b", ptx)
     assert resources.registers <= 64 and resources[1:] == (0, 0)
@@ -375,7 +426,70 @@ def narrow(handle, options):
 
 def test_local_memory_and_narrow_loads_are_found():
     wanted = Wanted(with_local_memory, "f", 2, {}, HOPPER, None)
-    ptx, resources = compile_anew(wanted)
+    ptx, resources, *_ = compile_anew(wanted)
     assert re.search(r"\.local\b", ptx) and resources.local >= 400
-    ptx, _ = compile_anew(Wanted(narrow, "f", 2, {"DTYPE": np.float32}, HOPPER, None))
+    ptx, *_ = compile_anew(Wanted(narrow, "f", 2, {"DTYPE": np.float32}, HOPPER, None))
     assert "ld.global" in ptx and not is_wide(ptx, "ld", F32) and not is_wide(ptx, "st", F32)
+
+
+def one_at_a_time(handle, options):
+    """Each load's address is known when the one before has come."""
+    place = 0
+    while place != options:
+        a = numbers_at(handle + place, wide(DTYPE))  # noqa: F821
+        place = 16 * np.int64(a[0] + a[1] + a[2] + a[3])
+    put_numbers(handle, (place,))
+
+
+def four_at_a_time(handle, options):
+    place = 0
+    while place != options:
+        a = numbers_at(handle + place, wide(DTYPE))  # noqa: F821
+        b = numbers_at(handle + place + 512, wide(DTYPE))  # noqa: F821
+        c = numbers_at(handle + place + 1024, wide(DTYPE))  # noqa: F821
+        d = numbers_at(handle + place + 1536, wide(DTYPE))  # noqa: F821
+        place = 16 * np.int64((a[0] + b[1] + c[2] + d[3]) + (a[1] + b[2] + c[3] + d[0]) + (a[2] + b[3] + c[0] + d[1]))
+    put_numbers(handle, (place,))
+
+
+@pytest.mark.parametrize(("function", "loads"), [(one_at_a_time, 1), (four_at_a_time, 4)])
+def test_loads_in_flight_are_found(function, loads):
+    in_flight = compile_anew(Wanted(function, "f", 2, {"DTYPE": np.float32}, HOPPER, None)).in_flight
+    assert in_flight == (loads,) * len(in_flight)
+
+
+LOOP = """
+$loop:
+    ld.global.v4.f32 {%f1, %f2, %f3, %f4}, [%rd1];
+    BETWEEN
+    ld.global.nc.v4.f32 {%f5, %f6, %f7, %f8}, [%rd2];
+    add.f32 %f9, %f1, %f5;
+    @%p1 bra $loop;
+"""
+
+
+@pytest.mark.parametrize(
+    ("between", "loads"),
+    [
+        ("add.s64 %rd2, %rd1, 16;", 2),
+        ("mul.f32 %f10, %f3, %f3;", 1),
+        ("@%p2 bra $end;", 1),
+        ("$label:", 1),
+        ("@%p2 ld.global.v4.f32 {%f11, %f12, %f13, %f14}, [%rd3];", 2),
+        ("ld.global.f32 %f11, [%rd3];", 2),
+    ],
+)
+def test_what_ends_a_group_of_loads(between, loads):
+    """A use, a branch, a label. Loads that are narrow, or under a condition, do not, and do not count."""
+    assert loads_in_flight(LOOP.replace("BETWEEN", between)) == loads
+
+
+def test_loads_outside_of_loops_do_not_count():
+    assert loads_in_flight(LOOP.replace("@%p1 bra $loop;", "ret;")) == 0
+
+
+def test_blocks_that_a_multiprocessor_has_room_for():
+    """What ends it: threads and blocks, then registers, then shared memory."""
+    assert [blocks_per_multiprocessor(*room) for room in ((16, 128, 0), (16, 32, 0))] == [16, 32]
+    assert [blocks_per_multiprocessor(registers, 128, 0) for registers in (80, 86, 128, 168, 255)] == [6, 5, 4, 3, 2]
+    assert blocks_per_multiprocessor(64, 256, 48 * 1024) == 4
