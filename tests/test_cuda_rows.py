@@ -19,7 +19,7 @@ executed = pytest.mark.usefixtures("gpus")
 compiled = pytest.mark.skipif(
     importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda has no package for this platform"
 )
-over_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+over_dtypes = pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.full)])
 
 EVERYTHING = {
     "global_clipnorm": 0.5,

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("gpus")
 
 F32, F64 = np.dtype("float32"), np.dtype("float64")
 DTYPES = (F32, F64)
+over_dtypes = pytest.mark.parametrize("dtype", [F32, pytest.param(F64, marks=pytest.mark.full)], ids=str)
 SHAPES = ((7, 5), (33,), ())
 
 
@@ -201,7 +202,7 @@ LAYOUTS = (strided, unaligned, last_axis_first, backwards, other_dtype, other_dt
 FOUR_AXES = ((2, 3, 4, 5), (33,), (7, 5), ())
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@over_dtypes
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gradients_of_any_layout(layout, dtype):
     """Also in the norm, in the accumulator, and zeroed."""
@@ -520,6 +521,7 @@ EXTREME = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("dtype", "huge", "options"),
     [
@@ -798,7 +800,7 @@ OWN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@over_dtypes
 @pytest.mark.parametrize("name", OWN)
 def test_rules_of_ones_own(name, dtype):
     shapes = (*SHAPES, (4100,))
@@ -819,7 +821,7 @@ Literals = fastopt.register_rule(
 )
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@over_dtypes
 def test_a_rule_with_literals(dtype):
     run(Twins(Literals, made_of(0, dtype=dtype)), 3, dtype=dtype)
 

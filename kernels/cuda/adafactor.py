@@ -11,7 +11,7 @@ from numba import cuda
 
 from ..compile._jit import callee
 from ..compile.intrinsics import scalars_at
-from ..compile.tuples import added, divided, numbers_at, put_numbers, transposed
+from ..compile.tuples import divided, numbers_at, put_numbers, transposed
 from ..cpu.adafactor import (
     COLUMN,
     COLUMN_SUMS,
@@ -40,9 +40,9 @@ from ..maths import constant
 from .engine import Elementwise, kernel
 from .finish import finish, is_last
 from .gradient import clear, gradient_of, is_plain, numbers_of
-from .lanes import LANES, VECTOR, cast, first_of, in_lanes, one, size_of, wide
+from .lanes import ACCUMULATES, LANES, VECTOR, cast, first_of, in_lanes, one, size_of, wide
 from .step import Chunk, averaged, chunks_of, clipped, factor_of, no_update
-from .sums import TERMS, lane_sum, no_terms, row_sum, sum_terms, terms_of
+from .sums import TERMS, Terms, lane_sum, no_terms, row_sum, sum_terms, together_of, with_term, with_terms
 from .tables import LAST, MICRO, control_of, device_tables_at, program_of, rule_scalars_of
 from .threads import TEAM, block_barrier
 
@@ -74,9 +74,14 @@ def _source_of(t, program, k, tile, dtype):
 
 
 @callee
-def _accumulated(source, i, like):
+def _accumulated(source, i, like, how):
     """Elements of the accumulator; zeros where it holds nothing."""
-    return numbers_at(source.accumulator + i * size_of(like), like) if source.options & ACCUMULATED else like
+    return numbers_at(source.accumulator + i * size_of(like), like) if how & ACCUMULATES else like
+
+
+@callee
+def _how(source):
+    return ACCUMULATES if source.options & ACCUMULATED else 0
 
 
 @callee
@@ -88,7 +93,8 @@ def _clipped(source, grad, accumulated):
 def _is_aligned(source, addresses, elements, like):
     """Whether the widest loads can begin at these addresses, and at multiples of so many elements of the gradient."""
     bytes_of = elements * size_of(like)
-    return is_plain(source.gradient) and (addresses | source.accumulator | bytes_of) % VECTOR == 0
+    gradient = source.gradient
+    return is_plain(gradient) and (addresses | gradient.address | source.accumulator | bytes_of) % VECTOR == 0
 
 
 class RowSquares(NamedTuple):
@@ -103,11 +109,16 @@ class RowSquares(NamedTuple):
 
 
 @callee
-def _row_squares(work, i, like):
+def _terms(work, i, columns):
+    return transposed(in_lanes(work, transposed(columns)))
+
+
+@callee
+def _load_row(work, i, like, how):
     element = work.first + i
-    grads = numbers_of(work.source.gradient, element, like)
+    grads = numbers_of(work.source.gradient, element, like, 0)
     params = numbers_at(work.param + element * size_of(like), like)
-    return transposed(in_lanes(work, transposed((params, grads, _accumulated(work.source, element, like)))))
+    return params, grads, _accumulated(work.source, element, like, how)
 
 
 @callee
@@ -118,7 +129,7 @@ def _row_square(work, numbers):
     return p * p, np.float64(q)
 
 
-TERMS[RowSquares], LANES[RowSquares] = _row_squares, _row_square
+TERMS[RowSquares], LANES[RowSquares] = Terms(_load_row, _terms, together=2), _row_square
 
 
 class ColumnSquares(NamedTuple):
@@ -130,9 +141,8 @@ class ColumnSquares(NamedTuple):
 
 
 @callee
-def _column_squares(work, i, like):
-    grads = numbers_of(work.source.gradient, i, like)
-    return transposed(in_lanes(work, transposed((grads, _accumulated(work.source, i, like)))))
+def _load_column(work, i, like, how):
+    return numbers_of(work.source.gradient, i, like, 0), _accumulated(work.source, i, like, how)
 
 
 @callee
@@ -140,7 +150,7 @@ def _column_square(work, numbers):
     return (np.float64(square(_clipped(work.source, numbers[0], numbers[1]), work.scalars)),)
 
 
-TERMS[ColumnSquares], LANES[ColumnSquares] = _column_squares, _column_square
+TERMS[ColumnSquares], LANES[ColumnSquares] = Terms(_load_column, _terms, together=4), _column_square
 
 
 class Velocities(NamedTuple):
@@ -156,14 +166,19 @@ class Velocities(NamedTuple):
 
 
 @callee
-def _velocities(work, i, like):
+def _load_vector(work, i, like, how):
     element = work.first + i
     byte = element * size_of(like)
-    grads = numbers_of(work.source.gradient, element, like)
+    grads = numbers_of(work.source.gradient, element, like, 0)
     params, velocities = numbers_at(work.param + byte, like), numbers_at(work.velocity + byte, like)
-    streams = (params, grads, _accumulated(work.source, element, like), velocities)
-    columns = transposed(in_lanes(work, transposed(streams)))
-    put_numbers(work.velocity + byte, cast(columns[2], like[0]))
+    return params, grads, _accumulated(work.source, element, like, how), velocities
+
+
+@callee
+def _velocities(work, i, columns):
+    like = columns[0]
+    columns = transposed(in_lanes(work, transposed(columns)))
+    put_numbers(work.velocity + (work.first + i) * size_of(like), cast(columns[2], like[0]))
     return first_of(columns, work.sums)
 
 
@@ -177,7 +192,7 @@ def _velocity(work, numbers):
     return p * p, u * u, np.float64(v)
 
 
-TERMS[Velocities], LANES[Velocities] = _velocities, _velocity
+TERMS[Velocities], LANES[Velocities] = Terms(_load_vector, _velocities, together=1), _velocity
 
 
 class UpdateSquares(NamedTuple):
@@ -193,11 +208,11 @@ class UpdateSquares(NamedTuple):
 
 
 @callee
-def _update_squares(work, i, like):
+def _load_update(work, i, like, how):
     element = work.first + i
-    grads = numbers_of(work.source.gradient, element, like)
+    grads = numbers_of(work.source.gradient, element, like, 0)
     columns = numbers_at(work.column + i * size_of(like), like)
-    return transposed(in_lanes(work, transposed((grads, _accumulated(work.source, element, like), columns))))
+    return grads, _accumulated(work.source, element, like, how), columns
 
 
 @callee
@@ -207,7 +222,7 @@ def _update_square(work, numbers):
     return (u * u,)
 
 
-TERMS[UpdateSquares], LANES[UpdateSquares] = _update_squares, _update_square
+TERMS[UpdateSquares], LANES[UpdateSquares] = Terms(_load_update, _terms, together=2), _update_square
 
 
 def sums(handle, options):
@@ -265,7 +280,7 @@ def _sum_vector(t, tile, k, source, s, lanes, thread, dtype):
     param, velocity = t.common.addresses[PARAM, tile.segment], t.common.addresses[VELOCITY, tile.segment]
     aligned = _is_aligned(source, param | velocity, tile.offset, one(dtype))
     work = Velocities(source, s, param, velocity, tile.offset, aligned, (0, 0))
-    sum_terms(work, tile.length, lanes, thread, t.common.sums, k, dtype)
+    sum_terms(work, _how(source), tile.length, lanes, thread, t.common.sums, k, dtype)
 
 
 @callee
@@ -277,7 +292,7 @@ def _sum_rows(t, tile, source, s, lanes, totals, member, members, dtype):
     while r < parts.row_sums.size:
         first = tile.offset + r * tile.width
         work = RowSquares(source, s, param, first, _is_aligned(source, param, first, one(dtype)), (0, 0))
-        sum_terms(work, tile.columns, lanes, thread, totals, warp, dtype)
+        sum_terms(work, _how(source), tile.columns, lanes, thread, totals, warp, dtype)
         if thread == 0:
             parts.row_sizes[r], parts.row_sums[r] = totals[0, warp], totals[1, warp]
         r += members // TEAM
@@ -287,39 +302,39 @@ def _sum_rows(t, tile, source, s, lanes, totals, member, members, dtype):
 def _sum_columns(t, tile, source, s, thread, threads, dtype):
     """A thread a column, or as many as one load brings."""
     work, sums = ColumnSquares(source, s, (0,)), parts_of(t.common, tile, dtype).column_sums
-    many = wide(dtype)
-    if tile.columns % len(many) == 0 and _is_aligned(source, 0, tile.offset | tile.width, many):
-        _sum_columns_by(sums, tile, work, many, thread, threads)
+    many, how = wide(dtype), _how(source)
+    if tile.columns % len(many) or not _is_aligned(source, 0, tile.offset | tile.width, many):
+        _sum_columns_by(sums, tile, work, one(dtype), how, thread, threads)
+    elif how:
+        _sum_columns_by(sums, tile, work, many, ACCUMULATES, thread, threads)
     else:
-        _sum_columns_by(sums, tile, work, one(dtype), thread, threads)
+        _sum_columns_by(sums, tile, work, many, 0, thread, threads)
 
 
 @callee
-def _sum_columns_by(sums, tile, work, like, thread, threads):
+def _sum_columns_by(sums, tile, work, like, how, thread, threads):
     per_matrix = tile.columns // len(like)
     group = thread
     while group < tile.matrices * per_matrix:
         m, place = divided(group, per_matrix)
         column = place * len(like)
         first = tile.offset + m * tile.rows * tile.width + column
-        total = _sum_down(work, first, tile.rows, tile.width, like)
+        total = _sum_down(work, first, tile.rows, tile.width, like, how)
         for j in range(len(like)):
             sums[m * tile.columns + column + j] = total[0][j]
         group += threads
 
 
 @callee
-def _sum_down(work, first, rows, width, like):
-    """Sums over the rows, one after the other; four at a time are loaded."""
-    total = no_terms(work, like)
+def _sum_down(work, first, rows, width, like, how):
+    """Sums over the rows, one after the other; several at a time are loaded."""
+    total, together = no_terms(work, like), together_of(work)
     i, r = first, 0
-    while r + 4 <= rows:
-        above, below = terms_of(work, i, like), terms_of(work, i + width, like)
-        third, fourth = terms_of(work, i + 2 * width, like), terms_of(work, i + 3 * width, like)
-        total = added(added(added(added(total, above), below), third), fourth)
-        i, r = i + 4 * width, r + 4
+    while r + together <= rows:
+        total = with_terms(total, work, i, width, like, how)
+        i, r = i + together * width, r + together
     while r < rows:
-        total = added(total, terms_of(work, i, like))
+        total = with_term(total, work, i, like, how)
         i, r = i + width, r + 1
     return total
 
@@ -446,7 +461,7 @@ def _sum_updates(t, tile, s, source, lanes, totals, member, members, dtype):
         first, column = tile.offset + r * tile.width, _column_at(t, tile, r, dtype)
         aligned = _is_aligned(source, column, first, one(dtype))
         work = UpdateSquares(source, s, column, _root_of_row(parts, tile, r, dtype), first, aligned, (0,))
-        sum_terms(work, tile.columns, lanes, thread, totals, warp, dtype)
+        sum_terms(work, _how(source), tile.columns, lanes, thread, totals, warp, dtype)
         if thread == 0:
             parts.row_sizes[r] = totals[0, warp]
         r += members // TEAM
@@ -554,11 +569,11 @@ def _move_at(work, i, like):
     """The step of as many elements as the tuple ``like`` has, from ``i`` on."""
     source, element = work.source, work.first + i
     byte = element * size_of(like)
-    grads, average = numbers_of(source.gradient, element, like), like
+    grads, average = numbers_of(source.gradient, element, like, 0), like
     params, columns = numbers_at(work.param + byte, like), numbers_at(work.column + i * size_of(like), like)
     if source.options & AVERAGED:
         average = numbers_at(work.average + byte, like)
-    streams = (params, grads, average, _accumulated(source, element, like), columns)
+    streams = (params, grads, average, _accumulated(source, element, like, _how(source)), columns)
     params, average = transposed(in_lanes(work, transposed(streams)))
     put_numbers(work.param + byte, params)
     if source.options & AVERAGED:
@@ -566,7 +581,7 @@ def _move_at(work, i, like):
     if source.options & ACCUMULATED:
         put_numbers(source.accumulator + byte, like)
     if source.options & ZERO:
-        clear(source.gradient, element, like)
+        clear(source.gradient, element, like, 0)
 
 
 class Factored(Elementwise):

@@ -44,9 +44,9 @@ def is_last(counters, index, expected):
     What each of them wrote before is then seen by the last one, and, after a barrier, by the threads beside it.
     """
     fence()
-    if count_in(counters, index) + 1 < expected:
+    if count_in(counters, index, 1) + 1 < expected:
         return False
-    counters[index] = 0
+    count_in(counters, index, -expected)
     fence()
     return True
 

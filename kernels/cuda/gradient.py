@@ -9,7 +9,7 @@ from ..compile._jit import FLAGS, callee
 from ..compile.tuples import divided, numbers_at, put_numbers
 from ..layout import ADDRESS, DIRECT, FLOAT32, LAYOUT
 from ..maths import constant
-from .lanes import VECTOR, one, size_of
+from .lanes import numbers_from, one, put_numbers_to, size_of
 
 
 class Gradient(NamedTuple):
@@ -34,22 +34,22 @@ def _entry(gradient, index):
 
 @callee
 def is_plain(gradient):
-    """Whether the widest load can take it."""
-    return gradient.record == 0 and gradient.address % VECTOR == 0
+    """Whether it is read as it lies."""
+    return gradient.record == 0
 
 
-def numbers_of(gradient, i, like):
+def numbers_of(gradient, i, like, how):
     """Elements ``i`` and on of a gradient, as many as the tuple ``like`` has, as numbers of its type.
 
-    Requires a gradient that `is_plain` where these are several.
+    Requires a gradient that `is_plain` where these are several; ``how`` is as `numbers_from` takes it.
     """
 
 
 @overload(numbers_of, jit_options=FLAGS)
-def _numbers_of(gradient, i, like):
+def _numbers_of(gradient, i, like, how):
     if len(like) == 1:
-        return lambda gradient, i, like: (_number_of(gradient, i, like),)
-    return lambda gradient, i, like: numbers_at(gradient.address + i * size_of(like), like)
+        return lambda gradient, i, like, how: (_number_of(gradient, i, like),)
+    return lambda gradient, i, like, how: numbers_from(gradient.address + i * size_of(like), like, how)
 
 
 @callee
@@ -80,15 +80,15 @@ def _address_of(gradient, i, size):
     return where
 
 
-def clear(gradient, i, like):
+def clear(gradient, i, like, how):
     """Zero as many elements of a gradient as there are zeros in ``like``, from ``i`` on; as `numbers_of`."""
 
 
 @overload(clear, jit_options=FLAGS)
-def _clear(gradient, i, like):
+def _clear(gradient, i, like, how):
     if len(like) == 1:
-        return lambda gradient, i, like: _clear_one(gradient, i, like)
-    return lambda gradient, i, like: put_numbers(gradient.address + i * size_of(like), like)
+        return lambda gradient, i, like, how: _clear_one(gradient, i, like)
+    return lambda gradient, i, like, how: put_numbers_to(gradient.address + i * size_of(like), like, how)
 
 
 @callee

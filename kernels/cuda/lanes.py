@@ -15,6 +15,10 @@ from ..maths import constant
 VECTOR = 16
 """Bytes of the widest load."""
 
+ACCUMULATES, APART = 1, 2
+"""Bits that say how elements are loaded: the accumulator's too; those of parameter and gradient one by one, as these do
+not both begin at a multiple of `VECTOR`. Where they are constants no branch comes between the loads."""
+
 
 def one(dtype):
     """A tuple of one zero."""
@@ -169,3 +173,42 @@ def _store_each(arrays, byte, columns):
         store_each(arrays[1:], byte, columns[1:])
 
     return every
+
+
+def numbers_from(address, like, how):
+    """`numbers_at` an address, or if ``how`` says `APART`, one by one."""
+
+
+@overload(numbers_from, jit_options=FLAGS)
+def _numbers_from(address, like, how):
+    if len(like) == 1:
+        return lambda address, like, how: numbers_at(address, like)
+    half = len(like) // 2
+
+    def load(address, like, how):
+        if how & APART:
+            beyond = address + half * size_of(like)
+            return numbers_from(address, like[:half], how) + numbers_from(beyond, like[half:], how)
+        return numbers_at(address, like)
+
+    return load
+
+
+def put_numbers_to(address, numbers, how):
+    """`put_numbers` at an address, or if ``how`` says `APART`, one by one."""
+
+
+@overload(put_numbers_to, jit_options=FLAGS)
+def _put_numbers_to(address, numbers, how):
+    if len(numbers) == 1:
+        return lambda address, numbers, how: put_numbers(address, numbers)
+    half = len(numbers) // 2
+
+    def store(address, numbers, how):
+        if how & APART:
+            put_numbers_to(address, numbers[:half], how)
+            put_numbers_to(address + half * size_of(numbers), numbers[half:], how)
+        else:
+            put_numbers(address, numbers)
+
+    return store

@@ -23,7 +23,8 @@ from ._cupy import full_float32
 from .engine import WARPS as PER_BLOCK
 from .engine import Elementwise, kernel
 from .finish import finish
-from .gradient import Gradient, is_plain
+from .gradient import Gradient
+from .lanes import VECTOR
 from .norms import Squares
 from .step import Chunk, Update, chunk_of, chunks_of, move_chunk, step_chunk
 from .sums import row_sum, segment_is_done, start_of, sum_terms
@@ -84,8 +85,8 @@ def divisors(handle, options):
 def _divide(handle, options, k, lanes, flags, warp, thread, scalars, slot_rows, dtype):
     t = device_tables_at(handle, dtype)
     chunk = _direction_of(t, chunk_of(t, k), slot_rows)
-    squares = Squares(chunk, 0, is_plain(chunk.gradient), 0, _plain_control(dtype(0), dtype), False, (0,))
-    sum_terms(squares, chunk.size, lanes, thread, t.common.sums[:1], k, dtype)
+    squares = Squares(chunk, 0, chunk.gradient.address % VECTOR == 0, 0, _plain_control(dtype(0), dtype), False, (0,))
+    sum_terms(squares, 0, chunk.size, lanes, thread, t.common.sums[:1], k, dtype)
     if segment_is_done(t, chunk.segment, flags, warp, thread):
         total = row_sum(t.common.sums[0, start_of(t, chunk.segment) : t.ends[chunk.segment]], lanes, thread, TEAM)
         if thread == 0:

@@ -10,12 +10,12 @@ from ..clipping import EACH, common_factor, own_factor
 from ..compile._jit import callee
 from ..compile.tuples import numbers_at, transposed
 from ..cpu.reduction import LANES as SUM_LANES
-from ..layout import ACCUMULATED, ACCUMULATOR, CLIP, SEGMENT
+from ..layout import ACCUMULATOR, CLIP, SEGMENT
 from .finish import is_last
 from .gradient import is_plain, numbers_of
-from .lanes import LANES, VECTOR, in_lanes, size_of
-from .step import chunk_of, chunks_of, unscaled
-from .sums import TERMS, row_sum, segment_is_done, start_of, sum_terms
+from .lanes import ACCUMULATES, APART, LANES, VECTOR, in_lanes, size_of
+from .step import chunk_of, chunks_of, how_to_load, unscaled
+from .sums import TERMS, Terms, row_sum, segment_is_done, start_of, sum_terms
 from .tables import BLOCKS, CHECKED, FACTOR, MEASURED, NORM, PLANS, STOPPED, control_of, device_tables_at, program_of
 from .threads import TEAM, barrier, block_barrier
 
@@ -38,12 +38,17 @@ class Squares(NamedTuple):
 
 
 @callee
-def _squares(work, i, like):
+def _load(work, i, like, how):
     element = work.chunk.first + i
-    grads, accumulated = numbers_of(work.chunk.gradient, element, like), like
-    if work.options & ACCUMULATED:
+    grads, accumulated = numbers_of(work.chunk.gradient, element, like, how), like
+    if how & ACCUMULATES:
         accumulated = numbers_at(work.accumulator + element * size_of(like), like)
-    return transposed(in_lanes(work, transposed((grads, accumulated))))
+    return grads, accumulated
+
+
+@callee
+def _squares(work, i, columns):
+    return transposed(in_lanes(work, transposed(columns)))
 
 
 @callee
@@ -52,7 +57,7 @@ def _square(work, numbers):
     return (x - x if work.checking else x * x,)
 
 
-TERMS[Squares] = _squares
+TERMS[Squares] = Terms(_load, _squares, together=4)
 LANES[Squares] = _square
 
 
@@ -98,17 +103,18 @@ def _measure(t, program, k, lanes, thread, dtype):
             sums[0, k], sums[1, k] = 0.0, 0.0
         return
     accumulator = t.common.addresses[ACCUMULATOR, chunk.segment]
-    aligned = is_plain(chunk.gradient) and accumulator % VECTOR == 0
+    how = how_to_load(program.options, chunk.gradient.address)
+    aligned = is_plain(chunk.gradient) and (how == APART or (chunk.gradient.address | accumulator) % VECTOR == 0)
     c = control_of(t, program, k)
-    squares = Squares(chunk, accumulator, aligned, program.options, c, False, (0,))
-    sum_terms(squares, chunk.size, lanes, thread, sums[:1], k, dtype)
-    finite = math.isfinite(lanes[0])
-    barrier(TEAM)
     if thread == 0:
         sums[1, k] = 0.0
-    if not finite:
-        checked = Squares(chunk, accumulator, aligned, program.options, c, True, (0,))
-        sum_terms(checked, chunk.size, lanes, thread, sums[1:], k, dtype)
+    row, finite = 0, False
+    while row < 2 and not finite:  # if the sum of squares is not finite, look whether all elements are
+        work = Squares(chunk, accumulator, aligned, program.options, c, row == 1, (0,))
+        sum_terms(work, how, chunk.size, lanes, thread, sums[row : row + 1], k, dtype)
+        finite = math.isfinite(lanes[0])
+        barrier(TEAM)
+        row += 1
 
 
 @callee

@@ -1,8 +1,8 @@
 """One step of an elementwise rule: load, unscale, accumulate, clip, decay, rule, average, store, zero; one launch.
 
-A block takes a chunk at a time, and each of its threads as many neighbouring elements as one 16-byte load brings, or,
-where an array does not begin at a multiple of 16 bytes, one by one. Between its loads and its stores an element lives
-in registers.
+A block takes a chunk at a time, and each of its threads as many neighbouring elements as one 16-byte load brings; those
+of a parameter or a gradient that does not begin at a multiple of 16 bytes are loaded one by one, and all are where the
+gradient is strided. Between its loads and its stores an element lives in registers.
 """
 
 from typing import Any, NamedTuple
@@ -32,7 +32,23 @@ from ..maths import clip, constant, decayed, plus_share
 from ..registry import second_phase, update
 from .finish import finish
 from .gradient import clear, gradient_of, is_plain, numbers_of
-from .lanes import LANES, VECTOR, cast, column_of, in_lanes, load_each, one, size_of, store_each, union, wide
+from .lanes import (
+    ACCUMULATES,
+    APART,
+    LANES,
+    VECTOR,
+    cast,
+    column_of,
+    in_lanes,
+    load_each,
+    numbers_from,
+    one,
+    put_numbers_to,
+    size_of,
+    store_each,
+    union,
+    wide,
+)
 from .tables import FACTOR, MICRO, control_of, device_tables_at, program_of, rule_scalars_of, without_options
 
 # Replaced in each specialisation.
@@ -104,10 +120,10 @@ def no_update(t, program, k, chunk, thread, threads, dtype):
                 put_numbers(where, like)
         else:
             if program.options & MICRO and not program.stopped:
-                grad = numbers_of(chunk.gradient, i, like)[0]
+                grad = numbers_of(chunk.gradient, i, like, 0)[0]
                 put_numbers(where, (numbers_at(where, like)[0] + grad * c.unscale,))
             if program.options & ZERO:
-                clear(chunk.gradient, i, like)
+                clear(chunk.gradient, i, like, 0)
         i += threads
 
 
@@ -126,17 +142,32 @@ def move_chunk(t, chunk, work, thread, threads, slot_rows, dtype):
     arrays = (addresses[PARAM, segment], addresses[AVERAGE, segment], addresses[ACCUMULATOR, segment])
     slots = column_of(slot_rows, addresses, segment)
     many, single = wide(dtype), one(dtype)
-    vectors = is_plain(chunk.gradient) and (union(arrays) | union(slots)) % VECTOR == 0
+    vectors = is_plain(chunk.gradient) and (union(arrays[1:]) | union(slots)) % VECTOR == 0
     whole = chunk.size - chunk.size % len(many) if vectors else 0
-    start, end = chunk.first + whole, chunk.first + chunk.size
-    i = chunk.first + thread * len(many)
-    while i < start:
-        _update_at(arrays, slots, chunk.gradient, i, many, work)
-        i += threads * len(many)
-    i = start + thread
+    gradient, start = chunk.gradient, chunk.first
+    middle, end = start + whole, start + chunk.size
+    if (arrays[0] | gradient.address) % VECTOR == 0:
+        _update_from(arrays, slots, gradient, start, middle, many, work, thread, threads, 0)
+    else:
+        _update_from(arrays, slots, gradient, start, middle, many, work, thread, threads, APART)
+    _update_from(arrays, slots, gradient, middle, end, single, work, thread, threads, 0)
+
+
+@callee
+def _update_from(arrays, slots, gradient, start, end, like, work, thread, threads, how):
+    """The step of elements up to ``end``, each thread's as many at a time as the tuple ``like`` has."""
+    i = start + thread * len(like)
     while i < end:
-        _update_at(arrays, slots, chunk.gradient, i, single, work)
-        i += threads
+        _update_at(arrays, slots, gradient, i, like, work, how)
+        i += threads * len(like)
+
+
+@callee
+def how_to_load(options, foreign):
+    """Bits for `Terms.load`, by the options and by the `union` of addresses of arrays that are not our own."""
+    if options & ACCUMULATED:
+        return ACCUMULATES
+    return APART if foreign % VECTOR else 0
 
 
 @callee
@@ -150,11 +181,11 @@ def factor_of(t, program, segment, dtype):
 
 
 @callee
-def _update_at(arrays, slot_arrays, gradient, i, like, work):
+def _update_at(arrays, slot_arrays, gradient, i, like, work, how):
     """The step of as many elements as the tuple ``like`` has, from ``i`` on."""
     byte = i * size_of(like)
-    grad = numbers_of(gradient, i, like)
-    param = numbers_at(arrays[0] + byte, like)
+    grad = numbers_of(gradient, i, like, how)
+    param = numbers_from(arrays[0] + byte, like, how)
     average, accumulated = like, like
     if work.options & AVERAGED:
         average = numbers_at(arrays[1] + byte, like)
@@ -162,14 +193,14 @@ def _update_at(arrays, slot_arrays, gradient, i, like, work):
         accumulated = numbers_at(arrays[2] + byte, like)
     streams = (param, grad, average, accumulated, *load_each(slot_arrays, byte, like))
     columns = transposed(in_lanes(work, transposed(streams)))
-    put_numbers(arrays[0] + byte, columns[0])
+    put_numbers_to(arrays[0] + byte, columns[0], how)
     store_each(slot_arrays, byte, columns[2:])
     if work.options & AVERAGED:
         put_numbers(arrays[1] + byte, columns[1])
     if work.options & ACCUMULATED:
         put_numbers(arrays[2] + byte, like)
     if work.options & ZERO:
-        clear(gradient, i, like)
+        clear(gradient, i, like, how)
 
 
 class Update(NamedTuple):

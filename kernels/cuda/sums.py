@@ -5,30 +5,63 @@ team folds them. What is worked out from the sums of several chunks is worked ou
 order of additions does not depend on which one that is.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.extending import overload
 
 from ..compile._jit import FLAGS, callee
-from ..compile.tuples import added, beside
+from ..compile.tuples import added
 from ..cpu.reduction import LANES
 from .finish import is_last
-from .lanes import one, wide
+from .lanes import ACCUMULATES, APART, one, wide
 from .threads import TEAM, barrier
 
-TERMS: dict[type, Any] = {}
-"""Class of a work, a NamedTuple, → ``terms(work, i, like)``: for as many elements from ``i`` on as the tuple ``like``
-has, a tuple of so many float64 for each quantity that is to be summed: for each member of the work's ``sums``."""
+
+class Terms(NamedTuple):
+    """What a work sums. Loads are apart from what is made of them, so that several are under way at a time.
+
+    ``load`` is a function ``(work, i, like, how)`` that returns columns: of each array the elements from ``i`` on, as
+    many as the tuple ``like`` has. ``terms`` is a function ``(work, i, columns)`` that returns as many float64 for each
+    quantity that is to be summed, for each member of the work's ``sums``. ``together``, 1, 2 or 4, is how often
+    ``load`` is called before any of it is used: such that three loads or more are under way.
+    """
+
+    load: Any
+    terms: Any
+    together: int
 
 
-def terms_of(work, i, like):
-    """Return what ``work`` sums, of the elements from ``i`` on."""
+TERMS: dict[type, Terms] = {}
+"""Class of a work, a NamedTuple → its `Terms`."""
+
+
+def load_of(work, i, like, how):
+    """Load what ``work`` needs of the elements from ``i`` on; ``how`` are bits of `lanes`."""
+
+
+@overload(load_of, jit_options=FLAGS, strict=False)
+def _load_of(work, i, like, how):
+    return TERMS[work.instance_class].load
+
+
+def terms_of(work, i, columns):
+    """Return what ``work`` sums, of the elements from ``i`` on, which are loaded."""
 
 
 @overload(terms_of, jit_options=FLAGS, strict=False)
-def _terms_of(work, i, like):
-    return TERMS[work.instance_class]
+def _terms_of(work, i, columns):
+    return TERMS[work.instance_class].terms
+
+
+def together_of(work):
+    """How many loads of ``work`` come before what is made of the first."""
+
+
+@overload(together_of, jit_options=FLAGS)
+def _together_of(work):
+    together = TERMS[work.instance_class].together
+    return lambda work: together
 
 
 def no_terms(work, like):
@@ -41,17 +74,56 @@ def _no_terms(work, like):
     return lambda work, like: zeros
 
 
+def with_terms(total, work, i, step, like, how):
+    """A total, and in order the terms from ``i``, from ``i + step`` and so on, `together_of` times."""
+
+
+@overload(with_terms, jit_options=FLAGS)
+def _with_terms(total, work, i, step, like, how):
+    together = TERMS[work.instance_class].together
+
+    def by_one(total, work, i, step, like, how):
+        return with_term(total, work, i, like, how)
+
+    def by_two(total, work, i, step, like, how):
+        j = i + step
+        first, second = load_of(work, i, like, how), load_of(work, j, like, how)
+        return added(added(total, terms_of(work, i, first)), terms_of(work, j, second))
+
+    def by_four(total, work, i, step, like, how):
+        j, k, n = i + step, i + 2 * step, i + 3 * step
+        first, second = load_of(work, i, like, how), load_of(work, j, like, how)
+        third, fourth = load_of(work, k, like, how), load_of(work, n, like, how)
+        total = added(added(total, terms_of(work, i, first)), terms_of(work, j, second))
+        return added(added(total, terms_of(work, k, third)), terms_of(work, n, fourth))
+
+    return {1: by_one, 2: by_two, 4: by_four}[together]
+
+
 @callee
-def sum_terms(work, size, lanes, thread, sums, k, dtype):
+def with_term(total, work, i, like, how):
+    """A total, and the terms from ``i`` on."""
+    return added(total, terms_of(work, i, load_of(work, i, like, how)))
+
+
+@callee
+def sum_terms(work, how, size, lanes, thread, sums, k, dtype):
     """Sums of the terms of ``size`` elements, into ``sums[:, k]``; all threads of a warp.
 
     Requires ``lanes``, scratch of the warp: `LANES` float64 for each quantity; and a work that says whether the widest
-    loads can be used, ``aligned``.
+    loads can be used, ``aligned``. ``how`` may be `ACCUMULATES` or `APART`, not both.
     """
-    if work.aligned:
-        _sum_lanes(work, size, lanes, thread, wide(dtype))
+    many = wide(dtype)
+    whole = size - size % len(many) if work.aligned else 0
+    if how == ACCUMULATES:  # each with constants
+        _sum_vectors(work, whole, lanes, thread, many, ACCUMULATES)
+    elif how == APART:
+        _sum_vectors(work, whole, lanes, thread, many, APART)
     else:
-        _sum_lanes(work, size, lanes, thread, one(dtype))
+        _sum_vectors(work, whole, lanes, thread, many, 0)
+    if whole < size:
+        barrier(TEAM)
+        _add_rest(work, whole, size, lanes, thread, one(dtype), how)
     for row in range(len(work.sums)):
         fold(lanes[row * LANES : (row + 1) * LANES], thread, TEAM)
         if thread == 0:
@@ -59,43 +131,36 @@ def sum_terms(work, size, lanes, thread, sums, k, dtype):
 
 
 @callee
-def _sum_lanes(work, size, lanes, thread, like):
-    whole = size - size % (4 * LANES)
+def _sum_vectors(work, size, lanes, thread, like, how):
+    """Write the lanes' sums of so many elements, vector by vector."""
+    beyond = (together_of(work) - 1) * LANES
     own = thread * len(like)
     while own < LANES:
-        total = no_terms(work, like)
-        start = own
-        while start < whole:
-            first, second = terms_of(work, start, like), terms_of(work, start + LANES, like)
-            third, fourth = terms_of(work, start + 2 * LANES, like), terms_of(work, start + 3 * LANES, like)
-            total = added(added(added(added(total, first), second), third), fourth)
-            start += 4 * LANES
-        while start < size:
-            if start + len(like) <= size:
-                total = added(total, terms_of(work, start, like))
-            else:
-                total = added(total, _terms_below(work, start, size, like))
-            start += LANES
+        total, i = no_terms(work, like), own
+        while i + beyond < size:
+            total = with_terms(total, work, i, LANES, like, how)
+            i += beyond + LANES
+        while i < size:
+            total = with_term(total, work, i, like, how)
+            i += LANES
         for row in range(len(work.sums)):
             for column in range(len(like)):
                 lanes[row * LANES + own + column] = total[row][column]
         own += TEAM * len(like)
 
 
-def _terms_below(work, i, size, like):
-    """`terms_of` the elements below ``size``; zeros in the place of the others."""
-
-
-@overload(_terms_below, jit_options=FLAGS)
-def _terms_below_overload(work, i, size, like):
-    if len(like) == 1:
-        return lambda work, i, size, like: terms_of(work, i, like) if i < size else no_terms(work, like)
-    half = len(like) // 2
-
-    def halves(work, i, size, like):
-        return beside(_terms_below(work, i, size, like[:half]), _terms_below(work, i + half, size, like[half:]))
-
-    return halves
+@callee
+def _add_rest(work, start, size, lanes, thread, like, how):
+    """Add the elements from ``start`` on to their lanes, one by one."""
+    for lane in range(thread, LANES, TEAM):
+        total, i = no_terms(work, like), start - start % LANES + lane
+        if i < start:
+            i += LANES
+        while i < size:
+            total = with_term(total, work, i, like, how)
+            i += LANES
+        for row in range(len(work.sums)):
+            lanes[row * LANES + lane] += total[row][0]
 
 
 @callee

@@ -30,6 +30,6 @@ def fence():
 
 
 @callee
-def count_in(counters, index):
-    """Add one to a counter, atomically; how many had come before."""
-    return cuda.atomic.add(counters, index, 1)
+def count_in(counters, index, number):
+    """Add a number to a counter, atomically; what it was before."""
+    return cuda.atomic.add(counters, index, number)

@@ -8,12 +8,14 @@ from numba import cuda
 from ..compile._jit import callee
 from ..compile.tuples import numbers_at, transposed
 from ..cpu.reduction import LANES as SUM_LANES
-from ..layout import ACCUMULATED, ACCUMULATOR, EXTRA, PARAM, Control
+from ..layout import ACCUMULATOR, EXTRA, PARAM, Control
 from ..maths import decayed
 from ..registry import between_phases, first_phase
 from .finish import finish
 from .gradient import is_plain, numbers_of
 from .lanes import (
+    ACCUMULATES,
+    APART,
     LANES,
     VECTOR,
     cast,
@@ -22,13 +24,14 @@ from .lanes import (
     first_of,
     in_lanes,
     load_each,
+    numbers_from,
     rest_of,
     size_of,
     store_each,
     union,
 )
-from .step import chunk_of, chunks_of, clipped, factor_of, no_update, update_chunk
-from .sums import TERMS, elements_of, row_sum, segment_is_done, start_of, sum_terms
+from .step import chunk_of, chunks_of, clipped, factor_of, how_to_load, no_update, update_chunk
+from .sums import TERMS, Terms, elements_of, row_sum, segment_is_done, start_of, sum_terms
 from .tables import MICRO, control_of, device_tables_at, program_of, rule_scalars_of
 from .threads import TEAM
 
@@ -58,15 +61,19 @@ class FirstPhase(NamedTuple):
 
 
 @callee
-def _first(work, i, like):
+def _load(work, i, like, how):
     element = work.chunk.first + i
     byte = element * size_of(like)
-    grad, accumulated = numbers_of(work.chunk.gradient, element, like), like
-    if work.options & ACCUMULATED:
+    grad, accumulated = numbers_of(work.chunk.gradient, element, like, how), like
+    if how & ACCUMULATES:
         accumulated = numbers_at(work.accumulator + byte, like)
-    param = numbers_at(work.param + byte, like)
-    streams = (param, grad, accumulated, *load_each(work.slots, byte, like))
-    columns = transposed(in_lanes(work, transposed(streams)))
+    return (numbers_from(work.param + byte, like, how), grad, accumulated, *load_each(work.slots, byte, like))
+
+
+@callee
+def _first(work, i, columns):
+    byte = (work.chunk.first + i) * size_of(columns[0])
+    columns = transposed(in_lanes(work, transposed(columns)))
     store_each(work.slots, byte, rest_of(columns, work.sums))
     return cast_each(first_of(columns, work.sums), 0.0)
 
@@ -80,7 +87,7 @@ def _first_in_lane(work, numbers):
     return (*cast(terms, param), *cast(slots, param))
 
 
-TERMS[FirstPhase] = _first
+TERMS[FirstPhase] = Terms(_load, _first, together=1)
 LANES[FirstPhase] = _first_in_lane
 
 
@@ -121,10 +128,12 @@ def _sum_first(t, program, k, chunk, s, lanes, thread, slot_rows, term_rows, dty
     addresses, segment = t.common.addresses, chunk.segment
     param, accumulator = addresses[PARAM, segment], addresses[ACCUMULATOR, segment]
     slots = column_of(slot_rows, addresses, segment)
-    aligned = is_plain(chunk.gradient) and (param | accumulator | union(slots)) % VECTOR == 0
+    foreign, own = param | chunk.gradient.address, accumulator | union(slots)
+    how = how_to_load(program.options, foreign)
+    aligned = is_plain(chunk.gradient) and (own if how == APART else own | foreign) % VECTOR == 0
     c, factor = control_of(t, program, k), factor_of(t, program, segment, dtype)
     work = FirstPhase(chunk, param, accumulator, slots, aligned, program.options, c, s, factor, term_rows)
-    sum_terms(work, chunk.size, lanes, thread, t.common.sums, k, dtype)
+    sum_terms(work, how, chunk.size, lanes, thread, t.common.sums, k, dtype)
 
 
 @callee

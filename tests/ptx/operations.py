@@ -12,6 +12,8 @@ from llvmlite import ir
 from ptx.parse import Unknown
 
 BIT = ir.IntType(1)
+KINDS = {"pred", "f32", "f64", *(f"{letter}{bits}" for letter in "bsu" for bits in (8, 16, 32, 64))}
+"""Types that are known."""
 
 
 class Operation(NamedTuple):
@@ -30,7 +32,7 @@ def bits_of(kind):
 def llvm_type(kind):
     """The type that LLVM has for one of PTX's."""
     if kind[0] == "f":
-        return {16: ir.HalfType(), 32: ir.FloatType(), 64: ir.DoubleType()}[bits_of(kind)]
+        return {32: ir.FloatType(), 64: ir.DoubleType()}[bits_of(kind)]
     return ir.IntType(bits_of(kind))
 
 
@@ -46,8 +48,9 @@ def is_signed(kind):
 
 def operation(name):
     """The `Operation` of a name such as "add.rn.f32"; `Unknown` for others than those that kernels were seen to use."""
-    base, *modifiers, kind = name.split(".")
-    make = MAKERS.get(base)
+    base, _, rest = name.partition(".")
+    *modifiers, kind = rest.split(".")
+    make = MAKERS.get(base) if kind in KINDS else None
     found = make and make(modifiers, kind)
     if not found:
         raise Unknown(f"the operation {name}")
@@ -266,7 +269,7 @@ WHOLE = {"rni": "llvm.rint", "rzi": "llvm.trunc", "rmi": "llvm.floor", "rpi": "l
 
 def _converted(modifiers, source):
     *rounding, target = modifiers
-    emit = _conversion(rounding, source, target)
+    emit = _conversion(rounding, source, target) if target in KINDS else None
     return emit and Operation(target, (source,), emit)
 
 
@@ -274,7 +277,8 @@ def _conversion(rounding, source, target):
     kind = llvm_type(target)
     if is_float(source) and is_float(target):
         if bits_of(source) == bits_of(target):
-            return (lambda b, x: _call(b, WHOLE[rounding[0]], x)) if rounding and rounding[0] in WHOLE else None
+            (how,) = rounding if len(rounding) == 1 else [None]
+            return (lambda b, x: _call(b, WHOLE[how], x)) if how in WHOLE else None
         if bits_of(source) < bits_of(target):
             return (lambda b, x: b.fpext(x, kind)) if not rounding else None
         return (lambda b, x: b.fptrunc(x, kind)) if rounding == ["rn"] else None

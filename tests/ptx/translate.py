@@ -35,6 +35,8 @@ from ptx.parse import Unknown
 WORD = ir.IntType(64)
 VOID = ir.VoidType()
 SPACES = {"global": GLOBAL, "shared": SHARED_ONLY}
+OWN = ("bra", "ret", "bar", "membar", "atom", "ld", "st", "mov")
+"""Operations that are more than a value made of values: methods of `_Translator`."""
 
 
 class Translated(NamedTuple):
@@ -125,7 +127,7 @@ class _Translator:
 
     def _instruction(self, instruction, following):
         base, *modifiers = instruction.operation.split(".")
-        own = getattr(self, f"_{base}", None)
+        own = getattr(self, f"_{base}") if base in OWN else None
         try:
             if own:
                 own(modifiers, instruction, following)
@@ -307,7 +309,10 @@ class _Translator:
         return self.builder.bitcast(value, wanted)
 
     def _kind(self, name):
-        return self.text.kinds[name.rstrip("0123456789")]
+        kind = self.text.kinds.get(name.rstrip("0123456789"))
+        if kind is None:
+            raise Unknown(f"the register %{name}")
+        return kind
 
     def _register(self, name):
         kind = llvm_type(self._kind(name))
