@@ -15,24 +15,23 @@ import machine_code
 import test_cuda_ptx as kernels
 
 COLUMNS = (
-    "kernel", "rule", "registers", "blocks per SM", "wide loads in flight", "in each loop", "by PTX", "KiB per SM",
-    "predicted share",
+    "kernel", "registers", "blocks per SM", "wide loads in flight", "in each loop", "by PTX", "KiB per SM",
+    "predicted share", "rules",
 )  # fmt: skip
 
 
-def row_of(wanted):
-    """The cells of a kernel's row."""
-    ptx, resources, image, in_flight = kernels.compiled(wanted)
+def cells_of(wanted):
+    """Kernel and figures."""
+    ptx, resources, _, groups = kernels.compiled(wanted)
     room = resources.registers, kernels.threads_of(wanted), machine_code.shared_of(ptx)
-    loops = machine_code.groups_of_cubin(image, kernels.NVDISASM) if kernels.NVDISASM else ()
-    kib = kernels.kib_in_flight(wanted)[-1]
+    loads, kib = kernels.loads_in_flight(wanted), kernels.kib_in_flight(wanted)[-1]
     return (
-        *wanted.id.removesuffix("_float32").removesuffix(" float32").partition(" ")[::2],
+        kernels.kernel_of(wanted.id),
         resources.registers,
         machine_code.blocks_per_multiprocessor(*room),
-        in_flight[-1],
-        ", ".join(map(str, loops)),
-        in_flight[0],
+        loads[-1],
+        ", ".join(map(str, groups[-1])),
+        loads[0],
         f"{kib:.0f}",
         f"{min(1, kib / machine_code.NEEDED):.2f}",
     )
@@ -47,10 +46,17 @@ def main():
     found = {}
     for key in kernels.OPTIMIZERS:
         found |= kernels.wanted_by(key, kernels.F32, kernels.HOPPER)
-    print(line_of(COLUMNS))
-    print(line_of(["---"] * 2 + ["---:"] * (len(COLUMNS) - 2)))
+    rules = {}  # figures → rules that share them, but for registers
     for id in sorted(found):
-        print(line_of(row_of(found[id])), flush=True)
+        kernel, registers, *figures = cells_of(found[id])
+        rule = id.partition(" ")[2].removesuffix("float32").removesuffix("_")
+        rules.setdefault((kernel, *figures), []).append((registers, rule))
+    print(line_of(COLUMNS))
+    print(line_of(["---"] + ["---:"] * (len(COLUMNS) - 2) + ["---"]))
+    for (kernel, *figures), members in rules.items():
+        registers = sorted({count for count, _ in members})
+        span = registers[0] if len(registers) == 1 else f"{registers[0]} to {registers[-1]}"
+        print(line_of((kernel, span, *figures, ", ".join(sorted(rule for _, rule in members)))))
 
 
 if __name__ == "__main__":

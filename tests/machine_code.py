@@ -3,7 +3,7 @@
 A thread waits where it needs what it has loaded. The wide loads, of 16 bytes, that it has begun until then are *in
 flight* together: with those of the other threads on a multiprocessor they have to cover the memory's latency.
 
-What is counted is the largest group of wide loads in any innermost loop that has some. A group ends at a branch or its
+What is counted is the largest group of wide loads in each innermost loop that has some. A group ends at a branch or its
 target, and where anything waits for one of its loads. Loads under a condition count for nothing, and end nothing: those
 of averages and accumulators, which most steps leave out. Copies that go around registers (``cp.async``) are unknown.
 """
@@ -71,12 +71,12 @@ PTX_LINE = re.compile(
 PTX_WIDE = re.compile(r"ld\.global(\.\w+)*\.(v4\.[bfsu]32|v2\.[bfsu]64)$")
 
 
-def loads_in_flight(ptx):
-    """Wide loads in flight per thread, by PTX alone.
+def groups_of_ptx(ptx):
+    """Wide loads in flight per thread, of each loop that has some, by PTX alone.
 
     ptxas may still move loads together, or apart: where short branches lie between them it knows more than this.
     """
-    return max(groups_of([[_line_of_ptx(found) for found in PTX_LINE.finditer(ptx)]]), default=0)
+    return groups_of([[_line_of_ptx(found) for found in PTX_LINE.finditer(ptx)]])
 
 
 def _line_of_ptx(found):
@@ -113,13 +113,8 @@ def find_nvdisasm():
     return found
 
 
-def loads_in_flight_of_cubin(image, nvdisasm):
-    """Wide loads in flight per thread, by the machine code of a cubin."""
-    return max(groups_of_cubin(image, nvdisasm), default=0)
-
-
 def groups_of_cubin(image, nvdisasm):
-    """The same for each loop with wide loads."""
+    """Wide loads in flight per thread, of each loop that has some, by the machine code of a cubin."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(image)
         file.flush()

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ..gradients.cuda import CudaGradients
     from ..kernels.cuda.engine import State
 
+DEFAULT = 0
+"""The legacy default stream."""
+
 RING = 1024
 """Programs that the GPU holds at least: how far the host may be ahead of it."""
 
@@ -77,7 +80,7 @@ class GpuSteps:
         self._scaling: Scaling | None = None
         self._own_stream: int | None = None  # for capturing
         self._cut_short = False  # whether a step was interrupted: the GPU alone knows whether it has been done
-        self._done = self._device.mark()
+        self._done, self._last_stream = self._device.mark(), -1
         self.rebase()
         if before is not None:
             self._go_on_from(before)
@@ -94,14 +97,19 @@ class GpuSteps:
         """One step with the gradients that have been read; ``options`` are those of `CudaGradients.read`."""
         setting = Setting(unscale, nonfinite, scaling is not None)
         stream = self._place.stream()
-        if self._device.is_capturing(stream):
-            return self._capture(setting, options, stream)
-        others = self._gradients.streams_to_wait_for
+        with self._device.current():
+            if self._device.is_capturing(stream):
+                self._capture(setting, options, stream)
+            else:
+                self._step(setting, options, scaling, stream)
+
+    def _step(self, setting: Setting, options: int, scaling: Scaling | None, stream: int) -> None:
+        nonfinite, others = setting.nonfinite, self._gradients.streams_to_wait_for
         self._before_step(setting, scaling, stream, others)
         closing = self._tell(setting, stream)
-        with self._counted(closing, stream, others), self._device.current():
+        with self._counted(closing, stream, others):
             for plan in self._plans:
-                plan.work.found.put(stream)
+                plan.work.found.put(self._counts.calls, stream)
             if self._measures(nonfinite, closing):
                 self._launch_norms(stream)
                 if nonfinite == "raise":
@@ -130,7 +138,7 @@ class GpuSteps:
             self._count(closing)
             self._cut_short = False
         except BaseException:
-            self._done.record(stream)
+            self._mark(stream)
             present = self._scalars.counters()
             self._count(closing)
             self._before[self._counts.calls] = self._scalars.counters()
@@ -139,7 +147,8 @@ class GpuSteps:
 
     def _follow(self, stream: int, others: list[int]) -> None:
         """Let a stream wait for the last step, and for other streams: those of the gradients."""
-        self._done.hold(stream)
+        if not stream == self._last_stream == DEFAULT:  # in which all is in order anyway, and which never ends
+            self._done.hold(stream)
         for other in others:
             self._device.wait(stream, other)
 
@@ -147,7 +156,12 @@ class GpuSteps:
         """Let the next step wait for a stream, and others too: there the gradients' memory is written anew."""
         for other in others:
             self._device.wait(other, stream)
+        self._mark(stream)
+
+    def _mark(self, stream: int) -> None:
+        """Let what comes wait for all that is enqueued on a stream."""
         self._done.record(stream)
+        self._last_stream = stream
 
     @contextmanager
     def in_order(self, gradients: bool = False) -> Iterator[None]:
@@ -190,7 +204,7 @@ class GpuSteps:
             plan.engine(stream, options & ZERO | last)
 
     def _raise_if_stopped(self, stream: int) -> None:
-        self._done.record(stream)
+        self._mark(stream)
         if self._read().stopped:
             self._shared.forget_step()
             sums = [plan.work.read_sums() for plan in self._plans]
@@ -289,7 +303,7 @@ class GpuSteps:
 
     def rebase(self) -> None:
         """Let the GPU go on from the optimizer's counters and slots, after these were set."""
-        self._done.record(self._place.stream())
+        self._mark(self._place.stream())
         self._synchronise()
         counts = self._counts
         self._shared.start(counts.calls, counts.skipped, counts.norm)
@@ -372,7 +386,7 @@ class GpuSteps:
             self._prepared, self._last = self._counts.calls, setting
         finally:
             self._scalars.set_counters(present)
-            self._done.record(stream)
+            self._mark(stream)
 
     def renew_prepared(self) -> None:
         """Work the prepared programs out anew, after a setting has changed."""
@@ -384,7 +398,7 @@ class GpuSteps:
             for call in range(self._seen(), self._prepared):
                 if call in self._before:
                     self._rewrite(call, self._last, stream)
-            self._done.record(stream)
+            self._mark(stream)
 
     def _require_norms(self, setting: Setting, measured: bool) -> None:
         """Refuse a setting that needs norms which a captured step does not measure."""

@@ -17,6 +17,7 @@ from ..registry import RULES
 from ..tables import Tables
 from . import norms, step, tables, two_phase
 from ._cuda_jit import cuda_program
+from .staging import bytes_of
 from .tables import HANDLE, HEADER, LAST, PLANS, PROGRESS, SCALE, STAMP, STATE
 
 THREADS = 128
@@ -48,6 +49,43 @@ class Memory:
         return self.address, *self.shape
 
 
+class Outbox:
+    """Page-locked rows that uploads go through: no event need tell when one is free, the GPU's count of calls does.
+
+    Parameters
+    ----------
+    shared : Shared
+        Counts the calls.
+    rows, nbytes : int
+    """
+
+    LARGEST = 1 << 22
+    """Bytes of all rows at most; beyond that everything goes through `Device.upload`."""
+
+    def __init__(self, shared, rows, nbytes):
+        self._shared, self._starts = shared, shared.starts
+        self._shape = rows if rows * nbytes <= self.LARGEST else 0, nbytes
+        self._memory = None
+        self._calls = np.full(self._shape[0], -1)  # whose copy was last made from a row
+
+    def send(self, call, content, address, stream):
+        """Copy an array to the GPU, for a call and on a stream that is not being captured; it may change at once."""
+        device, (rows, nbytes) = self._shared.device, self._shape
+        if self._starts != self._shared.starts:  # no step was under way then
+            self._starts = self._shared.starts
+            self._calls[:] = -1
+        row = call % rows if rows else 0
+        if not rows or self._calls[row] >= self._shared.progress[0]:
+            device.upload(address, content, stream)
+            return
+        if self._memory is None:
+            self._memory = device.pinned(rows * nbytes).reshape(rows, nbytes)
+            self._address = self._memory.ctypes.data
+        self._memory[row] = bytes_of(content)
+        self._calls[row] = call
+        device.send(address, self._address + row * nbytes, nbytes, stream)
+
+
 class State(NamedTuple):
     """What the GPU tells of its steps."""
 
@@ -75,6 +113,7 @@ class Shared:
     def __init__(self, device, formats, places):
         self.device = device
         self.progress = device.word()
+        self.starts = 0  # how often counting was begun anew
         state = np.zeros(STATE, np.int64)
         state[PROGRESS] = self.progress.ctypes.data
         measures = np.zeros(PLANS + 2 * len(formats))
@@ -97,6 +136,7 @@ class Shared:
         self.rows = np.zeros((1 << (places - 1).bit_length(), self.row.size), np.int64)  # see `program_of`
         self.rows[:, STAMP] = -1
         self.ring = Memory(self.device, self.rows)
+        self._outbox = Outbox(self, len(self.rows), self.row.nbytes)
 
     def start(self, calls, skipped, norm):
         """Count calls from here on; tell that of the last step. Requires that no step is under way.
@@ -108,6 +148,7 @@ class Shared:
         self.progress[0] = calls
         self.rows[:, STAMP] = -1
         self.ring.write(self.rows)
+        self.starts += 1
 
     def go_on(self):
         """Take back that programs were missing."""
@@ -151,29 +192,34 @@ class Shared:
         """Upload ``row``, the program of a call, if it is not there already."""
         place = call % len(self.rows)
         if not np.array_equal(self.rows[place], self.row):
-            self.device.upload(self.ring.address + place * self.row.nbytes, self.row, stream)
+            self._outbox.send(call, self.row, self.ring.address + place * self.row.nbytes, stream)
             self.rows[place] = self.row
 
 
 class GradientTables:
     """Where a plan's gradients lie: the tables, on the host and on the GPU."""
 
-    def __init__(self, device, table, layouts):
-        self._device = device
+    AHEAD = 16
+    """Steps that the host may be ahead of the GPU before uploads of tables cost more."""
+
+    def __init__(self, shared, table, layouts):
+        self._shared = shared
         self.table, self.layouts = table, layouts
         self._known = table.copy(), layouts.copy()
-        self.memory = Memory(device, table), Memory(device, layouts)
+        self.memory = Memory(shared.device, table), Memory(shared.device, layouts)
+        self._outboxes = [Outbox(shared, self.AHEAD, array.nbytes) for array in (table, layouts)]
 
-    def put(self, stream):
-        """Upload what has changed."""
-        for host, known, memory in zip((self.table, self.layouts), self._known, self.memory, strict=True):
+    def put(self, call, stream):
+        """Upload what has changed, for a call."""
+        hosts = self.table, self.layouts
+        for host, known, memory, outbox in zip(hosts, self._known, self.memory, self._outboxes, strict=True):
             if not np.array_equal(host, known):
-                self._device.upload(memory.address, host, stream)
+                outbox.send(call, host, memory.address, stream)
                 known[:] = host
 
     def fixed(self):
         """A copy on the GPU that later steps leave alone: for a graph."""
-        return GradientTables(self._device, self.table.copy(), self.layouts.copy())
+        return GradientTables(self._shared, self.table.copy(), self.layouts.copy())
 
 
 class _Fixed:
@@ -216,7 +262,7 @@ class Work:
         self._ends = Memory(device, ends.astype(np.int64))
         self._counters = Memory(device, np.zeros(max(segments, counters), np.int64))
         self._plan = Memory(device, np.array(plan, np.int64))
-        self.found = origin.found if origin else GradientTables(device, gradients, layouts)
+        self.found = origin.found if origin else GradientTables(shared, gradients, layouts)
         self._derived = []
         self._handle = Memory(device, self._entries(self.found))
         self.handle_address = self._handle.address

@@ -113,6 +113,14 @@ class Device:
                     call("cuMemcpyHtoDAsync", address + first, buffer.address, piece.size, stream)
                     call("cuEventRecord", buffer.event, stream)
 
+    def send(self, address, host_address, nbytes, stream):
+        """Copy page-locked memory to the GPU, asynchronously, on a stream that is not being captured.
+
+        The memory must not change until that is done.
+        """
+        with self.current():
+            call("cuMemcpyHtoDAsync", address, host_address, nbytes, stream)
+
     def write(self, address, array):
         """Copy an array of the host to the GPU at once, beside all streams; also while one is being captured."""
         content = bytes_of(array)
