@@ -351,7 +351,7 @@ class Elementwise:
 
     def norms(self, stream, options):
         """Launch what measures the gradients, and decides whether the step goes on."""
-        self.launch(self._measuring(), stream, options & ~LAST, per_block=WARPS)
+        self.launch_warps(self._measuring(), stream, options & ~LAST)
 
     def _measuring(self):
         return kernel(norms.norms, None, 0, self.dtype, self.device)
@@ -368,6 +368,13 @@ class Elementwise:
         kernel.launch(blocks, threads, stream, work.handle_address, options)
 
 
+    def launch_warps(self, kernel, stream, options, most=WARPS, work=None):
+        """The same for a kernel whose warps take a chunk each, so few to a block that all multiprocessors have some."""
+        work = work or self.work
+        warps = max(1, min(most, work.count // self.device.multiprocessors))
+        self.launch(kernel, stream, options, per_block=warps, threads=32 * warps, work=work)
+
+
 class TwoPhase(Elementwise):
     """A rule with sums over each parameter between two elementwise phases: two launches."""
 
@@ -378,7 +385,7 @@ class TwoPhase(Elementwise):
 
     def __call__(self, stream, options):
         """Launch both phases."""
-        self.launch(self._first, stream, options & ~LAST, per_block=self._warps, threads=32 * self._warps)
+        self.launch_warps(self._first, stream, options & ~LAST, most=self._warps)
         self.launch(self._second, stream, options)
 
 

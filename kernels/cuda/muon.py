@@ -20,7 +20,6 @@ from ..cpu.reduction import LANES as SUM_LANES
 from ..layout import AVERAGED, EXTRA, OVERWRITE, ZERO, Control
 from ..rules.sgd import SgdScalars
 from ._cupy import full_float32
-from .engine import WARPS as PER_BLOCK
 from .engine import Elementwise, kernel
 from .finish import finish
 from .gradient import Gradient
@@ -158,7 +157,7 @@ class Orthogonal(Elementwise):
         momentum, divisors, update = self._kernels
         self.launch(momentum, stream, options & ~LAST, work=self._matrices)
         if not self._only_accumulates(stream):
-            self.launch(divisors, stream, 0, per_block=PER_BLOCK, work=self._matrices)
+            self.launch_warps(divisors, stream, 0, work=self._matrices)
             self._library.enqueue(stream, functools.partial(self._orthogonalise, self._moved_directions()))
         self.launch(update, stream, options & ~ZERO, work=self._matrices)
 
