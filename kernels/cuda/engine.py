@@ -367,7 +367,6 @@ class Elementwise:
         blocks = kernel.blocks(-(-work.count // per_block), threads)
         kernel.launch(blocks, threads, stream, work.handle_address, options)
 
-
     def launch_warps(self, kernel, stream, options, most=WARPS, work=None):
         """The same for a kernel whose warps take a chunk each, so few to a block that all multiprocessors have some."""
         work = work or self.work
