@@ -1,9 +1,9 @@
 """The vocabulary that rules are written in: scalar functions that keep the type of their argument.
 
-Each has a plain Python body (used by tests and for float64 oracles) and, where the compiled form
-differs, an overload for compiled code. Two properties matter everywhere: a float32 argument never becomes float64
-(a bare Python literal in compiled code would do that and halve the speed), and a NaN argument is never lost (a clip
-that turns NaN into a number hides a broken gradient).
+Each has a plain Python body (used by tests and for float64 oracles) and, where the compiled form differs, an overload
+for compiled code. Two properties matter everywhere: a float32 argument never becomes float64 (a bare Python literal in
+compiled code would do that and halve the speed), and a NaN argument is never lost (a clip that turns NaN into a number
+hides a broken gradient).
 """
 
 import math

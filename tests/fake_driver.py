@@ -1,4 +1,4 @@
-"""A CUDA driver that is not there: what `fastopt.kernels.cuda.gpu` calls of ``cuda.bindings.driver``, in host memory.
+"""A CUDA driver that is not there: what `fastopt.kernels.cuda` calls of ``cuda.bindings.driver``, in host memory.
 
 Device memory is the host's, copies happen at once, launches are recorded. Constants and handles are the real module's,
 which also says how many arguments each function takes and, where no driver is installed, judges their types.

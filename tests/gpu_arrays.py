@@ -6,10 +6,18 @@ import functools
 import sys
 import types
 
+import numpy as np
 import pytest
-from running_driver import adopt, adopt_memory
+from running_driver import adopt, adopt_storage
 
 from fastopt.device import aligned_zeros, dlpack
+
+
+def undefined(size, dtype):
+    """A new array that nobody has written to: all bits are ones, NaN."""
+    array = aligned_zeros(size, dtype)
+    array.view(np.uint8)[:] = 0xFF
+    return array
 
 
 class Interface:
@@ -120,8 +128,7 @@ def adopted(value):
 
     if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta:
         with torch._C.DisableTorchFunctionSubclass():
-            storage = value.untyped_storage()
-            adopt_memory(storage.data_ptr(), storage.nbytes())
+            adopt_storage(value)
     return value
 
 
@@ -164,7 +171,7 @@ def _cupy():
             return Array(self.memory.reshape(shape))
 
     module.ndarray = Array
-    module.empty = lambda size, dtype: Array(aligned_zeros(size, dtype))
+    module.empty = lambda size, dtype: Array(undefined(size, dtype))
     module.cuda = types.SimpleNamespace(
         Device=lambda ordinal: contextlib.nullcontext(),
         get_current_stream=lambda: types.SimpleNamespace(ptr=80),
@@ -196,7 +203,7 @@ def numba_array(array, patch, stream=0):
 
     patch.setattr(cuda.cudadrv.devicearray, "DeviceNDArray", DeviceNDArray, raising=False)
     patch.setattr(cuda, "gpus", [contextlib.nullcontext()])
-    patch.setattr(cuda, "device_array", lambda size, dtype: DeviceNDArray(aligned_zeros(size, dtype)))
+    patch.setattr(cuda, "device_array", lambda size, dtype: DeviceNDArray(undefined(size, dtype)))
     return DeviceNDArray(array, stream)
 
 

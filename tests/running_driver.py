@@ -89,6 +89,7 @@ class RunningDriver(FakeDriver):
         self.way = {"order": 2, "seed": seed, "resident": 4} if way is None else way
         self.waits = 0  # how often somebody waited for what was not done
         self.known = defaultdict(Memory)  # of each GPU
+        self.kept = []  # whose memory is adopted for good
         self.blocks = {}  # address → memory, bytes, {GPU: number that it is known by}
         self.graveyard = []  # memory and bytes of what was freed
         self._images, self._functions, self._graphs = {}, {}, {}
@@ -333,36 +334,47 @@ class RunningDriver(FakeDriver):
                 return ordinal
         return CODE.CUDA_ERROR_INVALID_VALUE, None
 
-    def _later(self, name, *arguments, writes=None, reads=None):
-        """Do in a stream, the last argument, what a `FakeDriver` does at once; it writes and reads a GPU's memory."""
+    def _later(self, name, *arguments, before, after=lambda known: None):
+        """Do in a stream, the last argument, what a `FakeDriver` does at once, between looks at a GPU's memory."""
         does, known = getattr(super(), f"_{name}"), self.known[self.ordinal]
 
         def run():
+            before(known)
             does(*arguments)
-            if reads is not None:
-                known.require(*reads)
-            if writes is not None:
-                known.require(*writes)
-                known.write(*writes)
+            after(known)
 
         self.enqueue(arguments[-1], run)
 
+    def _write_later(self, name, *arguments, place):
+        self._later(
+            name, *arguments, before=lambda known: known.require(*place), after=lambda known: known.write(*place)
+        )
+
     def _cuMemcpyHtoDAsync(self, target, source, nbytes, stream):
-        self._later("cuMemcpyHtoDAsync", target, source, nbytes, stream, writes=(int(target), nbytes))
+        self._write_later("cuMemcpyHtoDAsync", target, source, nbytes, stream, place=(int(target), nbytes))
 
     def _cuMemcpyDtoHAsync(self, target, source, nbytes, stream):
-        self._later("cuMemcpyDtoHAsync", target, source, nbytes, stream, reads=(int(source), nbytes))
+        def before(known):
+            known.require_written(int(source), nbytes)
+
+        self._later("cuMemcpyDtoHAsync", target, source, nbytes, stream, before=before)
 
     def _cuMemcpyDtoDAsync(self, target, source, nbytes, stream):
-        places = {"writes": (int(target), nbytes), "reads": (int(source), nbytes)}
-        self._later("cuMemcpyDtoDAsync", target, source, nbytes, stream, **places)
+        def before(known):
+            known.require(int(target), nbytes)
+            known.require(int(source), nbytes)
+
+        def after(known):
+            known.copy(int(target), int(source), nbytes)
+
+        self._later("cuMemcpyDtoDAsync", target, source, nbytes, stream, before=before, after=after)
 
     def _cuMemsetD8Async(self, address, value, count, stream):
-        self._later("cuMemsetD8Async", address, value, count, stream, writes=(int(address), count))
+        self._write_later("cuMemsetD8Async", address, value, count, stream, place=(int(address), count))
 
     def _cuMemsetD2D32Async(self, address, pitch, value, width, height, stream):
-        nbytes = pitch * (height - 1) + 4 * width
-        self._later("cuMemsetD2D32Async", address, pitch, value, width, height, stream, writes=(int(address), nbytes))
+        place = int(address), pitch * (height - 1) + 4 * width
+        self._write_later("cuMemsetD2D32Async", address, pitch, value, width, height, stream, place=place)
 
     # -- kernels and graphs --------------------------------------------------------------------------------------------
 
@@ -478,11 +490,13 @@ def adopt(array):
             driver.adopt(low, high - low, array)
 
 
-def adopt_memory(address, nbytes):
-    """The same for so many bytes at an address, for as long as the driver lives."""
+def adopt_storage(tensor):
+    """The same for the memory of a tensor of torch, which lives as long as the driver: nobody knows what shares it."""
+    storage = tensor.untyped_storage()
     for driver in _installed:
-        if nbytes and not driver.known[0].holds(address, nbytes):
-            driver.adopt(address, nbytes, driver)
+        if storage.nbytes() and not driver.known[0].holds(storage.data_ptr(), storage.nbytes()):
+            driver.kept.append(storage)
+            driver.adopt(storage.data_ptr(), storage.nbytes(), driver)
 
 
 def finish_all():
@@ -505,7 +519,8 @@ def install(patch, driver):
         found = view(place, name, array)
         low, high = byte_range(found.address, found)
         if found.size and not driver.known[place.ordinal].holds(low, high - low):
-            driver.adopt(low, high - low, driver, place.ordinal)  # what it is a view of, nobody knows
+            driver.kept.append(array)
+            driver.adopt(low, high - low, driver, place.ordinal)
         return found
 
     _installed.append(driver)
@@ -520,7 +535,9 @@ def install(patch, driver):
 
 def remove(driver):
     """Let all happen that is still to happen, then look whether anything wrote to memory that was freed."""
-    driver.finish_all()
-    _installed.remove(driver)
-    assert all((memory == 0xFF).all() for memory, _ in driver.graveyard), "something wrote to memory that was freed"
-    calls.bindings.cache_clear()
+    try:
+        driver.finish_all()
+        assert all((memory == 0xFF).all() for memory, _ in driver.graveyard), "something wrote to memory that was freed"
+    finally:
+        _installed.remove(driver)
+        calls.bindings.cache_clear()

@@ -3,7 +3,6 @@
 import copy
 import gc
 import pickle
-import sys
 import types
 import weakref
 
@@ -46,17 +45,6 @@ def kind(request):
 def on_gpu(kind, monkeypatch):
     """A NumPy array as an array of the kind, over the same memory."""
     return lambda array: KINDS[kind](array, monkeypatch)
-
-
-@pytest.fixture
-def strided_copies(monkeypatch):
-    """A stand-in for the kernel that copies between layouts: what is asked of it is tested here."""
-
-    def copy_strided(gpu, target, source, stream):
-        memory(target)[...] = memory(source)
-
-    module = types.SimpleNamespace(copy_strided=copy_strided)
-    monkeypatch.setitem(sys.modules, "fastopt.kernels.cuda.strided", module)
 
 
 @pytest.fixture
@@ -469,7 +457,7 @@ def test_zeroing(on_gpu, overrides):
     assert np.any(grads["w"])
 
 
-def test_zeroing_what_gradients_share(scene, strided_copies):
+def test_zeroing_what_gradients_share(scene):
     owner = numbers(16)
     grads = scene.grads(w=owner[:12].reshape(3, 4), b=owner[::4])
     assert scene.read(grads, zero=True) == STAGED
@@ -564,7 +552,7 @@ def test_a_parameter_that_moved(monkeypatch):
 # -- flat buffers ------------------------------------------------------------------------------------------------------
 
 
-def test_pack(on_gpu, kind, strided_copies):
+def test_pack(on_gpu, kind):
     arrays = {"w": numbers(4, 3).T, "b": numbers(5), "s": np.array(3, F32)}
     given = {name: on_gpu(array) for name, array in arrays.items()}
     buffer = fastopt.pack(given)
@@ -656,7 +644,7 @@ def test_copies_of_a_packed_optimizer(on_gpu, without_steps):
     assert np.array_equal(foreign_memory(twin._structure.arrays[0]), numbers(3, 4))
 
 
-def test_stand_ins(on_gpu, without_steps, strided_copies):
+def test_stand_ins(on_gpu, without_steps):
     weights = np.asfortranarray(numbers(3, 4, 5))
     optimizer = optimizers.Adafactor()
     optimizer.build([on_gpu(weights)])

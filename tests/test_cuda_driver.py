@@ -35,15 +35,15 @@ def fake(monkeypatch):
 
 
 @pytest.fixture
-def real(fake):
-    """A real GPU as far as `gpu` can tell."""
+def device(fake):
+    """The second of its GPUs."""
     return gpu.Device(1)
 
 
-def downloaded(real, address, count, dtype=np.float32):
+def downloaded(device, address, count, dtype=np.float32):
     """So many elements at an address."""
     array = np.empty(count, dtype)
-    real.download(array, address, STREAM)
+    device.download(array, address, STREAM)
     return array
 
 
@@ -51,15 +51,15 @@ def downloaded(real, address, count, dtype=np.float32):
 
 
 @pytest.mark.parametrize("count", [0, 1, 1000, 700_000])
-def test_what_is_uploaded_is_downloaded(real, count):
+def test_what_is_uploaded_is_downloaded(device, count):
     numbers = np.random.default_rng(1).normal(size=count)
-    memory = real.allocate(numbers.nbytes)
+    memory = device.allocate(numbers.nbytes)
     assert (memory.nbytes, memory.address % 256) == (numbers.nbytes, 0)
     kept = numbers.copy()
-    real.upload(memory.address, numbers, STREAM)
+    device.upload(memory.address, numbers, STREAM)
     numbers[:] = 0
-    real.synchronise(STREAM)
-    np.testing.assert_array_equal(downloaded(real, memory.address, count, np.float64), kept)
+    device.synchronise(STREAM)
+    np.testing.assert_array_equal(downloaded(device, memory.address, count, np.float64), kept)
 
 
 @pytest.mark.parametrize(
@@ -67,42 +67,42 @@ def test_what_is_uploaded_is_downloaded(real, count):
     [np.arange(10)[::3], np.arange(6.0).reshape(2, 3).T, np.float32(3), np.array([True, False])],
     ids=["strided", "transposed", "scalar", "bool"],
 )
-def test_any_array_is_uploaded_in_order(real, array):
+def test_any_array_is_uploaded_in_order(device, array):
     array = np.asarray(array)
-    memory = real.allocate(array.nbytes)
-    real.upload(memory.address, array, STREAM)
-    np.testing.assert_array_equal(downloaded(real, memory.address, array.size, array.dtype), array.ravel())
+    memory = device.allocate(array.nbytes)
+    device.upload(memory.address, array, STREAM)
+    np.testing.assert_array_equal(downloaded(device, memory.address, array.size, array.dtype), array.ravel())
 
 
-def test_memory_is_zeroed_on_request_only(real):
-    memory = real.allocate(400, zeroed=True)
-    assert not downloaded(real, memory.address, 100).any()
+def test_memory_is_zeroed_on_request_only(device):
+    memory = device.allocate(400, zeroed=True)
+    assert not downloaded(device, memory.address, 100).any()
 
 
-def test_copy_and_clear(real):
+def test_copy_and_clear(device):
     numbers = np.arange(100, dtype=np.float32)
-    source, target = real.allocate(400), real.allocate(400, zeroed=True)
-    real.upload(source.address, numbers, STREAM)
-    real.copy(target.address + 40, source.address, 200, STREAM)
-    real.copy(target.address, source.address, 0, STREAM)
-    np.testing.assert_array_equal(downloaded(real, target.address, 60), [0] * 10 + list(range(50)))
-    real.clear(source.address + 4, 392, STREAM)
-    real.clear(source.address, 0, STREAM)
-    assert downloaded(real, source.address, 100)[[0, 1, 98, 99]].tolist() == [0, 0, 0, 99]
+    source, target = device.allocate(400), device.allocate(400, zeroed=True)
+    device.upload(source.address, numbers, STREAM)
+    device.copy(target.address + 40, source.address, 200, STREAM)
+    device.copy(target.address, source.address, 0, STREAM)
+    np.testing.assert_array_equal(downloaded(device, target.address, 60), [0] * 10 + list(range(50)))
+    device.clear(source.address + 4, 392, STREAM)
+    device.clear(source.address, 0, STREAM)
+    assert downloaded(device, source.address, 100)[[0, 1, 98, 99]].tolist() == [0, 0, 0, 99]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("number", [0.0, -1.0, 1e-6, np.nan])
-def test_fill(real, number, dtype):
-    memory = real.allocate(10 * dtype().itemsize)
-    real.fill(memory.address, 5.0, 10, dtype, STREAM)
-    real.fill(memory.address, number, 9, dtype, STREAM)
-    real.fill(memory.address, 7.0, 0, dtype, STREAM)
-    np.testing.assert_array_equal(downloaded(real, memory.address, 10, dtype), [dtype(number)] * 9 + [dtype(5)])
+def test_fill(device, number, dtype):
+    memory = device.allocate(10 * dtype().itemsize)
+    device.fill(memory.address, 5.0, 10, dtype, STREAM)
+    device.fill(memory.address, number, 9, dtype, STREAM)
+    device.fill(memory.address, 7.0, 0, dtype, STREAM)
+    np.testing.assert_array_equal(downloaded(device, memory.address, 10, dtype), [dtype(number)] * 9 + [dtype(5)])
 
 
-def test_pinned_memory_is_zeroed_and_lives_as_long_as_a_view(real):
-    memory = real.pinned(64)
+def test_pinned_memory_is_zeroed_and_lives_as_long_as_a_view(device):
+    memory = device.pinned(64)
     assert (memory.dtype, memory.shape, memory.any()) == (np.uint8, (64,), False)
     view = memory[8:16].view(np.int64)
     del memory
@@ -112,24 +112,24 @@ def test_pinned_memory_is_zeroed_and_lives_as_long_as_a_view(real):
 
 
 @pytest.mark.parametrize("array", [np.zeros(10)[::2], np.broadcast_to(np.zeros(1), 5)], ids=["strided", "read-only"])
-def test_download_needs_an_array_to_fill(real, array):
-    memory = real.allocate(80)
+def test_download_needs_an_array_to_fill(device, array):
+    memory = device.allocate(80)
     with pytest.raises(ValueError, match="contiguous, writeable"):
-        real.download(array, memory.address, STREAM)
+        device.download(array, memory.address, STREAM)
 
 
-def test_streams(real):
-    with real.current():
-        real.wait(STREAM, 0)
-        real.synchronise(STREAM)
-        assert not real.is_capturing(STREAM)
+def test_streams(device):
+    with device.current():
+        device.wait(STREAM, 0)
+        device.synchronise(STREAM)
+        assert not device.is_capturing(STREAM)
 
 
-# -- the real one ------------------------------------------------------------------------------------------------------
+# -- contexts and errors -----------------------------------------------------------------------------------------------
 
 
-def test_properties(real):
-    assert (real.ordinal, real.name, real.capability, real.multiprocessors) == (1, "Fake GPU", (9, 0), 132)
+def test_properties(device):
+    assert (device.ordinal, device.name, device.capability, device.multiprocessors) == (1, "Fake GPU", (9, 0), 132)
 
 
 @pytest.mark.parametrize("ordinal", [-1, 2])
@@ -152,31 +152,31 @@ def test_driver_that_does_not_start(fake, error, message):
         gpu.Device(0)
 
 
-def test_a_context_is_pushed_once_and_popped(fake, real):
-    with real.current():
+def test_a_context_is_pushed_once_and_popped(fake, device):
+    with device.current():
         assert fake.contexts == [fake.context_of(1)]
         pushed = fake.count("cuCtxPushCurrent")
-        with real.current():
-            real.allocate(8)
+        with device.current():
+            device.allocate(8)
         assert fake.count("cuCtxPushCurrent") == pushed
         with gpu.Device(0).current():
             assert fake.contexts == [fake.context_of(1), fake.context_of(0)]
-            real.synchronise(STREAM)
+            device.synchronise(STREAM)
         assert fake.contexts == [fake.context_of(1)]
     assert fake.contexts == []
 
 
-def test_an_error_names_the_call_and_leaves_the_context(fake, real):
+def test_an_error_names_the_call_and_leaves_the_context(fake, device):
     fake.errors["cuMemAlloc"] = fake.CUresult.CUDA_ERROR_OUT_OF_MEMORY
     with pytest.raises(CudaError, match=r"^cuMemAlloc failed: text of CUDA_ERROR_OUT_OF_MEMORY \(2\)$") as caught:
-        real.allocate(1 << 40)
+        device.allocate(1 << 40)
     assert caught.value.code == 2
     assert (fake.contexts, int(fake.mode)) == ([], 0)
 
 
-def test_memory_is_freed_with_its_last_reference(fake, real):
+def test_memory_is_freed_with_its_last_reference(fake, device):
     before = len(fake.memory)
-    memory, pinned = real.allocate(100), real.pinned(100)
+    memory, pinned = device.allocate(100), device.pinned(100)
     assert len(fake.memory) == before + 2
     fake.errors["cuMemFreeHost"] = fake.CUresult.CUDA_ERROR_LAUNCH_FAILED  # as after a fault in any kernel: no matter
     del memory, pinned
@@ -184,73 +184,73 @@ def test_memory_is_freed_with_its_last_reference(fake, real):
     assert (len(fake.memory), fake.count("cuMemFree"), fake.count("cuMemFreeHost")) == (before + 1, 1, 1)
 
 
-def test_memory_and_events_are_managed_while_a_stream_is_captured(fake, real):
+def test_memory_and_events_are_managed_while_a_stream_is_captured(fake, device):
     fake.capturing = {99}
-    memory = real.allocate(400, zeroed=True)
-    real.pinned(10)
+    memory = device.allocate(400, zeroed=True)
+    device.pinned(10)
     for _ in range(2):
-        real.upload(memory.address, np.ones(100, np.float32), STREAM)
+        device.upload(memory.address, np.ones(100, np.float32), STREAM)
     del memory
     gc.collect()
     assert int(fake.mode) == 0
 
 
-def test_copies_between_host_and_gpu_are_refused_in_a_capture(fake, real):
-    memory = real.allocate(400)
+def test_copies_between_host_and_gpu_are_refused_in_a_capture(fake, device):
+    memory = device.allocate(400)
     fake.capturing = {STREAM}
-    assert real.is_capturing(STREAM)
+    assert device.is_capturing(STREAM)
     array = np.ones(100, np.float32)
     with pytest.raises(RuntimeError, match="cannot upload while the stream is being captured"):
-        real.upload(memory.address, array, STREAM)
+        device.upload(memory.address, array, STREAM)
     with pytest.raises(RuntimeError, match="cannot download while the stream is being captured"):
-        real.download(array, memory.address, STREAM)
+        device.download(array, memory.address, STREAM)
     assert (fake.count("cuMemcpyHtoDAsync"), fake.count("cuMemcpyDtoHAsync"), array.all()) == (0, 0, True)
 
 
-def test_uploads_use_their_pinned_memory_again(fake, real):
-    memory, array = real.allocate(400), np.ones(100, np.float32)
+def test_uploads_use_their_pinned_memory_again(fake, device):
+    memory, array = device.allocate(400), np.ones(100, np.float32)
     for _ in range(100):
-        real.upload(memory.address, array, STREAM)
+        device.upload(memory.address, array, STREAM)
     assert (fake.count("cuMemHostAlloc"), fake.count("cuEventSynchronize")) == (1, 0)
     assert fake.count("cuEventRecord") == 100
 
 
-def test_uploads_wait_for_old_ones_only(fake, real):
-    memory, array = real.allocate(400), np.ones(100, np.float32)
+def test_uploads_wait_for_old_ones_only(fake, device):
+    memory, array = device.allocate(400), np.ones(100, np.float32)
     fake.busy = True
     for _ in range(Staging.length(Staging.SMALLEST)):
-        real.upload(memory.address, array, STREAM)
+        device.upload(memory.address, array, STREAM)
     assert (fake.count("cuMemHostAlloc"), fake.count("cuEventSynchronize")) == (Staging.length(Staging.SMALLEST), 0)
-    real.upload(memory.address, array, STREAM)
+    device.upload(memory.address, array, STREAM)
     assert (fake.count("cuMemHostAlloc"), fake.count("cuEventSynchronize")) == (Staging.length(Staging.SMALLEST), 1)
 
 
-def test_a_failed_copy_is_reported_by_the_next_upload(fake, real):
-    memory, array = real.allocate(400), np.ones(100, np.float32)
-    real.upload(memory.address, array, STREAM)
+def test_a_failed_copy_is_reported_by_the_next_upload(fake, device):
+    memory, array = device.allocate(400), np.ones(100, np.float32)
+    device.upload(memory.address, array, STREAM)
     fake.errors["cuEventQuery"] = fake.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
     with pytest.raises(CudaError, match="cuEventQuery failed: text of CUDA_ERROR_ILLEGAL_ADDRESS"):
-        real.upload(memory.address, array, STREAM)
+        device.upload(memory.address, array, STREAM)
 
 
-def test_waiting_for_a_stream_takes_no_event_of_its_own(fake, real):
+def test_waiting_for_a_stream_takes_no_event_of_its_own(fake, device):
     before = fake.count("cuEventCreate")
     for other in (0, 3, STREAM):
-        real.wait(STREAM, other)
+        device.wait(STREAM, other)
     names = [name for name in fake.calls if name.startswith("cu") and name.endswith(("EventRecord", "WaitEvent"))]
     assert names == ["cuEventRecord", "cuStreamWaitEvent"] * 2
     assert fake.count("cuEventCreate") == before
 
 
-def test_whose_memory(fake, real, monkeypatch):
-    memory = real.allocate(8)
+def test_whose_memory(fake, device, monkeypatch):
+    memory = device.allocate(8)
     assert driver.ordinal_of(memory.address) == 1
     with pytest.raises(ValueError, match="no GPU owns the memory at address 0x10"):
         driver.ordinal_of(0x10)
 
 
-def test_whose_memory_is_told_in_a_thread_without_a_context(fake, real, monkeypatch):
-    memory = real.allocate(8)
+def test_whose_memory_is_told_in_a_thread_without_a_context(fake, device, monkeypatch):
+    memory = device.allocate(8)
     without = fake._cuPointerGetAttribute
     invalid = fake.CUresult.CUDA_ERROR_INVALID_CONTEXT, None
     monkeypatch.setattr(fake, "_cuPointerGetAttribute", lambda *a: without(*a) if fake.contexts else invalid)
@@ -273,15 +273,15 @@ def test_a_device_is_made_once(fake, monkeypatch):
 PROGRAM = Program("entry", b"\x7fELF", 2)
 
 
-def test_a_program_is_loaded_once(fake, real):
-    assert real.load(PROGRAM) is real.load(Program("entry", b"\x7fELF", 2))
-    assert real.load(PROGRAM) is not real.load(PROGRAM._replace(image=b"other"))
+def test_a_program_is_loaded_once(fake, device):
+    assert device.load(PROGRAM) is device.load(Program("entry", b"\x7fELF", 2))
+    assert device.load(PROGRAM) is not device.load(PROGRAM._replace(image=b"other"))
     assert fake.count("cuLibraryLoadData") == 2
 
 
-def test_launch(fake, real):
-    kernel = real.load(PROGRAM)
-    with real.current():
+def test_launch(fake, device):
+    kernel = device.load(PROGRAM)
+    with device.current():
         kernel.launch(264, 256, STREAM, 1 << 40, -5)
     assert fake.launches == [(264, 256, STREAM, (1 << 40, -5))]
     with pytest.raises(CudaError, match="cuLaunchKernel failed: text of CUDA_ERROR_INVALID_CONTEXT"):
@@ -291,38 +291,38 @@ def test_launch(fake, real):
     assert len(fake.launches) == 1
 
 
-def test_threads_that_launch_one_kernel_do_not_mix_their_numbers(fake, real):
-    kernel = real.load(PROGRAM)
+def test_threads_that_launch_one_kernel_do_not_mix_their_numbers(fake, device):
+    kernel = device.load(PROGRAM)
     start = threading.Barrier(4)
 
     def launch(k):
         start.wait()
         kernel.launch(k, 32, STREAM, k, -k)
 
-    with real.current(), ThreadPoolExecutor(4) as pool:
+    with device.current(), ThreadPoolExecutor(4) as pool:
         list(pool.map(launch, range(1, 5)))
     assert sorted(fake.launches) == [(k, 32, STREAM, (k, -k)) for k in range(1, 5)]
 
 
-def test_a_driver_too_old_for_the_toolkit(fake, real):
+def test_a_driver_too_old_for_the_toolkit(fake, device):
     fake.errors["cuLibraryLoadData"] = fake.CUresult.CUDA_ERROR_NO_BINARY_FOR_GPU
     with pytest.raises(CudaUnavailable, match=r"made for CUDA 12\.8, does not load .* install fastopt\[cuda12\]"):
-        real.load(PROGRAM)
+        device.load(PROGRAM)
 
 
-def test_blocks_of_a_launch_are_no_more_than_run_at_a_time(fake, real):
-    kernel = real.load(PROGRAM)
-    with real.current():
-        assert [kernel.blocks(tasks, 128) for tasks in (0, 5, 10**6)] == [1, 5, 16 * real.multiprocessors]
-        assert kernel.blocks(10**6, 1024) == 2 * real.multiprocessors
+def test_blocks_of_a_launch_are_no_more_than_run_at_a_time(fake, device):
+    kernel = device.load(PROGRAM)
+    with device.current():
+        assert [kernel.blocks(tasks, 128) for tasks in (0, 5, 10**6)] == [1, 5, 16 * device.multiprocessors]
+        assert kernel.blocks(10**6, 1024) == 2 * device.multiprocessors
     assert fake.count("cuOccupancyMaxActiveBlocksPerMultiprocessor") == 2
 
 
-def test_a_graph_is_launched_as_often_as_wanted(fake, real):
-    stream = real.new_stream()
-    real.begin_capture(stream)
-    assert real.is_capturing(stream)
-    graph = real.end_capture(stream)
+def test_a_graph_is_launched_as_often_as_wanted(fake, device):
+    stream = device.new_stream()
+    device.begin_capture(stream)
+    assert device.is_capturing(stream)
+    graph = device.end_capture(stream)
     graph.launch(STREAM)
     graph.launch(0)
     assert [(kind, stream) for kind, _, stream in fake.launches] == [("graph", STREAM), ("graph", 0)]
@@ -331,44 +331,44 @@ def test_a_graph_is_launched_as_often_as_wanted(fake, real):
     assert (fake.count("cuGraphDestroy"), fake.count("cuGraphExecDestroy")) == (1, 1)
 
 
-def test_memory_is_written_at_once_even_in_a_capture(fake, real):
-    memory = real.allocate(8)
+def test_memory_is_written_at_once_even_in_a_capture(fake, device):
+    memory = device.allocate(8)
     fake.capturing = {STREAM}
-    real.write(memory.address, np.array([7.5]))
+    device.write(memory.address, np.array([7.5]))
     fake.capturing = set()
     found = np.zeros(1)
-    real.download(found, memory.address, STREAM)
+    device.download(found, memory.address, STREAM)
     assert found[0] == 7.5
 
 
-def test_every_call_was_made_as_the_bindings_want_it(fake, real):
+def test_every_call_was_made_as_the_bindings_want_it(fake, device):
     """`FakeDriver` compares each with the real function: here they are counted, so that none goes unseen."""
-    memory, other = real.allocate(800, zeroed=True), real.pinned(8)
-    real.upload(memory.address, np.ones(100), STREAM)
-    real.upload(memory.address, np.ones(1), STREAM)
-    real.download(np.ones(1), memory.address, STREAM)
-    real.copy(memory.address + 8, memory.address, 8, STREAM)
-    real.fill(memory.address, 1.0, 3, np.float32, STREAM)
-    real.fill(memory.address, 0.1, 3, np.float64, STREAM)
-    real.wait(STREAM, 0)
-    real.synchronise_all()
+    memory, other = device.allocate(800, zeroed=True), device.pinned(8)
+    device.upload(memory.address, np.ones(100), STREAM)
+    device.upload(memory.address, np.ones(1), STREAM)
+    device.download(np.ones(1), memory.address, STREAM)
+    device.copy(memory.address + 8, memory.address, 8, STREAM)
+    device.fill(memory.address, 1.0, 3, np.float32, STREAM)
+    device.fill(memory.address, 0.1, 3, np.float64, STREAM)
+    device.wait(STREAM, 0)
+    device.synchronise_all()
     fake.busy = True
     for _ in range(Staging.length(Staging.SMALLEST) + 1):
-        real.upload(memory.address, np.ones(100), STREAM)
+        device.upload(memory.address, np.ones(100), STREAM)
     driver.ordinal_of(memory.address)
-    with real.current():
-        kernel = real.load(PROGRAM)
+    with device.current():
+        kernel = device.load(PROGRAM)
         kernel.launch(kernel.blocks(1, 32), 32, STREAM, 1, 2)
-    mark = real.mark()
+    mark = device.mark()
     mark.record(STREAM)
     mark.hold(0)
     mark.wait()
     assert not mark.is_done()
-    real.begin_capture(stream := real.new_stream())
-    real.end_capture(stream).launch(STREAM)
+    device.begin_capture(stream := device.new_stream())
+    device.end_capture(stream).launch(STREAM)
     fake.errors["cuLibraryGetKernel"] = fake.CUresult.CUDA_ERROR_NOT_FOUND
     with pytest.raises(CudaUnavailable):
-        real.load(PROGRAM._replace(name="absent"))
+        device.load(PROGRAM._replace(name="absent"))
     del memory, other, mark
     gc.collect()
     named = re.findall(r"\bcu[A-Z]\w+", Path(gpu.__file__).read_text() + Path(driver.__file__).read_text())

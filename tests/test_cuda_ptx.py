@@ -275,7 +275,11 @@ SUMS = ("norms.norms", "two_phase.phase_one", "muon.divisors", "adafactor.sums",
 
 REGISTERS = dict.fromkeys(SUMS, 168) | {"adafactor.update": 168, "adafactor.sums": 255, "adafactor.sizes": 255}
 """At most, where it is not 128: all that a thread adds up side by side is under way at once. With 128, four blocks of
-128 threads stand on a multiprocessor, with 168 three, with 255 two: those are Adafactor's sums on sm_80."""
+128 threads stand on a multiprocessor, with 168 three, with 255 two: those are Adafactor's sums."""
+
+AMPERE = (8, 0)
+"""Here ptxas takes more registers for sums: 255. Two blocks have 16 KiB in flight of four vectors per thread, and 108
+multiprocessors need 9 for 1.55 TB/s."""
 
 
 IN_FLIGHT = {
@@ -307,15 +311,17 @@ def threads_of(wanted):
     return 32 * wanted.bindings["WARPS"] if kernel_of(wanted.id) == "two_phase.phase_one" else engine.THREADS
 
 
-PLAIN = dict.fromkeys(("norms.norms", "two_phase.phase_one", "adafactor.sums", "adafactor.sizes"), 4)
-"""Kernels that have a loop for gradients that are accumulated, with more loads → loads of the loop without."""
+FOURS = {"norms.norms": 1, "two_phase.phase_one": 4, "adafactor.sizes": 2, "adafactor.sums": 6}
+"""Kernels with loops for different kinds of gradients → how many of these have four wide loads in flight or more. Those
+over whole vectors that were not accumulated have four."""
 
 
 def loads_in_flight(wanted):
     """Wide loads per thread, as PTX tells, and as machine code does where it can be read."""
-    plain = PLAIN.get(kernel_of(wanted.id))
-    found = compiled(wanted).groups
-    return [max(groups) if plain is None else plain * (plain in groups) for groups in found]
+    fours, found = FOURS.get(kernel_of(wanted.id)), compiled(wanted).groups
+    if fours is None:
+        return [max(groups) for groups in found]
+    return [4 * (sum(loads >= 4 for loads in groups) >= fours) for groups in found]
 
 
 def kib_in_flight(wanted):
@@ -333,7 +339,8 @@ def test_kernels(key, dtype, capability):
         assert [operation for operation in inexact(ptx) if operation not in ASKED_FOR.get(id, ())] == [], id
         assert not re.search(r"\.local\b|\bcall\b|\.extern", ptx), id
         assert (resources.local, resources.spilled) == (0, 0), id
-        assert resources.registers <= REGISTERS.get(kernel, 128), (id, resources.registers)
+        most = 255 if capability == AMPERE and kernel in SUMS else REGISTERS.get(kernel, 128)
+        assert resources.registers <= most, (id, resources.registers)
         if kernel in MOVING + READING:
             assert is_wide(ptx, "ld", dtype), id
         if kernel in MOVING:

@@ -252,6 +252,7 @@ PLACED = {
     "plain": (as_it_is, as_it_is),
     "parameters unaligned": (unaligned, as_it_is),
     "gradients unaligned": (as_it_is, unaligned),
+    "both unaligned": (unaligned, unaligned),
     "gradients strided": (as_it_is, strided),
     "gradients of another dtype": (as_it_is, other_dtype),
 }

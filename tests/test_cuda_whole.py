@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from fastopt.kernels.cuda import gpu
 
 import fastopt
 
@@ -213,9 +214,64 @@ def _count_calls(cupy, name, launches, streams):
     both.gpu.state_dict()
     with cupy.gpu(0):
         calls = calls_of(cupy, lambda: [both.gpu.apply(both.grads) for _ in range(2)])
-    expected = {"cuCtxGetCurrent": 1, "cuStreamIsCapturing": 1, "cuMemcpyHtoDAsync": 1, "cuEventRecord": 1}
+    expected = {"cuCtxGetCurrent": 4 + streams, "cuStreamIsCapturing": 1, "cuMemcpyHtoDAsync": 1, "cuEventRecord": 1}
     expected |= {"cuLaunchKernel": launches} | ({"cuStreamWaitEvent": 1} if streams else {})
     assert calls == {call: 2 * count for call, count in expected.items()}
+
+
+def test_an_optimizer_is_freed_with_its_last_reference(cupy):
+    """Without the collector of garbage; page-locked memory alone is kept, for whoever needs some next."""
+
+    def blocks():
+        return len(cupy.driver.blocks) - len(spare)
+
+    spare = gpu.device(0).spare
+    params, before = [cupy.array(array) for array in drawn(0)], None
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(4):
+            optimizer = fastopt.ScheduleFreeAdamW(0.1)
+            optimizer.build(params)
+            for seed in (1, 2):
+                optimizer.apply([cupy.array(array) for array in drawn(seed)])
+                with optimizer.evaluation_weights():
+                    assert optimizer.iterations == seed
+            del optimizer
+            before = before or blocks()
+            assert blocks() <= before
+    finally:
+        gc.enable()
+
+
+def test_averages_are_not_worked_out_in_a_capture(cupy):
+    both = Both(cupy, lambda: fastopt.ScheduleFreeAdamW(0.1))
+    both.apply(drawn(1))
+    stream = cupy.stream()
+    with stream:
+        gpu.device(0).begin_capture(stream.ptr)
+        try:
+            with pytest.raises(RuntimeError, match="captured to a graph"), both.gpu.evaluation_weights():
+                """Not reached."""
+        finally:
+            gpu.device(0).end_capture(stream.ptr)
+    both.apply(drawn(2))
+    both.check()
+
+
+def test_a_rate_that_changes_the_context(cupy):
+    """A function of the user's may leave another GPU current, as `torch.cuda.set_device` does."""
+
+    def rate():
+        if cupy.driver.contexts:
+            cupy.driver.contexts[-1] = cupy.driver.context_of(1)
+        return 0.1
+
+    both = Both(cupy, lambda: fastopt.Adam(rate))
+    with cupy.gpu(0):
+        for seed in (1, 2, 3):
+            both.apply(drawn(seed))
+    both.check()
 
 
 # -- streams -----------------------------------------------------------------------------------------------------------

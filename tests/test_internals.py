@@ -27,7 +27,7 @@ PRIVATE_NAMES = {
     # Numba and numba-cuda
     "_cache", "_rebuild", "_getvalue", "add_overload", "fndesc", "llvm_cfunc_wrapper_name", "overloads",
     "populate_array", "save_thread", "restore_thread", "targetctx", "targetoptions", "compile_cuda", "kernel_fixup",
-    "llvm_replace", "get_libdevice", "BlockManager", "BlockThread", "FakeCUDAArray", "FakeCUDAShared", "_ary",
+    "llvm_replace", "get_libdevice",
     # CuPy
     "_core", "_routines_linalg",
     # Keras

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -80,7 +81,8 @@ class GpuSteps:
         self._scaling: Scaling | None = None
         self._own_stream: int | None = None  # for capturing
         self._cut_short = False  # whether a step was interrupted: the GPU alone knows whether it has been done
-        self._done, self._last_stream = self._device.mark(), -1
+        self._done = self._device.mark()
+        self._marked: tuple[int, int] | None = None  # the stream that it was last recorded in, and by which thread
         self.rebase()
         if before is not None:
             self._go_on_from(before)
@@ -97,17 +99,12 @@ class GpuSteps:
         """One step with the gradients that have been read; ``options`` are those of `CudaGradients.read`."""
         setting = Setting(unscale, nonfinite, scaling is not None)
         stream = self._place.stream()
-        with self._device.current():
-            if self._device.is_capturing(stream):
-                self._capture(setting, options, stream)
-            else:
-                self._step(setting, options, scaling, stream)
-
-    def _step(self, setting: Setting, options: int, scaling: Scaling | None, stream: int) -> None:
-        nonfinite, others = setting.nonfinite, self._gradients.streams_to_wait_for
+        if self._device.is_capturing(stream):
+            return self._capture(setting, options, stream)
+        others = self._gradients.streams_to_wait_for
         self._before_step(setting, scaling, stream, others)
         closing = self._tell(setting, stream)
-        with self._counted(closing, stream, others):
+        with self._counted(closing, stream, others), self._device.current():
             for plan in self._plans:
                 plan.work.found.put(self._counts.calls, stream)
             if self._measures(nonfinite, closing):
@@ -147,7 +144,8 @@ class GpuSteps:
 
     def _follow(self, stream: int, others: list[int]) -> None:
         """Let a stream wait for the last step, and for other streams: those of the gradients."""
-        if not stream == self._last_stream == DEFAULT:  # in which all is in order anyway, and which never ends
+        # In the default stream all is in order anyway, and it never ends. It may be one for each thread.
+        if stream != DEFAULT or self._marked != (DEFAULT, get_ident()):
             self._done.hold(stream)
         for other in others:
             self._device.wait(stream, other)
@@ -161,7 +159,7 @@ class GpuSteps:
     def _mark(self, stream: int) -> None:
         """Let what comes wait for all that is enqueued on a stream."""
         self._done.record(stream)
-        self._last_stream = stream
+        self._marked = stream, get_ident()
 
     @contextmanager
     def in_order(self, gradients: bool = False) -> Iterator[None]:

@@ -193,22 +193,6 @@ def added(typing, x, y):
     return x(x, x), build
 
 
-@in_python(lambda x, y: tuple(left + right for left, right in zip(x, y, strict=True)))
-@intrinsic
-def beside(typing, x, y):
-    """Two tuples of as many tuples joined row by row."""
-    joined = types.UniTuple(types.UniTuple(x.dtype.dtype, x.dtype.count + y.dtype.count), x.count)
-
-    def build(context, builder, signature, arguments):
-        def number(r, k):
-            left = k < x.dtype.count
-            return builder.extract_value(arguments[not left], (r, k if left else k - x.dtype.count))
-
-        return _nested(context, builder, joined, number)
-
-    return joined(x, y), build
-
-
 def _nested(context, builder, kind, number):
     """A tuple of tuples, from what ``number`` gives for each row and column."""
     rows = (

@@ -1,7 +1,6 @@
 """NVIDIA's driver, through ``cuda.bindings.driver``: its bindings of the C interface, call by call."""
 
 import functools
-import threading
 
 import numba
 
@@ -92,32 +91,18 @@ def attribute(name, handle):
 
 
 class Current:
-    """Makes a context current, and the one before it again. Inside another one of the same context it does nothing."""
+    """Makes a context current, and the one before it again."""
 
-    __slots__ = ("_context", "_outside", "_pushed")
+    __slots__ = ("_context", "_pushed")
 
     def __init__(self, context):
         self._context = context
 
     def __enter__(self):
-        self._outside, self._pushed = _inside.context, False
-        if self._outside == self._context:
-            return
-        if int(call("cuCtxGetCurrent")) != int(self._context):
+        self._pushed = int(call("cuCtxGetCurrent")) != int(self._context)
+        if self._pushed:
             call("cuCtxPushCurrent", self._context)
-            self._pushed = True
-        _inside.context = self._context
 
     def __exit__(self, *_):
-        _inside.context = self._outside
         if self._pushed:
             call("cuCtxPopCurrent")
-
-
-class _Inside(threading.local):
-    """Inside which `Current` a thread is."""
-
-    context = None
-
-
-_inside = _Inside()

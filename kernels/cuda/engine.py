@@ -50,40 +50,59 @@ class Memory:
 
 
 class Outbox:
-    """Page-locked rows that uploads go through: no event need tell when one is free, the GPU's count of calls does.
+    """Page-locked rows that uploads go through. No event is needed to tell when one may be written again.
+
+    The copy for a call comes before that call's launches in their stream: once the GPU has counted the call, the row
+    that it was made from is free. Until then, `Device.upload` is used.
 
     Parameters
     ----------
-    shared : Shared
-        Counts the calls.
+    device : Device
     rows, nbytes : int
+        How many rows, and how long each of them is.
+    progress : int64 array
+        Its number is that of the calls that the GPU has counted.
+    starts : int64 array
+        Its number changes when calls are counted anew, which must be while no step is under way.
     """
 
     LARGEST = 1 << 22
     """Bytes of all rows at most; beyond that everything goes through `Device.upload`."""
 
-    def __init__(self, shared, rows, nbytes):
-        self._shared, self._starts = shared, shared.starts
+    def __init__(self, device, rows, nbytes, progress, starts):
+        self._device, self._progress, self._starts = device, progress, starts
         self._shape = rows if rows * nbytes <= self.LARGEST else 0, nbytes
-        self._memory = None
+        self._memory, self._started = None, int(starts[0])
         self._calls = np.full(self._shape[0], -1)  # whose copy was last made from a row
 
     def send(self, call, content, address, stream):
         """Copy an array to the GPU, for a call and on a stream that is not being captured; it may change at once."""
-        device, (rows, nbytes) = self._shared.device, self._shape
-        if self._starts != self._shared.starts:  # no step was under way then
-            self._starts = self._shared.starts
+        rows, nbytes = self._shape
+        if self._started != self._starts[0]:
+            self._started = int(self._starts[0])
             self._calls[:] = -1
         row = call % rows if rows else 0
-        if not rows or self._calls[row] >= self._shared.progress[0]:
-            device.upload(address, content, stream)
+        if not rows or self._calls[row] >= self._progress[0]:
+            self._device.upload(address, content, stream)
             return
         if self._memory is None:
-            self._memory = device.pinned(rows * nbytes).reshape(rows, nbytes)
+            self._memory = self._page_locked(rows * nbytes).reshape(rows, nbytes)
             self._address = self._memory.ctypes.data
         self._memory[row] = bytes_of(content)
         self._calls[row] = call
-        device.send(address, self._address + row * nbytes, nbytes, stream)
+        self._device.send(address, self._address + row * nbytes, nbytes, stream)
+
+    def _page_locked(self, nbytes):
+        """Memory that goes to whoever needs some next when this is gone: giving it back would not wait for copies."""
+        spare = self._device.spare
+        for k, (memory, calls, progress) in enumerate(spare):
+            if memory.nbytes == nbytes and calls.max() < progress[0]:
+                del spare[k]
+                break
+        else:
+            memory = self._device.pinned(nbytes)
+        weakref.finalize(self, spare.append, (memory, self._calls, self._progress)).atexit = False
+        return memory
 
 
 class State(NamedTuple):
@@ -113,7 +132,7 @@ class Shared:
     def __init__(self, device, formats, places):
         self.device = device
         self.progress = device.word()
-        self.starts = 0  # how often counting was begun anew
+        self.starts = np.zeros(1, np.int64)  # how often counting was begun anew
         state = np.zeros(STATE, np.int64)
         state[PROGRESS] = self.progress.ctypes.data
         measures = np.zeros(PLANS + 2 * len(formats))
@@ -136,7 +155,8 @@ class Shared:
         self.rows = np.zeros((1 << (places - 1).bit_length(), self.row.size), np.int64)  # see `program_of`
         self.rows[:, STAMP] = -1
         self.ring = Memory(self.device, self.rows)
-        self._outbox = Outbox(self, len(self.rows), self.row.nbytes)
+        # With a row for each place of the ring: a program that is written anew goes where it was, and comes after it.
+        self._outbox = Outbox(self.device, len(self.rows), self.row.nbytes, self.progress, self.starts)
 
     def start(self, calls, skipped, norm):
         """Count calls from here on; tell that of the last step. Requires that no step is under way.
@@ -148,7 +168,7 @@ class Shared:
         self.progress[0] = calls
         self.rows[:, STAMP] = -1
         self.ring.write(self.rows)
-        self.starts += 1
+        self.starts[0] += 1
 
     def go_on(self):
         """Take back that programs were missing."""
@@ -207,7 +227,10 @@ class GradientTables:
         self.table, self.layouts = table, layouts
         self._known = table.copy(), layouts.copy()
         self.memory = Memory(shared.device, table), Memory(shared.device, layouts)
-        self._outboxes = [Outbox(shared, self.AHEAD, array.nbytes) for array in (table, layouts)]
+        self._outboxes = [
+            Outbox(shared.device, self.AHEAD, array.nbytes, shared.progress, shared.starts)
+            for array in (table, layouts)
+        ]
 
     def put(self, call, stream):
         """Upload what has changed, for a call."""
@@ -324,9 +347,10 @@ class Work:
 
     def run_once(self, scalars, slots, table, gradients, stream):
         """Run the rule of ``scalars`` once, elementwise, with other scalars and gradients, beside all counting."""
+        self.device.refuse_capture("work out averages", stream)
         shared = Shared(self.device, [(*table.shape, table.dtype)], 1)
         shared.views[0][:] = table
-        shared.put(0, stream)
+        shared.ring.write(shared.row)
         work = Work(shared, (0, 1), self.chunks, self.addresses, gradients, self.layouts)
         run = kernel(step.step, scalars, slots, table.dtype, self.device)
         with self.device.current():

@@ -52,6 +52,7 @@ class Device:
         self._kernels = {}
         self._lock = threading.Lock()
         self._words = iter(())
+        self.spare = []  # page-locked memory of `engine.Outbox` that is gone, and what tells whether it is still read
         with self.current(), _CapturePermitting():
             self._stream = self.new_stream()
             self._event = _new_event()
@@ -94,7 +95,8 @@ class Device:
     def _discard(self, function, handle):
         """Give something back, in whatever thread collects garbage.
 
-        Errors are no news: after a fault in any kernel each call reports that fault again.
+        Errors are no news: after a fault in any kernel each call reports that fault again; nor that there is no driver
+        any more.
         """
         with suppress(CudaError, CudaUnavailable), self.current(), _CapturePermitting():
             call(function, handle)
@@ -104,7 +106,7 @@ class Device:
 
         Returns without waiting for anything that was enqueued lately.
         """
-        self._refuse_capture("upload", stream)
+        self.refuse_capture("upload", stream)
         content = bytes_of(array)
         with self.current():
             for first in range(0, content.size, Staging.LARGEST):
@@ -142,14 +144,15 @@ class Device:
 
     def download(self, array, address, stream):
         """Fill a contiguous array of the host with memory of the GPU, once what is enqueued on ``stream`` is done."""
-        self._refuse_capture("download", stream)
+        self.refuse_capture("download", stream)
         require_fillable(array)
         with self.current():
             if array.nbytes:
                 call("cuMemcpyDtoHAsync", array.ctypes.data, address, array.nbytes, stream)
             call("cuStreamSynchronize", stream)
 
-    def _refuse_capture(self, action, stream):
+    def refuse_capture(self, action, stream):
+        """Raise `RuntimeError` if what is enqueued on a stream goes to a graph."""
         if self.is_capturing(stream):
             raise RuntimeError(
                 f"cannot {action} while the stream is being captured to a graph: do it before or after the capture"

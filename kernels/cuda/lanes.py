@@ -17,7 +17,8 @@ VECTOR = 16
 
 ACCUMULATES, APART = 1, 2
 """Bits that say how elements are loaded: the accumulator's too; those of parameter and gradient one by one, as these do
-not both begin at a multiple of `VECTOR`. Where they are constants no branch comes between the loads."""
+not both begin at a multiple of `VECTOR`. Loops over vectors are given constants, so that no branch comes between loads.
+Adafactor knows no `APART`: rows that begin anywhere go element by element there."""
 
 
 def one(dtype):

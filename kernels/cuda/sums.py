@@ -132,12 +132,13 @@ def sum_terms(work, how, size, lanes, thread, sums, k, dtype):
 
 @callee
 def _sum_vectors(work, size, lanes, thread, like, how):
-    """Write the lanes' sums of so many elements, vector by vector."""
+    """Write the lanes' sums of so many elements, vector by vector; several at a time where nothing was accumulated."""
     beyond = (together_of(work) - 1) * LANES
+    several = size if how != ACCUMULATES else 0
     own = thread * len(like)
     while own < LANES:
         total, i = no_terms(work, like), own
-        while i + beyond < size:
+        while i + beyond < several:
             total = with_terms(total, work, i, LANES, like, how)
             i += beyond + LANES
         while i < size:

@@ -225,6 +225,8 @@ def _run_blocks(step, launch, address, frames, random):
                 ready[place] = ready[count - 1]
                 kept = -1
         count = kept if launch.order == IN_ORDER else count + kept
+        if launch.order == AT_RANDOM and kept:  # whoever is complete need not wait for all that can still run
+            count = _open_barriers_of(launch, frames, thread, ready, count)
     return random
 
 
@@ -240,17 +242,43 @@ def _open_barriers(launch, frames, ready):
     """Let go on who has waited for all others that have not ended; how many these are."""
     count = 0
     for first in range(0, len(frames), launch.threads):
-        block = frames[first : first + launch.threads]
-        if _all_wait(block, AT_BLOCK):
-            for warp in range(0, launch.threads, WARP):
-                _require_one_place(launch, block[warp : warp + WARP])
-            count = _let_go(launch, frames, first, first + launch.threads, ready, count)
-            continue
+        before = count
+        count = _open_block(launch, frames, first, ready, count)
         for warp in range(first, first + launch.threads, WARP):
-            end = min(warp + WARP, first + launch.threads)
-            if _all_wait(frames[warp:end], AT_WARP):
-                _require_one_place(launch, frames[warp:end])
-                count = _let_go(launch, frames, warp, end, ready, count)
+            if count == before:
+                count = _open_warp(launch, frames, warp, ready, count)
+                before = count
+    return count
+
+
+@njit
+def _open_barriers_of(launch, frames, thread, ready, count):
+    """The same for the block and the warp of one thread, after others that can go on."""
+    first = thread // launch.threads * launch.threads
+    if frames[thread, STATE] != AT_WARP:
+        before = count
+        count = _open_block(launch, frames, first, ready, count)
+        if count > before:
+            return count
+    return _open_warp(launch, frames, first + (thread - first) // WARP * WARP, ready, count)
+
+
+@njit
+def _open_block(launch, frames, first, ready, count):
+    block = frames[first : first + launch.threads]
+    if _all_wait(block, AT_BLOCK):
+        for warp in range(0, launch.threads, WARP):
+            _require_one_place(launch, block[warp : warp + WARP])
+        count = _let_go(launch, frames, first, first + launch.threads, ready, count)
+    return count
+
+
+@njit
+def _open_warp(launch, frames, warp, ready, count):
+    end = min(warp + WARP, (warp // launch.threads + 1) * launch.threads)
+    if _all_wait(frames[warp:end], AT_WARP):
+        _require_one_place(launch, frames[warp:end])
+        count = _let_go(launch, frames, warp, end, ready, count)
     return count
 
 

@@ -36,6 +36,19 @@ class Memory:
         if self._known.pop(number, None):
             self._table = None
 
+    def require_written(self, address, nbytes):
+        """Raise unless so many bytes may be read."""
+        self.require(address, nbytes)
+        flags = self.flags(address, nbytes)
+        if flags is not None and not flags.all():
+            raise ValueError(f"nobody wrote all of the {nbytes} bytes at {address:#x}")
+
+    def copy(self, target, source, nbytes):
+        """Note that memory was copied: what nobody wrote is still that."""
+        known, copied = self.flags(source, nbytes), self.flags(target, nbytes)
+        if copied is not None:
+            copied[:] = 1 if known is None else known
+
     def holds(self, address, nbytes=1):
         """Whether so many bytes may be touched."""
         return self._row(address, nbytes) is not None
