@@ -7,6 +7,7 @@ programs. A `Work` is one plan's tables; an engine launches its kernels.
 import functools
 import importlib
 import weakref
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -95,14 +96,22 @@ class Outbox:
     def _page_locked(self, nbytes):
         """Memory that goes to whoever needs some next when this is gone: giving it back would not wait for copies."""
         spare = self._device.spare
-        for k, (memory, calls, progress) in enumerate(spare):
-            if memory.nbytes == nbytes and calls.max() < progress[0]:
-                del spare[k]
-                break
-        else:
+        memory = _taken(spare, nbytes)
+        if memory is None:
             memory = self._device.pinned(nbytes)
         weakref.finalize(self, spare.append, (memory, self._calls, self._progress)).atexit = False
         return memory
+
+
+def _taken(spare, nbytes):
+    """So many bytes that no copy reads any more, or None. Other threads may take and give meanwhile."""
+    for _ in range(len(spare)):
+        with suppress(IndexError):
+            memory, calls, progress = spare.popleft()
+            if memory.nbytes == nbytes and calls.max() < progress[0]:
+                return memory
+            spare.append((memory, calls, progress))
+    return None
 
 
 class State(NamedTuple):

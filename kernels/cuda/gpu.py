@@ -7,6 +7,7 @@ stream, and memory must live until then.
 import ctypes
 import threading
 import weakref
+from collections import deque
 from contextlib import suppress
 
 import numpy as np
@@ -52,7 +53,7 @@ class Device:
         self._kernels = {}
         self._lock = threading.Lock()
         self._words = iter(())
-        self.spare = []  # page-locked memory of `engine.Outbox` that is gone, and what tells whether it is still read
+        self.spare = deque()  # page-locked memory of an `engine.Outbox` that is gone, and what tells if it is in use
         with self.current(), _CapturePermitting():
             self._stream = self.new_stream()
             self._event = _new_event()
