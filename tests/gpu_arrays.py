@@ -144,6 +144,7 @@ def tensor(array, patch):
 
     patch.setattr(torch, "empty", empty_on_gpu)
     patch.setattr(torch.cuda, "current_stream", lambda ordinal: types.SimpleNamespace(cuda_stream=70 + ordinal))
+    adopt(array)
     return torch.from_numpy(array).as_subclass(tensor_class())
 
 

@@ -11,28 +11,17 @@ from fastopt.kernels.cpu import muon, tiles
 from fastopt.kernels.cpu.muon import MuonScalars, Products
 from fastopt.kernels.cpu.tiles import Tile, Tiles
 from gpu_arrays import Interface
-from running_driver import finish_all
+from gpu_twins import Twins
 
 import fastopt
 
-executed = pytest.mark.usefixtures("gpus")
 compiled = pytest.mark.skipif(
     importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda has no package for this platform"
 )
 over_dtypes = pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.full)])
 
-EVERYTHING = {
-    "global_clipnorm": 0.5,
-    "weight_decay": 0.1,
-    "use_ema": True,
-    "ema_momentum": 0.9,
-    "ema_overwrite_frequency": 2,
-}
-WINDOWS = {"clipnorm": 0.5, "gradient_accumulation_steps": 2, "use_ema": True, "weight_decay": 0.01}
-SHAPES = ((), (0,), (1,), (7, 5), (2, 3, 5), (33,), (5, 130))
 
-
-# -- steps in both places ----------------------------------------------------------------------------------------------
+# -- Adafactor's tiles on a GPU ----------------------------------------------------------------------------------------
 
 
 def drawn(shapes, dtype, number):
@@ -41,107 +30,21 @@ def drawn(shapes, dtype, number):
     return [np.array(rng.normal(size=shape), dtype) for shape in shapes]
 
 
-def strided(array):
-    """The same numbers, not side by side, in a new array."""
-    wide = np.full((*array.shape, 2), np.nan, array.dtype)
-    wide[..., 0] = array
-    return wide[..., 0]
-
-
-def state_after(make, shapes, dtype, steps, place, change=lambda k, gradients: gradients, **options):
-    """Parameters and state after so many steps, as bytes; ``place`` puts an array where the steps are done."""
-    params = drawn(shapes, dtype, 0)
-    optimizer = make()
-    optimizer.build([place(param) for param in params])
-    for k in range(1, steps + 1):
-        gradients = change(k, drawn(shapes, dtype, k))
-        optimizer.apply([None if gradient is None else place(gradient) for gradient in gradients], **options)
-    state = {name: np.asarray(value).tobytes() for name, value in optimizer.state_dict().items()}
-    finish_all()
-    return state | {f"param {k}": param.tobytes() for k, param in enumerate(params)}
-
-
-def assert_bits_are_the_cpus(make, shapes, dtype="float32", steps=2, **how):
-    """The same steps on the CPU and on the GPU."""
-    cpu = state_after(make, shapes, dtype, steps, lambda array: array, **how)
-    gpu = state_after(make, shapes, dtype, steps, Interface, **how)
-    assert [name for name in cpu if cpu[name] != gpu[name]] == []
-    assert cpu.keys() == gpu.keys()
-
-
-def every_parameter_muon(**options):
-    """Muon that takes every matrix."""
-    return fastopt.Muon(exclude_layers=[], exclude_embeddings=False, **options)
-
-
-MAKERS = {"Adafactor": fastopt.Adafactor, "Muon": every_parameter_muon}
-over_makers = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-
-
-@executed
-@over_dtypes
-@over_makers
-def test_shapes(make, dtype):
-    assert_bits_are_the_cpus(make, SHAPES, dtype)
-
-
-@executed
-@over_makers
-@pytest.mark.parametrize("options", [EVERYTHING, WINDOWS], ids=["everything", "windows"])
-def test_options(make, options):
-    shapes = ((7, 5), (3,), (2, 3, 3))
-    assert_bits_are_the_cpus(lambda: make(**options), shapes, steps=4, zero_grads=True)
-
-
-@executed
-@over_makers
-def test_strided_gradients(make):
-    shapes = ((7, 5), (3,), (2, 3, 3))
-    assert_bits_are_the_cpus(make, shapes, change=lambda k, gradients: [strided(g) for g in gradients])
-
-
-@executed
-@over_makers
-def test_gradients_of_another_dtype(make):
-    shapes = ((7, 5), (3,))
-    assert_bits_are_the_cpus(make, shapes, change=lambda k, gradients: [g.astype(np.float64) for g in gradients])
-
-
-@executed
-@pytest.mark.filterwarnings("ignore:no gradient for")
-@over_makers
-def test_parameters_without_a_gradient_are_left_alone(make):
-    def without_one(k, gradients):
-        return [None if k == 2 else gradients[0], gradients[1], None]
-
-    assert_bits_are_the_cpus(lambda: make(clipnorm=1.0), ((7, 5), (3,), (4, 4)), steps=3, change=without_one)
-
-
-@executed
-@over_makers
-def test_a_skipped_step_changes_nothing(make):
-    def with_infinity(k, gradients):
-        if k == 2:
-            gradients[0][3, 2] = np.inf
-        return gradients
-
-    def scaled():
-        return fastopt.LossScaleOptimizer(make(global_clipnorm=1.0), initial_scale=4.0)
-
-    assert_bits_are_the_cpus(scaled, ((7, 5), (3,)), steps=3, change=with_infinity)
-
-
-@executed
+@pytest.mark.usefixtures("gpus")
 @over_dtypes
 def test_adafactor_in_many_tiles(dtype, monkeypatch):
     """Bands of tiles, and rows and columns that several tiles share."""
     monkeypatch.setattr(tiles, "LEAST_ROWS", 1)
     monkeypatch.setattr(tiles, "MOST_COLUMNS", 4)
     monkeypatch.setattr(tiles, "SMALL", 0)
-    assert_bits_are_the_cpus(lambda: fastopt.Adafactor(**EVERYTHING), ((34, 5), (2, 3, 9), (9,)), dtype)
+    shapes = ((34, 5), (2, 3, 9), (9,))
+    options = {"global_clipnorm": 0.5, "weight_decay": 0.1, "use_ema": True, "ema_overwrite_frequency": 2}
+    twins = Twins(lambda: fastopt.Adafactor(**options), lambda: drawn(shapes, dtype, 0))
+    for number in (1, 2):
+        twins.step(lambda number=number: drawn(shapes, dtype, number))
 
 
-@executed
+@pytest.mark.usefixtures("gpus")
 def test_adafactor_leaves_all_counters_at_zero(monkeypatch):
     monkeypatch.setattr(tiles, "LEAST_ROWS", 1)
     monkeypatch.setattr(tiles, "SMALL", 0)

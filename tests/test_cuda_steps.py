@@ -246,7 +246,7 @@ def test_large_and_small_parameters_share_a_launch():
     run(twins_of("Lion", shapes, clipnorm=0.5), 2, shapes)
 
 
-MANY_SIZES = ((1,), (3,), (33, 7), (4095,), (4096,), (4097,), (9001,), (0,), ())
+MANY_SIZES = ((1,), (3,), (33, 7), (4095,), (4096,), (4097,), (9001,), (0,), (), (2, 3, 5), (5, 130))
 EVERYTHING = {"global_clipnorm": 1.0, "use_ema": True, "ema_momentum": 0.9, "nonfinite": "skip"}
 PLACED = {
     "plain": (as_it_is, as_it_is),
@@ -281,7 +281,7 @@ CONFIGURED = {
     "Muon": lambda: fastopt.Muon(0.01),
 }
 SKIPPING = {"AdamW, everything", "Adam, accumulation", "Adam, scaled"}
-TAKING_PART = {"AdamW, everything", "Adam, accumulation", "Lamb"}
+TAKING_PART = {"AdamW, everything", "Adam, accumulation", "Lamb", "Adafactor", "Muon"}
 """In `make test`, in float32 and with races looked for."""
 
 
@@ -340,7 +340,7 @@ def test_offsets_beyond_32_bits(gpus, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}, {"clipnorm": 0.5, "use_ema": True}])
-@pytest.mark.parametrize("name", ["Adam", "Lamb"])
+@pytest.mark.parametrize("name", ["Adam", "Lamb", "Adafactor", "Muon"])
 def test_missing_gradients(name, options):
     twins = twins_of(name, **options)
     for seed, absent in ((1, 0), (2, 1), (3, 1), (4, 2), (5, None), (6, None)):
@@ -552,7 +552,7 @@ def test_a_step_is_skipped_wherever_the_number_is(place, layout):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("name", ["Nadam", "Lamb"])
+@pytest.mark.parametrize("name", ["Nadam", "Lamb", "Adafactor", "Muon"])
 def test_skipped_steps_leave_no_trace(name, options, value):
     """Neither in the parameters, nor in state, nor in the window of an accumulation."""
     twins = twins_of(name, nonfinite="skip", **options)
