@@ -505,6 +505,13 @@ def finish_all():
         driver.finish_all()
 
 
+def keep_ptx(patch):
+    """Have the image of a program be its PTX, and be kept on disk as such."""
+    toolkit = _cuda_jit.toolkit
+    patch.setattr(_cuda_jit, "_linked", lambda ptx, capability: (ptx.encode(), ""))
+    patch.setattr(_cuda_jit, "toolkit", lambda capability: (*toolkit(capability), "as PTX"))
+
+
 def install(patch, driver):
     """Have fastopt find GPUs that a `RunningDriver` makes up. What it takes in of arrays there is adopted.
 
@@ -513,7 +520,7 @@ def install(patch, driver):
     patch : pytest.MonkeyPatch
     driver : RunningDriver
     """
-    toolkit, view = _cuda_jit.toolkit, Gpu.view
+    view = Gpu.view
 
     def adopted(place, name, array):
         found = view(place, name, array)
@@ -526,8 +533,7 @@ def install(patch, driver):
     _installed.append(driver)
     patch.setattr("cuda.bindings.driver", driver)
     patch.setattr(gpu, "_devices", {})
-    patch.setattr(_cuda_jit, "_linked", lambda ptx, capability: (ptx.encode(), ""))
-    patch.setattr(_cuda_jit, "toolkit", lambda capability: (*toolkit(capability), "as PTX"))
+    keep_ptx(patch)
     patch.setattr(muon, "_library_of", lambda plan: Products(driver, plan.work.device))
     patch.setattr(Gpu, "view", adopted)
     calls.bindings.cache_clear()

@@ -29,7 +29,7 @@ from machine_code import (
     shared_of,
 )
 from numba import cuda
-from running_driver import RunningDriver, install, remove
+from running_driver import RunningDriver, install, keep_ptx, remove
 from table import OWN, VARIANTS
 
 import fastopt
@@ -203,13 +203,14 @@ def compiled(wanted):
 
 
 def compile_anew(wanted):
-    arguments = wanted[:5]
-    ptx = _cuda_jit.cuda_ptx(*arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        keep_ptx(patch)
+        ptx = _cuda_jit.cuda_program(*wanted).image.decode()
     linked = _cuda_jit._linked(ptx, wanted.capability)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_cuda_jit, "cuda_ptx", lambda *arguments: ptx)  # once is enough
         patch.setattr(_cuda_jit, "_linked", lambda *arguments: linked)
-        resources = _cuda_jit.cuda_resources(*arguments)
+        resources = _cuda_jit.cuda_resources(*wanted[:5])
     by_code = [groups_of_cubin(linked[0], NVDISASM)] if NVDISASM else []
     return Compiled(ptx, resources, linked[0], [groups_of_ptx(ptx), *by_code])
 
