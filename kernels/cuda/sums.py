@@ -179,14 +179,13 @@ def fold(lanes, thread, team):
 @callee
 def row_sum(values, lanes, thread, team):
     """Sum of a row of float64, the bits of `reduction.row_sum`, for all threads of the team."""
-    if values.size < LANES:
-        if thread == 0:
-            total = 0.0
-            for i in range(values.size):
-                total += values[i]
-            lanes[0] = total
+    if values.size < LANES:  # one after the other, and yet all are loaded at once
+        for i in range(thread, values.size, team):
+            lanes[i] = values[i]
         barrier(team)
-        total = lanes[0]
+        total = 0.0
+        for i in range(values.size):
+            total += lanes[i]
         barrier(team)
         return total
     return lane_sum(values, lanes, thread, team)
