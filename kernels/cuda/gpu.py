@@ -53,7 +53,7 @@ class Device:
         self._kernels = {}
         self._lock = threading.Lock()
         self._words = iter(())
-        self.spare = deque()  # page-locked memory of an `outbox.Outbox` that is gone, and what tells if it is in use
+        self.spare: deque[tuple] = deque()  # page-locked memory of an `Outbox` that is gone, what tells if it is in use
         with self.current(), _CapturePermitting():
             self._stream = self.new_stream()
             self._event = _new_event()
