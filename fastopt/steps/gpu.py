@@ -104,7 +104,7 @@ class GpuSteps:
         others = self._gradients.streams_to_wait_for
         self._before_step(setting, scaling, stream, others)
         closing = self._tell(setting, stream)
-        with self._counted(closing, stream, others), self._device.current():
+        with self._device.current(), self._counted(closing, stream, others):
             for plan in self._plans:
                 plan.work.found.put(self._counts.calls, stream)
             if self._measures(nonfinite, closing):

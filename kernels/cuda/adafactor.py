@@ -29,21 +29,29 @@ from ..cpu.adafactor import (
     root_of,
     row_mean,
     row_root,
-    size_factor,
-    square,
     update_of,
 )
 from ..cpu.reduction import LANES as SUM_LANES
 from ..cpu.tiles import BAND, Tile, Tiles, bands_of, slots_in_memory_order
-from ..layout import ACCUMULATED, ACCUMULATOR, ADDRESS, AVERAGE, AVERAGED, EXTRA, PARAM, SLOTS, ZERO, Control
-from ..maths import constant
+from ..layout import ACCUMULATED, ADDRESS, AVERAGE, AVERAGED, EXTRA, PARAM, SLOTS, ZERO, Control
+from .adafactor_terms import (
+    ColumnSquares,
+    RowSquares,
+    UpdateSquares,
+    Velocities,
+    accumulated_at,
+    clipped_of,
+    how_of,
+    is_aligned,
+    source_of,
+)
 from .engine import Elementwise, kernel
 from .finish import finish, is_last
-from .gradient import clear, gradient_of, is_plain, numbers_of
-from .lanes import ACCUMULATES, LANES, VECTOR, cast, first_of, in_lanes, one, size_of, wide
-from .step import Chunk, averaged, chunks_of, clipped, factor_of, no_update
-from .sums import TERMS, Terms, lane_sum, no_terms, row_sum, sum_terms, together_of, with_term, with_terms
-from .tables import LAST, MICRO, control_of, device_tables_at, program_of, rule_scalars_of
+from .gradient import clear, numbers_of
+from .lanes import ACCUMULATES, LANES, in_lanes, one, size_of, wide
+from .step import Chunk, averaged, chunks_of, no_update
+from .sums import lane_sum, no_terms, row_sum, sum_terms, together_of, with_term, with_terms
+from .tables import LAST, MICRO, device_tables_at, program_of, rule_scalars_of
 from .threads import TEAM, block_barrier
 
 # Replaced in each specialisation.
@@ -52,177 +60,6 @@ SCALARS = Control
 WARPS = 4
 QUANTITIES = 2
 SCRATCH = WARPS * QUANTITIES * SUM_LANES
-
-
-class Source(NamedTuple):
-    """Where the gradient of a tile comes from, and how it is clipped."""
-
-    gradient: Any
-    accumulator: Any  # address
-    options: Any
-    control: Any
-    factor: Any
-
-
-@callee
-def _source_of(t, program, k, tile, dtype):
-    accumulator = t.common.addresses[ACCUMULATOR, tile.segment]
-    factor = factor_of(t, program, tile.segment, dtype)
-    return Source(
-        gradient_of(t.common, t.layouts, tile.segment), accumulator, program.options, control_of(t, program, k), factor
-    )
-
-
-@callee
-def _accumulated(source, i, like, how):
-    """Elements of the accumulator; zeros where it holds nothing."""
-    return numbers_at(source.accumulator + i * size_of(like), like) if how & ACCUMULATES else like
-
-
-@callee
-def _how(source):
-    return ACCUMULATES if source.options & ACCUMULATED else 0
-
-
-@callee
-def _clipped(source, grad, accumulated):
-    return clipped(grad, accumulated, source.options, source.control, source.factor)
-
-
-@callee
-def _is_aligned(source, addresses, elements, like):
-    """Whether the widest loads can begin at these addresses, and at multiples of so many elements of the gradient."""
-    bytes_of = elements * size_of(like)
-    gradient = source.gradient
-    return is_plain(gradient) and (addresses | gradient.address | source.accumulator | bytes_of) % VECTOR == 0
-
-
-class RowSquares(NamedTuple):
-    """Squares of a row of the gradient, and of the decayed parameter."""
-
-    source: Any
-    scalars: Any
-    param: Any  # address of the segment's
-    first: Any  # element of the segment
-    aligned: Any
-    sums: Any  # two
-
-
-@callee
-def _terms(work, i, columns):
-    return transposed(in_lanes(work, transposed(columns)))
-
-
-@callee
-def _load_row(work, i, like, how):
-    element = work.first + i
-    grads = numbers_of(work.source.gradient, element, like, 0)
-    params = numbers_at(work.param + element * size_of(like), like)
-    return params, grads, _accumulated(work.source, element, like, how)
-
-
-@callee
-def _row_square(work, numbers):
-    param, grad, accumulated = numbers
-    q = square(_clipped(work.source, grad, accumulated), work.scalars)
-    p = np.float64(param * size_factor(work.source.control, work.scalars))
-    return p * p, np.float64(q)
-
-
-TERMS[RowSquares], LANES[RowSquares] = Terms(_load_row, _terms, together=2), _row_square
-
-
-class ColumnSquares(NamedTuple):
-    """Squares of neighbours in a row of the gradient."""
-
-    source: Any
-    scalars: Any
-    sums: Any  # one
-
-
-@callee
-def _load_column(work, i, like, how):
-    return numbers_of(work.source.gradient, i, like, 0), _accumulated(work.source, i, like, how)
-
-
-@callee
-def _column_square(work, numbers):
-    return (np.float64(square(_clipped(work.source, numbers[0], numbers[1]), work.scalars)),)
-
-
-TERMS[ColumnSquares], LANES[ColumnSquares] = Terms(_load_column, _terms, together=4), _column_square
-
-
-class Velocities(NamedTuple):
-    """New velocities of a chunk of a vector; squares of the decayed parameter and of the update."""
-
-    source: Any
-    scalars: Any
-    param: Any  # address of the segment's
-    velocity: Any
-    first: Any
-    aligned: Any
-    sums: Any  # two
-
-
-@callee
-def _load_vector(work, i, like, how):
-    element = work.first + i
-    byte = element * size_of(like)
-    grads = numbers_of(work.source.gradient, element, like, 0)
-    params, velocities = numbers_at(work.param + byte, like), numbers_at(work.velocity + byte, like)
-    return params, grads, _accumulated(work.source, element, like, how), velocities
-
-
-@callee
-def _velocities(work, i, columns):
-    like = columns[0]
-    columns = transposed(in_lanes(work, transposed(columns)))
-    put_numbers(work.velocity + (work.first + i) * size_of(like), cast(columns[2], like[0]))
-    return first_of(columns, work.sums)
-
-
-@callee
-def _velocity(work, numbers):
-    param, grad, accumulated, velocity = numbers
-    g = _clipped(work.source, grad, accumulated)
-    v = followed(velocity, square(g, work.scalars), work.scalars)
-    u = np.float64(update_of(g, constant(1, g), v, work.scalars))
-    p = np.float64(param * size_factor(work.source.control, work.scalars))
-    return p * p, u * u, np.float64(v)
-
-
-TERMS[Velocities], LANES[Velocities] = Terms(_load_vector, _velocities, together=1), _velocity
-
-
-class UpdateSquares(NamedTuple):
-    """Squares of the update of a row."""
-
-    source: Any
-    scalars: Any
-    column: Any  # address of the column slot, at the row's first element
-    root: Any
-    first: Any
-    aligned: Any
-    sums: Any  # one
-
-
-@callee
-def _load_update(work, i, like, how):
-    element = work.first + i
-    grads = numbers_of(work.source.gradient, element, like, 0)
-    columns = numbers_at(work.column + i * size_of(like), like)
-    return grads, _accumulated(work.source, element, like, how), columns
-
-
-@callee
-def _update_square(work, numbers):
-    grad, accumulated, column = numbers
-    u = np.float64(update_of(_clipped(work.source, grad, accumulated), work.root, column, work.scalars))
-    return (u * u,)
-
-
-TERMS[UpdateSquares], LANES[UpdateSquares] = Terms(_load_update, _terms, together=2), _update_square
 
 
 def sums(handle, options):
@@ -252,7 +89,7 @@ def _sum_tile(handle, options, k, lanes, totals, flags, member, members, scalars
     tile = scalars_at(Tile, t.common.chunks, k, 0)
     if _is_idle(t, program, tile):
         return
-    s, source = rule_scalars_of(t, program, k, scalars), _source_of(t, program, k, tile, dtype)
+    s, source = rule_scalars_of(t, program, k, scalars), source_of(t, program, k, tile, dtype)
     if tile.rows:
         _sum_rows(t, tile, source, s, lanes, totals, member, members, dtype)
         _sum_columns(t, tile, source, s, member, members, dtype)
@@ -278,9 +115,9 @@ def _sum_sizes(t, tile, k, row, lanes, member, dtype):
 @callee
 def _sum_vector(t, tile, k, source, s, lanes, thread, dtype):
     param, velocity = t.common.addresses[PARAM, tile.segment], t.common.addresses[VELOCITY, tile.segment]
-    aligned = _is_aligned(source, param | velocity, tile.offset, one(dtype))
+    aligned = is_aligned(source, param | velocity, tile.offset, one(dtype))
     work = Velocities(source, s, param, velocity, tile.offset, aligned, (0, 0))
-    sum_terms(work, _how(source), tile.length, lanes, thread, t.common.sums, k, dtype)
+    sum_terms(work, how_of(source), tile.length, lanes, thread, t.common.sums, k, dtype)
 
 
 @callee
@@ -291,8 +128,8 @@ def _sum_rows(t, tile, source, s, lanes, totals, member, members, dtype):
     r = warp
     while r < parts.row_sums.size:
         first = tile.offset + r * tile.width
-        work = RowSquares(source, s, param, first, _is_aligned(source, param, first, one(dtype)), (0, 0))
-        sum_terms(work, _how(source), tile.columns, lanes, thread, totals, warp, dtype)
+        work = RowSquares(source, s, param, first, is_aligned(source, param, first, one(dtype)), (0, 0))
+        sum_terms(work, how_of(source), tile.columns, lanes, thread, totals, warp, dtype)
         if thread == 0:
             parts.row_sizes[r], parts.row_sums[r] = totals[0, warp], totals[1, warp]
         r += members // TEAM
@@ -302,8 +139,8 @@ def _sum_rows(t, tile, source, s, lanes, totals, member, members, dtype):
 def _sum_columns(t, tile, source, s, thread, threads, dtype):
     """A thread a column, or as many as one load brings."""
     work, sums = ColumnSquares(source, s, (0,)), parts_of(t.common, tile, dtype).column_sums
-    many, how = wide(dtype), _how(source)
-    if tile.columns % len(many) or not _is_aligned(source, 0, tile.offset | tile.width, many):
+    many, how = wide(dtype), how_of(source)
+    if tile.columns % len(many) or not is_aligned(source, 0, tile.offset | tile.width, many):
         _sum_columns_by(sums, tile, work, one(dtype), how, thread, threads)
     elif how:
         _sum_columns_by(sums, tile, work, many, ACCUMULATES, thread, threads)
@@ -445,7 +282,7 @@ def _size_tile(handle, options, k, lanes, totals, flags, member, members, scalar
     tile = scalars_at(Tile, t.common.chunks, k, 0)
     if tile.rows == 0 or _is_idle(t, program, tile):
         return
-    s, source = rule_scalars_of(t, program, k, scalars), _source_of(t, program, k, tile, dtype)
+    s, source = rule_scalars_of(t, program, k, scalars), source_of(t, program, k, tile, dtype)
     _sum_updates(t, tile, s, source, lanes, totals, member, members, dtype)
     _sum_sizes(t, tile, k, UPDATES, lanes, member, dtype)
     if _is_last(t, tile.segment, tile.end_tile - tile.first_tile, flags, member):
@@ -459,9 +296,9 @@ def _sum_updates(t, tile, s, source, lanes, totals, member, members, dtype):
     r = warp
     while r < parts.rows.size:
         first, column = tile.offset + r * tile.width, _column_at(t, tile, r, dtype)
-        aligned = _is_aligned(source, column, first, one(dtype))
+        aligned = is_aligned(source, column, first, one(dtype))
         work = UpdateSquares(source, s, column, _root_of_row(parts, tile, r, dtype), first, aligned, (0,))
-        sum_terms(work, _how(source), tile.columns, lanes, thread, totals, warp, dtype)
+        sum_terms(work, how_of(source), tile.columns, lanes, thread, totals, warp, dtype)
         if thread == 0:
             parts.row_sizes[r] = totals[0, warp]
         r += members // TEAM
@@ -497,7 +334,7 @@ class Move(NamedTuple):
 def _moved(work, numbers):
     """Make param and average of param, grad, average, accumulated, column."""
     source, (param, grad, average, accumulated, column) = work.source, numbers
-    u = update_of(_clipped(source, grad, accumulated), work.root, column, work.scalars)
+    u = update_of(clipped_of(source, grad, accumulated), work.root, column, work.scalars)
     return averaged(moved(param, u, work.length, source.control.decay), average, source.options, source.control)
 
 
@@ -532,7 +369,7 @@ def _update_tile(handle, options, k, thread, threads, scalars, dtype):
 @callee
 def _update_row(t, program, k, tile, r, size, thread, threads, scalars, dtype):
     """The step of one row of a tile, or of the chunk of a vector."""
-    first, source = tile.offset + r * tile.width, _source_of(t, program, k, tile, dtype)
+    first, source = tile.offset + r * tile.width, source_of(t, program, k, tile, dtype)
     if _is_idle(t, program, tile):
         chunk = Chunk(tile.segment, first, size, source.gradient)
         no_update(t, program, k, chunk, thread, threads, dtype)
@@ -552,7 +389,7 @@ def _update_row(t, program, k, tile, r, size, thread, threads, scalars, dtype):
 def _move(work, thread, threads, dtype):
     """Vectors as far as they go, then single elements."""
     many, single = wide(dtype), one(dtype)
-    aligned = _is_aligned(work.source, work.param | work.average | work.column, work.first, single)
+    aligned = is_aligned(work.source, work.param | work.average | work.column, work.first, single)
     whole = work.size - work.size % len(many) if aligned else 0
     i = thread * len(many)
     while i < whole:
@@ -573,7 +410,7 @@ def _move_at(work, i, like):
     params, columns = numbers_at(work.param + byte, like), numbers_at(work.column + i * size_of(like), like)
     if source.options & AVERAGED:
         average = numbers_at(work.average + byte, like)
-    streams = (params, grads, average, _accumulated(source, element, like, _how(source)), columns)
+    streams = (params, grads, average, accumulated_at(source, element, like, how_of(source)), columns)
     params, average = transposed(in_lanes(work, transposed(streams)))
     put_numbers(work.param + byte, params)
     if source.options & AVERAGED:

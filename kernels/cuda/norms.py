@@ -14,8 +14,8 @@ from ..layout import ACCUMULATOR, CLIP, SEGMENT
 from .finish import is_last
 from .gradient import is_plain, numbers_of
 from .lanes import ACCUMULATES, APART, LANES, VECTOR, in_lanes, size_of
-from .step import chunk_of, chunks_of, how_to_load, unscaled
-from .sums import TERMS, Terms, row_sum, segment_is_done, start_of, sum_terms
+from .step import chunk_of, chunks_of, unscaled
+from .sums import TERMS, Terms, how_to_load, row_sum, segment_is_done, start_of, sum_terms
 from .tables import BLOCKS, CHECKED, FACTOR, MEASURED, NORM, PLANS, STOPPED, control_of, device_tables_at, program_of
 from .threads import TEAM, barrier, block_barrier
 

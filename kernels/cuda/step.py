@@ -33,7 +33,6 @@ from ..registry import second_phase, update
 from .finish import finish
 from .gradient import clear, gradient_of, is_plain, numbers_of
 from .lanes import (
-    ACCUMULATES,
     APART,
     LANES,
     VECTOR,
@@ -160,14 +159,6 @@ def _update_from(arrays, slots, gradient, start, end, like, work, thread, thread
     while i < end:
         _update_at(arrays, slots, gradient, i, like, work, how)
         i += threads * len(like)
-
-
-@callee
-def how_to_load(options, foreign):
-    """Bits for `Terms.load`, by the options and by the `union` of addresses of arrays that are not our own."""
-    if options & ACCUMULATED:
-        return ACCUMULATES
-    return APART if foreign % VECTOR else 0
 
 
 @callee

@@ -13,8 +13,9 @@ from numba.extending import overload
 from ..compile._jit import FLAGS, callee
 from ..compile.tuples import added
 from ..cpu.reduction import LANES
+from ..layout import ACCUMULATED
 from .finish import is_last
-from .lanes import ACCUMULATES, APART, one, wide
+from .lanes import ACCUMULATES, APART, VECTOR, one, wide
 from .threads import TEAM, barrier
 
 
@@ -104,6 +105,14 @@ def _with_terms(total, work, i, step, like, how):
 def with_term(total, work, i, like, how):
     """A total, and the terms from ``i`` on."""
     return added(total, terms_of(work, i, load_of(work, i, like, how)))
+
+
+@callee
+def how_to_load(options, foreign):
+    """Bits for `Terms.load`, by the options and by the `union` of addresses of arrays that are not our own."""
+    if options & ACCUMULATED:
+        return ACCUMULATES
+    return APART if foreign % VECTOR else 0
 
 
 @callee

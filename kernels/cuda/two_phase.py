@@ -30,8 +30,8 @@ from .lanes import (
     store_each,
     union,
 )
-from .step import chunk_of, chunks_of, clipped, factor_of, how_to_load, no_update, update_chunk
-from .sums import TERMS, Terms, elements_of, row_sum, segment_is_done, start_of, sum_terms
+from .step import chunk_of, chunks_of, clipped, factor_of, no_update, update_chunk
+from .sums import TERMS, Terms, elements_of, how_to_load, row_sum, segment_is_done, start_of, sum_terms
 from .tables import MICRO, control_of, device_tables_at, program_of, rule_scalars_of
 from .threads import TEAM
 

@@ -244,10 +244,9 @@ def _open_barriers(launch, frames, ready):
     for first in range(0, len(frames), launch.threads):
         before = count
         count = _open_block(launch, frames, first, ready, count)
-        for warp in range(first, first + launch.threads, WARP):
-            if count == before:
+        if count == before:
+            for warp in range(first, first + launch.threads, WARP):
                 count = _open_warp(launch, frames, warp, ready, count)
-                before = count
     return count
 
 
