@@ -295,7 +295,7 @@ IN_FLIGHT = {
     "adafactor.sums": (24, 24),
     "adafactor.sizes": (24, 24),
     "adafactor.update": (18, 18),
-    "muon.momentum": (20, 30),
+    "muon.momentum": (24, 36),
     "muon.divisors": (28, 14),
     "muon.update": (40, 40),
 }
