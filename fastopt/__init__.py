@@ -17,6 +17,7 @@ from .graphs import capture
 from .kernels.cpu.launch import get_num_threads, set_num_threads
 from .optimizer import Optimizer
 from .optimizers import *  # noqa: F403
+from .row_gradient import RowGradient
 
 if TYPE_CHECKING:
     from . import activations, callbacks, losses
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FlatBuffer",
     "Optimizer",
+    "RowGradient",
     "activations",
     "callbacks",
     "capture",

@@ -96,6 +96,7 @@ class Averages:
 
     def _load_averages(self) -> None:
         for plan in self._plans:
+            plan.follow_averages()
             for parameter, average in zip(plan.parameters, plan.slots[AVERAGE_SLOT], strict=True):
                 self._place.copy(parameter.array, average)
 

@@ -190,6 +190,9 @@ class Optimizer(Averages, Decay, Prepared, Saved, Declared):
     def slots(self) -> dict[str, list[Array | None]]:
         """State arrays by slot name: for each parameter, in order, a live view; None where it has none.
 
+        Averages follow, at a step with a `RowGradient`, in the rows that it names; those of all other rows do when they
+        are read here.
+
         Raises
         ------
         RuntimeError
@@ -198,6 +201,7 @@ class Optimizer(Averages, Decay, Prepared, Saved, Declared):
         self._require_built("slots")
         found: dict[str, list[Array | None]] = {}
         for plan in self._plans:
+            plan.follow_averages()
             for name, arrays in plan.slots.items():
                 row = found.setdefault(name, [None] * len(self._parameters))
                 for k, array in zip(plan.indices, arrays, strict=True):

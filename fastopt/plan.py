@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +13,9 @@ import numpy as np
 from .device import AnyArray, engine
 from .flat import aligned_offsets
 from .kernels.cpu.engines import contiguous_chunks
-from .kernels.cpu.launch import Work, kernel, launch
+from .kernels.cpu.launch import Work, kernel, launch, run
 from .kernels.cpu.loops import step
+from .kernels.cpu.row_tables import Rows
 from .kernels.layout import ACCUMULATOR, AVERAGE, CHUNK, DIRECT, PARAM, SLOTS, Control
 from .kernels.registry import RULES, Slot
 from .parameters import Array, Parameter
@@ -198,6 +199,33 @@ class Plan:
         """Point the work's segments at the gradients that the optimizer has read."""
         if not self.shares_gradients:
             np.take(self._all_gradients, self.indices, axis=1, out=self.work.gradients)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether gradients were there for some rows only at the last step."""
+        return self.engine.rows is not None and bool(self.engine.rows.segments)
+
+    def follow_averages(self) -> None:
+        """Have averages follow the steps that left rows alone."""
+        if not self.place.on_gpu and self.engine.rows is not None:
+            run(self.engine.rows.following(), self.engine.on_threads)
+
+    def take_rows(self, rows: Mapping[int, Rows]) -> None:
+        """Take the gradients that are there for some rows only, by number of the optimizer's parameter; on the host.
+
+        Raises
+        ------
+        TypeError
+            If the rule needs whole gradients.
+        """
+        own = {k: rows[index] for k, index in enumerate(self.indices.tolist()) if index in rows} if rows else {}
+        if own and self.engine.row_step is None:
+            path, rule = self.parameters[next(iter(own))].path, RULES[self.scalars].name
+            raise TypeError(
+                f"gradient {path}: the rule {rule} needs whole gradients: pass RowGradient.to_dense(shape), or choose "
+                "an elementwise optimizer for it"
+            )
+        self.engine.take_rows(own)
 
 
 _EXTRA_ROWS = {AVERAGE: AVERAGE_SLOT, ACCUMULATOR: ACCUMULATOR_SLOT}

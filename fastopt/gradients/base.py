@@ -14,6 +14,7 @@ from ..device import HOST, AnyArray, Array, is_array
 from ..device.strides import same_strides
 from ..flat import FlatBuffer, flatten, is_plain, match
 from ..kernels.cpu.repeated_step import RepeatedStep
+from ..kernels.cpu.row_tables import Rows
 from ..kernels.layout import ADDRESS, DIRECT, FIRST_RECORD, FLOAT32, FLOAT64, LAYOUT
 from ..parameters import Parameter
 
@@ -41,6 +42,8 @@ class BaseGradients:
         Address of each gradient (0: none) and start of its record in ``layouts``.
     layouts : int64 array
         What copies gradients that cannot be read as they lie, and records of these.
+    rows : dict of int to Rows
+        Gradients of the last `read` that are there for some rows only, by parameter; they have no address in the table.
     refuses_missing : bool
         Whether a gradient of None is an error rather than a warning.
     streams_to_wait_for : list of int
@@ -68,6 +71,7 @@ class BaseGradients:
         self._starts = ends - room
         self.layouts = np.zeros(FIRST_RECORD + int(room.sum()), np.int64)
         self._occupied = self._merged_ranges()
+        self.rows: dict[int, Rows] = {}
         self.refuses_missing = False
         self.streams_to_wait_for: list[int] = []
         self._held: Any = ()
@@ -121,6 +125,7 @@ class BaseGradients:
     def release(self) -> None:
         """Let go of the gradients, once the step has used them."""
         self._held = ()
+        self.rows = {}
         self._staged.clear()
 
     @property
@@ -233,11 +238,14 @@ class BaseGradients:
             return
         if same:
             raise ValueError(f"gradient {parameter.path}: is the parameter itself, and zero_grads would erase it")
-        for state in self._state:
-            if place.shares_memory(grad, state):
-                raise ValueError(
-                    f"gradient {parameter.path}: overlaps a parameter or the optimizer's own state: pass a copy"
-                )
+        self._check_apart(f"gradient {parameter.path}", grad)
+
+    def _check_apart(self, name: str, grad: AnyArray) -> None:
+        """Refuse an array that shares memory with what a step writes to."""
+        if self._is_occupied(*self._place.byte_range(grad)) and any(
+            self._place.shares_memory(grad, state) for state in self._state
+        ):
+            raise ValueError(f"{name}: overlaps a parameter or the optimizer's own state: pass a copy")
 
     def _forget(self, zero: bool) -> None:
         """Examine every gradient anew, as one that is to be zeroed or not."""

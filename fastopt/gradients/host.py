@@ -16,7 +16,9 @@ from ..kernels.cpu.repeated_step import RepeatedStep
 from ..kernels.cpu.staging import gather_address
 from ..kernels.layout import ADDRESS, DIRECT, GATHER, LAYOUT, STAGED, ZERO
 from ..parameters import Parameter
+from ..row_gradient import RowGradient
 from .base import ABSENT, BaseGradients, check_gradient
+from .rows import find_rows
 
 _ALL = "gradient of all parameters"
 
@@ -150,10 +152,32 @@ class Gradients(HostGradients):
             for k, (leaf, parameter) in enumerate(zip(leaves, self.parameters, strict=True))
             if leaf is not None and leaf is not ABSENT and (parameter.trainable or zero)
         ]
+        by_rows = [k for k in wanted if isinstance(leaves[k], RowGradient)]
+        if by_rows:
+            wanted = sorted({*wanted}.difference(by_rows))
         for k in wanted:
             if type(leaves[k]) is not np.ndarray:
                 leaves[k] = self._as_array(k, leaves[k], zero)
-        return self._read_each(leaves, wanted, zero)
+        options = self._read_each(leaves, wanted, zero)
+        return self._read_rows(leaves, by_rows, options) if by_rows else options
+
+    def _read_rows(self, leaves: list[Any], numbers: list[int], options: int) -> int:
+        """Read the gradients with these numbers, which are there for some rows; returns the options of all."""
+        for k in numbers:
+            name, parameter = f"gradient {self._paths[k]}", self.parameters[k]
+            indices, values = (_in_numpy(f"{name}: {what}", getattr(leaves[k], what)) for what in RowGradient.__slots__)
+            rows = find_rows(parameter, self._place.view(name, indices), self._place.view(name, values))
+            self._check_apart(name, rows.held[1])
+            if self._zeroes and not values.flags.writeable:
+                raise ValueError(f"{name}: its values are read-only, so zero_grads cannot zero them")
+            if parameter.trainable:
+                self.rows[k] = rows
+            leaves[k] = values
+        if not self._zeroes:
+            return options
+        # After all kernels: they may read what others would zero.
+        self._staged = [leaf for leaf in leaves if leaf is not None and leaf is not ABSENT]
+        return options & ~ZERO
 
     def _are_read(self, grads: tuple[Any, ...], zero: bool) -> bool:
         """Whether all gradients lie as their parameters do, and have been read."""
@@ -170,7 +194,7 @@ class Gradients(HostGradients):
     def zero_all(self, grads: Any) -> None:
         """See `BaseGradients.zero_all`."""
         for leaf in flatten(_in_numpy(_ALL, grads))[1]:
-            array = _in_numpy("gradient", leaf)
+            array = _in_numpy("gradient", leaf.values if isinstance(leaf, RowGradient) else leaf)
             if isinstance(array, np.ndarray):
                 self._place.fill(self._place.view("gradient", array), 0)
 

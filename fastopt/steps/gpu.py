@@ -205,8 +205,7 @@ class GpuSteps:
         self._mark(stream)
         if self._read().stopped:
             self._shared.forget_step()
-            sums = [plan.work.read_sums() for plan in self._plans]
-            raise FloatingPointError(nonfinite_message(self._plans, sums))
+            raise FloatingPointError(nonfinite_message(self._plans, [plan.work.nonfinite() for plan in self._plans]))
 
     # -- programs ---------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ class HostSteps:
     """
 
     def __init__(self, plans: list[Plan], gradients: BaseGradients, scalars: Scalars) -> None:
-        self._plans, self._scalars = plans, scalars
+        self._plans, self._gradients, self._scalars = plans, gradients, scalars
         self._clipped = False  # whether the last step left clipping factors behind
         for plan in plans:
             plan.connect_on_host(gradients.table, gradients.layouts)
@@ -49,6 +49,12 @@ class HostSteps:
         options |= decision.options
         for plan in self._apart:
             plan.take_gradients()
+        take_rows(self._plans, self._gradients)
+        if self._gradients.rows and decision.window > 1:
+            raise ValueError(
+                "a RowGradient cannot be accumulated (gradient_accumulation_steps): join the indices and the values of "
+                "several batches in one RowGradient"
+            )
         scalars.write(unscale, decision)
         counts.skipped = counts.has_norm = False
         norm = None
@@ -90,8 +96,7 @@ class HostSteps:
         """
         found = [plan.engine.norms(options & (ACCUMULATED | STAGED)) for plan in self._plans]
         if nonfinite != "propagate" and not all(finite for _, finite in found):
-            sums = [plan.work.sums for plan in self._plans]
-            return _refuse(nonfinite, nonfinite_message(self._plans, sums))
+            return _refuse(nonfinite, nonfinite_message(self._plans, [each.engine.nonfinite() for each in self._plans]))
         if not decision.closing:
             return True, None
         norm = math.sqrt(sum(squares for squares, _ in found))
@@ -114,6 +119,12 @@ class HostSteps:
             plan.engine.clip_all(factor)
 
 
+def take_rows(plans: list[Plan], gradients: BaseGradients) -> None:
+    """Give plans what `gradients` has read for some rows only; see `Plan.take_rows`."""
+    for plan in plans:
+        plan.take_rows(gradients.rows)
+
+
 def run(plans: list[Plan], calls: Sequence[Call]) -> None:
     """Call what a step consists of, the plans' kernels among it, as one."""
     on_threads = uses_numpy = False
@@ -133,13 +144,9 @@ def _refuse(nonfinite: str, message: str) -> tuple[bool, None]:
 OVERFLOW = "the gradients' norm overflows; nothing was updated"
 
 
-def nonfinite_message(plans: list[Plan], sums: list[np.ndarray]) -> str:
-    """Say what is wrong with gradients that are not finite, by what the norms found; name the first of them.
-
-    ``sums`` are the sums of each plan's chunks, [terms, chunks].
-    """
-    for plan, found in zip(plans, sums, strict=True):
-        bad = plan.work.chunks[np.isnan(found[1]), 0]
-        if len(bad):
-            return f"gradient {plan.parameters[bad[0]].path} is not finite; nothing was updated"
+def nonfinite_message(plans: list[Plan], segments: list[int | None]) -> str:
+    """Say what is wrong with gradients that are not finite: a segment of each plan has such a one, None: none has."""
+    for plan, segment in zip(plans, segments, strict=True):
+        if segment is not None:
+            return f"gradient {plan.parameters[segment].path} is not finite; nothing was updated"
     return OVERFLOW

@@ -14,7 +14,7 @@ from ..kernels.locks import Lock
 from ..plan import Plan
 from ..scalars import Scalars
 from .alone import alone, refuse_while
-from .host import run
+from .host import run, take_rows
 
 
 class RepeatedSteps:
@@ -122,12 +122,16 @@ class RepeatedSteps:
             options = gradients.read(grads, False) | self._options
             for plan in self._apart:
                 plan.take_gradients()
+            take_rows(self._plans, gradients)
             if not (self._fills or scalars.keeps):
                 scalars.refill(update)
             kernels = [each for plan in self._plans for each in plan.engine.calls(options)]
             counted = counts.counting(update, counts.calls + 1)
             run(self._plans, [*kernels, *scalars.advancing(update), counted, *ends])
-            self._let_steps_begin(True)
+            if gradients.rows:
+                self.forget()
+            else:
+                self._let_steps_begin(True)
         finally:
             gradients.release()
 
@@ -151,7 +155,7 @@ class RepeatedSteps:
         if values != self._known:
             self._known, self._may_be_alike = values, None
             return
-        if scalars.counts.updates <= 1 or scalars.counts.skipped:
+        if scalars.counts.updates <= 1 or scalars.counts.skipped or any(plan.has_rows for plan in self._plans):
             return
         if self._may_be_alike is None:
             self._may_be_alike = scalars.are_settled(values) and self._can_repeat()

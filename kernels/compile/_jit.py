@@ -66,7 +66,7 @@ def specialise(kernel, name, signature, bindings, *, parallel=False, nogil=True,
     clone = clone_of(kernel, name, bindings)
     if is_interpreted():
         return Interpreted(clone, signature)
-    path = cache_path(clone.__name__, key, signature, parallel)
+    path = cache_path(clone.__name__, key, signature, parallel, clone.__module__)
     flags = {"nogil": nogil, "parallel": parallel, **FLAGS}
     return aside(_compiled, clone, signature, flags, path, says=notice_of(clone.__name__, path))
 

@@ -515,6 +515,8 @@ def moved(param, update, length, decay):
 class Factored(Elementwise):
     """Adafactor's step: three launches, on a tile table of its own."""
 
+    row_step = None
+
     def __init__(self, plan):
         super().__init__(plan)
         common, tiles = self.work, Tiles(plan)

@@ -9,9 +9,10 @@ from functools import partial
 
 import numpy as np
 
-from ..layout import CLIP
+from ..layout import ADDRESS, CLIP, SEGMENT
 from ..registry import RULES
-from . import launch, loops, threads
+from . import launch, loops, row_gradients, threads
+from .row_engine import RowEngine
 
 
 class Elementwise:
@@ -27,25 +28,52 @@ class Elementwise:
         Whether NumPy's functions are among the calls, so that they may warn.
     reads_tables : bool
         Whether `calls` reads gradients and scalars, so that the tables must be filled before.
+    row_step : function or None
+        The kernel for rows of a parameter; None: the rule needs whole gradients.
+    rows : RowEngine or None
+        What steps parameters with gradients for some rows, once there has been one.
     """
 
     alone = None
     uses_numpy = False
     reads_tables = False
+    row_step = staticmethod(row_gradients.step_rows)
+    rows = None
 
     def __init__(self, plan):
-        self.work = plan.work
+        self.work = self._whole = plan.work
+        self._groups = plan.rows
         self.dtype = plan.work.table.dtype
         self.on_threads = not launch.is_serial(plan.work)
-        self._compile(plan.scalars, len(plan.rule_slots))
+        self._rule = plan.scalars, len(plan.rule_slots)
+        self._compile(*self._rule)
 
     def _compile(self, scalars, slots):
         self._step = launch.kernel(loops.step, scalars, slots, self.dtype)
         self.alone = None if self.on_threads else self._step
 
+    def take_rows(self, gradients):
+        """Take the gradients of a step that are there for some rows only: `row_tables.Rows` by segment.
+
+        The others are in the work's tables, where these have no address.
+        """
+        if self.rows is None:
+            if not gradients:
+                return
+            self.rows = RowEngine(self.work, self._groups, self.row_step, *self._rule)
+        if tuple(gradients) != self.rows.segments:
+            self._whole = self.work.without(gradients) if gradients else self.work
+        self.rows.take(gradients)
+
     def calls(self, options):
         """Return what does the step that the tables describe: C functions without arguments, to be called in order."""
-        return [launch.call(self._step, self.work, options)]
+        if self.rows is None:
+            return self._calls_for_whole(options)
+        whole = np.flatnonzero(self.work.gradients[ADDRESS]).tolist()
+        return [*self.rows.following(whole), *self._calls_for_whole(options), *self.rows.calls(options)]
+
+    def _calls_for_whole(self, options):
+        return [launch.call(self._step, self._whole, options)]
 
     def accumulating(self, options):
         """Return what adds the gradients to the accumulators, as of `calls`."""
@@ -57,8 +85,19 @@ class Elementwise:
 
     def norms(self, options):
         """Sum of the squares of all gradients, and whether they are finite: one launch that reads the gradients."""
-        launch.launch(launch.kernel(loops.norms, None, 0, self.dtype), self.work, options)
-        return launch.serial_function(loops.total, 0, None, 0, self.dtype)(self.work.handle)
+        launch.launch(launch.kernel(loops.norms, None, 0, self.dtype), self._whole, options)
+        squares, finite = launch.serial_function(loops.total, 0, None, 0, self.dtype)(self._whole.handle)
+        if self.rows is None or not self.rows.segments:
+            return squares, finite
+        of_rows, all_finite = self.rows.norms()
+        return squares + of_rows, finite and all_finite
+
+    def nonfinite(self):
+        """Return a segment whose gradient is not finite, by what `norms` found; None if there is none."""
+        found = first_nonfinite(self._whole.chunks, self._whole.sums)
+        if found is None and self.rows is not None and self.rows.segments:
+            return self.rows.nonfinite()
+        return found
 
     def clip_all(self, factor):
         """Have the next step multiply every gradient by ``factor``."""
@@ -67,7 +106,9 @@ class Elementwise:
     def clip_each(self, clipnorm):
         """Have the next step limit each parameter's gradient to the norm ``clipnorm``; after `norms`."""
         clip_each = launch.serial_function(loops.clip_each, 1, None, 0, self.dtype)
-        clip_each(self.work.handle, clipnorm)
+        clip_each(self._whole.handle, clipnorm)
+        if self.rows is not None and self.rows.segments:
+            self.rows.clip_each(clipnorm)
 
     def prepare(self, *, norms=True, clip_each=True, accumulate=True):
         """Compile, or load, what steps will need on top of the rule itself."""
@@ -85,6 +126,8 @@ class Elementwise:
 class TwoPhase(Elementwise):
     """A rule with sums over each parameter between two elementwise phases: two launches."""
 
+    row_step = None
+
     def _compile(self, scalars, slots):
         self._first = launch.kernel(loops.phase_one, scalars, slots, self.dtype)
         self._between = launch.serial_function(loops.between, 0, scalars, slots, self.dtype)
@@ -97,6 +140,12 @@ class TwoPhase(Elementwise):
             partial(self._between, self.work.handle),
             launch.call(self._second, self.work, options),
         ]
+
+
+def first_nonfinite(chunks, sums):
+    """Return the segment of the first chunk that is not finite, by what the norms wrote; None if all are."""
+    bad = chunks[np.isnan(sums[1]), SEGMENT]
+    return int(bad[0]) if len(bad) else None
 
 
 def engine_for(scalars):

@@ -15,7 +15,7 @@ from numba import types
 from ..compile._jit import c_address, entry_point, is_interpreted, specialise
 from ..compile._numba import global_compiler_lock
 from ..compile.fingerprints import fingerprint
-from ..layout import CHUNK, LENGTH, SLOTS
+from ..layout import CHUNK, LENGTH, SEGMENT, SLOTS
 from ..locks import RLock
 from ..registry import RULES
 from ..tables import Tables, handle_of
@@ -128,6 +128,12 @@ class Work:
         self.elements = int(self._ends[-1]) if len(chunks) else 0
         self.count = len(chunks)
         self._bins = {}
+
+    def without(self, segments):
+        """The same work less the chunks of some segments."""
+        chunks = np.ascontiguousarray(self.chunks[~np.isin(self.chunks[:, SEGMENT], list(segments))])
+        tables = self.addresses, self.gradients, self.layouts, self.table
+        return Work(chunks, *tables, len(self.sums), self.factors)
 
     def bins(self, threads):
         """Boundaries that split the chunks into ``threads`` ranges of nearly equal element counts."""

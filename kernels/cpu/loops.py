@@ -75,7 +75,7 @@ def step(first, last, handle, options):
             continue
         c, grad, scale, param, slots = _open_chunk(t, k, options, scratch, SLOT_ROWS, DTYPE)
         s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
-        _update_chunk(param, grad, slots, s, scale, t.factors[CLIP, segment], c.limit, c.decay)
+        update_chunk(param, grad, slots, s, scale, t.factors[CLIP, segment], c.limit, c.decay)
         finish_chunk(t, segment, offset, param, c, options, DTYPE)
 
 
@@ -114,7 +114,7 @@ def _open_chunk(t, k, options, scratch, slot_rows, dtype):
 
 
 @callee
-def _update_chunk(param, grad, slots, s, scale, factor, limit, decay):
+def update_chunk(param, grad, slots, s, scale, factor, limit, decay):
     for i in range(param.size):
         g = clip(grad[i] * scale * factor, -limit, limit)
         p = decayed(param[i], decay)

@@ -96,6 +96,7 @@ class Orthogonal(Elementwise):
     """Muon's step: momentum, products, update. Scratch: the directions, and products of the largest matrix."""
 
     reads_tables = True
+    row_step = None
 
     def __init__(self, plan):
         super().__init__(plan)

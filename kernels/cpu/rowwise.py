@@ -50,7 +50,7 @@ class Work:
 
     def bins(self, threads):
         """Boundaries that split the items into ``threads`` ranges of nearly equal size."""
-        return _bins(self.count, threads)
+        return bins_of(self.count, threads)
 
 
 def _shape(array):
@@ -61,7 +61,8 @@ def _shape(array):
 
 
 @functools.lru_cache
-def _bins(count, threads):
+def bins_of(count, threads):
+    """Boundaries that split so many items into ``threads`` ranges of nearly equal size."""
     return count * np.arange(threads + 1) // threads
 
 

@@ -76,7 +76,7 @@ def cuda_program(kernel, name, arguments, bindings, capability, key=None):
     """
     clone = _jit.clone_of(kernel, name, bindings)
     version = aside(toolkit, capability)
-    path = cache.cache_path(clone.__name__, key, arguments, *version)
+    path = cache.cache_path(clone.__name__, key, arguments, *version, clone.__module__)
     return aside(_program_of, clone, arguments, capability, path, says=_jit.notice_of(clone.__name__, path))
 
 

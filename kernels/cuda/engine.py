@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..cpu.engines import first_nonfinite
 from ..cpu.launch import specialisation
 from ..cpu.reduction import LANES
 from ..registry import RULES
@@ -256,11 +257,14 @@ class Work:
         assert handle.shape == (HANDLE, 3)
         return handle
 
-    def read_sums(self):
-        """Return what the norms have found. Requires that no step is under way."""
+    def nonfinite(self):
+        """Return a segment whose gradient is not finite, by what the norms have found; None if there is none.
+
+        Requires that no step is under way.
+        """
         sums = np.empty(self.sums.shape)
         self.device.read(sums, self.sums.address)
-        return sums
+        return first_nonfinite(self.chunks, sums)
 
     def refresh(self):
         """Write the handle anew, after the ring has moved."""

@@ -1,0 +1,49 @@
+"""Gradients for some rows of a parameter in host memory: checked, and found in memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..device import HOST, Array
+from ..kernels.cpu.row_tables import Rows
+from ..parameters import Parameter
+from ..row_gradient import check_rows
+
+_BITS = 63
+"""A row and a place in the list are sorted as one number of so many bits."""
+
+
+def find_rows(parameter: Parameter, indices: Array, values: Array) -> Rows:
+    """Check a gradient for rows of a parameter; copy what kernels cannot read as it lies.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it does not fit the parameter, or the parameter's rows do not lie side by side.
+    """
+    name, array = f"gradient {parameter.path}", parameter.array
+    check_rows(name, indices, values, array.shape)
+    height, count, width = array.shape[0], len(indices), math.prod(array.shape[1:])
+    if parameter.axes[0] != 0 and height > 1 and width > 1:
+        raise ValueError(
+            f"{name}: a row of the parameter does not lie in one piece (strides {array.strides}): build with an array "
+            "in C order, or pass RowGradient.to_dense(shape)"
+        )
+    if max(height - 1, 0).bit_length() + max(count - 1, 0).bit_length() > _BITS:
+        raise ValueError(f"{name}: {count} indices into {height} rows are too many: split them")
+    indices = np.ascontiguousarray(indices, np.int64)
+    values = values.transpose(0, *(axis for axis in parameter.axes if axis != 0))
+    if values.dtype != array.dtype or not _rows_are_dense(values):
+        with np.errstate(over="ignore"):
+            values = np.ascontiguousarray(values, array.dtype)
+    where = HOST.address(indices), HOST.address(values)
+    return Rows(count if width else 0, width, *where, values.strides[0], height, (indices, values))
+
+
+def _rows_are_dense(values: Array) -> bool:
+    """Whether the elements of each row lie side by side, aligned."""
+    row: Any = values[0] if len(values) else values
+    return row.flags.c_contiguous and values.flags.aligned

@@ -1,0 +1,131 @@
+"""A gradient that is there for some rows of a parameter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .device import is_array
+
+
+class RowGradient:
+    """Say a parameter's gradient by the rows that have one: all others are left alone.
+
+    `Optimizer.apply` takes it wherever it takes an array, for optimizers whose rule is elementwise. A step costs what
+    the rows named cost, however many the parameter has. Rows without a gradient are not touched at all: their momenta
+    do not decay and their weights are not decayed, as in ``torch.optim.SparseAdam``.
+
+    Parameters
+    ----------
+    indices : int32 or int64 array [n]
+        Row numbers along axis 0, from 0, in any order. Where a row is named more than once its values are added up, in
+        the order in which they stand here.
+    values : float32 or float64 array [n, *rest of the parameter's shape]
+        A row of the gradient for each; of any strides.
+
+    Raises
+    ------
+    TypeError
+        If indices are not integers of 32 or 64 bits, or values not float32 or float64.
+    ValueError
+        If their shapes do not fit each other. Whether they fit the parameter is checked at each step, before anything
+        is written.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> table = np.zeros((1_000_000, 2), np.float32)
+    >>> opt = fastopt.SGD(0.5)
+    >>> opt.build([table])
+    >>> opt.apply([fastopt.RowGradient(np.array([7, 3, 7]), np.ones((3, 2), np.float32))])
+    >>> table[[3, 7]].tolist()
+    [[-0.5, -0.5], [-1.0, -1.0]]
+    """
+
+    __slots__ = ("indices", "values")
+
+    def __init__(self, indices: Any, values: Any) -> None:
+        self.indices, self.values = _array("indices", indices), _array("values", values)
+        if self.indices.ndim != 1:
+            raise ValueError(f"indices must have one axis, got shape {tuple(self.indices.shape)}")
+        if self.values.ndim < 1 or self.values.shape[0] != self.indices.shape[0]:
+            raise ValueError(
+                f"values must have a row for each of the {self.indices.shape[0]} indices, "
+                f"got shape {tuple(self.values.shape)}"
+            )
+        _check_dtype("indices", self.indices, ("int32", "int64"))
+        _check_dtype("values", self.values, ("float32", "float64"))
+
+    @classmethod
+    def from_dense(cls, gradient: Any) -> RowGradient:
+        """Take those rows of a NumPy array in which anything is not zero, in ascending order.
+
+        Parameters
+        ----------
+        gradient : float32 or float64 array of at least one axis
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such array.
+        """
+        dense = np.asarray(gradient)
+        if dense.ndim < 1:
+            raise ValueError("a gradient for rows needs an axis of rows, got an array without axes")
+        indices = np.flatnonzero((dense != 0).reshape(dense.shape[0], -1).any(axis=1))
+        return cls(indices, dense[indices])
+
+    def to_dense(self, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+        """Return the whole gradient as a NumPy array, zero in all other rows.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            The parameter's.
+
+        Raises
+        ------
+        ValueError
+            If the rows do not fit it.
+        """
+        indices, values = np.asarray(self.indices), np.asarray(self.values)
+        check_rows("RowGradient", indices, values, tuple(shape))
+        dense = np.zeros(shape, values.dtype)
+        np.add.at(dense, indices, values)
+        return dense
+
+    def __repr__(self) -> str:
+        return f"RowGradient({self.indices.shape[0]} rows of shape {tuple(self.values.shape[1:])}, {self.values.dtype})"
+
+
+def _array(name: str, array: Any) -> Any:
+    if not (is_array(array) or (hasattr(array, "shape") and hasattr(array, "dtype"))):
+        raise TypeError(f"{name} must be an array, got {type(array).__name__}")
+    return array
+
+
+def _check_dtype(name: str, array: Any, allowed: tuple[str, ...]) -> None:
+    dtype = array.dtype
+    if not any(str(dtype).endswith(each) for each in allowed) or not getattr(dtype, "isnative", True):
+        raise TypeError(f"{name} must be {' or '.join(allowed)} in native byte order, got {dtype}")
+
+
+def check_rows(name: str, indices: Any, values: Any, shape: tuple[int, ...]) -> None:
+    """Refuse a NumPy gradient for rows that does not fit a parameter of a shape.
+
+    Raises
+    ------
+    ValueError
+        If the parameter has no axis, the values' shape is another one, or an index is out of range.
+    """
+    if not shape:
+        raise ValueError(f"{name}: the parameter has no axis, so it has no rows: pass an array")
+    if values.shape[1:] != shape[1:]:
+        raise ValueError(f"{name}: expected values of shape (n, *{shape[1:]}) like the parameter, got {values.shape}")
+    if indices.size and not (0 <= indices.min() and indices.max() < shape[0]):
+        place = int(np.flatnonzero((indices < 0) | (indices >= shape[0]))[0])
+        raise ValueError(
+            f"{name}: index {indices[place]} at place {place} is out of range: the parameter has {shape[0]} rows, "
+            f"counted from 0"
+        )

@@ -1,0 +1,113 @@
+"""How steps of touched rows are made up: which kernels run, in which order."""
+
+from functools import partial
+
+from ..layout import AVERAGE, AVERAGED, OVERWRITE, Control
+from . import launch, row_gradients
+from .row_averages import RowAverage
+from .row_tables import Memory, RowTable, RowWork, Sorting
+
+KEEP = Control._fields.index("keep")
+
+SORTING = 16
+"""Elements whose update takes about as long as the sorting of one place."""
+
+
+class RowEngine:
+    """Steps those parameters of a plan that have a gradient for some rows.
+
+    Parameters
+    ----------
+    work : launch.Work
+        The plan's.
+    groups : list of int
+        The row in the scalars table of each parameter.
+    step : function
+        The kernel that does a step, such as `row_gradients.step_rows`.
+    scalars : NamedTuple class
+        Selects the rule.
+    slots : int
+        Number of slots of the rule.
+
+    Attributes
+    ----------
+    segments : tuple of int
+        The parameters that have such a gradient at this step.
+    """
+
+    def __init__(self, work, groups, step, scalars, slots):
+        self._plan, self._groups, self._dtype = work, groups, work.table.dtype
+        self._step = self._kernel(step, scalars, slots)
+        share, streams = self._serial(row_gradients.share, 2), 2.0 * (1 + slots)
+        self._share = lambda handle, threads: share(handle, threads, streams)
+        self._averages = {}
+        self._memory = Memory(0)
+        self.segments = ()
+
+    def _kernel(self, function, scalars=None, slots=0):
+        return launch.kernel(function, scalars, slots, self._dtype)
+
+    def _serial(self, function, numbers=0):
+        return launch.serial_function(function, numbers, None, 0, self._dtype)
+
+    def take(self, gradients):
+        """Sort the gradients of a step: `Rows` by segment. Writes nothing but tables of its own."""
+        self.segments = tuple(gradients)
+        if not gradients:
+            return
+        places = sum(rows.count for rows in gradients.values())
+        if places > self._memory.places:
+            self._memory = Memory(2 * places)
+        tables, start = [], 0
+        for segment, rows in gradients.items():
+            tables.append(self._table_of(segment, rows, start))
+            start += rows.count
+        self._work = RowWork(self._plan.handle, tables, self._memory, self._share)
+        sorting = Sorting(self._work, len(tables), SORTING * places)
+        launch.launch(self._kernel(row_gradients.merge), sorting, 0)
+        self._work.count = self._serial(row_gradients.close_gaps)(self._work.handle)
+
+    def _table_of(self, segment, rows, start):
+        average = self._average_of(segment, rows)
+        return RowTable(
+            segment, self._groups[segment], rows.width, rows.count, rows.indices, rows.values, rows.stride,
+            self._memory.keys.ctypes.data + 8 * start, self._memory.spare.ctypes.data + 8 * start,
+            max(rows.count - 1, 0).bit_length(), start, average.handle if average else 0,
+        )  # fmt: skip
+
+    def _average_of(self, segment, rows):
+        addresses = self._plan.addresses[:, segment]
+        if segment not in self._averages and addresses[AVERAGE]:
+            self._averages[segment] = RowAverage(addresses, rows.height, rows.width, self._dtype)
+        return self._averages.get(segment)
+
+    def calls(self, options):
+        """Return what steps the touched rows, as of `engines.Elementwise.calls`; after the scalars are written."""
+        if not self.segments:
+            return []
+        calls = [launch.call(self._step, self._work, options)]
+        if options & AVERAGED:
+            averages = [(self._averages[k], self._plan.table[self._groups[k], KEEP]) for k in self.segments]
+            calls += [average.stepping(float(keep)) for average, keep in averages]
+            if options & OVERWRITE:
+                calls += [call for average, _ in averages for call in average.following(OVERWRITE)]
+        return calls
+
+    def following(self, segments=None):
+        """Return what has averages of some parameters, or of all, follow the steps that left rows alone."""
+        chosen = self._averages if segments is None else self._averages.keys() & segments
+        return [call for segment in chosen for call in self._averages[segment].following()]
+
+    def norms(self):
+        """Sum of the squares of the touched rows' gradients, and whether they are finite."""
+        launch.launch(self._kernel(row_gradients.norms_of_rows), self._work, 0)
+        return self._serial(row_gradients.total_of_rows, 1)(self._work.handle, self._work.count)
+
+    def clip_each(self, limit):
+        """Limit each parameter's gradient to a norm, in the next step; after `norms`."""
+        self._serial(row_gradients.clip_each_by_rows, 2)(self._work.handle, self._work.count, limit)
+
+    def nonfinite(self):
+        """Return a segment whose gradient is not finite, by what `norms` found; None if there is none."""
+        segment = self._serial(row_gradients.nonfinite_segment, 1)(self._work.handle, self._work.count)
+        return None if segment < 0 else segment

@@ -1,0 +1,303 @@
+"""Steps of the rows of tables for which there is a gradient: a list of row numbers, and a row of values for each.
+
+`merge` sorts the places in the list by row, so that all values of a row follow each other, in the order of the list.
+What is then done goes through the *touched* rows, in ascending order: it adds up a row's values, in the caches, and
+does what `loops.step` does to a chunk. Nothing depends on the number of rows that a table has.
+
+Kernels have the common signature of `loops`; the handle is that of `row_tables.RowTables`.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..clipping import own_factor
+from ..compile._jit import callee, inlined_callee
+from ..compile.intrinsics import array_at, arrays_at, prefetch, scalars_at
+from ..layout import AVERAGE, AVERAGED, CHUNK, CLIP, OVERWRITE, PARAM, Control
+from ..tables import tables_at
+from .loops import CONTROLS, LINE, finish_chunk, update_chunk
+from .reduction import nonfinite, row_sum, sum_of_squares
+from .row_averages import NOW, follow_row, note_followed, share_at
+from .row_tables import (
+    FIRST,
+    LAST,
+    ROW,
+    SEGMENT,
+    TABLE,
+    TOUCHED,
+    WIDTH,
+    RowTable,
+    row_tables_at,
+)
+
+AHEAD = 6
+"""How many values, and rows, ahead of its turn one is asked for."""
+
+MOST_BYTES = 8 * LINE
+"""Of a row that is asked for ahead of its turn; the processor sees by itself how a longer one goes on."""
+
+INSERTED = 48
+"""Places that are sorted by insertion."""
+
+DIGIT = 12
+"""Bits by which places are sorted at once: the counters of so many fit the first cache."""
+
+# Replaced in each specialisation (see `launch`).
+DTYPE = np.float32
+SCALARS = Control
+SLOT_ROWS: Any = ()
+
+
+# -- sorting -----------------------------------------------------------------------------------------------------------
+
+
+def merge(first, last, handle, options):
+    """Sort the places of each table's list by row, and note the rows: the tables ``first`` to ``last``."""
+    r = row_tables_at(handle)
+    for k in range(first, last):
+        table = scalars_at(RowTable, r.tables, k, 0)
+        if table.count == 0:
+            continue
+        indices = array_at(table.indices, 0, table.count, np.int64)
+        keys = array_at(table.keys, 0, table.count, np.int64)
+        spare = array_at(table.spare, 0, table.count, np.int64)
+        _sort(indices, table.bits, keys, spare)
+        found = _note_rows(keys, table.bits, k, table.start, r.touched)
+        r.tables[k, TOUCHED] = found
+
+
+@callee
+def _sort(indices, bits, keys, spare):
+    """Fill ``keys`` with ``row << bits | place``, ascending."""
+    low, high = indices[0], indices[0]
+    for i in range(indices.size):
+        low, high = min(low, indices[i]), max(high, indices[i])
+        keys[i] = (indices[i] << bits) | i
+    if indices.size <= INSERTED:
+        _insert_each(keys)
+        return
+    width = 1
+    while (high - low) >> width:
+        width += 1
+    passes = -(-width // DIGIT)
+    digit = -(-width // passes)
+    for number in range(passes):
+        _sort_by_digit(keys, spare, low << bits, bits + number * digit, digit)
+        keys, spare = spare, keys
+    if passes % 2:
+        for i in range(indices.size):
+            spare[i] = keys[i]
+
+
+@callee
+def _insert_each(keys):
+    for i in range(1, keys.size):
+        key, k = keys[i], i
+        while k > 0 and keys[k - 1] > key:
+            keys[k] = keys[k - 1]
+            k -= 1
+        keys[k] = key
+
+
+@callee
+def _sort_by_digit(keys, result, low, shift, digit):
+    """One pass of a radix sort, by so many bits of ``keys - low`` from ``shift`` on; equal ones keep their order."""
+    ends, mask = np.zeros((1 << digit) + 1, np.int64), (1 << digit) - 1
+    for i in range(keys.size):
+        ends[1 + (((keys[i] - low) >> shift) & mask)] += 1
+    for k in range(mask):
+        ends[k + 1] += ends[k]
+    for i in range(keys.size):
+        k = ((keys[i] - low) >> shift) & mask
+        result[ends[k]] = keys[i]
+        ends[k] += 1
+
+
+@callee
+def _note_rows(keys, bits, k, start, touched):
+    """Write a line of ``touched``, from line ``start`` on, for each row among sorted keys; returns how many."""
+    found, row = start - 1, np.int64(-1)
+    for i in range(keys.size):
+        own = keys[i] >> bits
+        if own != row:
+            found += 1
+            row = own
+            touched[found, TABLE], touched[found, ROW], touched[found, FIRST] = k, row, i
+        touched[found, LAST] = i
+    return found + 1 - start
+
+
+def close_gaps(handle):
+    """Move the tables' touched rows together; returns how many there are. After `merge`, serial."""
+    r = row_tables_at(handle)
+    count = 0
+    for k in range(r.tables.shape[0]):
+        table = scalars_at(RowTable, r.tables, k, 0)
+        if count == table.start:
+            count += table.touched
+        else:
+            for i in range(table.start, table.start + table.touched):
+                r.touched[count] = r.touched[i]
+                count += 1
+    return count
+
+
+def share(handle, threads, streams):
+    """Write the boundaries of ranges of touched rows, one for each thread, of nearly equal work; serial.
+
+    A row weighs as much as it has values, and ``streams`` more for what a step reads and writes of the parameter.
+    """
+    r = row_tables_at(handle)
+    count, weight = 0, 0.0
+    for k in range(r.tables.shape[0]):
+        table = scalars_at(RowTable, r.tables, k, 0)
+        count += table.touched
+        weight += (table.count + streams * table.touched) * table.width
+    done, cut = 0.0, 0
+    for u in range(count):
+        while done * threads >= weight * cut:
+            r.bins[cut] = u
+            cut += 1
+        places = r.touched[u, LAST] + 1 - r.touched[u, FIRST]
+        done += (places + streams) * r.tables[r.touched[u, TABLE], WIDTH]
+    r.bins[cut:] = count
+
+
+# -- gradients ---------------------------------------------------------------------------------------------------------
+
+
+@inlined_callee
+def _row_gradient(table, touched, u, column, length, scratch, dtype):
+    """Elements of the gradient of touched row ``u``: where they lie if that is possible, else added up in scratch."""
+    first, last = touched[u, FIRST], touched[u, LAST]
+    keys = array_at(table.keys, 0, table.count, np.int64)
+    mask, values = (1 << table.bits) - 1, table.values + column * scratch.itemsize
+    one = array_at(values + (keys[first] & mask) * table.stride, 0, length, dtype)
+    _ask_for_values(table, keys, first + AHEAD, column, length, scratch.itemsize)
+    if first == last:
+        return one
+    other = array_at(values + (keys[first + 1] & mask) * table.stride, 0, length, dtype)
+    _ask_for_values(table, keys, first + 1 + AHEAD, column, length, scratch.itemsize)
+    merged = scratch[:length]
+    _add_up(merged, one, other)
+    for i in range(first + 2, last + 1):
+        _ask_for_values(table, keys, i + AHEAD, column, length, scratch.itemsize)
+        _add(merged, array_at(values + (keys[i] & mask) * table.stride, 0, length, dtype))
+    return merged
+
+
+@callee
+def _add_up(result, one, other):
+    for i in range(result.size):
+        result[i] = one[i] + other[i]
+
+
+@callee
+def _add(result, values):
+    for i in range(result.size):
+        result[i] += values[i]
+
+
+@inlined_callee
+def _ask_for_values(table, keys, i, column, length, itemsize):
+    """Prefetch the values of place ``i`` of the sorted list."""
+    if i < keys.size:
+        place = keys[i] & ((1 << table.bits) - 1)
+        _ask_for(table.values + place * table.stride + column * itemsize, length * itemsize)
+
+
+@inlined_callee
+def _ask_for(address, nbytes):
+    for line in range(0, min(nbytes, MOST_BYTES), LINE):
+        prefetch(address + line)
+
+
+@inlined_callee
+def _ask_for_row(t, r, u, itemsize):
+    """Prefetch a touched row of the parameter and of all that a step changes with it."""
+    k = r.touched[u, TABLE]
+    segment, width = r.tables[k, SEGMENT], r.tables[k, WIDTH]
+    for row in range(t.addresses.shape[0]):
+        address = t.addresses[row, segment]
+        if address != 0:
+            _ask_for(address + r.touched[u, ROW] * width * itemsize, width * itemsize)
+
+
+# -- norms -------------------------------------------------------------------------------------------------------------
+
+
+def norms_of_rows(first, last, handle, options):
+    """Squares and finiteness of the gradients of the touched rows ``first`` to ``last``, as of `loops.norms`."""
+    r = row_tables_at(handle)
+    t = tables_at(r.plan, DTYPE)
+    scratch = np.empty(CHUNK, DTYPE)
+    for u in range(first, last):
+        table = scalars_at(RowTable, r.tables, r.touched[u, TABLE], 0)
+        c = scalars_at(Control, t.table, table.group, 0)
+        squares, bad = 0.0, 0.0
+        for column in range(0, table.width, CHUNK):
+            length = min(CHUNK, table.width - column)
+            grad = _row_gradient(table, r.touched, u, column, length, scratch, DTYPE)
+            own = sum_of_squares(grad, c.unscale)
+            squares += own
+            if not math.isfinite(own):
+                bad += nonfinite(grad, c.unscale)
+        r.sums[0, u] = squares
+        r.sums[1, u] = bad
+
+
+def total_of_rows(handle, count):
+    """Sum of squares over so many touched rows, and whether every element was finite; after `norms_of_rows`, serial."""
+    r = row_tables_at(handle)
+    return row_sum(r.sums[0, : int(count)]), row_sum(r.sums[1, : int(count)]) == 0.0
+
+
+def clip_each_by_rows(handle, count, limit):
+    """Clipping factor of each table by the norm of its own gradient; after `norms_of_rows`, serial."""
+    r = row_tables_at(handle)
+    t = tables_at(r.plan, DTYPE)
+    first = 0
+    while first < int(count):
+        k = r.touched[first, TABLE]
+        end = first + r.tables[k, TOUCHED]
+        t.factors[CLIP, r.tables[k, SEGMENT]] = own_factor(limit, row_sum(r.sums[0, first:end]))
+        first = end
+
+
+def nonfinite_segment(handle, count):
+    """Return the first segment whose gradient is not finite, -1 if there is none; after `norms_of_rows`, serial."""
+    r = row_tables_at(handle)
+    for u in range(int(count)):
+        if r.sums[1, u] != 0.0:
+            return r.tables[r.touched[u, TABLE], SEGMENT]
+    return -1
+
+
+# -- steps -------------------------------------------------------------------------------------------------------------
+
+
+def step_rows(first, last, handle, options):
+    """One step of an elementwise rule, of the touched rows ``first`` to ``last``; options as of `loops.step`."""
+    r = row_tables_at(handle)
+    t = tables_at(r.plan, DTYPE)
+    scratch = np.empty(CHUNK, DTYPE)
+    for u in range(first, last):
+        if u + AHEAD < last:
+            _ask_for_row(t, r, u + AHEAD, scratch.itemsize)
+        table, row = scalars_at(RowTable, r.tables, r.touched[u, TABLE], 0), r.touched[u, ROW]
+        c = scalars_at(Control, t.table, table.group, 0)
+        s = scalars_at(SCALARS, t.table, table.group, CONTROLS)
+        share = share_at(table.averaging, row) if options & AVERAGED else 1.0
+        for column in range(0, table.width, CHUNK):
+            offset, length = row * table.width + column, min(CHUNK, table.width - column)
+            grad = _row_gradient(table, r.touched, u, column, length, scratch, DTYPE)
+            param = array_at(t.addresses[PARAM, table.segment], offset, length, DTYPE)
+            slots = arrays_at(SLOT_ROWS, t.addresses, table.segment, offset, length, DTYPE)
+            if share != 1.0:
+                follow_row(array_at(t.addresses[AVERAGE, table.segment], offset, length, DTYPE), param, DTYPE(share))
+            update_chunk(param, grad, slots, s, c.unscale, t.factors[CLIP, table.segment], c.limit, c.decay)
+            finish_chunk(t, table.segment, offset, param, c, options & (AVERAGED | OVERWRITE), DTYPE)
+        if options & AVERAGED:
+            note_followed(table.averaging, row, NOW)

@@ -1,0 +1,126 @@
+"""The tables of a launch over touched rows, and how one small array hands them all to a kernel."""
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..compile._jit import callee
+from ..compile.intrinsics import array_at, table_at
+from .rowwise import bins_of
+
+
+class Rows(NamedTuple):
+    """A gradient for some rows of a parameter, checked, where it lies in memory."""
+
+    count: int  # rows of values: its *places*
+    width: int  # elements of each
+    indices: int  # address of the row numbers, int64, side by side
+    values: int  # address of the first row of values, in the parameter's dtype
+    stride: int  # bytes from one row of values to the next
+    height: int  # rows of the parameter
+    held: Any  # arrays that must live as long
+
+
+class RowTable(NamedTuple):
+    """What a launch knows of one parameter and its `Rows`, int64."""
+
+    segment: int
+    group: int
+    width: int
+    count: int
+    indices: int
+    values: int
+    stride: int
+    keys: int  # address of the sorted places, int64, ``row << bits | place``
+    spare: int  # address of as much memory
+    bits: int
+    start: int  # first line of ``touched`` that is its own
+    averaging: int = 0  # address of a `row_averages.Averaging`, 0: no average is kept
+    touched: int = 0  # rows found
+
+
+FIELDS = len(RowTable._fields)
+SEGMENT, WIDTH, TOUCHED = map(RowTable._fields.index, ("segment", "width", "touched"))
+
+TABLE, ROW, FIRST, LAST = range(4)
+"""Columns of ``touched``, int64: number of the `RowTable`, row, first and last of its places among the sorted ones."""
+
+
+class RowTables(NamedTuple):
+    """What a launch over touched rows works on."""
+
+    plan: int  # handle of the plan's `Tables`
+    tables: Any  # int64 [parameters, fields of RowTable]
+    touched: Any  # int64 [places, 4], a line for each touched row
+    sums: Any  # float64 [2, places]
+    bins: Any  # int64: boundaries of what each thread does
+
+
+@callee
+def row_tables_at(handle):
+    """The tables that a handle, at an address, points to."""
+    own = array_at(handle, 0, 8, np.int64)
+    return RowTables(
+        own[0],
+        table_at(own[1], own[2], FIELDS, np.int64),
+        table_at(own[3], own[4], LAST + 1, np.int64),
+        table_at(own[5], 2, own[4], np.float64),
+        array_at(own[6], 0, own[7], np.int64),
+    )
+
+
+class Memory:
+    """Memory for so many places, that steps use one after the other."""
+
+    def __init__(self, places):
+        self.places = places
+        self.keys, self.spare = np.empty(places, np.int64), np.empty(places, np.int64)
+        self.touched, self.sums = np.empty((places, LAST + 1), np.int64), np.empty((2, places))
+
+
+class RowWork:
+    """The tables of one step's touched rows, and how these are shared among threads; see `launch.Work`.
+
+    Parameters
+    ----------
+    plan : int
+        Handle of the plan's `Tables`.
+    tables : list of RowTable
+    memory : Memory
+    share : function
+        ``(handle, threads)`` writes the boundaries of each thread's rows.
+
+    Attributes
+    ----------
+    count : int
+        Touched rows, once they are known.
+    """
+
+    def __init__(self, plan, tables, memory, share):
+        self._tables, self._memory, self._share = np.array(tables, np.int64), memory, share
+        self.elements = sum(table.count * table.width for table in tables)
+        self.count = 0
+        self._handle = np.zeros(8, np.int64)
+        self._handle[:6] = plan, self._tables.ctypes.data, len(tables), memory.touched.ctypes.data, memory.places, (
+            memory.sums.ctypes.data
+        )
+        self.handle = self._handle.ctypes.data
+
+    def bins(self, threads):
+        """Boundaries that split the touched rows into ``threads`` ranges of nearly equal work."""
+        bins = np.empty(threads + 1, np.int64)
+        self._handle[6:] = bins.ctypes.data, bins.size
+        self._share(self.handle, threads)
+        return bins
+
+
+class Sorting:
+    """The sorting of a `RowWork`, a parameter at a time; see `launch.Work`."""
+
+    def __init__(self, work, tables, elements):
+        self.handle, self.count, self.elements = work.handle, tables, elements
+
+    def bins(self, threads):
+        """Boundaries that split the parameters into ``threads`` ranges."""
+        return bins_of(self.count, threads)
