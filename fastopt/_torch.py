@@ -67,6 +67,18 @@ def filling(tensors: list[torch.Tensor]) -> tuple[Any, list[Callable[[], Any]]]:
     return values, [partial(zero, tensors), partial(add, tensors, values)]
 
 
+def rows_of(gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return indices and values of a sparse gradient as they are, indices repeated.
+
+    `torch.Tensor.indices` and ``values`` are for those whose indices have been merged, which takes longer than a step.
+    """
+    try:
+        return gradient._indices(), gradient._values()
+    except AttributeError:
+        merged = gradient.coalesce()
+        return merged.indices(), merged.values()
+
+
 class Scaled:
     """An optimizer as `torch.amp.GradScaler` sees it: nothing public has it hand over its scale.
 

@@ -14,6 +14,7 @@ from .device import HOST, AnyArray, Place, place_of
 from .device import Array as Array
 from .device.strides import is_dense, memory_order
 from .flat import flatten
+from .kernels.registry import Slot
 
 
 class Parameter(NamedTuple):
@@ -44,15 +45,14 @@ class Parameter(NamedTuple):
         axes = tuple(range(self.array.ndim))
         return self._replace(array=self.place.in_c_order(self.array), axes=axes, origin=self.array)
 
-    def shape_without(self, axis: int | None) -> tuple[int, ...]:
-        """The shape, less one axis counted from the end."""
-        shape = self.array.shape
-        return shape if axis is None else shape[:axis] + shape[len(shape) + axis + 1 :]
+    def shape_of(self, slot: Slot) -> tuple[int, ...]:
+        """The shape of the parameter's array in a slot."""
+        return tuple(self.array.shape[axis] for axis in slot.axes_of(self.array.ndim))
 
-    def view_of(self, flat: AnyArray, without: int | None = None) -> AnyArray:
-        """``flat``, elements in the parameter's memory order, in its shape (less one axis) and axis order."""
-        missing = None if without is None else self.array.ndim + without
-        axes = [axis for axis in self.axes if axis != missing]
+    def view_of(self, flat: AnyArray, slot: Slot) -> AnyArray:
+        """``flat``, elements in the parameter's memory order, in the shape and axis order of a slot's array."""
+        kept = slot.axes_of(self.array.ndim)
+        axes = [axis for axis in self.axes if axis in kept]
         in_memory = flat.reshape([self.array.shape[axis] for axis in axes])
         return in_memory.transpose(np.argsort(axes)) if axes else in_memory.reshape(())
 

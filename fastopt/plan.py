@@ -40,14 +40,14 @@ def allocate(name: str, slot: Slot, parameters: list[Parameter]) -> tuple[list[A
     """The `Storage` of an optimizer that owns its state: side by side in one flat array."""
     dtype, place = parameters[0].array.dtype, parameters[0].place
     wanted = [parameter.array.ndim in slot.axes for parameter in parameters]
-    sizes = [math.prod(p.shape_without(slot.without)) * has for p, has in zip(parameters, wanted, strict=True)]
+    sizes = [math.prod(p.shape_of(slot)) * has for p, has in zip(parameters, wanted, strict=True)]
     offsets, end = aligned_offsets(sizes, dtype)
     flat = place.zeros(end, dtype)
     if slot.start:
         place.fill(flat, slot.start)
     arrays: list[AnyArray | None] = []
     for parameter, offset, size, has in zip(parameters, offsets, sizes, wanted, strict=True):
-        view = parameter.view_of(flat[offset : offset + size], slot.without) if has else None
+        view = parameter.view_of(flat[offset : offset + size], slot) if has else None
         if view is not None and slot.copies_parameter:
             place.copy(view, parameter.array)
         arrays.append(view)
@@ -199,11 +199,6 @@ class Plan:
         """Point the work's segments at the gradients that the optimizer has read."""
         if not self.shares_gradients:
             np.take(self._all_gradients, self.indices, axis=1, out=self.work.gradients)
-
-    @property
-    def has_rows(self) -> bool:
-        """Whether gradients were there for some rows only at the last step."""
-        return self.engine.rows is not None and bool(self.engine.rows.segments)
 
     def follow_averages(self) -> None:
         """Have averages follow the steps that left rows alone."""

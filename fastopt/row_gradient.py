@@ -123,7 +123,7 @@ def check_rows(name: str, indices: Any, values: Any, shape: tuple[int, ...]) -> 
         raise ValueError(f"{name}: the parameter has no axis, so it has no rows: pass an array")
     if values.shape[1:] != shape[1:]:
         raise ValueError(f"{name}: expected values of shape (n, *{shape[1:]}) like the parameter, got {values.shape}")
-    if indices.size and not (0 <= indices.min() and indices.max() < shape[0]):
+    if indices.size and not (indices.min() >= 0 and indices.max() < shape[0]):
         place = int(np.flatnonzero((indices < 0) | (indices >= shape[0]))[0])
         raise ValueError(
             f"{name}: index {indices[place]} at place {place} is out of range: the parameter has {shape[0]} rows, "

@@ -23,11 +23,20 @@ class Slot(NamedTuple):
     starts_as: str = ""  # the hyper-parameter that it starts as, instead
     copies_parameter: bool = False
     without: int | None = None  # an axis that it lacks, counted from the end
+    per_row: bool = False  # whether it has the first axis only
     axes: range = range(65)  # numbers of axes of a parameter that has such a slot
+
+    def axes_of(self, count: int) -> list[int]:
+        """Which axes it has of a parameter's ``count``."""
+        if self.per_row:
+            return list(range(min(count, 1)))
+        missing = None if self.without is None else count + self.without
+        return [axis for axis in range(count) if axis != missing]
 
 
 class Rule(NamedTuple):
-    """The mathematics of one optimizer: ``update`` alone, or ``first``, ``between`` and ``second`` (two phases)."""
+    """The mathematics of one optimizer: ``update`` alone, or ``first``, ``between`` and ``second``; see `rule`,
+    `two_phase_rule`, `per_row_rule`."""
 
     name: str
     update: Any = None
@@ -71,6 +80,21 @@ def two_phase_rule(scalars, first, between, second, terms, slots=()):
     RULES[scalars] = Rule(
         first.__name__, first=first, between=between, second=second, terms=terms, slots=_described(slots)
     )
+
+
+def per_row_rule(scalars, first, between, second, slots):
+    """Register a rule that needs the sum of a row's squared gradients before it can move the row.
+
+    A row is all that has one index along the first axis. Slots have a number per row (`Slot.per_row`).
+
+    - ``first(param, grad, s) -> grad``, elementwise: the gradient that counts;
+    - ``between(squares, n, slots, s) -> (number, slots)``, once per row of ``n`` elements, whose squared gradients have
+      the sum ``squares``, in float64;
+    - ``second(param, grad, number, s) -> param``, elementwise, with the gradient that counts.
+
+    Its engine is `kernels.cpu.per_row.PerRow`, which registers itself.
+    """
+    RULES[scalars] = Rule(first.__name__, first=first, between=between, second=second, slots=slots)
 
 
 def _described(slots: Mapping[str, Slot] | Iterable[str]) -> Mapping[str, Slot]:
@@ -166,6 +190,21 @@ def second_phase(param, grad, slots, extra, s):
     return RULES[type(s)].second(param, grad, slots, extra, s)
 
 
+def row_gradient(param, grad, s):
+    """The gradient that counts, for one element, under a rule per row."""
+    return RULES[type(s)].first(param, grad, s)
+
+
+def between_row(squares, n, slots, s):
+    """Return what a rule per row works out for one row, and the row's new slots."""
+    return RULES[type(s)].between(squares, n, slots, s)
+
+
+def move_in_row(param, grad, number, s):
+    """One element's step under a rule per row."""
+    return RULES[type(s)].second(param, grad, number, s)
+
+
 @overload(scalars_of, jit_options=FLAGS, strict=False)
 def _scalars_of(settings, t):
     return SCALARS.get(settings.instance_class, _the_same)
@@ -193,4 +232,19 @@ def _between_phases(sums, n, s):
 
 @overload(second_phase, jit_options=FLAGS, strict=False)
 def _second_phase(param, grad, slots, extra, s):
+    return RULES[s.instance_class].second
+
+
+@overload(row_gradient, jit_options=FLAGS, strict=False)
+def _row_gradient(param, grad, s):
+    return RULES[s.instance_class].first
+
+
+@overload(between_row, jit_options=FLAGS, strict=False)
+def _between_row(squares, n, slots, s):
+    return RULES[s.instance_class].between
+
+
+@overload(move_in_row, jit_options=FLAGS, strict=False)
+def _move_in_row(param, grad, number, s):
     return RULES[s.instance_class].second

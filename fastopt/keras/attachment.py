@@ -90,7 +90,7 @@ class Attachment:
         return arrays, [array for array in arrays if array is not None]
 
     def _slot(self, variable: Any, parameter: Parameter, slot: Slot) -> Array:
-        array, expected = self._array(variable), parameter.shape_without(slot.without)
+        array, expected = self._array(variable), parameter.shape_of(slot)
         if array.shape != expected or array.dtype != parameter.array.dtype:
             raise Unsupported(
                 f"{variable.path} is {array.dtype} {array.shape} where {parameter.path}, "

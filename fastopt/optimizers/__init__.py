@@ -23,6 +23,7 @@ from .muon import Muon
 from .nadam import Nadam
 from .radam import RAdam
 from .rmsprop import RMSprop
+from .rowwise_adagrad import RowwiseAdagrad
 from .schedule_free_adamw import ScheduleFreeAdamW
 from .sgd import SGD
 
@@ -44,6 +45,7 @@ __all__ = [
     "Nadam",
     "RAdam",
     "RMSprop",
+    "RowwiseAdagrad",
     "ScheduleFreeAdamW",
 ]
 

@@ -155,7 +155,7 @@ class RepeatedSteps:
         if values != self._known:
             self._known, self._may_be_alike = values, None
             return
-        if scalars.counts.updates <= 1 or scalars.counts.skipped or any(plan.has_rows for plan in self._plans):
+        if scalars.counts.updates <= 1 or scalars.counts.skipped or any(plan.engine.has_rows for plan in self._plans):
             return
         if self._may_be_alike is None:
             self._may_be_alike = scalars.are_settled(values) and self._can_repeat()

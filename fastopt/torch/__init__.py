@@ -19,8 +19,8 @@ How it is made:
 - The mathematics are in ``fastopt.kernels.rules``, for CPU and CUDA alike, torch's names for slots with each `rule`.
 """
 
-from .adam import Adam, Adamax, AdamW, NAdam, RAdam
-from .classic import SGD, Adadelta, Adagrad, RMSprop
+from .adam import Adam, Adamax, AdamW, NAdam, RAdam, SparseAdam
+from .classic import SGD, Adadelta, Adagrad, RMSprop, RowwiseAdagrad
 from .modern import Adafactor, Lamb, Lion, Muon, ScheduleFreeAdamW
 
 __all__ = [
@@ -37,5 +37,7 @@ __all__ = [
     "NAdam",
     "RAdam",
     "RMSprop",
+    "RowwiseAdagrad",
     "ScheduleFreeAdamW",
+    "SparseAdam",
 ]

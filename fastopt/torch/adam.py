@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..kernels.registry import running_after
-from ..kernels.rules.adam import CoupledAdamSettings, CoupledAmsgradSettings
+from ..kernels.rules.adam import AdamSettings, CoupledAdamSettings, CoupledAmsgradSettings
 from ..kernels.rules.adamax import CoupledAdamaxSettings
 from ..kernels.rules.nadam import CoupledNadamSettings
 from ..kernels.rules.radam import CoupledRAdamSettings
@@ -45,6 +45,42 @@ class Adam(Fused, torch.optim.Adam):
 
 class AdamW(Adam, torch.optim.AdamW):
     """`torch.optim.AdamW` in one pass: `Adam` with decoupled weight decay."""
+
+
+class SparseAdamRule(Rule):
+    """The rule of `SparseAdam`, in the terms of its parameter groups."""
+
+    reads = ("lr", "betas", "eps", "maximize")
+    names = _MOMENTS
+
+    def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
+        return AdamSettings(number(group["lr"]), *betas_of(group), number(group["eps"])), 0.0
+
+    def takes_rows(self, group: Mapping[str, Any]) -> bool:
+        return True
+
+
+class SparseAdam(Fused, torch.optim.SparseAdam):
+    """`torch.optim.SparseAdam` in one pass over the rows that have a gradient, without merging their indices first.
+
+    Rows without a gradient stay as they are, and their moments; bias correction goes by all steps. See
+    `fastopt.kernels.rules.adam.adam`, whose ε is torch's here.
+
+    State: ``step``, ``exp_avg``, ``exp_avg_sq``.
+    """
+
+    rule = SparseAdamRule()
+
+    def _run(self, optimizers: list[Any], grads: list[Any]) -> bool:
+        if not all(grad is None or grad.is_sparse for grad in grads):
+            raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")
+        return super()._run(optimizers, grads)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `torch.optim.Optimizer.state_dict`; ``step`` is an int there, as torch's own has it."""
+        saved = super().state_dict()
+        counted = {k: {**own, "step": int(own["step"])} if "step" in own else own for k, own in saved["state"].items()}
+        return {**saved, "state": counted}
 
 
 class RAdamRule(Rule):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,7 +46,8 @@ class Fused(Options, Averages, Scaled):
     nonfinite : {"propagate", "skip", "raise"}
         What a NaN or infinite gradient does. A skipped step changes nothing.
     fused_zero_grad : bool
-        Zero the gradients in the same pass. `zero_grad` then leaves those alone that still are. It trusts the tensors'
+        Zero the gradients in the same pass; sparse ones are dropped. `zero_grad` then leaves those alone that still are
+        zero. It trusts the tensors'
         version counters: what writes to a gradient behind autograd's back (``p.grad.data``, NumPy) is not seen.
     flat : bool
         Move the ``data`` of all parameters that are trained into one tensor per device and dtype, see
@@ -54,6 +56,10 @@ class Fused(Options, Averages, Scaled):
     fused_backward : bool
         Update each parameter as soon as its gradient is there, and free that: each ``backward`` is a step, so gradients
         cannot be accumulated over several, nor scaled by a ``GradScaler``. ``step`` only ends the step.
+    sparse : {None, "lazy"}
+        What a sparse gradient does, as of ``nn.Embedding(sparse=True)``, where rows without one would change, too: by
+        momentum, Adam's moments, weight decay. None refuses it; "lazy" leaves those rows alone, and their moments, as
+        `SparseAdam` does. Where they would stay as they are in any case, it is not asked for.
 
     Memory that has been stepped (parameters and state on a CPU) cannot be resized any more, as by
     ``p.untyped_storage().resize_(0)``: the kernels keep its address.
@@ -79,10 +85,11 @@ class Fused(Options, Averages, Scaled):
     def __init__(
         self, params: Any, *args: Any, clip_norm: float | None = None, clip_value: float | None = None,
         ema: float | None = None, nonfinite: str = "propagate", fused_zero_grad: bool = False, flat: bool = False,
-        fused_backward: bool = False, **kwargs: Any,
+        fused_backward: bool = False, sparse: str | None = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         self.clip_norm, self.clip_value, self.ema, self.nonfinite = clip_norm, clip_value, ema, nonfinite
         self.fused_zero_grad, self.flat, self.fused_backward = fused_zero_grad, flat, fused_backward
+        self.sparse = sparse
         self._begin()
         self._refuse_unknown(inspect.signature(super().__init__).parameters, kwargs)
         with few_threads():
@@ -193,13 +200,15 @@ class Fused(Options, Averages, Scaled):
         if self._run(built.optimizers, grads):
             self._built = built.after_step(self, params)
         if self.fused_zero_grad:
-            self._zeroed.note([grad for grad in grads if grad is not None])
+            self._zeroed.note([grad for grad in grads if grad is not None and not grad.is_sparse])
 
     def _run(self, optimizers: list[tuple[Any, list[int] | None]], grads: list[Any]) -> bool:
         """Run all optimizers; whether none has left the step out."""
         ran: list[bool] = []
         stepped: list[torch.Tensor] = []
         ends, self._ran = self._ends(), optimizers
+        if self.fused_zero_grad:
+            ends = [*ends, *self._dropping_sparse_gradients()]
         try:
             for optimizer, numbers in optimizers:
                 given = own(grads, numbers)
@@ -215,6 +224,11 @@ class Fused(Options, Averages, Scaled):
             one_call(ends)()
         self._last_step_skipped = not all(ran)
         return all(ran)
+
+    def _dropping_sparse_gradients(self) -> list[Call]:
+        """Return C functions that let go of sparse gradients, which are not zeroed: the next one lies elsewhere."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        return [partial(setattr, p, "grad", None) for p in params if p.grad is not None and p.grad.is_sparse]
 
     def _check_ready(self) -> None:
         """Refuse to step where the optimizer is not in the state for it."""

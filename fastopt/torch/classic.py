@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import torch
 
+from ..kernels.cpu import per_row  # noqa: F401  (the engine of rules per row)
 from ..kernels.rules.adadelta import CoupledAdadeltaScalars
-from ..kernels.rules.adagrad import CoupledAdagradSettings
+from ..kernels.rules.adagrad import CoupledAdagradSettings, CoupledRowwiseAdagradSettings
 from ..kernels.rules.rmsprop import (
     CoupledCenteredMomentumRMSpropScalars,
     CoupledCenteredRMSpropScalars,
@@ -35,6 +36,9 @@ class SGDRule(Rule):
         if group["momentum"]:
             kind = CoupledNesterovSettings if group["nesterov"] else CoupledMomentumSettings
         return kind(*(number(group[name]) for name in ("lr", "momentum", "dampening", "weight_decay"))), 0.0
+
+    def takes_rows(self, group: Mapping[str, Any]) -> bool:
+        return not (group["momentum"] or group["weight_decay"])
 
     def count_of(self, state: Mapping[str, Any]) -> int:
         return int(state.get("momentum_buffer") is not None)
@@ -90,7 +94,12 @@ class AdagradRule(Rule):
 
     def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
         own = (number(group[name]) for name in ("lr", "lr_decay", "eps", "weight_decay"))
-        return CoupledAdagradSettings(*own), 0.0
+        return self._settings(*own), 0.0
+
+    _settings: ClassVar[type] = CoupledAdagradSettings
+
+    def takes_rows(self, group: Mapping[str, Any]) -> bool:
+        return not group["weight_decay"]
 
 
 class Adagrad(Fused, torch.optim.Adagrad):
@@ -100,6 +109,49 @@ class Adagrad(Fused, torch.optim.Adagrad):
     """
 
     rule = AdagradRule()
+
+
+class RowwiseAdagradRule(AdagradRule):
+    """The rule of `RowwiseAdagrad`, in the terms of its parameter groups."""
+
+    _settings = CoupledRowwiseAdagradSettings
+
+    def needs_c_order(self, axes: tuple[int, ...]) -> bool:
+        return axes[:1] not in ((), (0,))
+
+
+class RowwiseAdagrad(Fused, torch.optim.Optimizer):
+    """Adagrad with one number of state per row, for embeddings, with the arguments of torchrec's RowWiseAdagrad.
+
+    See `fastopt.kernels.rules.adagrad.coupled_rowwise_adagrad`. torchrec takes dense gradients only.
+
+    Parameters
+    ----------
+    lr : float
+    lr_decay : float >= 0
+    weight_decay : float >= 0
+        Added to the gradient, times the parameter.
+    initial_accumulator_value : float >= 0
+    eps : float >= 0
+    maximize : bool
+
+    State: ``step``, ``sum`` with a number per row.
+    """
+
+    rule = RowwiseAdagradRule()
+
+    def __init__(
+        self, params: Any, lr: float = 1e-2, lr_decay: float = 0.0, weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0, eps: float = 1e-10, *, maximize: bool = False, **options: Any,
+    ) -> None:  # fmt: skip
+        defaults = {
+            "lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay,
+            "initial_accumulator_value": initial_accumulator_value, "eps": eps,
+        }  # fmt: skip
+        for name, value in defaults.items():
+            if not value >= 0.0:
+                raise ValueError(f"Invalid {name} value: {value}")
+        super().__init__(params, {**defaults, "maximize": maximize}, **options)
 
 
 class AdadeltaRule(Rule):

@@ -148,9 +148,7 @@ class DeviceOptimizer(Optimizer):
         if member.state.get(name) is None:
             member.state[name] = new_state(member.tensor, parameter.array, slot)
         called = f"state {name!r} of {member.path}"
-        member.state[name], array = kept(
-            called, member.state[name], member.tensor, parameter.array, self._place, slot.without
-        )
+        member.state[name], array = kept(called, member.state[name], member.tensor, parameter.array, self._place, slot)
         return array
 
     # -- the owner's state ------------------------------------------------------------------------------------------
@@ -205,6 +203,32 @@ class DeviceOptimizer(Optimizer):
             return self._places.read(self._tensors) == len(self._tensors)
         return self._find_whereabouts() == self._whereabouts
 
+    def _check_sparse(self, member: Member) -> None:
+        """Refuse a sparse gradient where rows without one would change, too, unless ``sparse`` is to leave them alone.
+
+        Raises
+        ------
+        TypeError, ValueError
+        """
+        owner, group = self._owner, self._owner.param_groups[member.group]
+        if owner.rule.needs_whole or self._place.on_gpu:
+            why = "it is on a GPU" if self._place.on_gpu else f"{owner.__class__.__name__} looks at whole parameters"
+            raise TypeError(
+                f"the gradient of {member.path} is sparse, and {why}: build the embedding with sparse=False, or give "
+                "it another optimizer"
+            )
+        if self.use_ema:
+            raise ValueError(
+                f"the gradient of {member.path} is sparse, and ema follows all rows: build the embedding with "
+                "sparse=False, or give it an optimizer without ema"
+            )
+        if owner.chosen.sparse is None and not owner.rule.takes_rows(group):
+            raise ValueError(
+                f"the gradient of {member.path} is sparse, and by momentum, moments or weight decay rows without a "
+                'gradient would change, too: pass sparse="lazy" to leave them alone, as torch.optim.SparseAdam does, '
+                "or build the embedding with sparse=False"
+            )
+
     # -- stepping ---------------------------------------------------------------------------------------------------
 
     def prepare_step(self, grads: Sequence[torch.Tensor | None]) -> bool:
@@ -240,6 +264,10 @@ class DeviceOptimizer(Optimizer):
             If a gradient does not fit, or is not finite and ``nonfinite="raise"``. Nothing has changed then.
         """
         given: Any = grads
+        if self._place.on_gpu or not self._gradients.is_read:
+            for member, grad in zip(self.members, grads, strict=True):
+                if grad is not None and grad.is_sparse:
+                    self._check_sparse(member)
         if self._place.on_gpu:
             given = [ABSENT if grad is None else grad for grad in grads]
         else:

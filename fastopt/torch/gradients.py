@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from .._torch import rows_of
 from ..device import AnyArray, Array
 from ..gradients import HostGradients
+from ..gradients.rows import find_rows
+from ..kernels.cpu.row_tables import Rows
 from ..kernels.layout import ADDRESS
 from ..parameters import Parameter
 from . import reading
-from .memory import NO_MEMORY, few_threads, in_few_threads
+from .memory import DTYPES, NO_MEMORY, few_threads, in_few_threads
 
 _FAR = 2**40
 """An address that is no offset in a storage at address 0, as none has so many bytes."""
@@ -85,14 +88,33 @@ class TensorGradients(HostGradients):
             self.is_read = False
             return self._zero_options(grads, self._dense_reach) if zero else 0
         wanted = list(range(self._count)) if self.present is None else self.present
-        return self._read_each(grads, wanted, zero)
+        by_rows = [k for k in wanted if grads[k].layout is torch.sparse_coo]  # type: ignore[union-attr]
+        whole = [k for k in wanted if k not in by_rows] if by_rows else wanted
+        options = self._read_each(grads, whole, zero)
+        self.rows = {k: self._read_rows(k, grads[k]) for k in by_rows}
+        return options
+
+    def _read_rows(self, k: int, grad: Any) -> Rows:
+        """Check and find a sparse gradient."""
+        parameter = self.parameters[k]
+        indices, values = rows_of(grad.detach())
+        if grad.sparse_dim() != 1 or tuple(grad.shape) != parameter.array.shape:
+            raise ValueError(
+                f"the gradient of {parameter.path} has {grad.sparse_dim()} sparse axes and the shape "
+                f"{tuple(grad.shape)}: expected rows of {parameter.array.shape}"
+            )
+        if values.dtype not in DTYPES:
+            raise TypeError(f"the gradient of {parameter.path} is {values.dtype}: expected float32 or float64")
+        rows = find_rows(parameter, indices[0].numpy(), values.resolve_neg().numpy())
+        self._check_apart(f"the gradient of {parameter.path}", rows.held[1])
+        return rows
 
     @few_threads()
     def zero_all(self, grads: Any) -> None:
         """See `BaseGradients.zero_all`."""
         for grad in grads:
             if grad is not None:
-                grad.zero_()
+                grad.zero_()  # of a sparse one nothing is left
 
     def zeroing(self) -> list[Callable[[], Any]]:
         """See `BaseGradients.zeroing`."""
@@ -107,8 +129,8 @@ class TensorGradients(HostGradients):
         parameter = self.parameters[k]
         if grad.layout is not torch.strided:
             raise TypeError(
-                f"the gradient of {parameter.path} is {grad.layout}: fastopt.torch takes dense gradients; build the "
-                "embedding with sparse=False, or leave it to torch.optim.SparseAdam"
+                f"the gradient of {parameter.path} is {grad.layout}: fastopt.torch takes dense ones and those of "
+                "nn.Embedding(sparse=True), torch.sparse_coo"
             )
         if grad.dtype not in (torch.float32, torch.float64) or grad.is_neg():
             raise TypeError(

@@ -107,18 +107,18 @@ def as_array(name: str, tensor: torch.Tensor, place: Place) -> AnyArray:
 
 
 def kept(
-    name: str, tensor: Any, parameter: Any, array: AnyArray, place: Place, without: int | None
+    name: str, tensor: Any, parameter: Any, array: AnyArray, place: Place, slot: Slot
 ) -> tuple[torch.Tensor, AnyArray]:
     """Return a state tensor that lies as ``array`` does, the parameter's, and its array; a copy if it lay otherwise."""
-    shape, own = _shape_without(array.shape, without), local(parameter)
+    shape, own = _shape_of(slot, array.shape), local(parameter)
     found = local(tensor)
     if tuple(found.shape) != shape:
         raise ValueError(f"{name} has the shape {tuple(found.shape)}, and the parameter needs {shape}")
     if found.device != own.device or found.dtype != own.dtype:
         tensor = found = found.to(own)
-    if without is not None:
+    if shape != array.shape:
         tensor = found.contiguous()
-        return tensor, as_array(name, tensor.squeeze(without), place)
+        return tensor, as_array(name, tensor.reshape([array.shape[axis] for axis in slot.axes_of(array.ndim)]), place)
     view = as_array(name, found, place)
     if not same_strides(view, array):
         tensor = found = empty_like(array, found).copy_(found)
@@ -134,8 +134,9 @@ def new_state(parameter: Any, array: AnyArray | None, slot: Slot) -> torch.Tenso
     ``array`` is the parameter's; None where it has no elements.
     """
     own = local(parameter)
-    if slot.without is not None:
-        return own.new_zeros(_shape_without(tuple(own.shape), slot.without))
+    shape = _shape_of(slot, tuple(own.shape))
+    if shape != tuple(own.shape):
+        return own.new_full(shape, slot.start)
     tensor = torch.empty_like(own) if array is None else empty_like(array, own)
     tensor = tensor.copy_(own) if slot.copies_parameter else tensor.fill_(slot.start)
     return as_distributed(tensor, parameter) if is_distributed(parameter) else tensor
@@ -190,8 +191,7 @@ def _are_too_many(threads: int) -> bool:
     return get_num_threads() == 1 < threads
 
 
-def _shape_without(shape: tuple[int, ...], without: int | None) -> tuple[int, ...]:
-    if without is None:
-        return shape
-    axis = len(shape) + without
-    return (*shape[:axis], 1, *shape[axis + 1 :])
+def _shape_of(slot: Slot, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a slot's tensor: 1 along the axes that it lacks."""
+    kept = slot.axes_of(len(shape))
+    return tuple(extent if axis in kept else 1 for axis, extent in enumerate(shape))

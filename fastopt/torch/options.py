@@ -46,6 +46,11 @@ def _check_nonfinite(name: str, value: Any) -> None:
         raise ValueError(f'{name} must be "propagate", "skip" or "raise", got {value!r}')
 
 
+def _check_sparse(name: str, value: Any) -> None:
+    if value not in (None, "lazy"):
+        raise ValueError(f'{name} must be None or "lazy", got {value!r}')
+
+
 def _check_together(options: Mapping[str, Any]) -> None:
     if not options["fused_backward"]:
         return
@@ -68,6 +73,7 @@ class Chosen(NamedTuple):
     fused_zero_grad: bool
     flat: bool
     fused_backward: bool
+    sparse: str | None
 
 
 class Options:
@@ -80,6 +86,7 @@ class Options:
     fused_zero_grad = Option(False, check_flag)
     flat = Option(False, check_flag)
     fused_backward = Option(False, check_flag)
+    sparse = Option(None, _check_sparse)
 
     chosen: Chosen
     """All of them; another object whenever one is set."""

@@ -60,6 +60,10 @@ class Rule:
         """Whether the rule cannot work on a parameter whose axes lie so in memory."""
         return False
 
+    def takes_rows(self, group: Mapping[str, Any]) -> bool:
+        """Whether rows without a gradient are to stay as they are: so a step with some rows is what torch makes it."""
+        return False
+
     def start(self, name: str, group: Mapping[str, Any]) -> float:
         """Return what a counter starts as."""
         return 0.0

@@ -6,6 +6,7 @@ calls that, with what else belongs to the step, as one (`launch.one_call`).
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -37,8 +38,8 @@ class Elementwise:
     alone = None
     uses_numpy = False
     reads_tables = False
-    row_step = staticmethod(row_gradients.step_rows)
-    rows = None
+    row_step: Any = staticmethod(row_gradients.step_rows)
+    rows: Any = None
 
     def __init__(self, plan):
         self.work = self._whole = plan.work
@@ -62,8 +63,17 @@ class Elementwise:
                 return
             self.rows = RowEngine(self.work, self._groups, self.row_step, *self._rule)
         if tuple(gradients) != self.rows.segments:
-            self._whole = self.work.without(gradients) if gradients else self.work
+            self._leave_out(tuple(gradients))
         self.rows.take(gradients)
+
+    @property
+    def has_rows(self):
+        """Whether there are gradients for some rows at this step."""
+        return self.rows is not None and bool(self.rows.segments)
+
+    def _leave_out(self, segments):
+        """Have whole gradients be those of all other segments."""
+        self._whole = self.work.without(segments) if segments else self.work
 
     def calls(self, options):
         """Return what does the step that the tables describe: C functions without arguments, to be called in order."""
@@ -87,7 +97,7 @@ class Elementwise:
         """Sum of the squares of all gradients, and whether they are finite: one launch that reads the gradients."""
         launch.launch(launch.kernel(loops.norms, None, 0, self.dtype), self._whole, options)
         squares, finite = launch.serial_function(loops.total, 0, None, 0, self.dtype)(self._whole.handle)
-        if self.rows is None or not self.rows.segments:
+        if not self.has_rows:
             return squares, finite
         of_rows, all_finite = self.rows.norms()
         return squares + of_rows, finite and all_finite
@@ -95,9 +105,7 @@ class Elementwise:
     def nonfinite(self):
         """Return a segment whose gradient is not finite, by what `norms` found; None if there is none."""
         found = first_nonfinite(self._whole.chunks, self._whole.sums)
-        if found is None and self.rows is not None and self.rows.segments:
-            return self.rows.nonfinite()
-        return found
+        return self.rows.nonfinite() if found is None and self.has_rows else found
 
     def clip_all(self, factor):
         """Have the next step multiply every gradient by ``factor``."""
@@ -107,7 +115,7 @@ class Elementwise:
         """Have the next step limit each parameter's gradient to the norm ``clipnorm``; after `norms`."""
         clip_each = launch.serial_function(loops.clip_each, 1, None, 0, self.dtype)
         clip_each(self._whole.handle, clipnorm)
-        if self.rows is not None and self.rows.segments:
+        if self.has_rows:
             self.rows.clip_each(clipnorm)
 
     def prepare(self, *, norms=True, clip_each=True, accumulate=True):

@@ -115,6 +115,7 @@ def _open_chunk(t, k, options, scratch, slot_rows, dtype):
 
 @callee
 def update_chunk(param, grad, slots, s, scale, factor, limit, decay):
+    """Step a chunk by an elementwise rule: unscale, clip, decay, update."""
     for i in range(param.size):
         g = clip(grad[i] * scale * factor, -limit, limit)
         p = decayed(param[i], decay)

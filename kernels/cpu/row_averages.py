@@ -72,7 +72,7 @@ def note_followed(averaging, row, moment):
 
 
 def follow(first, last, handle, options):
-    """Have the averages of the rows ``first`` to ``last`` follow all steps; with `OVERWRITE` they then replace the rows.
+    """Have the averages of the rows ``first`` to ``last`` follow all steps; `OVERWRITE`: they then replace the rows.
 
     The handle is the address of an `Averaging`.
     """

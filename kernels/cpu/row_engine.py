@@ -1,7 +1,5 @@
 """How steps of touched rows are made up: which kernels run, in which order."""
 
-from functools import partial
-
 from ..layout import AVERAGE, AVERAGED, OVERWRITE, Control
 from . import launch, row_gradients
 from .row_averages import RowAverage
@@ -55,13 +53,13 @@ class RowEngine:
         self.segments = tuple(gradients)
         if not gradients:
             return
-        places = sum(rows.count for rows in gradients.values())
+        places = sum(rows.places for rows in gradients.values())
         if places > self._memory.places:
             self._memory = Memory(2 * places)
         tables, start = [], 0
         for segment, rows in gradients.items():
             tables.append(self._table_of(segment, rows, start))
-            start += rows.count
+            start += rows.places
         self._work = RowWork(self._plan.handle, tables, self._memory, self._share)
         sorting = Sorting(self._work, len(tables), SORTING * places)
         launch.launch(self._kernel(row_gradients.merge), sorting, 0)
@@ -70,9 +68,9 @@ class RowEngine:
     def _table_of(self, segment, rows, start):
         average = self._average_of(segment, rows)
         return RowTable(
-            segment, self._groups[segment], rows.width, rows.count, rows.indices, rows.values, rows.stride,
+            segment, self._groups[segment], rows.width, rows.places, rows.indices, rows.values, rows.stride,
             self._memory.keys.ctypes.data + 8 * start, self._memory.spare.ctypes.data + 8 * start,
-            max(rows.count - 1, 0).bit_length(), start, average.handle if average else 0,
+            max(rows.places - 1, 0).bit_length(), start, average.handle if average else 0,
         )  # fmt: skip
 
     def _average_of(self, segment, rows):

@@ -58,11 +58,11 @@ def merge(first, last, handle, options):
     r = row_tables_at(handle)
     for k in range(first, last):
         table = scalars_at(RowTable, r.tables, k, 0)
-        if table.count == 0:
+        if table.places == 0:
             continue
-        indices = array_at(table.indices, 0, table.count, np.int64)
-        keys = array_at(table.keys, 0, table.count, np.int64)
-        spare = array_at(table.spare, 0, table.count, np.int64)
+        indices = array_at(table.indices, 0, table.places, np.int64)
+        keys = array_at(table.keys, 0, table.places, np.int64)
+        spare = array_at(table.spare, 0, table.places, np.int64)
         _sort(indices, table.bits, keys, spare)
         found = _note_rows(keys, table.bits, k, table.start, r.touched)
         r.tables[k, TOUCHED] = found
@@ -154,7 +154,7 @@ def share(handle, threads, streams):
     for k in range(r.tables.shape[0]):
         table = scalars_at(RowTable, r.tables, k, 0)
         count += table.touched
-        weight += (table.count + streams * table.touched) * table.width
+        weight += (table.places + streams * table.touched) * table.width
     done, cut = 0.0, 0
     for u in range(count):
         while done * threads >= weight * cut:
@@ -169,10 +169,10 @@ def share(handle, threads, streams):
 
 
 @inlined_callee
-def _row_gradient(table, touched, u, column, length, scratch, dtype):
+def gradient_of_row(table, touched, u, column, length, scratch, dtype):
     """Elements of the gradient of touched row ``u``: where they lie if that is possible, else added up in scratch."""
     first, last = touched[u, FIRST], touched[u, LAST]
-    keys = array_at(table.keys, 0, table.count, np.int64)
+    keys = array_at(table.keys, 0, table.places, np.int64)
     mask, values = (1 << table.bits) - 1, table.values + column * scratch.itemsize
     one = array_at(values + (keys[first] & mask) * table.stride, 0, length, dtype)
     _ask_for_values(table, keys, first + AHEAD, column, length, scratch.itemsize)
@@ -239,7 +239,7 @@ def norms_of_rows(first, last, handle, options):
         squares, bad = 0.0, 0.0
         for column in range(0, table.width, CHUNK):
             length = min(CHUNK, table.width - column)
-            grad = _row_gradient(table, r.touched, u, column, length, scratch, DTYPE)
+            grad = gradient_of_row(table, r.touched, u, column, length, scratch, DTYPE)
             own = sum_of_squares(grad, c.unscale)
             squares += own
             if not math.isfinite(own):
@@ -292,7 +292,7 @@ def step_rows(first, last, handle, options):
         share = share_at(table.averaging, row) if options & AVERAGED else 1.0
         for column in range(0, table.width, CHUNK):
             offset, length = row * table.width + column, min(CHUNK, table.width - column)
-            grad = _row_gradient(table, r.touched, u, column, length, scratch, DTYPE)
+            grad = gradient_of_row(table, r.touched, u, column, length, scratch, DTYPE)
             param = array_at(t.addresses[PARAM, table.segment], offset, length, DTYPE)
             slots = arrays_at(SLOT_ROWS, t.addresses, table.segment, offset, length, DTYPE)
             if share != 1.0:

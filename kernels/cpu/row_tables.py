@@ -1,6 +1,5 @@
 """The tables of a launch over touched rows, and how one small array hands them all to a kernel."""
 
-import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from .rowwise import bins_of
 class Rows(NamedTuple):
     """A gradient for some rows of a parameter, checked, where it lies in memory."""
 
-    count: int  # rows of values: its *places*
+    places: int  # rows of values
     width: int  # elements of each
     indices: int  # address of the row numbers, int64, side by side
     values: int  # address of the first row of values, in the parameter's dtype
@@ -28,7 +27,7 @@ class RowTable(NamedTuple):
     segment: int
     group: int
     width: int
-    count: int
+    places: int
     indices: int
     values: int
     stride: int
@@ -99,12 +98,11 @@ class RowWork:
 
     def __init__(self, plan, tables, memory, share):
         self._tables, self._memory, self._share = np.array(tables, np.int64), memory, share
-        self.elements = sum(table.count * table.width for table in tables)
+        self.elements = sum(table.places * table.width for table in tables)
         self.count = 0
         self._handle = np.zeros(8, np.int64)
-        self._handle[:6] = plan, self._tables.ctypes.data, len(tables), memory.touched.ctypes.data, memory.places, (
-            memory.sums.ctypes.data
-        )
+        touched, sums = memory.touched.ctypes.data, memory.sums.ctypes.data
+        self._handle[:6] = plan, self._tables.ctypes.data, len(tables), touched, memory.places, sums
         self.handle = self._handle.ctypes.data
 
     def bins(self, threads):

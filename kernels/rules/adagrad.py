@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from ..compile._jit import callee
-from ..maths import plus_share, sqrt
-from ..registry import Slot, rule, scalars_for
+from ..maths import constant, plus_share, sqrt
+from ..registry import Slot, per_row_rule, rule, scalars_for
 
 _SLOTS = {"accumulator": Slot(starts_as="initial_accumulator_value")}
 
@@ -70,3 +70,59 @@ def coupled_adagrad(param, grad, slots, s):
     Source: https://docs.pytorch.org/docs/stable/generated/torch.optim.Adagrad.html.
     """
     return outside_adagrad(param, plus_share(grad, param, s.weight_decay), slots, s)
+
+
+class RowwiseAdagradScalars(NamedTuple):
+    """What `rowwise_adagrad` receives."""
+
+    learning_rate: float
+    epsilon: float
+
+
+_PER_ROW = {"accumulator": Slot(starts_as="initial_accumulator_value", per_row=True)}
+
+
+def rowwise_adagrad(param, grad, s):
+    """Adagrad with one accumulator per row of n elements: a ← a + Σ g² / n;  p ← p − η g / (√a + ε).
+
+    Source: Gupta, Bengio & Weston 2014, https://jmlr.org/papers/v15/gupta14a.html; as FBGEMM's exact row-wise Adagrad
+    and torchrec's, https://pytorch.org/torchrec/torchrec.optim.html. Keras has none.
+    """
+    return grad
+
+
+@callee
+def _divide_by_root(squares, n, slots, s):
+    (accumulator,) = slots
+    accumulator = accumulator + constant(squares / n, accumulator)
+    return s.learning_rate / (sqrt(accumulator) + s.epsilon), (accumulator,)
+
+
+@callee
+def _move(param, grad, number, s):
+    return param - number * grad
+
+
+per_row_rule(RowwiseAdagradScalars, rowwise_adagrad, _divide_by_root, _move, slots=_PER_ROW)
+
+
+class CoupledRowwiseAdagradSettings(CoupledAdagradSettings):
+    """Hyper-parameters of `coupled_rowwise_adagrad`."""
+
+
+class CoupledRowwiseAdagradScalars(CoupledAdagradScalars):
+    """What `coupled_rowwise_adagrad` receives."""
+
+
+@scalars_for(CoupledRowwiseAdagradSettings)
+def coupled_rowwise_adagrad_scalars(s, t):
+    """The same as `coupled_adagrad_scalars`."""
+    return CoupledRowwiseAdagradScalars(*coupled_adagrad_scalars(s, t))
+
+
+def coupled_rowwise_adagrad(param, grad, s):
+    """`rowwise_adagrad` with weight decay in the gradient, as in torchrec: g ← g + λ p."""
+    return plus_share(grad, param, s.weight_decay)
+
+
+per_row_rule(CoupledRowwiseAdagradScalars, coupled_rowwise_adagrad, _divide_by_root, _move, slots=_PER_ROW)
