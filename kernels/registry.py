@@ -82,19 +82,16 @@ def two_phase_rule(scalars, first, between, second, terms, slots=()):
     )
 
 
-def per_row_rule(scalars, first, between, second, slots):
-    """Register a rule that needs the sum of a row's squared gradients before it can move the row.
+def per_row_rule(scalars, first, between, second, terms, slots):
+    """Register a rule that needs sums over each row of a parameter before it can move the row.
 
-    A row is all that has one index along the first axis. Slots have a number per row (`Slot.per_row`).
-
-    - ``first(param, grad, s) -> grad``, elementwise: the gradient that counts;
-    - ``between(squares, n, slots, s) -> (number, slots)``, once per row of ``n`` elements, whose squared gradients have
-      the sum ``squares``, in float64;
-    - ``second(param, grad, number, s) -> param``, elementwise, with the gradient that counts.
+    A row is all that has one index along the first axis. Slots have a number per row (`Slot.per_row`). ``first`` and
+    ``second`` are those of `two_phase_rule`, without slots; and
+    ``between(sums, n, slots, s) -> (number, slots)``, once per row of ``n`` elements, has the row's slots, too.
 
     Its engine is `kernels.cpu.per_row.PerRow`, which registers itself.
     """
-    RULES[scalars] = Rule(first.__name__, first=first, between=between, second=second, slots=slots)
+    RULES[scalars] = Rule(first.__name__, first=first, between=between, second=second, terms=terms, slots=slots)
 
 
 def _described(slots: Mapping[str, Slot] | Iterable[str]) -> Mapping[str, Slot]:
@@ -190,19 +187,9 @@ def second_phase(param, grad, slots, extra, s):
     return RULES[type(s)].second(param, grad, slots, extra, s)
 
 
-def row_gradient(param, grad, s):
-    """The gradient that counts, for one element, under a rule per row."""
-    return RULES[type(s)].first(param, grad, s)
-
-
-def between_row(squares, n, slots, s):
-    """Return what a rule per row works out for one row, and the row's new slots."""
-    return RULES[type(s)].between(squares, n, slots, s)
-
-
-def move_in_row(param, grad, number, s):
-    """One element's step under a rule per row."""
-    return RULES[type(s)].second(param, grad, number, s)
+def between_row(sums, n, slots, s):
+    """Return what a rule per row works out for one row between its phases, and the row's new slots."""
+    return RULES[type(s)].between(sums, n, slots, s)
 
 
 @overload(scalars_of, jit_options=FLAGS, strict=False)
@@ -235,16 +222,6 @@ def _second_phase(param, grad, slots, extra, s):
     return RULES[s.instance_class].second
 
 
-@overload(row_gradient, jit_options=FLAGS, strict=False)
-def _row_gradient(param, grad, s):
-    return RULES[s.instance_class].first
-
-
 @overload(between_row, jit_options=FLAGS, strict=False)
-def _between_row(squares, n, slots, s):
+def _between_row(sums, n, slots, s):
     return RULES[s.instance_class].between
-
-
-@overload(move_in_row, jit_options=FLAGS, strict=False)
-def _move_in_row(param, grad, number, s):
-    return RULES[s.instance_class].second

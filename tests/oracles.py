@@ -403,6 +403,26 @@ class Muon(Rule):
 
 
 @dataclass
+class RowwiseAdagrad(Rule):
+    """Gupta, Bengio and Weston, JMLR 15, 2014: Adagrad with the mean square of each row."""
+
+    in_keras = False
+    rate = 0.1
+    own = {"initial_accumulator_value": 1.0, "epsilon": 0.01}, {"initial_accumulator_value": 0.1, "epsilon": 0.001}
+
+    initial_accumulator_value: float = 0.0
+    epsilon: float = 1e-8
+
+    def slots(self, param, path):
+        return {"accumulator": np.full(param.shape[:1], self.initial_accumulator_value, param.dtype)}
+
+    def step(self, param, grad, slots, learning_rate, t):
+        inner = tuple(range(1, grad.ndim))
+        slots["accumulator"] = total = slots["accumulator"] + (grad * grad).mean(axis=inner)
+        return param - learning_rate * grad / (np.sqrt(total) + self.epsilon).reshape(total.shape + (1,) * len(inner))
+
+
+@dataclass
 class AdaBelief(Rule):
     """Zhuang et al., arXiv 2010.07468, algorithm 2."""
 
@@ -473,7 +493,7 @@ class Adan(Rule):
 
 
 RULES = {name: kind for name, kind in globals().items() if isinstance(kind, type) and hasattr(kind, "rate")}
-LEARNING_RATES = {"SGD": 0.01, "ScheduleFreeAdamW": 0.0025}  # every other default is 0.001
+LEARNING_RATES = {"SGD": 0.01, "ScheduleFreeAdamW": 0.0025, "RowwiseAdagrad": 0.01}  # every other default is 0.001
 WEIGHT_DECAYS = {"AdamW": 0.004, "Muon": 0.004}  # every other default is None
 
 

@@ -47,8 +47,8 @@ class Fused(Options, Averages, Scaled):
         What a NaN or infinite gradient does. A skipped step changes nothing.
     fused_zero_grad : bool
         Zero the gradients in the same pass; sparse ones are dropped. `zero_grad` then leaves those alone that still are
-        zero. It trusts the tensors'
-        version counters: what writes to a gradient behind autograd's back (``p.grad.data``, NumPy) is not seen.
+        zero. It trusts the tensors' version counters: what writes to a gradient behind autograd's back
+        (``p.grad.data``, NumPy) is not seen.
     flat : bool
         Move the ``data`` of all parameters that are trained into one tensor per device and dtype, see
         `flat_parameters`. Each has a storage of its own there, so that it is saved alone. What is thawed or added later

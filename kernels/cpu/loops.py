@@ -192,9 +192,7 @@ def phase_one(first, last, handle, options):
     t = tables_at(handle, DTYPE)
     scratch = scratch_for(options, DTYPE)
     terms = np.empty((len(TERM_ROWS), CHUNK), DTYPE)
-    term_addresses = np.empty((len(TERM_ROWS), 1), np.int64)
-    for row in range(len(TERM_ROWS)):
-        term_addresses[row, 0] = terms[row].ctypes.data
+    term_addresses = addresses_of(terms)
     for k in range(first, last):
         segment = t.chunks[k, SEGMENT]
         if t.gradients[ADDRESS, segment] == 0:
@@ -202,13 +200,23 @@ def phase_one(first, last, handle, options):
         c, grad, scale, param, slots = _open_chunk(t, k, options, scratch, SLOT_ROWS, DTYPE)
         s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
         term_arrays = arrays_at(TERM_ROWS, term_addresses, 0, 0, param.size, DTYPE)
-        _first_phase_chunk(param, grad, slots, term_arrays, s, scale, t.factors[CLIP, segment], c.limit, c.decay)
+        first_phase_chunk(param, grad, slots, term_arrays, s, scale, t.factors[CLIP, segment], c.limit, c.decay)
         for row in range(len(TERM_ROWS)):
             t.sums[row, k] = sum_of(terms[row, : param.size])
 
 
 @callee
-def _first_phase_chunk(param, grad, slots, terms, s, scale, factor, limit, decay):
+def addresses_of(terms):
+    """Addresses of the rows of an array, as the address table of one segment."""
+    addresses = np.empty((terms.shape[0], 1), np.int64)
+    for row in range(terms.shape[0]):
+        addresses[row, 0] = terms[row].ctypes.data
+    return addresses
+
+
+@callee
+def first_phase_chunk(param, grad, slots, terms, s, scale, factor, limit, decay):
+    """First phase of a rule on a chunk: new slots, and the terms to be summed."""
     for i in range(param.size):
         g = clip(grad[i] * scale * factor, -limit, limit)
         p = decayed(param[i], decay)
@@ -228,12 +236,13 @@ def phase_two(first, last, handle, options):
         c, grad, scale, param, slots = _open_chunk(t, k, options, scratch, SLOT_ROWS, DTYPE)
         s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
         factor, extra = t.factors[CLIP, segment], t.factors[EXTRA, segment]
-        _second_phase_chunk(param, grad, slots, s, extra, scale, factor, c.limit, c.decay)
+        second_phase_chunk(param, grad, slots, s, extra, scale, factor, c.limit, c.decay)
         finish_chunk(t, segment, offset, param, c, options, DTYPE)
 
 
 @callee
-def _second_phase_chunk(param, grad, slots, s, extra, scale, factor, limit, decay):
+def second_phase_chunk(param, grad, slots, s, extra, scale, factor, limit, decay):
+    """Second phase of a rule on a chunk, with the number that came between."""
     for i in range(param.size):
         g = clip(grad[i] * scale * factor, -limit, limit)
         p = decayed(param[i], decay)

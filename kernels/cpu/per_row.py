@@ -9,17 +9,15 @@ import numpy as np
 
 from ..compile._jit import callee
 from ..compile.intrinsics import array_at, arrays_at, load, scalars_at, store
-from ..layout import ADDRESS, AVERAGE, AVERAGED, CHUNK, CLIP, GROUP, LENGTH, OFFSET, OVERWRITE, PARAM, SEGMENT, Control
-from ..maths import clip, decayed
-from ..registry import RULES, between_row, move_in_row, row_gradient
+from ..layout import ADDRESS, AVERAGED, CHUNK, CLIP, GROUP, LENGTH, OFFSET, OVERWRITE, PARAM, SEGMENT, Control
+from ..registry import RULES, between_row
 from ..rules import adagrad  # noqa: F401  # registers its rules
 from ..tables import tables_at
 from . import launch
 from .engines import Elementwise, contiguous_chunks
-from .loops import CONTROLS, finish_chunk
-from .reduction import sum_of_squares
-from .row_averages import NOW, follow_row, note_followed, share_at
-from .row_gradients import gradient_of_row
+from .loops import CONTROLS, addresses_of, finish_chunk, first_phase_chunk, second_phase_chunk
+from .reduction import sum_of
+from .row_gradients import ask_for_row, follow_touched, gradient_of_row
 from .row_tables import ROW, TABLE, RowTable, row_tables_at
 from .staging import chunk_gradient, scratch_for
 
@@ -30,83 +28,82 @@ WIDTH = GROUP + 1
 DTYPE = np.float32
 SCALARS = Control
 SLOT_ROWS: Any = ()
+TERM_ROWS: Any = ()
 
 
 def step_per_row(first, last, handle, options):
     """One step of a rule per row, of the chunks ``first`` to ``last``. Writes what `loops.step` does."""
     t = tables_at(handle, DTYPE)
-    scratch, own = scratch_for(options, DTYPE), np.empty(CHUNK, DTYPE)
+    scratch, terms = scratch_for(options, DTYPE), np.empty((len(TERM_ROWS), CHUNK), DTYPE)
+    sums, term_addresses = np.empty(len(TERM_ROWS)), addresses_of(terms)
     for k in range(first, last):
         segment, start, width = t.chunks[k, SEGMENT], t.chunks[k, OFFSET], t.chunks[k, WIDTH]
         if t.gradients[ADDRESS, segment] == 0:
             continue
         c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
         s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
+        factor = t.factors[CLIP, segment]
         for row in range(start // width, (start + t.chunks[k, LENGTH]) // width):
-            squares, number = 0.0, DTYPE(0)
-            for move in range(2):
-                for column in range(0, width, CHUNK):
-                    offset, length = row * width + column, min(CHUNK, width - column)
-                    param = array_at(t.addresses[PARAM, segment], offset, length, DTYPE)
-                    if move == 0 or width > CHUNK:
-                        grad, scale = chunk_gradient(t, segment, offset, length, c, options, scratch, DTYPE)
-                        squares += _measure(own[:length], param, grad, s, scale, t.factors[CLIP, segment], c)
-                    if move == 1:
-                        _move(param, own[:length], number, s, c.decay)
-                        finish_chunk(t, segment, offset, param, c, options, DTYPE)
-                if move == 0:
-                    number = _between(arrays_at(SLOT_ROWS, t.addresses, segment, row, 1, DTYPE), squares, width, s)
+            sums[:] = 0.0
+            for column in range(0, width, CHUNK):
+                offset, length = row * width + column, min(CHUNK, width - column)
+                grad, scale = chunk_gradient(t, segment, offset, length, c, options, scratch, DTYPE)
+                param = array_at(t.addresses[PARAM, segment], offset, length, DTYPE)
+                arrays = arrays_at(TERM_ROWS, term_addresses, 0, 0, length, DTYPE)
+                first_phase_chunk(param, grad, (), arrays, s, scale, factor, c.limit, c.decay)
+                _add_sums(sums, terms, length)
+            number = _between(arrays_at(SLOT_ROWS, t.addresses, segment, row, 1, DTYPE), sums, width, s)
+            for column in range(0, width, CHUNK):
+                offset, length = row * width + column, min(CHUNK, width - column)
+                grad, scale = chunk_gradient(t, segment, offset, length, c, options, scratch, DTYPE)
+                param = array_at(t.addresses[PARAM, segment], offset, length, DTYPE)
+                second_phase_chunk(param, grad, (), s, number, scale, factor, c.limit, c.decay)
+                finish_chunk(t, segment, offset, param, c, options, DTYPE)
 
 
 def step_touched_per_row(first, last, handle, options):
     """The same of the touched rows ``first`` to ``last``, as `row_gradients.step_rows`."""
     r = row_tables_at(handle)
     t = tables_at(r.plan, DTYPE)
-    scratch, own = np.empty(CHUNK, DTYPE), np.empty(CHUNK, DTYPE)
+    scratch, terms = np.empty(CHUNK, DTYPE), np.empty((len(TERM_ROWS), CHUNK), DTYPE)
+    sums, term_addresses = np.empty(len(TERM_ROWS)), addresses_of(terms)
     for u in range(first, last):
+        ask_for_row(t, r, u, last, scratch.itemsize)
         table, row = scalars_at(RowTable, r.tables, r.touched[u, TABLE], 0), r.touched[u, ROW]
         c = scalars_at(Control, t.table, table.group, 0)
         s = scalars_at(SCALARS, t.table, table.group, CONTROLS)
-        segment, share = table.segment, share_at(table.averaging, row) if options & AVERAGED else 1.0
-        squares, number = 0.0, DTYPE(0)
-        for move in range(2):
-            for column in range(0, table.width, CHUNK):
-                offset, length = row * table.width + column, min(CHUNK, table.width - column)
-                param = array_at(t.addresses[PARAM, segment], offset, length, DTYPE)
-                if move == 0 or table.width > CHUNK:
-                    grad = gradient_of_row(table, r.touched, u, column, length, scratch, DTYPE)
-                    squares += _measure(own[:length], param, grad, s, c.unscale, t.factors[CLIP, segment], c)
-                if move == 1:
-                    if share != 1.0:
-                        follow_row(array_at(t.addresses[AVERAGE, segment], offset, length, DTYPE), param, DTYPE(share))
-                    _move(param, own[:length], number, s, c.decay)
-                    finish_chunk(t, segment, offset, param, c, options & (AVERAGED | OVERWRITE), DTYPE)
-            if move == 0:
-                number = _between(arrays_at(SLOT_ROWS, t.addresses, segment, row, 1, DTYPE), squares, table.width, s)
-        if options & AVERAGED:
-            note_followed(table.averaging, row, NOW)
+        segment, width, factor = table.segment, table.width, t.factors[CLIP, table.segment]
+        grad = scratch
+        sums[:] = 0.0
+        for column in range(0, width, CHUNK):
+            offset, length = row * width + column, min(CHUNK, width - column)
+            grad = gradient_of_row(table, r.touched, u, column, length, scratch, DTYPE)
+            param = array_at(t.addresses[PARAM, segment], offset, length, DTYPE)
+            arrays = arrays_at(TERM_ROWS, term_addresses, 0, 0, length, DTYPE)
+            first_phase_chunk(param, grad, (), arrays, s, c.unscale, factor, c.limit, c.decay)
+            _add_sums(sums, terms, length)
+        number = _between(arrays_at(SLOT_ROWS, t.addresses, segment, row, 1, DTYPE), sums, width, s)
+        follow_touched(t, table, row, options, DTYPE)
+        for column in range(0, width, CHUNK):
+            offset, length = row * width + column, min(CHUNK, width - column)
+            if width > CHUNK:
+                grad = gradient_of_row(table, r.touched, u, column, length, scratch, DTYPE)
+            param = array_at(t.addresses[PARAM, segment], offset, length, DTYPE)
+            second_phase_chunk(param, grad, (), s, number, c.unscale, factor, c.limit, c.decay)
+            finish_chunk(t, segment, offset, param, c, options & (AVERAGED | OVERWRITE), DTYPE)
 
 
 @callee
-def _measure(own, param, grad, s, scale, factor, c):
-    """Fill ``own`` with the gradients that count; returns the sum of their squares."""
-    for i in range(own.size):
-        g = clip(grad[i] * scale * factor, -c.limit, c.limit)
-        own[i] = row_gradient(decayed(param[i], c.decay), g, s)
-    return sum_of_squares(own, own.dtype.type(1))
+def _add_sums(sums, terms, length):
+    for row in range(sums.size):
+        sums[row] += sum_of(terms[row, :length])
 
 
 @callee
-def _between(slots, squares, width, s):
-    number, new_slots = between_row(squares, width, load(slots, 0), s)
+def _between(slots, sums, width, s):
+    number, new_slots = between_row(sums, width, load(slots, 0), s)
     store(slots, 0, new_slots)
     return number
-
-
-@callee
-def _move(param, own, number, s, decay):
-    for i in range(param.size):
-        param[i] = move_in_row(decayed(param[i], decay), own[i], number, s)
 
 
 class PerRow(Elementwise):

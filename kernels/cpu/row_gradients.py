@@ -215,14 +215,15 @@ def _ask_for(address, nbytes):
 
 
 @inlined_callee
-def _ask_for_row(t, r, u, itemsize):
-    """Prefetch a touched row of the parameter and of all that a step changes with it."""
-    k = r.touched[u, TABLE]
-    segment, width = r.tables[k, SEGMENT], r.tables[k, WIDTH]
-    for row in range(t.addresses.shape[0]):
-        address = t.addresses[row, segment]
-        if address != 0:
-            _ask_for(address + r.touched[u, ROW] * width * itemsize, width * itemsize)
+def ask_for_row(t, r, u, last, itemsize):
+    """Prefetch, some rows before its turn, a touched row of the parameter and of all that a step changes with it."""
+    if u + AHEAD < last:
+        k, row = r.touched[u + AHEAD, TABLE], r.touched[u + AHEAD, ROW]
+        segment, width = r.tables[k, SEGMENT], r.tables[k, WIDTH]
+        for stream in range(t.addresses.shape[0]):
+            address = t.addresses[stream, segment]
+            if address != 0:
+                _ask_for(address + row * width * itemsize, width * itemsize)
 
 
 # -- norms -------------------------------------------------------------------------------------------------------------
@@ -284,20 +285,27 @@ def step_rows(first, last, handle, options):
     t = tables_at(r.plan, DTYPE)
     scratch = np.empty(CHUNK, DTYPE)
     for u in range(first, last):
-        if u + AHEAD < last:
-            _ask_for_row(t, r, u + AHEAD, scratch.itemsize)
+        ask_for_row(t, r, u, last, scratch.itemsize)
         table, row = scalars_at(RowTable, r.tables, r.touched[u, TABLE], 0), r.touched[u, ROW]
         c = scalars_at(Control, t.table, table.group, 0)
         s = scalars_at(SCALARS, t.table, table.group, CONTROLS)
-        share = share_at(table.averaging, row) if options & AVERAGED else 1.0
+        follow_touched(t, table, row, options, DTYPE)
         for column in range(0, table.width, CHUNK):
             offset, length = row * table.width + column, min(CHUNK, table.width - column)
             grad = gradient_of_row(table, r.touched, u, column, length, scratch, DTYPE)
             param = array_at(t.addresses[PARAM, table.segment], offset, length, DTYPE)
             slots = arrays_at(SLOT_ROWS, t.addresses, table.segment, offset, length, DTYPE)
-            if share != 1.0:
-                follow_row(array_at(t.addresses[AVERAGE, table.segment], offset, length, DTYPE), param, DTYPE(share))
             update_chunk(param, grad, slots, s, c.unscale, t.factors[CLIP, table.segment], c.limit, c.decay)
             finish_chunk(t, table.segment, offset, param, c, options & (AVERAGED | OVERWRITE), DTYPE)
-        if options & AVERAGED:
-            note_followed(table.averaging, row, NOW)
+
+
+@inlined_callee
+def follow_touched(t, table, row, options, dtype):
+    """Have a row's average follow the steps that left the row alone; the present one comes after the row's step."""
+    if options & AVERAGED:
+        share = share_at(table.averaging, row)
+        if share != 1.0:
+            param = array_at(t.addresses[PARAM, table.segment], row * table.width, table.width, dtype)
+            average = array_at(t.addresses[AVERAGE, table.segment], row * table.width, table.width, dtype)
+            follow_row(average, param, dtype(share))
+        note_followed(table.averaging, row, NOW)

@@ -141,7 +141,8 @@ def move_chunk(t, chunk, work, thread, threads, slot_rows, dtype):
     arrays = (addresses[PARAM, segment], addresses[AVERAGE, segment], addresses[ACCUMULATOR, segment])
     slots = column_of(slot_rows, addresses, segment)
     many, single = wide(dtype), one(dtype)
-    vectors = is_plain(chunk.gradient) and (union(arrays[1:]) | union(slots)) % VECTOR == 0
+    aligned = (union(arrays[1:]) | union(slots) | chunk.first * size_of(single)) % VECTOR == 0
+    vectors = is_plain(chunk.gradient) and aligned
     whole = chunk.size - chunk.size % len(many) if vectors else 0
     gradient, start = chunk.gradient, chunk.first
     middle, end = start + whole, start + chunk.size

@@ -25,6 +25,7 @@ from .lanes import (
     in_lanes,
     load_each,
     numbers_from,
+    one,
     rest_of,
     size_of,
     store_each,
@@ -118,22 +119,23 @@ def _first_chunk(handle, options, k, lanes, flags, totals, warp, thread, scalars
     idle = program.stopped or program.options & MICRO != 0
     if program.ready and not idle and chunk.gradient.address != 0:
         s = rule_scalars_of(t, program, k, scalars)
-        _sum_first(t, program, k, chunk, s, lanes, thread, slot_rows, term_rows, dtype)
+        sum_first(t, program, k, chunk, s, lanes, thread, slot_rows, term_rows, t.common.sums, k, dtype)
         if segment_is_done(t, chunk.segment, flags, warp, thread):
             _between(t, chunk.segment, s, lanes, totals, thread)
 
 
 @callee
-def _sum_first(t, program, k, chunk, s, lanes, thread, slot_rows, term_rows, dtype):
+def sum_first(t, program, k, chunk, s, lanes, thread, slot_rows, term_rows, sums, column, dtype):
+    """First phase of a part of chunk ``k``: slots, and into ``sums[:, column]`` the terms' sums; all of a warp."""
     addresses, segment = t.common.addresses, chunk.segment
     param, accumulator = addresses[PARAM, segment], addresses[ACCUMULATOR, segment]
     slots = column_of(slot_rows, addresses, segment)
-    foreign, own = param | chunk.gradient.address, accumulator | union(slots)
+    foreign, own = param | chunk.gradient.address, accumulator | union(slots) | chunk.first * size_of(one(dtype))
     how = how_to_load(program.options, foreign)
     aligned = is_plain(chunk.gradient) and (own if how == APART else own | foreign) % VECTOR == 0
     c, factor = control_of(t, program, k), factor_of(t, program, segment, dtype)
     work = FirstPhase(chunk, param, accumulator, slots, aligned, program.options, c, s, factor, term_rows)
-    sum_terms(work, how, chunk.size, lanes, thread, t.common.sums, k, dtype)
+    sum_terms(work, how, chunk.size, lanes, thread, sums, column, dtype)
 
 
 @callee

@@ -82,28 +82,29 @@ class RowwiseAdagradScalars(NamedTuple):
 _PER_ROW = {"accumulator": Slot(starts_as="initial_accumulator_value", per_row=True)}
 
 
-def rowwise_adagrad(param, grad, s):
+@callee
+def rowwise_adagrad(param, grad, slots, s):
     """Adagrad with one accumulator per row of n elements: a ← a + Σ g² / n;  p ← p − η g / (√a + ε).
 
     Source: Gupta, Bengio & Weston 2014, https://jmlr.org/papers/v15/gupta14a.html; as FBGEMM's exact row-wise Adagrad
     and torchrec's, https://pytorch.org/torchrec/torchrec.optim.html. Keras has none.
     """
-    return grad
+    return (grad * grad,), ()
 
 
 @callee
-def _divide_by_root(squares, n, slots, s):
+def _rate_of_row(sums, n, slots, s):
     (accumulator,) = slots
-    accumulator = accumulator + constant(squares / n, accumulator)
+    accumulator = accumulator + constant(sums[0] / n, accumulator)
     return s.learning_rate / (sqrt(accumulator) + s.epsilon), (accumulator,)
 
 
 @callee
-def _move(param, grad, number, s):
-    return param - number * grad
+def _move(param, grad, slots, rate, s):
+    return param - rate * grad
 
 
-per_row_rule(RowwiseAdagradScalars, rowwise_adagrad, _divide_by_root, _move, slots=_PER_ROW)
+per_row_rule(RowwiseAdagradScalars, rowwise_adagrad, _rate_of_row, _move, terms=1, slots=_PER_ROW)
 
 
 class CoupledRowwiseAdagradSettings(CoupledAdagradSettings):
@@ -120,9 +121,15 @@ def coupled_rowwise_adagrad_scalars(s, t):
     return CoupledRowwiseAdagradScalars(*coupled_adagrad_scalars(s, t))
 
 
-def coupled_rowwise_adagrad(param, grad, s):
+def coupled_rowwise_adagrad(param, grad, slots, s):
     """`rowwise_adagrad` with weight decay in the gradient, as in torchrec: g ← g + λ p."""
-    return plus_share(grad, param, s.weight_decay)
+    return rowwise_adagrad(param, plus_share(grad, param, s.weight_decay), slots, s)
 
 
-per_row_rule(CoupledRowwiseAdagradScalars, coupled_rowwise_adagrad, _divide_by_root, _move, slots=_PER_ROW)
+def _coupled_move(param, grad, slots, rate, s):
+    return _move(param, plus_share(grad, param, s.weight_decay), slots, rate, s)
+
+
+per_row_rule(
+    CoupledRowwiseAdagradScalars, coupled_rowwise_adagrad, _rate_of_row, _coupled_move, terms=1, slots=_PER_ROW
+)
