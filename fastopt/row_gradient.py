@@ -107,7 +107,7 @@ def _array(name: str, array: Any) -> Any:
 
 def _check_dtype(name: str, array: Any, allowed: tuple[str, ...]) -> None:
     dtype = array.dtype
-    if not any(str(dtype).endswith(each) for each in allowed) or not getattr(dtype, "isnative", True):
+    if str(dtype).rpartition(".")[2] not in allowed:  # torch's have its name before theirs
         raise TypeError(f"{name} must be {' or '.join(allowed)} in native byte order, got {dtype}")
 
 

