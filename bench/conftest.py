@@ -49,7 +49,7 @@ class Run:
         self.baseline = Path(self.option("baseline") or baseline_path(BASELINES, surroundings()))
         gates = BENCH / ("gates-quick.toml" if self.quick else "gates.toml")
         self.gates = read_gates(gates, Path("none") if self.quick else self.baseline)
-        self.outcomes, self.functions, self.busy, self.mean_failure = [], {}, {}, None
+        self.outcomes, self.functions, self.tables, self.busy, self.mean_failure = [], {}, {}, {}, None
         self.pattern = re.compile(self.option("cases"))
 
     @property
@@ -68,8 +68,9 @@ class Run:
 
     def finish(self, status):
         """Write what was asked for, judge the run as a whole; its exit status, given that of its cases."""
-        if (path := self.option("results")) and (self.outcomes or self.functions):
-            measured = {"cases": [outcome.to_json() for outcome in self.outcomes], "functions": self.functions}
+        if (path := self.option("results")) and (self.outcomes or self.functions or self.tables):
+            cases = [outcome.to_json() for outcome in self.outcomes]
+            measured = {"cases": cases, "functions": self.functions, "tables": self.tables}
             Result(path).update(
                 format=1,
                 date=datetime.date.today().isoformat(),

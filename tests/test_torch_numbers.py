@@ -240,7 +240,7 @@ def test_signature_is_torchs(name):
     ours = inspect.signature(getattr(fastopt.torch, name)).parameters
     assert [(key, p.default) for key, p in ours.items()][: len(theirs)] == [(k, p.default) for k, p in theirs.items()]
     assert list(ours)[len(theirs) :] == [
-        "clip_norm", "clip_value", "ema", "nonfinite", "fused_zero_grad", "flat", "fused_backward"
+        "clip_norm", "clip_value", "ema", "nonfinite", "fused_zero_grad", "flat", "fused_backward", "sparse"
     ]  # fmt: skip
 
 

@@ -238,16 +238,6 @@ def test_zero_size_parameters():
     assert_alike(optimizers)
 
 
-def test_sparse_gradients_are_refused():
-    table = torch.nn.Embedding(5, 3, sparse=True)
-    optimizer = fastopt.torch.AdamW(table.parameters())
-    before = table.weight.detach().clone()
-    table(torch.tensor([1, 2])).sum().backward()
-    with pytest.raises(TypeError, match=r"dense gradients.*sparse=False"):
-        optimizer.step()
-    assert torch.equal(table.weight, before)
-
-
 def test_gradients_that_overlap_their_parameter_are_refused():
     base = torch.randn(8)
     p = base[:4].detach().requires_grad_()

@@ -58,6 +58,7 @@ class TensorGradients(HostGradients):
         super().__init__(parameters, buffer, state)
         self.present: list[int] | None = None
         self.is_read = False
+        self._are_sparse = False  # whether some were at the last step
         self._reader = None
         if not reading.obstacle():
             self._reader = reading.reader(list(map(_expected, parameters)), found=self.table, occupied=self._occupied)
@@ -65,6 +66,9 @@ class TensorGradients(HostGradients):
 
     def read_quickly(self, grads: Sequence[torch.Tensor | None]) -> None:
         """Do the coming `read`, if all gradients lie as their parameters do."""
+        # To describe a sparse tensor torch throws an exception, which takes a millisecond.
+        if self._are_sparse and any(grad is not None and grad.is_sparse for grad in grads):
+            return
         self.is_read = self._reader is not None and self._are_read(tuple(grads))
 
     def _are_read(self, grads: tuple[Any, ...]) -> bool:
@@ -84,6 +88,7 @@ class TensorGradients(HostGradients):
         """See `BaseGradients.read`: here a list with a tensor or None for each parameter."""
         self._staged.clear()
         self._held = grads
+        self._are_sparse = False
         if self.is_read:
             self.is_read = False
             return self._zero_options(grads, self._dense_reach) if zero else 0
@@ -92,6 +97,7 @@ class TensorGradients(HostGradients):
         whole = [k for k in wanted if k not in by_rows] if by_rows else wanted
         options = self._read_each(grads, whole, zero)
         self.rows = {k: self._read_rows(k, grads[k]) for k in by_rows}
+        self._are_sparse = bool(by_rows)
         return options
 
     def _read_rows(self, k: int, grad: Any) -> Rows:
