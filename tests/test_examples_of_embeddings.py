@@ -60,3 +60,17 @@ def test_the_plane_of_the_picture():
     _, axes = np.linalg.eigh(np.cov(vectors.T))
     expected = (vectors - vectors.mean(axis=0)) @ axes[:, :-3:-1]
     np.testing.assert_allclose(np.abs(flatten(vectors)), np.abs(expected), atol=1e-9)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+def test_clicks(optimizer, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    arguments = ["--rows=2000", "--size=4", "--batch=128", "--steps=40", f"--optimizer={optimizer}"]
+    run(monkeypatch, "torch_dlrm.py", *arguments)
+    printed = capsys.readouterr().out
+    table = np.array([line.split() for line in printed.splitlines()[1:11]], float)
+    first, *_, last = table[:, 1:]
+    assert first[0] > 0.65 and last[0] < 0.57, "the curve falls"
+    assert np.all(table[:, 3] < table[:, 1]), "nobody is better than what made the clicks"
+    assert float(re.search(r"greatest difference: (\S+)", printed)[1]) < 1e-6
+    assert float(re.search(r"fastopt.torch (\S+) ms", printed)[1]) > 0
