@@ -23,7 +23,7 @@ def test_word_vectors(monkeypatch, capsys, tmp_path):
     losses = [float(loss) for loss in re.findall(r"loss (\S+)", printed)]
     assert losses == sorted(losses, reverse=True) and len(losses) == 4
     assert losses[-1] < 2.5 < 6 * np.log(2)  # what knows nothing starts with
-    for word, neighbour in [("left", "right"), ("string", "characters"), ("class", "derived")]:
+    for word, neighbour in [("left", "right"), ("string", "prefix"), ("class", "derived")]:
         assert neighbour in re.search(rf"{word}: (.*)", printed)[1].split()
     assert (tmp_path / "words.png").read_bytes()[1:4] == b"PNG"
 
