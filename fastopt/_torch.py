@@ -79,6 +79,16 @@ def rows_of(gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return merged.indices(), merged.values()
 
 
+def adding(tensors: list[torch.Tensor], number: torch.Tensor) -> None:
+    """Add a number to all tensors: on a GPU by a launch, where torch has `filling`'s functions."""
+    add = getattr(getattr(torch, "foreach", None), "add_", None) or getattr(torch, "_foreach_add_", None)
+    if add is not None:
+        add(tensors, [number] * len(tensors))
+        return
+    for tensor in tensors:
+        tensor.add_(number)
+
+
 class Scaled:
     """An optimizer as `torch.amp.GradScaler` sees it: nothing public has it hand over its scale.
 
@@ -86,6 +96,7 @@ class Scaled:
     """
 
     fused_backward: Any
+    param_groups: list[dict[str, Any]]
     _unscales_itself = False
 
     @property
@@ -93,13 +104,22 @@ class Scaled:
         """Whether a ``GradScaler`` is to hand over its scale, by the attributes ``grad_scale`` and ``found_inf``.
 
         It passes over all gradients in any case, and unscales them in the same pass if this is False; Lightning clips
-        only then. A ``grad_scale`` that is there before is multiplied by the scaler's, as torch does.
+        only then. But it waits for the GPU then: with ``fused=True`` CUDA tensors are not, as in torch.  A
+        ``grad_scale`` that is there before is multiplied by the scaler's, as torch does.
         """
-        return self._unscales_itself or self.fused_backward or scale_of(self) is not None
+        return self._unscales_itself or self.fused_backward or scale_of(self) is not None or is_fused_on_gpu(self)
 
     @_step_supports_amp_scaling.setter
     def _step_supports_amp_scaling(self, value: bool) -> None:
         self._unscales_itself = value
+
+
+def is_fused_on_gpu(optimizer: Any) -> bool:
+    """Whether ``fused=True`` was asked for, of CUDA tensors alone."""
+    groups = optimizer.param_groups
+    return any(group.get("fused") for group in groups) and all(
+        p.device.type == "cuda" for group in groups for p in group["params"]
+    )
 
 
 def scale_of(optimizer: Any) -> Any:

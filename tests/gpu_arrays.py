@@ -8,9 +8,10 @@ import types
 
 import numpy as np
 import pytest
+from fastopt.kernels.compile.intrinsics import table_at
 from running_driver import adopt, adopt_storage
 
-from fastopt.device import aligned_zeros, dlpack
+from fastopt.device import CudaArray, aligned_zeros, dlpack
 
 
 def undefined(size, dtype):
@@ -114,6 +115,8 @@ def tensor_class():
 
         @classmethod
         def __torch_function__(cls, function, types, args=(), kwargs=None):
+            if function is torch.Tensor.to and kwargs:  # it is there already
+                kwargs = {name: value for name, value in kwargs.items() if name != "device"}
             return adopted(super().__torch_function__(function, types, args, kwargs))
 
         def __deepcopy__(self, memo):
@@ -130,6 +133,20 @@ def adopted(value):
         with torch._C.DisableTorchFunctionSubclass():
             adopt_storage(value)
     return value
+
+
+def tensors_of_addresses(patch):
+    """Let `torch.as_tensor` make tensors, that say they are on a GPU, of numbers that fastopt keeps there."""
+    torch = pytest.importorskip("torch")
+    as_tensor = torch.as_tensor
+
+    def on_gpu(value, *args, **options):
+        if not isinstance(value, CudaArray):
+            return as_tensor(value, *args, **options)
+        memory = table_at(value.address, 1, 1, value.dtype.type).reshape(())
+        return torch.from_numpy(memory).as_subclass(tensor_class())
+
+    patch.setattr(torch, "as_tensor", on_gpu)
 
 
 def tensor(array, patch):

@@ -1,6 +1,12 @@
 """fastopt.torch on CUDA tensors gives the bits of the CPU. On a real GPU: tests/gpu/test_torch.py."""
 
+import contextlib
+import copy
+from functools import partialmethod
+
 import pytest
+from fastopt.kernels.cuda import gpu
+from gpu_arrays import tensors_of_addresses
 from running_driver import finish_all
 
 pytestmark = pytest.mark.usefixtures("gpus")
@@ -20,6 +26,8 @@ def stream(monkeypatch):
         cuda_stream = 0
 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda ordinal=None: Stream())
+    tensors_of_addresses(monkeypatch)
+    return Stream
 
 
 def tensor(shape, seed, on_gpu):
@@ -46,21 +54,33 @@ class Twin:
         if name == "ScheduleFreeAdamW":
             self.optimizer.train()
 
-    def step(self, skip=(), bad=()):
+    def step(self, skip=(), bad=(), found_inf=None):
+        """One step, without gradients for some parameters, or with a NaN; as a GradScaler has it done, if told so."""
         self.steps += 1
         for k, p in enumerate(self.params):
             p.grad = None if k in skip else tensor(p.shape, 100 * self.steps + k, self.on_gpu)
             if k in bad:
                 p.grad.view(-1)[0] = float("nan")
+        if found_inf is None:
+            self.optimizer.step()
+            return
+        scaling = {"grad_scale": 4.0, "found_inf": float(found_inf)}
+        for name, value in scaling.items():
+            setattr(self.optimizer, name, tensor((), 0, self.on_gpu).fill_(value))
         self.optimizer.step()
+        for name in scaling:
+            delattr(self.optimizer, name)
 
-    def found(self):
-        """Parameters, state, and what is told of the last step."""
+    def values(self):
+        """Parameters and state."""
         finish_all()
         states = [self.optimizer.state[p] for p in self.params if p in self.optimizer.state]
         values = [*self.params, *(state[key] for state in states for key in sorted(state))]
-        told = self.optimizer.last_step_skipped, self.optimizer.last_grad_norm
-        return [value.detach().numpy().tobytes() for value in values], told
+        return [value.detach().numpy().tobytes() for value in values]
+
+    def found(self):
+        """These, and what is told of the last step: it makes the host wait."""
+        return self.values(), (self.optimizer.last_step_skipped, self.optimizer.last_grad_norm)
 
 
 def both(name, **options):
@@ -89,6 +109,131 @@ def test_gradients_that_come_and_go_skipped_steps_and_zeroing():
             assert twin.optimizer.last_step_skipped == ("bad" in options)
             assert not any(p.grad is not None and p.grad.any() for p in twin.params)
         assert_same(*twins)
+
+
+@contextlib.contextmanager
+def waits(driver):
+    """A list that is given the names of what waits for a GPU: calls of the driver, and numbers read from tensors."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            moves = function.name() == "aten::_to_copy" and (kwargs or {}).get("device") is not None
+            if moves or function.name() == "aten::_local_scalar_dense":
+                found.append(function.name())
+            return function(*args, **(kwargs or {}))
+
+    found, before = [], len(driver.calls)
+    with Reads():
+        yield found
+    found += [name for name in driver.calls[before:] if "Synchronize" in name or "DtoH" in name]
+
+
+SKIPPING = {"nonfinite": {"bad": (0,)}, "scaler": {"found_inf": 1}}
+
+
+def do_in_stream(patch, driver):
+    """Have what torch does between kernels happen in their stream."""
+    import torch
+
+    from fastopt.torch.verdict import Verdict
+
+    def later(verdict, given, does):
+        given = [given] if isinstance(given, torch.Tensor) else given
+        torch.autograd.graph.increment_version(given)
+
+        def run():
+            with torch.autograd._unsafe_preserve_version_counter(tuple(given)):
+                does(verdict, given)
+
+        with gpu.device(0).current():
+            driver.enqueue(torch.cuda.current_stream().cuda_stream, run)
+
+    leave_out_if, count = Verdict.leave_out_if, Verdict.count
+    patch.setattr(Verdict, "leave_out_if", partialmethod(later, does=lambda own, given: leave_out_if(own, *given)))
+    patch.setattr(Verdict, "count", partialmethod(later, does=count))
+
+
+@pytest.mark.parametrize("late", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("cause", SKIPPING)
+@pytest.mark.parametrize("name", ["AdamW", "SGD", pytest.param("RAdam", marks=pytest.mark.full)])
+def test_steps_that_a_gpu_may_leave_out_do_not_wait(name, cause, late, gpus, stream, monkeypatch):
+    """The counters lie there, as torch.optim has them with ``fused=True``. How late it does them does not matter."""
+    do_in_stream(monkeypatch, gpus)
+    gpus.eagerness = (late, late)
+    plain = {} if cause == "nonfinite" else {"found_inf": 0}
+    pair = both(name, ema=0.9, **({"nonfinite": "skip"} if cause == "nonfinite" else {}))
+    for twin in pair:
+        twin.step(**plain)
+    for round, options in enumerate((plain, SKIPPING[cause], plain, SKIPPING[cause], SKIPPING[cause], plain, plain)):
+        for twin in pair:
+            twin.optimizer.param_groups[0]["lr"] = 0.05 / (1 + round // 4)
+        pair[0].step(**options)
+        stream.cuda_stream = (5, 6)[round % 2]
+        with waits(gpus) as found:
+            pair[1].step(**options)
+        assert not found
+    assert_same(*pair)
+    for step in [pair[1].optimizer.state[p].get("step") for p in pair[1].params]:
+        assert step is None if name == "SGD" else (step.device.type, float(step)) == ("cuda", 5)
+    some = {**plain, "skip": (1,)}
+    for options in (SKIPPING[cause], some, plain, SKIPPING[cause], some, plain, SKIPPING[cause], plain):
+        for twin in pair:
+            twin.step(**options)
+        assert pair[0].values() == pair[1].values()
+    assert_same(*pair)
+
+
+def test_a_scaler_hands_its_scale_over_where_torch_has_it_do_so():
+    pair = both("AdamW", fused=True)
+    assert [twin.optimizer._step_supports_amp_scaling for twin in pair] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["NAdam", "ScheduleFreeAdamW"])
+def test_steps_of_rules_with_other_counters(name):
+    """These wait, and count as on the CPU; "raise" always waits."""
+    for option, sequence in (("skip", ({}, {"bad": (0,)}, {}, {})), ("raise", ({}, {}, {"bad": (1,)}, {}))):
+        pair = both(name, nonfinite=option)
+        for options in sequence:
+            for twin in pair:
+                with contextlib.suppress(FloatingPointError):
+                    twin.step(**options)
+            assert_same(*pair)
+
+
+def test_options_that_change_while_the_gpu_is_behind():
+    pair = both("AdamW", nonfinite="skip")
+    good, bad = {}, {"bad": (0,)}
+    changes = {3: {"nonfinite": "raise"}, 4: {"nonfinite": "propagate"}, 6: {"nonfinite": "skip"}, 9: {"ema": 0.5}}
+    for number, options in enumerate((good, bad, good, good, good, good, bad, good, bad, bad, good, good)):
+        for twin in pair:
+            for name, value in changes.get(number, {}).items():
+                setattr(twin.optimizer, name, value)
+            twin.step(**options)
+        assert pair[0].values() == pair[1].values()
+    assert_same(*pair)
+
+
+def test_state_goes_to_torch_and_back():
+    """At any moment, also right after a step that was left out."""
+    import torch
+
+    (own,) = both("AdamW", nonfinite="skip")[1:]
+    theirs = Twin("AdamW", True)
+    theirs.optimizer = torch.optim.AdamW(theirs.optimizer.param_groups, foreach=False)
+    for bad in ((), (0,), ()):
+        own.step(bad=bad)
+        if not bad:
+            theirs.step()
+        theirs.steps = own.steps
+    for _ in range(2):
+        states = [copy.deepcopy(twin.optimizer.state_dict()) for twin in (own, theirs)]
+        for twin, state in zip((theirs, own), states, strict=True):
+            twin.optimizer.load_state_dict(state)
+            twin.step()
+        for p, q in zip(own.params, theirs.params, strict=True):
+            torch.testing.assert_close(p, q)
+            assert float(own.optimizer.state[p]["step"]) == float(theirs.optimizer.state[q]["step"])
 
 
 def test_changed_groups_and_moved_parameters():

@@ -84,9 +84,9 @@ class Gpu:
     def _empty(self, size: int, dtype: np.dtype[Any]) -> CudaArray:
         return replace(self.view("state", self.library.empty(self.ordinal, size, dtype)), stream=self.stream)
 
-    def scalar(self, address: int) -> CudaArray:
-        """A float64 that fastopt keeps at an address."""
-        return CudaArray(address, (), (), np.dtype(np.float64), self.ordinal, None, self.stream)
+    def scalar(self, address: int, dtype: type[np.generic] = np.float64) -> CudaArray:
+        """A number that fastopt keeps at an address."""
+        return CudaArray(address, (), (), np.dtype(dtype), self.ordinal, None, self.stream)
 
     def fill(self, array: CudaArray, number: float) -> None:
         """See `Place.fill`."""

@@ -23,6 +23,7 @@ from ..scalars import Scalars, Scaling
 from .host import nonfinite_message
 
 if TYPE_CHECKING:
+    from ..device import CudaArray
     from ..gradients.cuda import CudaGradients
     from ..kernels.cuda.engine import State
 
@@ -37,8 +38,13 @@ class Setting(NamedTuple):
     """What a call says beside its gradients."""
 
     unscale: float
-    nonfinite: str
+    nonfinite: str  # or "told": left out if `GpuSteps.tell` has the GPU do so, whatever the gradients are
     scaled: bool = False  # whether the loss scale is the GPU's own
+
+    @property
+    def checks(self) -> bool:
+        """Whether gradients that are not finite stop a step."""
+        return self.nonfinite in ("skip", "raise")
 
 
 class Captured(NamedTuple):
@@ -60,7 +66,14 @@ class GpuSteps:
     scalars : Scalars
     before : GpuSteps or None
         Whose loss scale goes on.
+
+    Attributes
+    ----------
+    tell : function or None
+        Enqueues what may set `stopped`, after the gradients have been looked at and before anything is changed.
     """
+
+    tell: Callable[[], None] | None = None
 
     def __init__(self, plans: list[Plan], gradients: CudaGradients, scalars: Scalars, before: GpuSteps | None) -> None:
         from ..kernels.cuda import engine
@@ -107,10 +120,12 @@ class GpuSteps:
         with self._device.current(), self._counted(closing, stream, others):
             for plan in self._plans:
                 plan.work.found.put(self._counts.calls, stream)
-            if self._measures(nonfinite, closing):
+            if self._measures(setting, closing):
                 self._launch_norms(stream)
                 if nonfinite == "raise":
                     self._raise_if_stopped(stream)
+            if self.tell is not None:
+                self.tell()
             self._launch(stream, options)
             self._gradients.lend(stream)
 
@@ -188,9 +203,9 @@ class GpuSteps:
             scale, growth = self.scaling()
             self.set_scaling(scaling._replace(scale=scale, growth=growth))
 
-    def _measures(self, nonfinite: str, closing: bool) -> bool:
+    def _measures(self, setting: Setting, closing: bool) -> bool:
         """Whether norms must be measured, as far as the host can tell."""
-        return nonfinite != "propagate" or (closing and self._scalars.clipping()[0] != 0)
+        return setting.checks or (closing and self._scalars.clipping()[0] != 0)
 
     def _launch_norms(self, stream: int) -> None:
         for plan in self._plans:
@@ -224,10 +239,9 @@ class GpuSteps:
             plan.take_gradients()
         scalars.write(setting.unscale, decision, ask)
         options = decision.options if decision.closing else tables.MICRO
-        checked = setting.nonfinite != "propagate"
-        options |= tables.CHECKED if checked else 0
+        options |= tables.CHECKED if setting.nonfinite != "propagate" else 0
         options |= tables.SCALED if setting.scaled else 0
-        options |= tables.MEASURED if decision.way or checked else 0
+        options |= tables.MEASURED if decision.way or setting.checks else 0
         shared.row[tables.STAMP], shared.row[tables.OPTIONS] = decision.call - 1, options
         shared.row[tables.WAY] = decision.way
         shared.limit[tables.LIMIT] = decision.limit
@@ -328,6 +342,16 @@ class GpuSteps:
                 f"a captured step was replayed more often than prepared for: call prepare(steps) before "
                 f"replays; {state.calls} calls were carried out, later replays did nothing"
             )
+
+    @property
+    def stopped(self) -> CudaArray:
+        """The number on the GPU that stops the present step, if it is not zero."""
+        return self._place.scalar(self._shared.address_of("stopped"), np.int64)
+
+    @property
+    def skipped(self) -> CudaArray:
+        """The number on the GPU that says whether the last step was left out."""
+        return self._place.scalar(self._shared.address_of("skipped"), np.int64)
 
     @property
     def scales(self) -> bool:

@@ -19,10 +19,11 @@ from .averages import Averages
 from .backward import BackwardSteps
 from .building import Built, build, local_gradient, own
 from .cohorts import path_of
-from .memory import check_parameter, few_threads, local
+from .memory import check_parameter, device_of, few_threads, local
 from .names import ELSEWHERE
 from .options import NAMES, Chosen, Options, options_of
 from .rule import Rule
+from .verdict import is_on_gpu
 from .versions import Zeroed, note_writing
 
 
@@ -31,7 +32,8 @@ class Fused(Options, Averages, Scaled):
 
     Everything else is torch's: arguments and their checks, ``param_groups``, hooks, ``state`` and its names. Subclasses
     have a `Rule`, which says how torch's hyper-parameters become scalars. ``foreach``, ``fused`` and ``capturable`` say
-    how torch would compute: they are accepted, kept in ``param_groups``, and without effect here.
+    how torch would compute: they are accepted, kept in ``param_groups``, and without effect here, but for one: with
+    ``fused=True`` a ``GradScaler`` hands its scale over on CUDA.
 
     Parameters
     ----------
@@ -44,7 +46,7 @@ class Fused(Options, Averages, Scaled):
         Keep an exponential moving average of the parameters with this momentum, ``state[p]["ema"]``. It begins with the
         parameters after the first step that it is on for.
     nonfinite : {"propagate", "skip", "raise"}
-        What a NaN or infinite gradient does. A skipped step changes nothing.
+        What a NaN or infinite gradient does. A skipped step changes nothing. On CUDA, ``"raise"`` waits for the GPU.
     fused_zero_grad : bool
         Zero the gradients in the same pass; sparse ones are dropped. `zero_grad` then leaves those alone that still are
         zero. It trusts the tensors' version counters: what writes to a gradient behind autograd's back
@@ -169,7 +171,7 @@ class Fused(Options, Averages, Scaled):
             one_call(self._ends())()
             return loss
         found_inf = found_inf_of(self)
-        self._last_step_skipped = found_inf is not None and bool(found_inf)
+        self._last_step_skipped = found_inf is not None and not self._is_for_gpu(found_inf) and bool(found_inf)
         if not self._last_step_skipped:
             with alone(self._stepping):
                 scale = scale_of(self)
@@ -178,13 +180,18 @@ class Fused(Options, Averages, Scaled):
                 self._step()
         return loss
 
+    def _is_for_gpu(self, found_inf: Any) -> bool:
+        """Whether what a scaler has found is left to the GPU that all parameters are on."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        return is_on_gpu(found_inf) and all(device_of(p) == found_inf.device for p in params)
+
     @few_threads()
     def _unscale_gradients(self, scale: Any) -> None:
         """Divide the gradients by ``grad_scale`` where they lie, as torch's fused optimizers do.
 
         They stay divided if the step is then refused.
         """
-        divisor = float(scale)
+        divisor = scale.reshape(()) if is_on_gpu(scale) else float(scale)
         for grad in [local(p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]:
             grad.div_(divisor)
 
@@ -272,8 +279,8 @@ class Fused(Options, Averages, Scaled):
 
     @property
     def last_step_skipped(self) -> bool:
-        """Whether the last step was left out: a gradient was not finite."""
-        return self._last_step_skipped
+        """Whether the last step was left out: a gradient was not finite. On a GPU, reading it may wait."""
+        return self._last_step_skipped or any(each.is_undecided and each.last_step_skipped for each, _ in self._ran)
 
     @property
     def flat_parameters(self) -> list[torch.Tensor]:

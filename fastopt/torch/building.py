@@ -16,6 +16,7 @@ from .meta import MetaOptimizer
 from .rule import Owner
 from .several import check_distribution
 from .snapshot import Snapshot
+from .verdict import is_on_gpu, may_leave_out
 
 AnyOptimizer = DeviceOptimizer | MetaOptimizer
 
@@ -40,7 +41,9 @@ def members_of(owner: Owner, params: list[Any], grads: list[Any], known: Known) 
 def member_of(owner: Owner, tensor: Any, grad: Any, g: int, k: int, cohorts: dict[Any, Cohort], known: Known) -> Member:
     """Parameter ``k`` of group ``g``; its cohort is one of ``cohorts``, or is added to them."""
     group, state = owner.param_groups[g], dict(owner.state.get(tensor, ()))
-    tensors = {name: counter_of(name, state.pop(name, owner.rule.start(name, group))) for name in owner.rule.counters}
+    names = owner.rule.counters
+    gpu_of = local(tensor) if names == ("step",) and is_on_gpu(local(tensor)) and may_leave_out(owner) else None
+    tensors = {name: counter_of(name, state.pop(name, owner.rule.start(name, group)), gpu_of) for name in names}
     counters = {name: float(tensor) for name, tensor in tensors.items()}
     count = owner.rule.count_of({**counters, **state})
     averages = "ema" in state

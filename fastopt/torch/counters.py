@@ -19,8 +19,18 @@ from .rule import Owner
 _KINDS = {getattr(torch, name): (kind, np.dtype(name).type) for name, kind in DTYPES.items()}
 
 
-def counter_of(name: str, found: Any) -> torch.Tensor:
-    """The tensor that counts from now on: what was found in state, unless that is a number, or cannot hold one."""
+def counter_of(name: str, found: Any, gpu_of: torch.Tensor | None = None) -> torch.Tensor:
+    """The tensor that counts from now on: what was found in state, unless that is a number, or cannot hold one.
+
+    With ``gpu_of`` it is on the GPU of that tensor.
+    """
+    counter = _counter_of(name, found)
+    if gpu_of is None or counter.device == gpu_of.device:
+        return counter
+    return gpu_of.new_full((), float(counter), dtype=counter.dtype)
+
+
+def _counter_of(name: str, found: Any) -> torch.Tensor:
     if isinstance(found, torch.Tensor) and (
         found.dtype.is_floating_point or (name == "step" and found.dtype in _KINDS)
     ):
@@ -45,6 +55,8 @@ class Counters:
     ----------
     writes : list of function
         Called in order, without arguments, they have the tensors say what `prepare` has found. None runs Python code.
+    far : list of torch.Tensor
+        Those of the tensors that are not written to by their address; each once.
     """
 
     def __init__(self, owner: Owner, members: list[Member]) -> None:
@@ -65,6 +77,7 @@ class Counters:
         self._far_numbers: list[int] = []  # of the active ones,
         self._far_values: Any = []  # and what they will be
         self.writes: list[Callable[[], Any]] = []
+        self.far: list[torch.Tensor] = []
 
     def _make_tables(self) -> None:
         rows = [(tensor.data_ptr(), _KINDS[tensor.dtype][0], number) for tensor, number in self._near]
@@ -108,6 +121,17 @@ class Counters:
         """Return what tells of writing to tensors that are not read at every step: it may take waiting for a GPU."""
         return [mark_of(tensor) for tensor, _ in self._far]
 
+    @property
+    def counts(self) -> tuple[tuple[int, dict[str, float]], ...]:
+        """What all cohorts are taken to have counted."""
+        return tuple((cohort.count, cohort.counters) for cohort in self._cohorts)
+
+    @counts.setter
+    def counts(self, counts: tuple[tuple[int, dict[str, float]], ...]) -> None:
+        for cohort, (count, counters) in zip(self._cohorts, counts, strict=True):
+            cohort.count, cohort.counters = count, counters
+        self._known[:] = [cohort.counters[name] for cohort, name in self._numbers]
+
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def prepare(self, active: list[Cohort]) -> None:
@@ -129,6 +153,7 @@ class Counters:
         self._wanted[wanted] = 1
         far = [(tensor, number) for tensor, number in self._far if self._wanted[number]]
         tensors, self._far_numbers = [tensor for tensor, _ in far], [number for _, number in far]
+        self.far = list({tensor.data_ptr(): tensor for tensor in tensors}.values())
         self.writes, self._far_values = [] if self._write is None else [self._write], []
         if far:
             self._far_values, fills = filling(tensors)
@@ -139,8 +164,15 @@ class Counters:
         for cohort, count, counters in self._counted:
             cohort.count, cohort.counters = count, counters
         self._known[:] = self._coming
+
+    def note_writing(self) -> None:
+        """Take the tensors to say what the cohorts have counted: nobody else has written to them."""
         if self._far:
             self._far_versions = self._versions()
+
+    def are_steps_on(self, device: torch.device) -> bool:
+        """Whether all tensors are there, and each goes up by one with every update."""
+        return self._names in ((), ("step",)) and all(tensor.device == device for tensor, _ in self._near + self._far)
 
 
 def _is_near(tensor: torch.Tensor) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .._torch import without_modes
+from .._torch import found_inf_of, without_modes
 from ..counts import Call
 from ..device import HOST, AnyArray, place_of
 from ..device.strides import is_dense, memory_order, overlaps_itself
@@ -21,6 +21,7 @@ from ..optimizer import Optimizer
 from ..parameters import Parameter, check_disjoint
 from ..plan import AVERAGE_SLOT, Plan, allocate
 from ..scalars import Decision, Scalars
+from ..steps.gpu import GpuSteps
 from . import reading
 from .cohorts import Cohort, Member
 from .counters import Counters
@@ -29,6 +30,7 @@ from .memory import as_array, check_parameter, is_distributed, kept, local, new_
 from .options import Chosen
 from .rows import Row, Rows
 from .rule import Owner
+from .verdict import Verdict, is_on_gpu, may_leave_out
 
 
 class DeviceOptimizer(Optimizer):
@@ -36,6 +38,9 @@ class DeviceOptimizer(Optimizer):
 
     Hyper-parameters, numbers and state are the torch optimizer's, its ``owner``: nothing of them is kept here. New
     state becomes the owner's with the step that uses it first.
+
+    On a GPU the counts of cohorts are those after all steps, as if none of them had been left out, like an optimizer's
+    other counters: see `steps.gpu`. The tensors that count are the GPU's to write to, then.
 
     Parameters
     ----------
@@ -48,6 +53,11 @@ class DeviceOptimizer(Optimizer):
     ------
     TypeError, ValueError
         If a parameter cannot be updated in place.
+
+    Attributes
+    ----------
+    is_undecided : bool
+        Whether the GPU alone knows if the last step was done.
     """
 
     def __init__(self, owner: Owner, members: list[Member]) -> None:
@@ -73,6 +83,9 @@ class DeviceOptimizer(Optimizer):
         self._take_charge(self._collect(), allocate)
         self._tables = [Rows(self._owner, plan) for plan in self._plans]
         self._unrecorded = list(members)
+        self._may_leave_out = may_leave_out(self._owner)
+        self._verdict: Verdict | None = None
+        self.is_undecided = False
         self.has_recorded = False
         self._places = None
         if not self._place.on_gpu and not reading.obstacle() and all(map(reading.is_readable, self._tensors)):
@@ -194,6 +207,8 @@ class DeviceOptimizer(Optimizer):
         """Whether parameters still are the memory that they were. Reads the gradients, if that is quick."""
         if self.use_ema != (self._owner.chosen.ema is not None) or not self._have_stayed():
             return False
+        if self._place.on_gpu and may_leave_out(self._owner) and not self._may_leave_out:
+            return False  # what counts is to be on the GPU
         if not (self._place.on_gpu or self.distributed):
             self._gradients.read_quickly(grads)
         return self._counting.read()
@@ -236,14 +251,44 @@ class DeviceOptimizer(Optimizer):
         chosen = self._owner.chosen
         if chosen is not self._chosen:
             self._follow(chosen)
+        if self.is_undecided and not self._stays_undecided():
+            self._confirm()
         is_read = not self._place.on_gpu and self._gradients.is_read
-        if not self._find_active(None if is_read else present_of(grads)):
+        if not self._find_active(None if is_read else present_of(grads)) or not self._work_out():
             return False
-        for table in self._tables:
-            if not table.work_out(self._limit, self.ema_momentum):
-                return False
         self._counting.prepare(self._active)
         return True
+
+    def _work_out(self) -> bool:
+        self._worked_out_for = self._counting.counts
+        return all(table.work_out(self._limit, self.ema_momentum) for table in self._tables)
+
+    def write(self) -> None:
+        """Fill the tables of scalars, for what the cohorts have counted."""
+        if self._place.on_gpu and self._worked_out_for != self._counting.counts:
+            self._work_out()
+        for table in self._tables:
+            table.write()
+
+    # The counters of a step on a GPU, see `steps.gpu`: what cohorts have counted is among them.
+
+    def _counters(self) -> dict[str, str]:
+        return {**super()._counters(), "counts": "_counts_of_cohorts"}
+
+    @property
+    def _counts_of_cohorts(self) -> Any:
+        return self._counting.counts
+
+    @_counts_of_cohorts.setter
+    def _counts_of_cohorts(self, counts: Any) -> None:
+        self._counting.counts = counts
+
+    def _advancing(self, t: int) -> list[Call]:
+        return [*super()._advancing(t), self._count_cohorts] if self._place.on_gpu else super()._advancing(t)
+
+    def _count_cohorts(self) -> None:
+        self._counting.prepare(self._active)
+        self._counting.accept()
 
     def _follow(self, chosen: Chosen) -> None:
         """Take over what has been set."""
@@ -268,31 +313,70 @@ class DeviceOptimizer(Optimizer):
             for member, grad in zip(self.members, grads, strict=True):
                 if grad is not None and grad.is_sparse:
                     self._check_sparse(member)
-        if self._place.on_gpu:
+        nonfinite = self.nonfinite
+        if self._gpu is not None:
             given = [ABSENT if grad is None else grad for grad in grads]
+            nonfinite = self._listen(self._gpu)
         else:
             self._gradients.present = self._present
         try:
             # Under `torch.set_default_device` and other modes torch's functions, of which a step may call some, would
             # run Python code between the kernels and the counts.
             with without_modes():
-                self._read_and_step(given, zero, 1.0, self.nonfinite, None, ends)
+                self._read_and_step(given, zero, 1.0, nonfinite, None, ends)
+                self.is_undecided = self._leaves_undecided(nonfinite, ends)
+                if self._gpu is not None and self._verdict is not None and self.is_undecided:
+                    self._count_on_gpu(self._verdict, self._gpu)
         finally:
             self._gradients.release()
-        # On a GPU whether a step was skipped costs waiting for it: only asked where it can be.
-        if self.nonfinite != "propagate" and self.last_step_skipped:
+        # On a GPU whether a step was skipped costs waiting for it: only asked where it has to be known.
+        if nonfinite != "propagate" and not self.is_undecided and self.last_step_skipped:
             return False
-        if self._place.on_gpu:
+        if self._gpu is None:
+            self._counting.accept()
+        elif not self.is_undecided:
             for each in (*self._recording(), *ends):
                 each()
-        self._counting.accept()
+        self._counting.note_writing()
         self._note_recorded()
         return True
+
+    def _listen(self, gpu: GpuSteps) -> str:
+        """Have a scaler tell the GPU whether to leave the step out; what the step is to do, see `steps.gpu.Setting`."""
+        found_inf, device = found_inf_of(self._owner), local(self._tensors[0]).device
+        is_told = is_on_gpu(found_inf) and found_inf.device == device
+        if self._may_leave_out and self._verdict is None:
+            self._verdict = Verdict(gpu, device)
+        gpu.tell = partial(self._verdict.leave_out_if, found_inf) if self._verdict and is_told else None
+        return "told" if is_told and self.nonfinite == "propagate" else self.nonfinite
+
+    def _leaves_undecided(self, nonfinite: str, ends: Sequence[Call]) -> bool:
+        """Whether nobody but the GPU has to know if it has left the step out.
+
+        The host must know where numbers of the owner's, or new state, are to be noted only if the step was done.
+        """
+        begins = self.use_ema and not all(cohort.averages for cohort in self._active)
+        return (
+            self._verdict is not None
+            and nonfinite in ("skip", "told")
+            and self._counting.are_steps_on(local(self._tensors[0]).device)
+            and not (ends or begins or any(map(self._recording_of, self._unrecorded)))
+        )
+
+    def _stays_undecided(self) -> bool:
+        """Whether the coming step counts from what the GPU knows, too."""
+        return may_leave_out(self._owner) and self.nonfinite != "raise"
+
+    def _count_on_gpu(self, verdict: Verdict, gpu: GpuSteps) -> None:
+        with gpu.in_order():
+            verdict.count(self._counting.far)
 
     def _find_active(self, present: list[int] | None) -> bool:
         """Find the cohorts that have gradients; False if that is some of a cohort."""
         if self._active and present == self._present:
             return True
+        if self.is_undecided:
+            self._confirm()  # what the GPU comes to late, it does with the gradients of now
         wanted = set(range(len(self.members)) if present is None else present)
         having = dict.fromkeys(self.members[k].cohort for k in sorted(wanted))
         if any(m.cohort in having and k not in wanted for k, m in enumerate(self.members)):
@@ -311,8 +395,7 @@ class DeviceScalars(Scalars):
 
     def write(self, unscale: float, decision: Decision, ask: bool = True) -> None:
         """See `Scalars.write`."""
-        for table in self._optimizer._tables:
-            table.write()
+        self._optimizer.write()
 
     def recording(self) -> list[Call]:
         """See `Scalars.recording`."""

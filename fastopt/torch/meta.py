@@ -31,6 +31,7 @@ class MetaOptimizer:
 
     last_grad_norm = None
     has_recorded = True
+    is_undecided = False
 
     def __init__(self, owner: Owner, members: list[Member]) -> None:
         self._owner, self.members = owner, members
@@ -57,6 +58,7 @@ class MetaOptimizer:
         states = [(self._owner.state[member.tensor], self._state_of(member)) for member in self._present]
         one_call([*self._counting.writes, *(partial(live.update, found) for live, found in states), *ends])()
         self._counting.accept()
+        self._counting.note_writing()
         return True
 
     def _state_of(self, member: Member) -> dict[str, Any]:

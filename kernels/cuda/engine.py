@@ -125,8 +125,11 @@ class Shared:
 
     def _set(self, **numbers):
         for name, value in numbers.items():
-            index = getattr(tables, name.upper())
-            self.device.write(self.state.address + 8 * index, np.array([value], np.int64))
+            self.device.write(self.address_of(name), np.array([value], np.int64))
+
+    def address_of(self, name):
+        """Return the address of a number in the state, an int64."""
+        return self.state.address + 8 * getattr(tables, name.upper())
 
     def scale(self, scale, growth, growth_steps, least, greatest):
         """Set the loss scale, and how it is to change."""
