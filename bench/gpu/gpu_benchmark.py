@@ -1,7 +1,7 @@
 """fastopt against torch on one GPU: every case is first checked to compute the same on all sides, then timed.
 
     python bench/gpu/gpu_benchmark.py --result FILE                  # a step of `make gpu`
-    python bench/gpu/gpu_benchmark.py --result FILE --device cpu     # tries the program out; its figures mean nothing
+    python bench/gpu/gpu_benchmark.py --result FILE --device cpu     # tries the program out: no figure is a GPU's
 
 Cases, sides and the judge are those of fastopt.bench, on tensors of a GPU. Sides take turns, round by round; medians
 count. "kernel" is the time between two CUDA events around many steps, "wall" that of the wall clock with one
@@ -15,14 +15,16 @@ import time
 
 import numpy as np
 import torch
-from gpu_machine import MACHINES
+from gpu_machine import DEVICES, machine_of
 
 from fastopt.bench.cases import Case
 from fastopt.bench.check import STEPS, DisagreementError, check
 from fastopt.bench.measure import interleaved
 from fastopt.bench.peers.torch import Fused, array_of
 from fastopt.bench.result import Result
-from fastopt.bench.sides import Fastopt, Traffic
+from fastopt.bench.shapes import MODELS as SHAPES
+from fastopt.bench.shapes import small_shapes
+from fastopt.bench.sides import Traffic
 
 CAPTURED = ", captured graph"
 TOLERANCE = 1e-5
@@ -32,8 +34,10 @@ STEPPED = (("adam", "plain"), ("adamw", "clip-ema"), ("sgd-momentum", "plain"), 
 """Recipes with their stacks. torch has no fused form of the last two, which have no peer."""
 
 MODELS = ("1e4", "1e6", "gpt2", "1e9")
-SMALL = {"1e6": "2e4", "gpt2": "400-tensors", "1e9": "5e4"}
+SMALL = {"1e4": "1e3", "1e6": "5e3", "gpt2": "4-tensors", "1e9": "1e4"}
 """What stands for a model where the program is only tried out."""
+
+SHAPES |= {"4-tensors": lambda: small_shapes(4)}
 
 
 class Flat(Fused):
@@ -68,11 +72,11 @@ class Flat(Fused):
         return {name: list(map(array_of, self._cut(flat))) for name, (flat,) in super().slots().items()}
 
 
-def sides_of(problem):
+def sides_of(machine, problem):
     """fastopt, torch fused where it has the rule, and that on flat copies where there are several tensors."""
     case = problem.case
     peers = [] if Fused.lacks(case) else [Fused, Flat][: 1 + (len(case.shapes) > 1)]
-    return [kind(problem) for kind in (Fastopt, *peers)]
+    return [kind(problem) for kind in (machine.fastopt, *peers)]
 
 
 def bytes_needed(case):
@@ -103,7 +107,7 @@ def capture(machine, sides):
 def run_case(machine, case, rounds, captured=False):
     """What was measured of one case."""
     problem = machine.problem(case)
-    sides = sides_of(problem)
+    sides = sides_of(machine, problem)
     check(problem, sides)
     if captured:
         sides = sides[:2]
@@ -194,10 +198,10 @@ def attempt(machine, case, captured, rounds, deadline):
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-def show(name, case):
+def show(name, case, note):
     """One line on the terminal."""
-    if "sides" not in case:
-        print(f"{name}: {case.get('skipped') or case['error']}", flush=True)
+    if "sides" not in case or note:
+        print(f"{name}: {case.get('skipped') or case.get('error') or f'all sides agree; {note}'}", flush=True)
         return
     sides = ", ".join(f"{side} {figures['kernel_us']:.1f} µs" for side, figures in case["sides"].items())
     print(f"{name}: {sides}; {case['fraction_of_copy']:.2f} of the copy's bandwidth", flush=True)
@@ -206,31 +210,32 @@ def show(name, case):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--result", required=True, help="the JSON file whose section `benchmark` is written")
-    parser.add_argument("--device", choices=MACHINES, default="cuda")
+    parser.add_argument("--device", choices=DEVICES, default="cuda")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=240, help="no case is begun later")
     parser.add_argument("--only", default="", help="a regular expression that the names of cases match")
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
-    machine, result, small = MACHINES[arguments.device](), Result(arguments.result), arguments.device == "cpu"
+    machine, result, small = machine_of(arguments.device), Result(arguments.result), arguments.device == "cpu"
     bandwidth, cases = copy_bandwidth(machine, small, arguments.rounds), {}
     for name, case, captured in listed(small):
         if re.search(arguments.only, name):
             machine.release()
             cases[name] = attempt(machine, case, captured, arguments.rounds, deadline)
             fractions({name: cases[name]}, bandwidth)
-            show(name, cases[name])
-            _write(result, bandwidth, cases, finished=False)
+            show(name, cases[name], machine.note)
+            _write(result, machine, bandwidth, cases, finished=False)
     machine.release()
     bandwidth = max(bandwidth, copy_bandwidth(machine, small, arguments.rounds))
     fractions(cases, bandwidth)
-    _write(result, bandwidth, cases, finished=True)
+    _write(result, machine, bandwidth, cases, finished=True)
     raise SystemExit(any("error" in case for case in cases.values()))
 
 
-def _write(result, bandwidth, cases, finished):
-    section = {"copy_bytes_per_second": bandwidth, "cases": cases, "targets": targets(cases), "finished": finished}
-    result.update(benchmark=section)
+def _write(result, machine, bandwidth, cases, finished):
+    aims = targets({} if machine.note else cases)
+    section = {"copy_bytes_per_second": bandwidth, "cases": cases, "targets": aims, "finished": finished}
+    result.update(benchmark=section | ({"note": machine.note} if machine.note else {}))
 
 
 if __name__ == "__main__":

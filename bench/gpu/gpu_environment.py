@@ -47,15 +47,16 @@ def driver_version():
 def try_a_step(device):
     """One step of fastopt: whatever is missing (libNVVM, nvJitLink, a matching toolkit), fastopt says it here."""
     import torch
-    from gpu_machine import MACHINES
+    from gpu_machine import machine_of
 
     import fastopt
 
-    param, grad = (torch.ones(8, device=device) for _ in range(2))
-    machine = MACHINES[device]()
+    machine = machine_of(device)
+    param, grad = (torch.ones(8, device=machine.device) for _ in range(2))
     optimizer = fastopt.SGD(0.5)
     optimizer.build([machine.as_array(param)])
     optimizer.apply([machine.as_array(grad)])
+    machine.wait()
     if not bool((param == 0.5).all()):
         raise RuntimeError(f"a first step gave {param.tolist()} instead of 0.5: this GPU's results cannot be trusted")
 

@@ -1,4 +1,4 @@
-"""Where the GPU benchmark runs: on a GPU, timed by CUDA events; or on the CPU, only to try the program out."""
+"""Where the GPU benchmark runs: on a GPU, timed by CUDA events; or on `gpu_executor`, only to try the program out."""
 
 import gc
 import math
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 import fastopt
-from fastopt.bench.measure import wall_seconds
 from fastopt.bench.problem import SAMPLE, Problem
+from fastopt.bench.sides import Fastopt
 
 PIECE = 2**26
 """Elements whose squares are summed at a time: they need no gigabytes of their own."""
@@ -58,10 +58,16 @@ class Gpu:
 
     device = "cuda"
     problem = OnGpu
+    fastopt = Fastopt
+    note = None
 
     def as_array(self, tensor):
         """What fastopt takes for a tensor: the tensor."""
         return tensor
+
+    def wait(self):
+        """Wait for all that was enqueued."""
+        torch.cuda.synchronize()
 
     def free_bytes(self):
         """Memory that a case can have."""
@@ -98,31 +104,27 @@ class Gpu:
         return graph.replay
 
 
-class Cpu:
-    """A stand-in that runs every line but those that need a GPU. Its figures mean nothing."""
+class Host:
+    """fastopt's engine for CPUs, which results are held against."""
 
     device = "cpu"
-    problem = Problem
 
     def as_array(self, tensor):
         """A NumPy view of a tensor."""
         return tensor.detach().numpy()
 
-    def free_bytes(self):
-        """Memory that a case can have: small ones are all that runs here."""
-        return 2**30
-
-    def release(self):
+    def wait(self):
         """Nothing to do."""
 
-    def seconds(self, call, repeats):
-        """`Clocks` per call, both by the wall clock."""
-        wall = wall_seconds(call, repeats)
-        return Clocks(wall, wall)
 
-    def captured(self, side):
-        """The step itself: there are no graphs."""
-        return side.step
+DEVICES = ("cuda", "cpu")
 
 
-MACHINES = {"cuda": Gpu, "cpu": Cpu}
+def machine_of(device):
+    """The machine for ``--device``."""
+    if device == "cuda":
+        return Gpu()
+    import pytest  # a GPU needs none of it
+    from gpu_executor import Executor
+
+    return Executor(pytest.MonkeyPatch())  # never undone: the process is for this alone

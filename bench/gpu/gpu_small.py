@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import torch
-from gpu_machine import MACHINES
+from gpu_machine import DEVICES, Host, machine_of
 
 import fastopt
 
@@ -49,18 +49,19 @@ def parameters_after(name, options, dtype, machine):
         grads = [torch.as_tensor(array, device=machine.device) for array in drawn(dtype, step)]
         grads[1:3] = map(strided, grads[1:3])
         optimizer.apply([machine.as_array(grad) for grad in grads])
+    machine.wait()
     return [param.cpu().numpy() for param in params]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", choices=MACHINES, default="cuda")
+    parser.add_argument("--device", choices=DEVICES, default="cuda")
     parser.add_argument("--probe", action="store_true", help="only use the GPU, without fastopt")
     parser.add_argument("--without", action="append", default=[], help="an optimizer to leave out")
     arguments = parser.parse_args()
     if arguments.probe:
         sys.exit(float(torch.ones(8, device=arguments.device).sum()) != 8)
-    machine, reference = MACHINES[arguments.device](), MACHINES["cpu"]()
+    machine, reference = machine_of(arguments.device), Host()
     kinds = [kind for kind in KINDS if kind[0] not in arguments.without]
     for name, options, dtype in kinds:
         found = parameters_after(name, options, dtype, machine)
