@@ -346,16 +346,6 @@ def scene(on_gpu):
     return Scene(on_gpu)
 
 
-def test_gradients_are_found_step_after_step(scene):
-    for _ in range(3):
-        grads = scene.grads()
-        assert scene.read(grads) == 0
-        assert scene.addresses == [array.ctypes.data for array in grads.values()]
-        assert np.all(scene.gradients.table[1] == DIRECT)
-        assert scene.gradients.streams_to_wait_for == []
-        scene.gradients.release()
-
-
 def test_the_shape_of_a_familiar_gradient_is_checked(scene):
     scene.read(scene.grads())
     with pytest.raises(ValueError, match=r"gradient w: expected shape \(3, 4\)"):
@@ -595,28 +585,6 @@ def built(on_gpu, without_steps):
     return optimizer, arrays
 
 
-def test_state_is_read_and_written_on_the_host(built):
-    optimizer, _ = built
-    state = optimizer.state_dict()
-    assert all(isinstance(value, np.ndarray) for value in state.values() if not isinstance(value, (int, float)))
-    assert state["b/velocity"].shape == (4, 5) and np.all(state["b/velocity"] == 9)
-    state["b/velocity"] = numbers(4, 5)
-    optimizer.load_state_dict(state)
-    assert np.array_equal(optimizer.slots["velocity"][1].copy_to_host(), state["b/velocity"])
-    with pytest.raises(ValueError, match="expected shape"):
-        optimizer.load_state_dict(state | {"b/velocity": zeros(3)})
-
-
-def test_averages(built):
-    optimizer, arrays = built
-    before = copy.deepcopy(arrays)
-    with optimizer.evaluation_weights():
-        assert np.all(arrays["w"] == 7) and np.all(arrays["b"] == 8)
-    assert all(np.array_equal(arrays[name], before[name]) for name in arrays)
-    optimizer.finalize_variable_values()
-    assert np.all(arrays["w"] == 7)
-
-
 def test_excluding_by_identity(built):
     optimizer, _ = built
     optimizer.exclude_from_weight_decay(var_list=[optimizer._structure["w"]])
@@ -635,24 +603,6 @@ def test_copies_of_an_optimizer(built, kind):
     else:
         with pytest.raises(TypeError, match="cannot copy or pickle its arrays: pack them"):
             copy.deepcopy(optimizer)
-
-
-def test_copies_of_a_packed_optimizer(on_gpu, without_steps):
-    optimizer = optimizers.Adam()
-    optimizer.build(fastopt.pack([on_gpu(numbers(3, 4))]))
-    twin = pickle.loads(pickle.dumps(optimizer))
-    assert np.array_equal(foreign_memory(twin._structure.arrays[0]), numbers(3, 4))
-
-
-def test_stand_ins(on_gpu, without_steps):
-    weights = np.asfortranarray(numbers(3, 4, 5))
-    optimizer = optimizers.Adafactor()
-    optimizer.build([on_gpu(weights)])
-    ((_, stand_in),) = optimizer._stand_ins
-    assert np.array_equal(stand_in.copy_to_host(), weights) and stand_in.flags.c_contiguous
-    optimizer._place.fill(stand_in, 3)
-    optimizer._write_back()
-    assert np.all(weights == 3)
 
 
 def test_one_array_alone(on_gpu, without_steps):

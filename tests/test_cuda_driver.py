@@ -118,13 +118,6 @@ def test_download_needs_an_array_to_fill(device, array):
         device.download(array, memory.address, STREAM)
 
 
-def test_streams(device):
-    with device.current():
-        device.wait(STREAM, 0)
-        device.synchronise(STREAM)
-        assert not device.is_capturing(STREAM)
-
-
 # -- contexts and errors -----------------------------------------------------------------------------------------------
 
 

@@ -159,22 +159,6 @@ def test_replays_leave_later_gradients_alone():
     pair.check()
 
 
-def test_replays_do_not_wait(gpus):
-    gpus.eagerness = 0, 0
-    pair = Pair(OPTIMIZERS["scaled"])
-    graph = fastopt.capture(pair.gpu, pair.given)
-    pair.put(1)
-    gpus.finish_all()
-    gpus.waits = 0
-    for number in range(4):
-        graph.replay()
-        if number:
-            pair.host.apply(drawn(1))
-        pair.set(learning_rate=0.1 / (number + 1))
-    assert gpus.waits == 0
-    pair.check()
-
-
 @pytest.mark.parametrize("name", ["Muon", full("Adafactor")])
 def test_parameters_that_are_stood_in_for(name):
     """The copies that such steps need belong to the graph."""

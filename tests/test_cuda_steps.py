@@ -9,7 +9,7 @@ import gpu_arrays
 import numpy as np
 import pytest
 from compare import with_schedule
-from fastopt.kernels.cuda.gpu import Device, Kernel
+from fastopt.kernels.cuda.gpu import Kernel
 from fastopt.kernels.cuda.tables import device_tables_at
 from fastopt.kernels.layout import ADDRESS, OFFSET
 from fastopt.kernels.maths import constant, sqrt
@@ -157,7 +157,7 @@ def test_every_library(kind, monkeypatch):
     expected = drawn(0)
     optimizer.build(given)
     reference.build(expected)
-    for seed in (1, 2):
+    for seed in (1, 2, 3):
         optimizer.apply([gpu_arrays.KINDS[kind](array, monkeypatch) for array in drawn(seed)])
         reference.apply(drawn(seed))
     for k, (actual, array) in enumerate(zip(params, expected, strict=True)):
@@ -238,12 +238,6 @@ def test_parameters_that_are_stood_in_for(name):
         lambda: getattr(fastopt, name)(0.05), lambda: [last_axis_first(array) for array in drawn(0, FOUR_AXES)]
     )
     run(twins, 2, FOUR_AXES)
-
-
-def test_large_and_small_parameters_share_a_launch():
-    """Chunks of all lengths, more of them than blocks."""
-    shapes = ((4097,), (0,), (3,), (8192,), (1,), ())
-    run(twins_of("Lion", shapes, clipnorm=0.5), 2, shapes)
 
 
 MANY_SIZES = ((1,), (3,), (33, 7), (4095,), (4096,), (4097,), (9001,), (0,), (), (2, 3, 5), (5, 130))
@@ -669,24 +663,6 @@ def short_ring(monkeypatch):
     monkeypatch.setattr(gpu, "RING", 8)
 
 
-def test_steps_do_not_wait(lagging):
-    """With all that could make the host ask: clipping, averages, skipped steps, a loss scale of the GPU's own."""
-
-    def make():
-        inner = fastopt.Adam(global_clipnorm=1.0, use_ema=True, gradient_accumulation_steps=2, weight_decay=0.1)
-        return fastopt.LossScaleOptimizer(inner, 4.0, 2)
-
-    twins = Twins(make, made_of(0))
-    kept = [twins.apply(made_of(1))]  # as the memory of gradients on a GPU that lags behind must be
-    lagging.waits = 0
-    for seed in range(2, 11):
-        grads = poisoned(seed, [(1, 5)] if seed in (3, 4, 7) else [], shapes=SHAPES)
-        kept.append(twins.apply(grads, zero_grads=True))
-        twins.set(learning_rate=0.01 * seed)
-    assert lagging.waits == 0
-    twins.check()
-
-
 def falling_rate():
     """A function that says something else each time."""
     rates = iter(np.linspace(0.2, 0.01, 100))
@@ -739,27 +715,6 @@ def test_more_steps_than_the_ring_has_places(skipped, short_ring):
     for seed in range(1, 40):
         twins.apply(poisoned(seed, [(0, 1)] if rng.random() < skipped else [], shapes=((2,),)))
     twins.check()
-
-
-@pytest.mark.full
-def test_more_than_a_thousand_steps():
-    twins = twins_of("SGD", ((2,),), momentum=0.9, nonfinite="skip")
-    for seed in range(1, gpu.RING + 100):
-        twins.apply(poisoned(seed, [(0, 1)] if seed % 5 == 0 else [], shapes=((2,),)))
-    twins.check()
-
-
-def test_streams_wait_for_each_other(monkeypatch):
-    """The step for that of its gradients; and that one, before their memory is used again, for the step."""
-    waits = []
-    monkeypatch.setattr(Device, "wait", lambda device, stream, other: waits.append((stream, other)))
-    params, grads = drawn(0, TINY), drawn(1, TINY)
-    optimizer = fastopt.SGD()
-    optimizer.build([Interface(array, stream=5) for array in params])
-    optimizer.apply([Interface(array, stream=5) for array in grads])
-    assert waits == []
-    optimizer.apply([Interface(array, stream=6) for array in grads])
-    assert waits == [(5, 6), (6, 5)]
 
 
 # -- loss scaling ------------------------------------------------------------------------------------------------------
