@@ -1,6 +1,6 @@
 """A CUDA driver that is not there: what `fastopt.kernels.cuda` calls of ``cuda.bindings.driver``, in host memory.
 
-Device memory is the host's, copies happen at once, launches are recorded. Constants and handles are the real module's,
+Device memory is the host's; `RunningDriver` adds what is done in streams. Constants and handles are the real module's,
 which also says how many arguments each function takes and, where no driver is installed, judges their types.
 """
 
@@ -8,7 +8,6 @@ import ctypes
 import functools
 import itertools
 import re
-import time
 from collections import Counter
 
 import numpy as np
@@ -24,7 +23,6 @@ ATTRIBUTES = {
     real.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: 132,
 }
 NO_CONTEXT_NEEDED = re.compile("cu(Init|Device|Driver|Ctx|Get|Thread|Pointer|Library)")
-UNSAFE_IN_CAPTURE = re.compile("cu(Mem(Alloc|Free|HostAlloc|FreeHost)|Event(Create|Query|Synchronize))$")
 
 
 @functools.cache
@@ -64,13 +62,11 @@ _contexts = itertools.count(1000, 100)
 class FakeDriver:
     """Takes the place of the module ``cuda.bindings.driver``.
 
-    ``errors`` maps a function's name to the error that it is to return. ``busy`` says that no copy has finished,
-    ``capturing`` holds the streams that are being captured.
+    ``errors`` maps a function's name to the error that it is to return.
     """
 
     def __init__(self):
-        self.calls, self.launches, self.errors = [], [], {}
-        self.busy, self.capturing = False, set()
+        self.calls, self.errors = [], {}
         self.contexts, self.mode = [], real.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
         self.memory, self.handles = {}, 5000
         self._checked = set()
@@ -101,9 +97,6 @@ class FakeDriver:
     def _refusal(self, name):
         if not NO_CONTEXT_NEEDED.match(name) and not self.contexts:
             return CODE.CUDA_ERROR_INVALID_CONTEXT
-        relaxed = self.mode == real.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-        if self.capturing and not relaxed and UNSAFE_IN_CAPTURE.match(name):
-            return CODE.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
         return CODE.CUDA_SUCCESS
 
     def count(self, name):
@@ -151,9 +144,6 @@ class FakeDriver:
     def _cuCtxPopCurrent(self):
         return real.CUcontext(self.contexts.pop())
 
-    def _cuCtxSynchronize(self):
-        return None
-
     # -- streams and events --------------------------------------------------------------------------------------------
 
     def _cuThreadExchangeStreamCaptureMode(self, mode):
@@ -163,32 +153,9 @@ class FakeDriver:
     def _cuStreamCreate(self, flags):
         return self._new_handle(real.CUstream)
 
-    def _cuStreamIsCapturing(self, stream):
-        status = real.CUstreamCaptureStatus
-        active = int(stream) in self.capturing
-        return status.CU_STREAM_CAPTURE_STATUS_ACTIVE if active else status.CU_STREAM_CAPTURE_STATUS_NONE
-
-    def _cuStreamSynchronize(self, stream):
-        return None
-
-    def _cuStreamWaitEvent(self, stream, event, flags):
-        return None
-
     def _cuEventCreate(self, flags):
         assert flags == real.CUevent_flags.CU_EVENT_DISABLE_TIMING
         return self._new_handle(real.CUevent)
-
-    def _cuEventDestroy(self, event):
-        return None
-
-    def _cuEventRecord(self, event, stream):
-        return None
-
-    def _cuEventQuery(self, event):
-        return (CODE.CUDA_ERROR_NOT_READY if self.busy else CODE.CUDA_SUCCESS), None
-
-    def _cuEventSynchronize(self, event):
-        return None
 
     # -- memory --------------------------------------------------------------------------------------------------------
 
@@ -209,10 +176,6 @@ class FakeDriver:
         del self.memory[int(address)]
 
     _cuMemFreeHost = _cuMemFree
-
-    def _cuPointerGetAttribute(self, attribute, address):
-        assert attribute == real.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-        return 1 if int(address) in self.memory else (CODE.CUDA_ERROR_INVALID_VALUE, None)
 
     def _cuMemcpyHtoDAsync(self, target, source, nbytes, stream):
         ctypes.memmove(int(target), int(source), nbytes)
@@ -241,30 +204,3 @@ class FakeDriver:
 
     def _cuKernelGetFunction(self, kernel):
         return self._new_handle(real.CUfunction)
-
-    def _cuOccupancyMaxActiveBlocksPerMultiprocessor(self, function, threads, shared):
-        return 2048 // threads
-
-    def _cuStreamBeginCapture(self, stream, mode):
-        self.capturing.add(int(stream))
-
-    def _cuStreamEndCapture(self, stream):
-        self.capturing.remove(int(stream))
-        return self._new_handle(real.CUgraph)
-
-    def _cuGraphInstantiate(self, graph, flags):
-        return self._new_handle(real.CUgraphExec)
-
-    def _cuGraphDestroy(self, graph):
-        return None
-
-    def _cuGraphExecDestroy(self, graph):
-        return None
-
-    def _cuGraphLaunch(self, graph, stream):
-        self.launches.append(("graph", int(graph), stream))
-
-    def _cuLaunchKernel(self, function, x, y, z, threads, threads_y, threads_z, shared, stream, packed, extra):
-        assert (y, z, threads_y, threads_z, shared, extra) == (1, 1, 1, 1, 0, 0)
-        time.sleep(0.001)  # another thread may now pack its own numbers, if nothing keeps it from that
-        self.launches.append((x, threads, stream, numbers_at(packed, 2)))

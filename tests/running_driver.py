@@ -17,7 +17,7 @@ from collections import defaultdict, deque
 
 import numpy as np
 from cuda.bindings import driver as real
-from fake_driver import CODE, GPUS, UNSAFE_IN_CAPTURE, FakeDriver, numbers_at
+from fake_driver import CODE, GPUS, FakeDriver, numbers_at
 from fastopt.kernels.compile.intrinsics import table_at
 from fastopt.kernels.cpu.muon import HostProducts
 from fastopt.kernels.cuda import _cuda_jit, gpu, muon
@@ -31,7 +31,9 @@ from fastopt.device.strides import byte_range
 MODE = real.CUstreamCaptureMode
 MULTIPROCESSORS = 2
 STATUS = real.CUstreamCaptureStatus
-LOADING = re.compile("cu(LibraryLoadData|KernelGetFunction)$")
+UNSAFE_IN_CAPTURE = re.compile(
+    "cu(Mem(Alloc|Free|HostAlloc|FreeHost)|Event(Create|Query|Synchronize)|LibraryLoadData|KernelGetFunction)$"
+)
 
 
 class Stream:
@@ -88,6 +90,7 @@ class RunningDriver(FakeDriver):
         self.streams, self.events = {}, {}
         self.way = {"order": 2, "seed": seed, "resident": 4} if way is None else way
         self.waits = 0  # how often somebody waited for what was not done
+        self.launches = []  # blocks, threads, stream and numbers of each
         self.known = defaultdict(Memory)  # of each GPU
         self.kept = []  # whose memory is adopted for good
         self.blocks = {}  # address → memory, bytes, {GPU: number that it is known by}
@@ -138,7 +141,7 @@ class RunningDriver(FakeDriver):
                     gc.enable()
 
     def _refusal(self, name):
-        if not UNSAFE_IN_CAPTURE.match(name) and not LOADING.match(name):
+        if not UNSAFE_IN_CAPTURE.match(name):
             return super()._refusal(name)
         broken = [stream.capture for stream in self._capturing() if stream.capture.forbids(self.mode)]
         for capture in broken:
@@ -409,6 +412,7 @@ class RunningDriver(FakeDriver):
         kernel, context = self._functions[int(handle)]
         assert context == self.contexts[-1], "a kernel of another GPU"
         numbers, known = numbers_at(packed, len(kernel.text.parameters)), self.known[self.ordinal]
+        self.launches.append((blocks, threads, int(stream), numbers))
         self.enqueue(stream, lambda: kernel.launch(blocks, threads, numbers, known, **self.way))
 
     def _cuStreamBeginCapture(self, stream, mode):
@@ -430,7 +434,7 @@ class RunningDriver(FakeDriver):
         return graph
 
     def _cuGraphInstantiate(self, graph, flags):
-        handle = super()._cuGraphInstantiate(graph, flags)
+        handle = self._new_handle(real.CUgraphExec)
         self._graphs[int(handle)] = list(self._graphs[int(graph)])
         return handle
 

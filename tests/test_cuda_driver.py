@@ -1,9 +1,11 @@
-"""Memory, copies, streams and launches on GPUs, upon a driver that is not there."""
+"""Memory, copies, streams and launches on GPUs, upon a driver that runs what is given to it."""
 
+import contextlib
 import gc
 import importlib.util
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,23 +16,27 @@ from fastopt.kernels.cuda import driver, gpu
 from fastopt.kernels.cuda._cuda_jit import Program
 from fastopt.kernels.cuda.errors import CudaError, CudaUnavailable
 from fastopt.kernels.cuda.staging import Staging
+from test_ptx_operations import ptx_of
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("numba_cuda") is None, reason="numba-cuda has no package for this platform"
 )
-STREAM = 7
+STREAM, OTHER = 7, 3
 
 
 @pytest.fixture
 def fake(monkeypatch):
-    """The driver that `gpu` finds."""
-    from fake_driver import FakeDriver
+    """The driver that `gpu` finds. All is done at once, unless a test says otherwise."""
+    from running_driver import RunningDriver
 
-    fake = FakeDriver()
+    fake = RunningDriver(eagerness=(1.0, 1.0), way={"order": 0})
+    for stream in (STREAM, OTHER):
+        fake.foreign_stream(stream, ordinal=1)
     monkeypatch.setattr("cuda.bindings.driver", fake)
     driver.bindings.cache_clear()
     yield fake
     gc.collect()
+    fake.finish_all()
     driver.bindings.cache_clear()
 
 
@@ -38,6 +44,16 @@ def fake(monkeypatch):
 def device(fake):
     """The second of its GPUs."""
     return gpu.Device(1)
+
+
+@contextlib.contextmanager
+def captured(fake, device, stream):
+    """Context in which somebody else captures a stream, as torch does."""
+    with device.current():
+        fake.cuStreamBeginCapture(stream, fake.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL)
+    yield
+    with device.current():
+        fake.cuStreamEndCapture(stream)
 
 
 def downloaded(device, address, count, dtype=np.float32):
@@ -122,7 +138,7 @@ def test_download_needs_an_array_to_fill(device, array):
 
 
 def test_properties(device):
-    assert (device.ordinal, device.name, device.capability, device.multiprocessors) == (1, "Fake GPU", (9, 0), 132)
+    assert (device.ordinal, device.name, device.capability, device.multiprocessors) == (1, "Fake GPU", (9, 0), 2)
 
 
 @pytest.mark.parametrize("ordinal", [-1, 2])
@@ -154,7 +170,7 @@ def test_a_context_is_pushed_once_and_popped(fake, device):
         assert fake.count("cuCtxPushCurrent") == pushed
         with gpu.Device(0).current():
             assert fake.contexts == [fake.context_of(1), fake.context_of(0)]
-            device.synchronise(STREAM)
+            gpu.Device(0).synchronise(0)
         assert fake.contexts == [fake.context_of(1)]
     assert fake.contexts == []
 
@@ -178,25 +194,25 @@ def test_memory_is_freed_with_its_last_reference(fake, device):
 
 
 def test_memory_and_events_are_managed_while_a_stream_is_captured(fake, device):
-    fake.capturing = {99}
-    memory = device.allocate(400, zeroed=True)
-    device.pinned(10)
-    for _ in range(2):
-        device.upload(memory.address, np.ones(100, np.float32), STREAM)
-    del memory
-    gc.collect()
-    assert int(fake.mode) == 0
+    with captured(fake, device, OTHER):
+        memory = device.allocate(400, zeroed=True)
+        device.pinned(10)
+        for _ in range(2):
+            device.upload(memory.address, np.ones(100, np.float32), STREAM)
+        del memory
+        gc.collect()
+        assert int(fake.mode) == 0
 
 
 def test_copies_between_host_and_gpu_are_refused_in_a_capture(fake, device):
     memory = device.allocate(400)
-    fake.capturing = {STREAM}
-    assert device.is_capturing(STREAM)
     array = np.ones(100, np.float32)
-    with pytest.raises(RuntimeError, match="cannot upload while the stream is being captured"):
-        device.upload(memory.address, array, STREAM)
-    with pytest.raises(RuntimeError, match="cannot download while the stream is being captured"):
-        device.download(array, memory.address, STREAM)
+    with captured(fake, device, STREAM):
+        assert device.is_capturing(STREAM)
+        with pytest.raises(RuntimeError, match="cannot upload while the stream is being captured"):
+            device.upload(memory.address, array, STREAM)
+        with pytest.raises(RuntimeError, match="cannot download while the stream is being captured"):
+            device.download(array, memory.address, STREAM)
     assert (fake.count("cuMemcpyHtoDAsync"), fake.count("cuMemcpyDtoHAsync"), array.all()) == (0, 0, True)
 
 
@@ -210,7 +226,7 @@ def test_uploads_use_their_pinned_memory_again(fake, device):
 
 def test_uploads_wait_for_old_ones_only(fake, device):
     memory, array = device.allocate(400), np.ones(100, np.float32)
-    fake.busy = True
+    fake.eagerness = 0, 0
     for _ in range(Staging.length(Staging.SMALLEST)):
         device.upload(memory.address, array, STREAM)
     assert (fake.count("cuMemHostAlloc"), fake.count("cuEventSynchronize")) == (Staging.length(Staging.SMALLEST), 0)
@@ -228,7 +244,7 @@ def test_a_failed_copy_is_reported_by_the_next_upload(fake, device):
 
 def test_waiting_for_a_stream_takes_no_event_of_its_own(fake, device):
     before = fake.count("cuEventCreate")
-    for other in (0, 3, STREAM):
+    for other in (0, OTHER, STREAM):
         device.wait(STREAM, other)
     names = [name for name in fake.calls if name.startswith("cu") and name.endswith(("EventRecord", "WaitEvent"))]
     assert names == ["cuEventRecord", "cuStreamWaitEvent"] * 2
@@ -263,20 +279,21 @@ def test_a_device_is_made_once(fake, monkeypatch):
 
 # -- kernels upon it ---------------------------------------------------------------------------------------------------
 
-PROGRAM = Program("entry", b"\x7fELF", 2)
+PTX = ptx_of("\tret;", ["x", "y"]).encode()
+PROGRAM = Program("test", PTX, 2)
 
 
 def test_a_program_is_loaded_once(fake, device):
-    assert device.load(PROGRAM) is device.load(Program("entry", b"\x7fELF", 2))
-    assert device.load(PROGRAM) is not device.load(PROGRAM._replace(image=b"other"))
+    assert device.load(PROGRAM) is device.load(Program("test", bytes(PTX), 2))
+    assert device.load(PROGRAM) is not device.load(PROGRAM._replace(image=PTX + b"// another"))
     assert fake.count("cuLibraryLoadData") == 2
 
 
 def test_launch(fake, device):
     kernel = device.load(PROGRAM)
     with device.current():
-        kernel.launch(264, 256, STREAM, 1 << 40, -5)
-    assert fake.launches == [(264, 256, STREAM, (1 << 40, -5))]
+        kernel.launch(3, 256, STREAM, 1 << 40, -5)
+    assert fake.launches == [(3, 256, STREAM, (1 << 40, -5))]
     with pytest.raises(CudaError, match="cuLaunchKernel failed: text of CUDA_ERROR_INVALID_CONTEXT"):
         kernel.launch(264, 256, STREAM, 1, 2)
     with pytest.raises(ValueError, match="same size"):
@@ -284,15 +301,22 @@ def test_launch(fake, device):
     assert len(fake.launches) == 1
 
 
-def test_threads_that_launch_one_kernel_do_not_mix_their_numbers(fake, device):
-    kernel = device.load(PROGRAM)
+def test_threads_that_launch_one_kernel_do_not_mix_their_numbers(fake, device, monkeypatch):
+    kernel, launched = device.load(PROGRAM), fake._cuLaunchKernel
     start = threading.Barrier(4)
 
-    def launch(k):
-        start.wait()
-        kernel.launch(k, 32, STREAM, k, -k)
+    def slow(*arguments):
+        time.sleep(0.001)  # another thread may now pack its own numbers, if nothing keeps it from that
+        launched(*arguments)
 
-    with device.current(), ThreadPoolExecutor(4) as pool:
+    monkeypatch.setattr(fake, "_cuLaunchKernel", slow)
+
+    def launch(k):
+        with device.current():
+            start.wait()
+            kernel.launch(k, 32, STREAM, k, -k)
+
+    with ThreadPoolExecutor(4) as pool:
         list(pool.map(launch, range(1, 5)))
     assert sorted(fake.launches) == [(k, 32, STREAM, (k, -k)) for k in range(1, 5)]
 
@@ -306,7 +330,7 @@ def test_a_driver_too_old_for_the_toolkit(fake, device):
 def test_blocks_of_a_launch_are_no_more_than_run_at_a_time(fake, device):
     kernel = device.load(PROGRAM)
     with device.current():
-        assert [kernel.blocks(tasks, 128) for tasks in (0, 5, 10**6)] == [1, 5, 16 * device.multiprocessors]
+        assert [kernel.blocks(tasks, 128) for tasks in (0, 3, 10**6)] == [1, 3, 2 * device.multiprocessors]
         assert kernel.blocks(10**6, 1024) == 2 * device.multiprocessors
     assert fake.count("cuOccupancyMaxActiveBlocksPerMultiprocessor") == 2
 
@@ -318,7 +342,7 @@ def test_a_graph_is_launched_as_often_as_wanted(fake, device):
     graph = device.end_capture(stream)
     graph.launch(STREAM)
     graph.launch(0)
-    assert [(kind, stream) for kind, _, stream in fake.launches] == [("graph", STREAM), ("graph", 0)]
+    assert fake.count("cuGraphLaunch") == 2
     del graph
     gc.collect()
     assert (fake.count("cuGraphDestroy"), fake.count("cuGraphExecDestroy")) == (1, 1)
@@ -326,16 +350,15 @@ def test_a_graph_is_launched_as_often_as_wanted(fake, device):
 
 def test_memory_is_written_at_once_even_in_a_capture(fake, device):
     memory = device.allocate(8)
-    fake.capturing = {STREAM}
-    device.write(memory.address, np.array([7.5]))
-    fake.capturing = set()
+    with captured(fake, device, STREAM):
+        device.write(memory.address, np.array([7.5]))
     found = np.zeros(1)
     device.download(found, memory.address, STREAM)
     assert found[0] == 7.5
 
 
 def test_every_call_was_made_as_the_bindings_want_it(fake, device):
-    """`FakeDriver` compares each with the real function: here they are counted, so that none goes unseen."""
+    """`FakeDriver._call` compares each with the real function: here they are counted, so that none goes unseen."""
     memory, other = device.allocate(800, zeroed=True), device.pinned(8)
     device.upload(memory.address, np.ones(100), STREAM)
     device.upload(memory.address, np.ones(1), STREAM)
@@ -345,7 +368,7 @@ def test_every_call_was_made_as_the_bindings_want_it(fake, device):
     device.fill(memory.address, 0.1, 3, np.float64, STREAM)
     device.wait(STREAM, 0)
     device.synchronise_all()
-    fake.busy = True
+    fake.eagerness = 0, 0
     for _ in range(Staging.length(Staging.SMALLEST) + 1):
         device.upload(memory.address, np.ones(100), STREAM)
     driver.ordinal_of(memory.address)
@@ -354,12 +377,11 @@ def test_every_call_was_made_as_the_bindings_want_it(fake, device):
         kernel.launch(kernel.blocks(1, 32), 32, STREAM, 1, 2)
     mark = device.mark()
     mark.record(STREAM)
+    assert not mark.is_done()
     mark.hold(0)
     mark.wait()
-    assert not mark.is_done()
     device.begin_capture(stream := device.new_stream())
     device.end_capture(stream).launch(STREAM)
-    fake.errors["cuLibraryGetKernel"] = fake.CUresult.CUDA_ERROR_NOT_FOUND
     with pytest.raises(CudaUnavailable):
         device.load(PROGRAM._replace(name="absent"))
     del memory, other, mark
