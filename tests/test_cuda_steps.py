@@ -391,7 +391,7 @@ def mixed(seed):
     [{"clipnorm": 0.5}, {"global_clipnorm": 0.5, "gradient_accumulation_steps": 2}, {"nonfinite": "skip"}],
     ids=str,
 )
-@pytest.mark.parametrize("name", ["Adam", "Lamb"])
+@pytest.mark.parametrize("name", ["Adam", pytest.param("Lamb", marks=pytest.mark.full)])
 def test_two_dtypes_share_a_norm(name, options):
     twins = Twins(lambda: getattr(fastopt, name)(**options), lambda: mixed(0))
     for seed in range(1, 4):
@@ -857,7 +857,7 @@ OWN = {
 
 
 @over_dtypes
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.full] * (name == "Push")) for name in OWN])
 def test_rules_of_ones_own(name, dtype):
     shapes = (*SHAPES, (4100,))
     options = {"weight_decay": 0.1, "clipnorm": 2.0, "use_ema": True, "nonfinite": "skip"}
@@ -891,7 +891,7 @@ LEGACY = {
 }
 
 
-@pytest.mark.parametrize("name", LEGACY)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * (n == "decay")) for n in LEGACY])
 def test_optimizers_of_old_releases(name):
     release, kind, options = LEGACY[name]
     twins = Twins(lambda: getattr(release, kind)(**options), made_of(0))
