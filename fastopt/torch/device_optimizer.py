@@ -20,7 +20,6 @@ from ..kernels.registry import RULES, Slot
 from ..optimizer import Optimizer
 from ..parameters import Parameter, check_disjoint
 from ..plan import AVERAGE_SLOT, Plan, allocate
-from ..scalars import Decision, Scalars
 from ..steps.gpu import GpuSteps
 from . import reading
 from .cohorts import Cohort, Member
@@ -28,7 +27,7 @@ from .counters import Counters
 from .gradients import TensorGradients, present_of
 from .memory import as_array, check_parameter, is_distributed, kept, local, new_state
 from .options import Chosen
-from .rows import Row, Rows
+from .rows import DeviceScalars, Row, Rows
 from .rule import Owner
 from .verdict import Verdict, is_on_gpu, may_leave_out
 
@@ -388,18 +387,6 @@ class DeviceOptimizer(Optimizer):
     def stepped(self) -> list[torch.Tensor]:
         """The parameters that had a gradient."""
         return list(self._tensors) if self._present is None else [self._tensors[k] for k in self._present]
-
-
-class DeviceScalars(Scalars):
-    """Scalars that `DeviceOptimizer.prepare_step` has worked out, from the owner's hyper-parameters."""
-
-    def write(self, unscale: float, decision: Decision, ask: bool = True) -> None:
-        """See `Scalars.write`."""
-        self._optimizer.write()
-
-    def recording(self) -> list[Call]:
-        """See `Scalars.recording`."""
-        return self._optimizer._recording()
 
 
 def _weak(owner: Any) -> Any:

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..counts import Call
 from ..plan import Plan
+from ..scalars import Decision, Scalars
 from .cohorts import Cohort
 
 
@@ -84,6 +86,18 @@ class Rows:
         except OverflowError:
             raise ValueError(f"one of {scalars}, or of the options, does not fit {plan.dtype}") from None
         return True
+
+
+class DeviceScalars(Scalars):
+    """Scalars that `DeviceOptimizer.prepare_step` has worked out, from the owner's hyper-parameters."""
+
+    def write(self, unscale: float, decision: Decision, ask: bool = True) -> None:
+        """See `Scalars.write`."""
+        self._optimizer.write()
+
+    def recording(self) -> list[Call]:
+        """See `Scalars.recording`."""
+        return self._optimizer._recording()
 
 
 def _hashable(values: Any, otherwise: int) -> Hashable:
