@@ -1,14 +1,142 @@
-"""Rows of embedding tables against torch.optim and a plain loop, by gates; what falls below one, twice, fails."""
+"""Rows of embedding tables: fastopt on arrays and on tensors against torch.optim and a plain loop over the rows.
+
+What falls below a gate, twice, fails.
+"""
+
+import time
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from fastopt.kernels.cpu.ceiling import RowLoop
 
 import fastopt
 from fastopt.bench.gates import CEILING, PEER, Failure
 from fastopt.bench.ratios import ratio_of
 
 torch = pytest.importorskip("torch", reason="it is what they are held against")
-from fastopt.bench.tables import ARRAYS, LOOP, TABLE, TENSORS, TORCH, Sides  # noqa: E402
+import fastopt.torch  # noqa: E402
+
+ARRAYS, TENSORS, TORCH, LOOP = "arrays", "tensors", "torch", "loop"
+"""Who steps: fastopt on NumPy's arrays and on torch's tensors, torch.optim, the plain loop."""
+
+
+class Case(NamedTuple):
+    """A rule on a table of so many rows and columns, with so many places in its gradient."""
+
+    rule: str
+    height: int
+    width: int
+    places: int
+
+    @property
+    def id(self):
+        """A name, unique in the table."""
+        return f"rows/{self.rule}/{self.height:.0e}x{self.width}/{self.places}".replace("e+0", "e")
+
+
+class Rule(NamedTuple):
+    """What a rule is called here and in torch, its options beside the rate; arrays that a step changes."""
+
+    ours: str
+    torchs: str
+    options: dict
+    torchs_options: dict
+    streams: int
+
+
+START = {"initial_accumulator_value": 0.1}
+RULES = {
+    "adam": Rule("Adam", "SparseAdam", {"epsilon": 1e-8}, {}, 3),
+    "adagrad": Rule("Adagrad", "Adagrad", {**START, "epsilon": 1e-10}, START, 2),
+    "sgd": Rule("SGD", "SGD", {}, {}, 1),
+}
+
+TABLE = [
+    *(Case(rule, 1_000_000, 64, 16_384) for rule in RULES),
+    *(Case(rule, 10_000_000, 16, 65_536) for rule in RULES),
+    *(Case("adam", height, 16, 16_384) for height in (100_000, 1_000_000, 10_000_000)),
+]
+"""The last three: what a step costs must not depend on the height."""
+
+
+def indices_of(case, seed):
+    """Row numbers as words in a text have them: Zipf's law, the frequent ones anywhere."""
+    rng = np.random.default_rng(seed)
+    ranks = np.minimum(rng.zipf(1.15, case.places).astype(np.float64) - 1, 1e15).astype(np.int64)
+    return np.asarray(rng.permutation(case.height)[ranks % case.height])
+
+
+class Sides:
+    """All who step, each with a table of its own; a side is called for a step, and returns the seconds it took."""
+
+    def __init__(self, case, seed=0):
+        self.case, self._rule = case, RULES[case.rule]
+        self._indices = indices_of(case, seed)
+        rng = np.random.default_rng(seed + 1)
+        self._values = rng.standard_normal((case.places, case.width), np.float32)
+        self.tensors = []
+        self.calls = {
+            ARRAYS: self._on_arrays(),
+            TENSORS: self._on_tensors(fastopt.torch),
+            TORCH: self._on_tensors(torch.optim),
+            LOOP: self._loop(),
+        }
+
+    @property
+    def touched(self):
+        """Rows that a step changes."""
+        return len(np.unique(self._indices))
+
+    def _new_table(self):
+        return np.full((self.case.height, self.case.width), 0.01, np.float32)
+
+    def _on_arrays(self):
+        self.table = self._new_table()
+        optimizer = getattr(fastopt, self._rule.ours)(0.001, **self._rule.options)
+        optimizer.build([self.table])
+        gradients = [fastopt.RowGradient(self._indices, self._values)]
+        return lambda: _seconds(lambda: optimizer.apply(gradients))
+
+    def _on_tensors(self, namespace):
+        tensor = torch.from_numpy(self._new_table()).requires_grad_()
+        self.tensors.append(tensor)
+        optimizer = getattr(namespace, self._rule.torchs)([tensor], lr=0.001, **self._rule.torchs_options)
+        gradient = torch.sparse_coo_tensor(
+            torch.from_numpy(self._indices)[None], torch.from_numpy(self._values), tensor.shape, check_invariants=False
+        )
+
+        def step():
+            tensor.grad = gradient.clone()  # as a backward pass brings it: nobody has merged its indices
+            return _seconds(optimizer.step)
+
+        return step
+
+    def _loop(self):
+        loop = RowLoop(self._indices, self._values, [self._new_table() for _ in range(self._rule.streams)])
+        return lambda: _seconds(loop)
+
+    def check(self):
+        """Have all but the loop take three steps, and compare.
+
+        Raises
+        ------
+        AssertionError
+            If they have not moved the same rows by the same.
+        """
+        for side in (ARRAYS, TENSORS, TORCH):
+            for _ in range(3):
+                self.calls[side]()
+        rows = np.unique(self._indices)
+        for tensor in self.tensors:
+            np.testing.assert_allclose(tensor.detach().numpy()[rows], self.table[rows], rtol=1e-4, atol=1e-6)
+
+
+def _seconds(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
 
 ROUNDS = 25
 
@@ -52,6 +180,7 @@ def too_low(table, found, gates):
 SECONDS = {}
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 def test_table(table, run):
     torch.set_num_threads(fastopt.get_num_threads())
     found, SECONDS[table] = ratios(table, 0)

@@ -53,9 +53,12 @@ class HostGradients(BaseGradients):
 
     def _read_each(self, leaves: Sequence[Any], wanted: list[int], zero: bool) -> int:
         """Fill the table from those gradients that are wanted; see `read`."""
-        found = [leaves[k] for k in wanted]
         if zero != self._zeroes:
             self._forget(zero)
+        if not wanted:
+            self.table[ADDRESS] = 0
+            return 0
+        found = [leaves[k] for k in wanted]
         known, addresses, layouts = self._known, self.table[ADDRESS], self.table[LAYOUT]
         layouts[:] = self._layouts_known
         for k, grad, signature in zip(wanted, found, map(self._signature, found), strict=True):
@@ -140,7 +143,8 @@ class Gradients(HostGradients):
         self.check_parameters()
         if type(ordered) is tuple and self._are_read(ordered, zero):
             return self._zero_options(ordered, self._dense_reach) if zero else 0
-        grads = _in_numpy(_ALL, grads)
+        if type(ordered) is not tuple:
+            grads = _in_numpy(_ALL, grads)
         if isinstance(grads, np.ndarray):
             grads = self._held = self._place.view(_ALL, grads)
             if self._read_flat(grads, zero):

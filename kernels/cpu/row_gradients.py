@@ -62,33 +62,29 @@ def merge(first, last, handle, options):
             continue
         indices = array_at(table.indices, 0, table.places, np.int64)
         keys = array_at(table.keys, 0, table.places, np.int64)
-        spare = array_at(table.spare, 0, table.places, np.int64)
-        _sort(indices, table.bits, keys, spare)
-        found = _note_rows(keys, table.bits, k, table.start, r.touched)
-        r.tables[k, TOUCHED] = found
+        low = _sort(indices, table.bits, keys, array_at(table.spare, 0, table.places, np.int64))
+        r.tables[k, TOUCHED] = _note_rows(keys, table.bits, low, k, table.start, r.touched)
 
 
 @callee
 def _sort(indices, bits, keys, spare):
-    """Fill ``keys`` with ``row << bits | place``, ascending."""
+    """Fill ``keys`` with ``row - low << bits | place``, ascending; returns ``low``, the lowest row."""
     low, high = indices[0], indices[0]
     for i in range(indices.size):
         low, high = min(low, indices[i]), max(high, indices[i])
-        keys[i] = (indices[i] << bits) | i
+    for i in range(indices.size):
+        keys[i] = ((indices[i] - low) << bits) | i
     if indices.size <= INSERTED:
         _insert_each(keys)
-        return
+        return low
     width = 1
     while (high - low) >> width:
         width += 1
-    passes = -(-width // DIGIT)
-    digit = -(-width // passes)
-    for number in range(passes):
-        _sort_by_digit(keys, spare, low << bits, bits + number * digit, digit)
-        keys, spare = spare, keys
-    if passes % 2:
-        for i in range(indices.size):
-            spare[i] = keys[i]
+    pairs = -(-width // (2 * DIGIT))
+    digit = -(-width // (2 * pairs))
+    for pair in range(pairs):
+        _sort_by_two_digits(keys, spare, bits + 2 * pair * digit, digit)
+    return low
 
 
 @callee
@@ -102,21 +98,43 @@ def _insert_each(keys):
 
 
 @callee
-def _sort_by_digit(keys, result, low, shift, digit):
-    """One pass of a radix sort, by so many bits of ``keys - low`` from ``shift`` on; equal ones keep their order."""
-    ends, mask = np.zeros((1 << digit) + 1, np.int64), (1 << digit) - 1
+def _sort_by_two_digits(keys, spare, shift, digit):
+    """Two passes of a radix sort, by so many bits each from bit ``shift`` on; equal keys keep their order."""
+    mask = (1 << digit) - 1
+    ends, later_ends = np.zeros(mask + 1, np.int32), np.zeros(mask + 1, np.int32)
     for i in range(keys.size):
-        ends[1 + (((keys[i] - low) >> shift) & mask)] += 1
-    for k in range(mask):
-        ends[k + 1] += ends[k]
-    for i in range(keys.size):
-        k = ((keys[i] - low) >> shift) & mask
-        result[ends[k]] = keys[i]
-        ends[k] += 1
+        ends[(keys[i] >> shift) & mask] += 1
+        later_ends[(keys[i] >> (shift + digit)) & mask] += 1
+    _begin_each(ends)
+    _begin_each(later_ends)
+    _scatter(keys, spare, shift, ends)
+    _scatter(spare, keys, shift + digit, later_ends)
 
 
 @callee
-def _note_rows(keys, bits, k, start, touched):
+def _begin_each(counts):
+    """Replace counts by the sum of those before."""
+    begin = 0
+    for k in range(counts.size):
+        count = counts[k]
+        counts[k] = begin
+        begin += count
+
+
+@callee
+def _scatter(keys, result, shift, places):
+    """Write each key to the place of its digit, which the next one with that digit follows."""
+    mask = places.size - 1
+    for i in range(keys.size):
+        key = keys[i]
+        digit = (key >> shift) & mask
+        place = places[digit]
+        places[digit] = place + 1
+        result[place] = key
+
+
+@callee
+def _note_rows(keys, bits, low, k, start, touched):
     """Write a line of ``touched``, from line ``start`` on, for each row among sorted keys; returns how many."""
     found, row = start - 1, np.int64(-1)
     for i in range(keys.size):
@@ -124,7 +142,7 @@ def _note_rows(keys, bits, k, start, touched):
         if own != row:
             found += 1
             row = own
-            touched[found, TABLE], touched[found, ROW], touched[found, FIRST] = k, row, i
+            touched[found, TABLE], touched[found, ROW], touched[found, FIRST] = k, low + row, i
         touched[found, LAST] = i
     return found + 1 - start
 

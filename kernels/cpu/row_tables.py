@@ -31,7 +31,7 @@ class RowTable(NamedTuple):
     indices: int
     values: int
     stride: int
-    keys: int  # address of the sorted places, int64, ``row << bits | place``
+    keys: int  # address of the sorted places, int64, ``row - lowest row << bits | place``
     spare: int  # address of as much memory
     bits: int
     start: int  # first line of ``touched`` that is its own
