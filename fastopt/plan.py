@@ -15,7 +15,6 @@ from .flat import aligned_offsets
 from .kernels.cpu.engines import contiguous_chunks
 from .kernels.cpu.launch import Work, kernel, launch, run
 from .kernels.cpu.loops import step
-from .kernels.cpu.row_tables import Rows
 from .kernels.layout import ACCUMULATOR, AVERAGE, CHUNK, DIRECT, PARAM, SLOTS, Control
 from .kernels.registry import RULES, Slot
 from .parameters import Array, Parameter
@@ -205,13 +204,17 @@ class Plan:
         if not self.place.on_gpu and self.engine.rows is not None:
             run(self.engine.rows.following(), self.engine.on_threads)
 
-    def take_rows(self, rows: Mapping[int, Rows]) -> None:
-        """Take the gradients that are there for some rows only, by number of the optimizer's parameter; on the host.
+    def take_rows(self, rows: Mapping[int, Any], *stream: int) -> None:
+        """Take the gradients that are there for some rows only, by number of the optimizer's parameter.
+
+        A GPU is waited for, which sorts them on a ``stream``.
 
         Raises
         ------
         TypeError
             If the rule needs whole gradients.
+        ValueError
+            If a GPU finds an index that is out of range.
         """
         own = {k: rows[index] for k, index in enumerate(self.indices.tolist()) if index in rows} if rows else {}
         if own and self.engine.row_step is None:
@@ -220,7 +223,7 @@ class Plan:
                 f"gradient {path}: the rule {rule} needs whole gradients: pass RowGradient.to_dense(shape), or choose "
                 "an elementwise optimizer for it"
             )
-        self.engine.take_rows(own)
+        self.engine.take_rows(own, *stream)
 
 
 _EXTRA_ROWS = {AVERAGE: AVERAGE_SLOT, ACCUMULATOR: ACCUMULATOR_SLOT}

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from .device import is_array
-
 
 class RowGradient:
     """Say a parameter's gradient by the rows that have one: all others are left alone.
@@ -19,8 +17,8 @@ class RowGradient:
     Parameters
     ----------
     indices : int32 or int64 array [n]
-        Row numbers along axis 0, from 0, in any order. Where a row is named more than once its values are added up, in
-        the order in which they stand here.
+        Row numbers along axis 0, from 0, in any order; on the parameters' GPU if they are on one, as the values. Where a
+        row is named more than once its values are added up, in the order in which they stand here.
     values : float32 or float64 array [n, *rest of the parameter's shape]
         A row of the gradient for each; of any strides.
 
@@ -47,9 +45,9 @@ class RowGradient:
 
     def __init__(self, indices: Any, values: Any) -> None:
         self.indices, self.values = _array("indices", indices), _array("values", values)
-        if self.indices.ndim != 1:
+        if len(self.indices.shape) != 1:
             raise ValueError(f"indices must have one axis, got shape {tuple(self.indices.shape)}")
-        if self.values.ndim < 1 or self.values.shape[0] != self.indices.shape[0]:
+        if not self.values.shape or self.values.shape[0] != self.indices.shape[0]:
             raise ValueError(
                 f"values must have a row for each of the {self.indices.shape[0]} indices, "
                 f"got shape {tuple(self.values.shape)}"
@@ -100,7 +98,7 @@ class RowGradient:
 
 
 def _array(name: str, array: Any) -> Any:
-    if not (is_array(array) or (hasattr(array, "shape") and hasattr(array, "dtype"))):
+    if not (hasattr(array, "shape") and hasattr(array, "dtype")):
         raise TypeError(f"{name} must be an array, got {type(array).__name__}")
     return array
 
@@ -119,13 +117,23 @@ def check_rows(name: str, indices: Any, values: Any, shape: tuple[int, ...]) -> 
     ValueError
         If the parameter has no axis, the values' shape is another one, or an index is out of range.
     """
+    check_shape(name, values, shape)
+    check_range(name, shape[0], indices)
+
+
+def check_shape(name: str, values: Any, shape: tuple[int, ...]) -> None:
+    """Refuse values for rows whose shape does not fit that of the parameter."""
     if not shape:
         raise ValueError(f"{name}: the parameter has no axis, so it has no rows: pass an array")
     if values.shape[1:] != shape[1:]:
         raise ValueError(f"{name}: expected values of shape (n, *{shape[1:]}) like the parameter, got {values.shape}")
-    if indices.size and not (indices.min() >= 0 and indices.max() < shape[0]):
-        place = int(np.flatnonzero((indices < 0) | (indices >= shape[0]))[0])
+
+
+def check_range(name: str, height: int, indices: Any) -> None:
+    """Refuse NumPy indices that are not all rows of a parameter of so many."""
+    if indices.size and not (indices.min() >= 0 and indices.max() < height):
+        place = int(np.flatnonzero((indices < 0) | (indices >= height))[0])
         raise ValueError(
-            f"{name}: index {indices[place]} at place {place} is out of range: the parameter has {shape[0]} rows, "
+            f"{name}: index {indices[place]} at place {place} is out of range: the parameter has {height} rows, "
             f"counted from 0"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from ..device import HOST, AnyArray, Array, is_array
 from ..device.strides import same_strides
 from ..flat import FlatBuffer, flatten, is_plain, match
 from ..kernels.cpu.repeated_step import RepeatedStep
-from ..kernels.cpu.row_tables import Rows
 from ..kernels.layout import ADDRESS, DIRECT, FIRST_RECORD, FLOAT32, FLOAT64, LAYOUT
 from ..parameters import Parameter
+from ..row_gradient import RowGradient
 
 ABSENT = object()
 """Stands for the gradient of a parameter that a step leaves out on purpose."""
@@ -44,6 +44,7 @@ class BaseGradients:
         What copies gradients that cannot be read as they lie, and records of these.
     rows : dict of int to Rows
         Gradients of the last `read` that are there for some rows only, by parameter; they have no address in the table.
+        As `kernels.cpu.row_tables` has them, or, on a GPU, `kernels.cuda.row_tables`.
     refuses_missing : bool
         Whether a gradient of None is an error rather than a warning.
     streams_to_wait_for : list of int
@@ -71,7 +72,7 @@ class BaseGradients:
         self._starts = ends - room
         self.layouts = np.zeros(FIRST_RECORD + int(room.sum()), np.int64)
         self._occupied = self._merged_ranges()
-        self.rows: dict[int, Rows] = {}
+        self.rows: dict[int, Any] = {}
         self.refuses_missing = False
         self.streams_to_wait_for: list[int] = []
         self._held: Any = ()
@@ -145,8 +146,9 @@ class BaseGradients:
     def zero_all(self, grads: Any) -> None:
         """Zero all gradients, after a step that was skipped."""
         for leaf in flatten(grads)[1]:
-            if is_array(leaf):
-                self._place.fill(self._place.view("gradient", leaf), 0)
+            array = leaf.values if isinstance(leaf, RowGradient) else leaf
+            if is_array(array):
+                self._place.fill(self._place.view("gradient", array), 0)
 
     # -- structure --------------------------------------------------------------------------------------------------
 
@@ -217,12 +219,16 @@ class BaseGradients:
         array = self.parameters[k].array
         if grad.dtype == array.dtype and same_strides(grad, array):
             return
-        self.table[LAYOUT, k] = self._starts[k]
-        axes = self.parameters[k].axes
+        self.table[LAYOUT, k] = self._write_record(k, grad, self.parameters[k].axes)
+
+    def _write_record(self, k: int, grad: AnyArray, axes: Sequence[int]) -> int:
+        """Note how gradient ``k`` is read, along these axes, slowest first; where its record starts."""
         extents = [grad.shape[axis] for axis in axes] or [1]
         strides = [grad.strides[axis] for axis in axes] or [grad.itemsize]
         record = [_KINDS[grad.dtype], len(extents), *extents, *strides]
-        self.layouts[self._starts[k] : self._starts[k] + len(record)] = record
+        start = int(self._starts[k])
+        self.layouts[start : start + len(record)] = record
+        return start
 
     def _is_occupied(self, low: int, high: int) -> bool:
         k = np.searchsorted(self._occupied[:, 1], low, side="right")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,12 @@ import numpy as np
 from ..device import AnyArray, CudaArray, Gpu, is_array
 from ..device.strides import byte_range
 from ..flat import FlatBuffer
+from ..kernels.cuda.row_tables import Rows
 from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
 from ..parameters import Parameter
+from ..row_gradient import RowGradient, check_range, check_shape
 from .base import ABSENT, BaseGradients, check_gradient
+from .rows import axes_of_rows, check_counts, require_whole_rows
 
 
 class CudaGradients(BaseGradients):
@@ -60,10 +65,58 @@ class CudaGradients(BaseGradients):
             for k, leaf in enumerate(leaves)
             if leaf is not None and leaf is not ABSENT and (zero or self.parameters[k].trainable)
         ]
+        by_rows = [k for k in wanted if isinstance(leaves[k], RowGradient)]
+        wanted = [k for k in wanted if k not in by_rows]
         self._find(leaves, wanted)
         self._check_memory(leaves, wanted)
         staged = STAGED if np.any(self.table[LAYOUT, self.table[ADDRESS] != 0] != DIRECT) else 0
-        return staged | (self._zero_options(leaves) if zero else 0)
+        options = staged | (self._zero_options(leaves) if zero else 0)
+        return self._read_rows(leaves, wanted, by_rows, options) if by_rows else options
+
+    def _read_rows(self, leaves: list[Any], whole: list[int], numbers: list[int], options: int) -> int:
+        """Read the gradients with these numbers, which are there for some rows; returns the options of all."""
+        values = {}
+        for k in numbers:
+            rows, values[k] = self._rows_of(k, leaves[k])
+            if self.parameters[k].trainable:
+                self.rows[k] = rows
+        height, count = (sum(getattr(rows, what) for rows in self.rows.values()) for what in ("height", "count"))
+        check_counts("gradients for some rows", height, count)
+        if not self._zeroes:
+            return options
+        # After all kernels: they may read what others would zero.
+        self._staged = [self._view(k, leaves) for k in whole] + list(values.values())
+        return options & ~ZERO
+
+    def _rows_of(self, k: int, gradient: RowGradient) -> tuple[Rows, CudaArray]:
+        """A gradient for some rows, checked but for the range of its indices; and its values."""
+        parameter, name = self.parameters[k], f"gradient {self._paths[k]}"
+        indices, values = (self._array_of(name, getattr(gradient, what)) for what in RowGradient.__slots__)
+        check_shape(name, values, parameter.array.shape)
+        require_whole_rows(name, parameter)
+        if not (indices.flags.aligned and values.flags.aligned):
+            raise ValueError(f"{name}: its memory is not aligned to its dtype: pass a copy")
+        self._check_apart(name, values)
+        if self._zeroes and not values.flags.writeable:
+            raise ValueError(f"{name}: its values are read-only, so zero_grads cannot zero them")
+        height, count, width = parameter.array.shape[0], len(indices), math.prod(values.shape[1:])
+        where = indices.address, indices.strides[0], indices.itemsize, values.address, self._record_of(k, values)
+        refuse = partial(check_range, name, height)
+        return Rows(count if width else 0, width, height, *where, refuse, indices), values
+
+    def _array_of(self, name: str, array: Any) -> CudaArray:
+        view = self._place.view(name, array)
+        self._note(view, self._library.signatures([array])[0])
+        return view
+
+    def _record_of(self, k: int, values: CudaArray) -> int:
+        """How rows of values are read: `DIRECT`, or where the record of their layout starts."""
+        self._known[k] = None  # a record of another gradient may be written over
+        axes = axes_of_rows(self.parameters[k])
+        if values.dtype == self.parameters[k].array.dtype and values.transpose(axes).flags.c_contiguous:
+            return DIRECT
+        self._require_countable(k, values)
+        return self._write_record(k, values, axes)
 
     def lend(self, stream: int) -> None:
         """Keep what libraries would take back while the GPU still reads it, until the step on ``stream`` is done."""
@@ -112,14 +165,18 @@ class CudaGradients(BaseGradients):
         view = self._place.view(f"gradient {parameter.path}", leaf)
         check_gradient(parameter, view, self._zeroes)
         self._find_layout(k, view)
-        if self.table[LAYOUT, k] != DIRECT and view.size >= 2**32:
-            raise ValueError(
-                f"gradient {parameter.path}: has {view.size} elements, in another order or dtype than the parameter, "
-                "and a GPU reads fewer than 2**32 such: pass a copy laid out like the parameter"
-            )
+        if self.table[LAYOUT, k] != DIRECT:
+            self._require_countable(k, view)
         self._reach[:, k] = byte_range(0, view)
         self._itemsizes[k] = view.itemsize
         return view
+
+    def _require_countable(self, k: int, view: CudaArray) -> None:
+        if view.size >= 2**32:
+            raise ValueError(
+                f"gradient {self._paths[k]}: has {view.size} elements, in another order or dtype than the parameter, "
+                "and a GPU reads fewer than 2**32 such: pass a copy laid out like the parameter"
+            )
 
     def _note(self, view: CudaArray, signature: object) -> bool:
         """Note the stream of an array that has been looked at; True if the step is in the same one."""

@@ -1,4 +1,4 @@
-"""Gradients for some rows of a parameter in host memory: checked, and found in memory."""
+"""Gradients for some rows of a parameter: checked, and found in memory."""
 
 from __future__ import annotations
 
@@ -27,20 +27,36 @@ def find_rows(parameter: Parameter, indices: Array, values: Array) -> Rows:
     name, array = f"gradient {parameter.path}", parameter.array
     check_rows(name, indices, values, array.shape)
     height, count, width = array.shape[0], len(indices), math.prod(array.shape[1:])
-    if parameter.axes[0] != 0 and height > 1 and width > 1:
-        raise ValueError(
-            f"{name}: a row of the parameter does not lie in one piece (strides {array.strides}): build with an array "
-            "in C order, or pass RowGradient.to_dense(shape)"
-        )
-    if max(height - 1, 0).bit_length() + max(count - 1, 0).bit_length() > _BITS:
-        raise ValueError(f"{name}: {count} indices into {height} rows are too many: split them")
+    require_whole_rows(name, parameter)
+    check_counts(name, height, count)
     indices = np.ascontiguousarray(indices, np.int64)
-    values = values.transpose(0, *(axis for axis in parameter.axes if axis != 0))
+    values = values.transpose(axes_of_rows(parameter))
     if values.dtype != array.dtype or not _rows_are_dense(values):
         with np.errstate(over="ignore"):
             values = np.ascontiguousarray(values, array.dtype)
     where = HOST.address(indices), HOST.address(values)
     return Rows(count if width else 0, width, *where, values.strides[0], height, (indices, values))
+
+
+def require_whole_rows(name: str, parameter: Parameter) -> None:
+    """Refuse a parameter whose rows do not lie side by side."""
+    array = parameter.array
+    if parameter.axes[0] != 0 and array.shape[0] > 1 and array.size > array.shape[0]:
+        raise ValueError(
+            f"{name}: a row of the parameter does not lie in one piece (strides {array.strides}): build with an array "
+            "in C order, or pass RowGradient.to_dense(shape)"
+        )
+
+
+def check_counts(name: str, height: int, count: int) -> None:
+    """Refuse more indices into so many rows than can be sorted."""
+    if max(height - 1, 0).bit_length() + max(count - 1, 0).bit_length() > _BITS:
+        raise ValueError(f"{name}: {count} indices into {height} rows are too many: split them")
+
+
+def axes_of_rows(parameter: Parameter) -> tuple[int, ...]:
+    """The axes of rows of values, in the order in which the elements of a row of the parameter lie in memory."""
+    return 0, *(axis for axis in parameter.axes if axis != 0)
 
 
 def _rows_are_dense(values: Array) -> bool:

@@ -18,9 +18,9 @@ import numpy as np
 
 from ..kernels.cuda import tables
 from ..kernels.layout import ZERO
-from ..plan import Plan
+from ..plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Plan
 from ..scalars import Scalars, Scaling
-from .host import nonfinite_message
+from .host import nonfinite_message, take_rows
 
 if TYPE_CHECKING:
     from ..device import CudaArray
@@ -32,6 +32,10 @@ DEFAULT = 0
 
 RING = 1024
 """Programs that the GPU holds at least: how far the host may be ahead of it."""
+
+
+_WHOLE = {AVERAGE_SLOT: "a moving average (use_ema)", ACCUMULATOR_SLOT: "gradient_accumulation_steps"}
+"""State that needs whole gradients."""
 
 
 class Setting(NamedTuple):
@@ -112,14 +116,18 @@ class GpuSteps:
         """One step with the gradients that have been read; ``options`` are those of `CudaGradients.read`."""
         setting = Setting(unscale, nonfinite, scaling is not None)
         stream = self._place.stream()
+        if self._gradients.rows:
+            self._refuse_rows(stream)
         if self._device.is_capturing(stream):
             return self._capture(setting, options, stream)
         others = self._gradients.streams_to_wait_for
         self._before_step(setting, scaling, stream, others)
+        take_rows(self._plans, self._gradients, stream)
         closing = self._tell(setting, stream)
         with self._device.current(), self._counted(closing, stream, others):
             for plan in self._plans:
                 plan.work.found.put(self._counts.calls, stream)
+                plan.engine.merge(stream)
             if self._measures(setting, closing):
                 self._launch_norms(stream)
                 if nonfinite == "raise":
@@ -128,6 +136,17 @@ class GpuSteps:
                 self.tell()
             self._launch(stream, options)
             self._gradients.lend(stream)
+
+    def _refuse_rows(self, stream: int) -> None:
+        """Refuse gradients for some rows where a GPU cannot go by them."""
+        if self._device.is_capturing(stream):
+            raise RuntimeError("a step with a RowGradient waits for the GPU, so it cannot be captured: call apply")
+        for name, what in _WHOLE.items():
+            if any(name in plan.slots for plan in self._plans):
+                raise ValueError(
+                    f"a RowGradient on a GPU cannot be stepped with {what}: pass a whole gradient, or make the "
+                    "optimizer without it"
+                )
 
     def _before_step(self, setting: Setting, scaling: Scaling | None, stream: int, others: list[int]) -> None:
         """Have the host's counters, and what it told the GPU before, fit the step that comes."""
@@ -220,7 +239,7 @@ class GpuSteps:
         self._mark(stream)
         if self._read().stopped:
             self._shared.forget_step()
-            raise FloatingPointError(nonfinite_message(self._plans, [plan.work.nonfinite() for plan in self._plans]))
+            raise FloatingPointError(nonfinite_message(self._plans, [plan.engine.nonfinite() for plan in self._plans]))
 
     # -- programs ---------------------------------------------------------------------------------------------------
 
@@ -437,6 +456,7 @@ class GpuSteps:
             raise RuntimeError("call prepare(steps) before capturing: replays take the programs that it uploads")
         measures = setting.nonfinite != "propagate" or self._scalars.clipping()[0] != 0
         kept = []
+        take_rows(self._plans, self._gradients, stream)
         with self._device.current():
             try:
                 for plan in self._plans:

@@ -119,10 +119,10 @@ class HostSteps:
             plan.engine.clip_all(factor)
 
 
-def take_rows(plans: list[Plan], gradients: BaseGradients) -> None:
+def take_rows(plans: list[Plan], gradients: BaseGradients, *stream: int) -> None:
     """Give plans what `gradients` has read for some rows only; see `Plan.take_rows`."""
     for plan in plans:
-        plan.take_rows(gradients.rows)
+        plan.take_rows(gradients.rows, *stream)
 
 
 def run(plans: list[Plan], calls: Sequence[Call]) -> None:

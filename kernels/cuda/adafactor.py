@@ -424,6 +424,8 @@ def _move_at(work, i, like):
 class Factored(Elementwise):
     """Adafactor's step: three launches, on a tile table of its own."""
 
+    row_step = None
+
     def __init__(self, plan):
         super().__init__(plan)
         common, tiles = self.work, Tiles(plan)

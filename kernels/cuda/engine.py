@@ -14,15 +14,17 @@ import numpy as np
 from ..cpu.engines import first_nonfinite
 from ..cpu.launch import specialisation
 from ..cpu.reduction import LANES
+from ..layout import SEGMENT
 from ..registry import RULES
 from ..tables import Tables
-from . import norms, step, tables, two_phase
+from . import norms, row_gradients, step, tables, two_phase
 from ._cuda_jit import cuda_program
 from .outbox import Outbox
+from .row_engine import RowEngine
 from .tables import HANDLE, HEADER, LAST, PLANS, PROGRESS, SCALE, STAMP, STATE
+from .threads import TEAM, THREADS
 
-THREADS = 128
-WARPS = THREADS // 32
+WARPS = THREADS // TEAM
 SHARED_MEMORY = 48 * 1024
 """Bytes that any GPU gives a block."""
 
@@ -234,18 +236,22 @@ class Work:
         self._counters = Memory(device, np.zeros(max(segments, counters), np.int64))
         self._plan = Memory(device, np.array(plan, np.int64))
         self.found = origin.found if origin else GradientTables(shared, gradients, layouts)
-        self._derived = []
+        self._derived: weakref.WeakSet[Work] = weakref.WeakSet()
         self._handle = Memory(device, self._entries(self.found))
         self.handle_address = self._handle.address
         self._fixed: weakref.WeakSet[_Fixed] = weakref.WeakSet()
 
     def derived(self, chunks, addresses, terms=0, counters=0):
-        """Make a work over other chunks and addresses, of the same gradients: fixed and freed with this one."""
+        """Make a work over other chunks and addresses, of the same gradients: fixed with this one."""
         work = Work(
             self.shared, self.plan, chunks, addresses, self.gradients, self.layouts, terms, counters, origin=self
         )
-        self._derived.append(work)
+        self._derived.add(work)
         return work
+
+    def without(self, segments):
+        """The same work less the chunks of some segments."""
+        return self.derived(self.chunks[~np.isin(self.chunks[:, SEGMENT], list(segments))], self.addresses)
 
     def _entries(self, found):
         """Address, rows and columns of each table."""
@@ -309,27 +315,77 @@ class Work:
 
 
 class Elementwise:
-    """A rule that needs nothing but the element: one launch."""
+    """A rule that needs nothing but the element: one launch.
+
+    Attributes
+    ----------
+    row_step : function or None
+        The kernel for rows of a parameter; None: the rule needs whole gradients.
+    rows : RowEngine or None
+        What steps parameters with gradients for some rows, once there has been one.
+    """
+
+    row_step = staticmethod(row_gradients.step_rows)
+    rows = None
 
     def __init__(self, plan):
-        self.work = plan.work
+        self.work = self._whole = plan.work
         self.device = self.work.device
         self.dtype = self.work.table.dtype
-        self._compile(plan.scalars, len(plan.rule_slots))
+        self._rule = plan.scalars, len(plan.rule_slots)
+        self._compile(*self._rule)
 
     def _compile(self, scalars, slots):
-        self._step = kernel(step.step, scalars, slots, self.dtype, self.device)
+        self._step = self._compiled(step.step, scalars, slots)
+
+    def _compiled(self, function, scalars=None, slots=0):
+        return kernel(function, scalars, slots, self.dtype, self.device)
+
+    def take_rows(self, gradients, stream):
+        """Take the gradients of a step that are there for some rows only: `row_tables.Rows` by segment.
+
+        The others are in the work's tables, where these have no address. See `RowEngine.take`.
+        """
+        if self.rows is None:
+            if not gradients:
+                return
+            self.rows = RowEngine(self.work, self._compiled, self.row_step, *self._rule)
+        if tuple(gradients) != self.rows.segments:
+            self._whole = self.work.without(gradients) if gradients else self.work
+        self.rows.take(gradients, stream)
+
+    @property
+    def _touches(self):
+        """Whether any row is stepped by itself."""
+        return self.rows is not None and self.rows.touched > 0
+
+    def merge(self, stream):
+        """Launch what adds up the gradients that `take_rows` has taken, before all else."""
+        if self.rows is not None:
+            self.rows.merge(stream)
 
     def __call__(self, stream, options):
         """Launch the step. With `LAST` among the options it ends the optimizer's step."""
-        self.launch(self._step, stream, options)
+        self.launch(self._step, stream, options & ~LAST if self._touches else options, work=self._whole)
+        if self._touches:
+            self.rows.step(stream, options)
 
     def norms(self, stream, options):
         """Launch what measures the gradients, and decides whether the step goes on."""
-        self.launch_warps(self._measuring(), stream, options & ~LAST)
+        self.launch_warps(self._measuring(), stream, options & ~LAST, work=self._whole)
+        if self._touches:
+            self.rows.norms(stream, options)
+
+    def nonfinite(self):
+        """Return a segment whose gradient is not finite, by what `norms` found; None if there is none.
+
+        Requires that no step is under way.
+        """
+        found = self._whole.nonfinite()
+        return self.rows.nonfinite() if found is None and self._touches else found
 
     def _measuring(self):
-        return kernel(norms.norms, None, 0, self.dtype, self.device)
+        return self._compiled(norms.norms)
 
     def prepare(self, *, norms=True, clip_each=True, accumulate=True):
         """Compile, or load, what steps will need on top of the rule itself."""
@@ -351,6 +407,8 @@ class Elementwise:
 
 class TwoPhase(Elementwise):
     """A rule with sums over each parameter between two elementwise phases: two launches."""
+
+    row_step = None
 
     def _compile(self, scalars, slots):
         self._warps = warps_of(scalars)

@@ -127,6 +127,8 @@ def _update_chunk(handle, options, k, thread, threads, scalars, slot_rows, dtype
 class Orthogonal(Elementwise):
     """Muon's step: momentum, products, update. Scratch: the directions, and products of the largest matrix."""
 
+    row_step = None
+
     def __init__(self, plan):
         library = _library_of(plan)
         super().__init__(plan)

@@ -75,12 +75,18 @@ def norms(handle, options):
     while k < chunks_of(handle, DTYPE):
         _measure_chunk(handle, options, k, lanes, flags, warp, thread, DTYPE)
         k += cuda.gridDim.x * warps
+    if is_last_block(handle, flags, DTYPE):
+        _conclude(handle, options, scratch[:SUM_LANES], cuda.threadIdx.x, cuda.blockDim.x, DTYPE)
+
+
+@callee
+def is_last_block(handle, flags, dtype):
+    """Whether this block is the last of the launch to be done, for all its threads."""
     block_barrier()
     if cuda.threadIdx.x == 0:
-        flags[0] = is_last(device_tables_at(handle, DTYPE).state, BLOCKS, cuda.gridDim.x)
+        flags[0] = is_last(device_tables_at(handle, dtype).state, BLOCKS, cuda.gridDim.x)
     block_barrier()
-    if flags[0]:
-        _conclude(handle, options, scratch[:SUM_LANES], cuda.threadIdx.x, cuda.blockDim.x, DTYPE)
+    return flags[0]
 
 
 @callee
@@ -105,13 +111,19 @@ def _measure(t, program, k, lanes, thread, dtype):
     accumulator = t.common.addresses[ACCUMULATOR, chunk.segment]
     how = how_to_load(program.options, chunk.gradient.address)
     aligned = is_plain(chunk.gradient) and (how == APART or (chunk.gradient.address | accumulator) % VECTOR == 0)
-    c = control_of(t, program, k)
+    work = Squares(chunk, accumulator, aligned, program.options, control_of(t, program, k), False, (0,))
+    measure(work, how, lanes, thread, sums, k, dtype)
+
+
+@callee
+def measure(work, how, lanes, thread, sums, k, dtype):
+    """Write the sum of squares of a chunk to ``sums[0, k]``, and to ``sums[1, k]`` zero, or NaN if one is not finite."""
     if thread == 0:
         sums[1, k] = 0.0
     row, finite = 0, False
     while row < 2 and not finite:  # if the sum of squares is not finite, look whether all elements are
-        work = Squares(chunk, accumulator, aligned, program.options, c, row == 1, (0,))
-        sum_terms(work, how, chunk.size, lanes, thread, sums[row : row + 1], k, dtype)
+        own = Squares(work.chunk, work.accumulator, work.aligned, work.options, work.control, row == 1, (0,))
+        sum_terms(own, how, own.chunk.size, lanes, thread, sums[row : row + 1], k, dtype)
         finite = math.isfinite(lanes[0])
         barrier(TEAM)
         row += 1
@@ -141,11 +153,12 @@ def _conclude(handle, options, lanes, thread, team, dtype):
         t.measures[PLANS + 2 * plan] = squares
         t.measures[PLANS + 2 * plan + 1] = bad
         if plan == plans - 1:
-            _decide(t, program, plans)
+            decide(t, program, plans)
 
 
 @callee
-def _decide(t, program, plans):
+def decide(t, program, plans):
+    """Norm and common factor by the sums of all plans; stops the step if the program says so."""
     squares, bad = 0.0, 0.0
     for plan in range(plans):
         squares += t.measures[PLANS + 2 * plan]

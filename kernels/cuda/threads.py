@@ -7,6 +7,9 @@ from ..compile._jit import callee
 TEAM = 32
 """Threads of a warp."""
 
+THREADS = 128
+"""Threads of a block, at most, of kernels that do steps."""
+
 
 @callee
 def block_barrier():
