@@ -17,8 +17,8 @@ class RowGradient:
     Parameters
     ----------
     indices : int32 or int64 array [n]
-        Row numbers along axis 0, from 0, in any order; on the parameters' GPU if they are on one, as the values. Where a
-        row is named more than once its values are added up, in the order in which they stand here.
+        Row numbers along axis 0, from 0, in any order; where the parameters are, in memory or on a GPU, as the values.
+        Where a row is named more than once its values are added up, in the order in which they stand here.
     values : float32 or float64 array [n, *rest of the parameter's shape]
         A row of the gradient for each; of any strides.
 

@@ -80,7 +80,7 @@ class CudaGradients(BaseGradients):
             rows, values[k] = self._rows_of(k, leaves[k])
             if self.parameters[k].trainable:
                 self.rows[k] = rows
-        height, count = (sum(getattr(rows, what) for rows in self.rows.values()) for what in ("height", "count"))
+        height, count = (sum(getattr(rows, what) for rows in self.rows.values()) for what in ("height", "places"))
         check_counts("gradients for some rows", height, count)
         if not self._zeroes:
             return options

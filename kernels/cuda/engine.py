@@ -7,7 +7,7 @@ programs. A `Work` is one plan's tables; an engine launches its kernels.
 import functools
 import importlib
 import weakref
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -325,8 +325,8 @@ class Elementwise:
         What steps parameters with gradients for some rows, once there has been one.
     """
 
-    row_step = staticmethod(row_gradients.step_rows)
-    rows = None
+    row_step: Any = staticmethod(row_gradients.step_rows)
+    rows: Any = None
 
     def __init__(self, plan):
         self.work = self._whole = plan.work

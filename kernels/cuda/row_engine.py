@@ -64,7 +64,7 @@ class RowEngine:
         Writes nothing but tables of its own. Raises what `Rows.refuse` does if an index is out of range.
         """
         self.segments, self.touched = tuple(gradients), 0
-        places = sum(rows.count for rows in gradients.values())
+        places = sum(rows.places for rows in gradients.values())
         if not places:
             return
         self._tables = np.array(list(_tables_of(gradients)), np.int64)
@@ -145,4 +145,4 @@ def _tables_of(gradients):
     for segment, rows in gradients.items():
         where = rows.indices, rows.index_stride, rows.index_size, rows.values, rows.record
         yield RowTable(segment, rows.width, rows.height, *where, place, row)
-        place, row = place + rows.count, row + rows.height
+        place, row = place + rows.places, row + rows.height

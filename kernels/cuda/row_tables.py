@@ -14,7 +14,7 @@ from ..compile.intrinsics import array_at, scalars_at, table_at
 class Rows(NamedTuple):
     """A gradient for some rows of a parameter, checked but for the range of its indices, where it lies in memory."""
 
-    count: int  # rows of values
+    places: int  # rows of values
     width: int  # elements of each
     height: int  # rows of the parameter
     indices: int  # address of the first row number
