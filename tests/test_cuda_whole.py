@@ -115,6 +115,25 @@ def test_a_scale_that_adapts(cupy):
         both.check()
 
 
+@in_many_orders
+@pytest.mark.parametrize("nonfinite", ["propagate", "skip"])
+def test_gradients_for_rows(cupy, nonfinite):
+    """In one stream after another; a step that is refused, and one that is left out, among them."""
+    both = Both(cupy, lambda: fastopt.Adam(0.1, clipnorm=1.0, nonfinite=nonfinite), drawn(0, ((30, 3), (80,))))
+    streams, rng = [cupy.stream(), cupy.stream()], np.random.default_rng(1)
+    for seed in range(1, 8):
+        indices, (values, whole) = rng.integers(0, 30, 50), drawn(seed, ((50, 3), (80,)))
+        indices[7] = 30 if seed == 3 else 0
+        values[7, 1] = np.inf if seed == 5 and nonfinite == "skip" else 1.0
+        refused = pytest.raises(ValueError, match="out of range") if seed == 3 else contextlib.nullcontext()
+        with streams[seed % 2], refused:
+            both.gpu.apply([fastopt.RowGradient(*both.on_gpu([indices, values])), *both.on_gpu([whole])])
+        if seed != 3:
+            both.cpu.apply([fastopt.RowGradient(indices, values), whole])
+    with streams[seed % 2]:
+        both.check()
+
+
 @pytest.mark.parametrize("eagerness", [(0, 0), (0.02, 0.02)], ids=["late", "at random"])
 def test_many_steps_ahead(cupy):
     """Each with uploads of its own, whose pinned memory is used again no earlier than it may be."""

@@ -117,7 +117,7 @@ def _measure(t, program, k, lanes, thread, dtype):
 
 @callee
 def measure(work, how, lanes, thread, sums, k, dtype):
-    """Write the sum of squares of a chunk to ``sums[0, k]``, and zero, or NaN if one is not finite, to ``sums[1, k]``."""
+    """Write a chunk's sum of squares to ``sums[0, k]``, and zero, or NaN if one is not finite, to ``sums[1, k]``."""
     if thread == 0:
         sums[1, k] = 0.0
     row, finite = 0, False
