@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from fastopt.kernels.compile.tuples import numbers_at, put_numbers
-from fastopt.kernels.cuda import _cuda_jit, engine, gpu, strided
+from fastopt.kernels.cuda import _cuda_jit, engine, gpu, row_gradients, strided
 from fastopt.kernels.cuda.lanes import one, wide
 from fastopt.kernels.registry import RULES
-from gpu_arrays import Interface, tensor_class
+from gpu_arrays import DeviceNDArray, Interface, tensor_class
 from machine_code import (
     blocks_per_multiprocessor,
     find_nvdisasm,
@@ -369,6 +369,31 @@ def test_copies(capability, width):
     assert not arithmetic(ptx, "f")
     assert not re.search(r"\.local\b|\bcall\b", ptx)
     assert resources.registers <= 64 and resources[1:] == (0, 0)
+
+
+def stepped_by_rows(dtype):
+    """Have a gradient for some rows ask for its kernels, also for those that are launched if it touches any."""
+    optimizer = fastopt.Adam(clipnorm=1.0)
+    optimizer.build([Interface(np.zeros((7, 5), dtype))])
+    indices, values = DeviceNDArray(np.zeros(3, np.int64)), DeviceNDArray(np.zeros((3, 5), dtype))
+    optimizer.apply([fastopt.RowGradient(indices, values)])
+    for function in (row_gradients.merge_rows, row_gradients.norms_of_rows):
+        optimizer._plans[0].engine._compiled(function)
+
+
+@pytest.mark.parametrize("dtype", [F32, pytest.param(F64, marks=pytest.mark.full)], ids=str)
+@pytest.mark.parametrize("capability", [HOPPER, *(pytest.param(c, marks=pytest.mark.full) for c in CAPABILITIES[::2])])
+def test_rows(capability, dtype):
+    """Kernels of gradients for some rows."""
+    found = {kernel_of(id): w for id, w in kernels_of(stepped_by_rows, dtype, capability).items() if "row_" in id}
+    own = ("merge_rows", "norms_of_rows", "step_rows"), ("fill_keys", "find_firsts", "sort_tiles", "sort_pass")
+    assert found.keys() == {f"row_gradients.{name}" for name in own[0]} | {f"row_sort.{name}" for name in own[1]}
+    for id, wanted in found.items():
+        ptx, resources, *_ = compiled(wanted)
+        assert inexact(ptx) == [], id
+        assert not re.search(r"\.local\b|\bcall\b|\.extern", ptx), id
+        assert (resources.local, resources.spilled) == (0, 0), id
+        assert resources.registers <= (168 if "norms" in id else 128), (id, resources.registers)
 
 
 def test_every_kernel_is_known():

@@ -91,9 +91,8 @@ def sort_tiles(keys, size, first, last):
                 distance //= 2
             run *= 2
         block_barrier()
-        for i in range(thread, length, threads):
+        for i in range(thread, length, threads):  # each thread those that it loaded: the next tile need not wait
             own[i] = tile[i]
-        block_barrier()
 
 
 def sort_pass(keys, size, run, distance):
