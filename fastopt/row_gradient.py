@@ -12,7 +12,8 @@ class RowGradient:
 
     `Optimizer.apply` takes it wherever it takes an array, for optimizers whose rule is elementwise. A step costs what
     the rows named cost, however many the parameter has. Rows without a gradient are not touched at all: their momenta
-    do not decay and their weights are not decayed, as in ``torch.optim.SparseAdam``.
+    do not decay and their weights are not decayed, as in ``torch.optim.SparseAdam``. On a GPU a step with such a
+    gradient waits for the GPU once, and takes neither moving averages, accumulation nor CUDA graphs.
 
     Parameters
     ----------

@@ -393,7 +393,7 @@ def test_rows(capability, dtype):
         assert inexact(ptx) == [], id
         assert not re.search(r"\.local\b|\bcall\b|\.extern", ptx), id
         assert (resources.local, resources.spilled) == (0, 0), id
-        assert resources.registers <= (168 if "norms" in id else 128), (id, resources.registers)
+        assert resources.registers <= 168, (id, resources.registers)  # three blocks on a multiprocessor
 
 
 def test_every_kernel_is_known():

@@ -66,7 +66,8 @@ class CudaGradients(BaseGradients):
             if leaf is not None and leaf is not ABSENT and (zero or self.parameters[k].trainable)
         ]
         by_rows = [k for k in wanted if isinstance(leaves[k], RowGradient)]
-        wanted = [k for k in wanted if k not in by_rows]
+        if by_rows:
+            wanted = sorted({*wanted}.difference(by_rows))
         self._find(leaves, wanted)
         self._check_memory(leaves, wanted)
         staged = STAGED if np.any(self.table[LAYOUT, self.table[ADDRESS] != 0] != DIRECT) else 0

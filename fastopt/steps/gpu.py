@@ -1,4 +1,4 @@
-"""Steps of an optimizer whose parameters are on a GPU: nothing waits for it.
+"""Steps of an optimizer whose parameters are on a GPU: nothing waits for it, but for gradients for some rows.
 
 Which steps the GPU leaves out, because a gradient is not finite, is for the GPU alone to know; the host goes on as if
 none were. For every call it works out a *program*, options and scalars, from the optimizer's counters as they are

@@ -1,6 +1,6 @@
 """How a rule's kernels make up one step on a GPU, and the memory that they work on.
 
-Nothing here waits for the GPU. `Shared` is what the plans of one optimizer have in common: the state, and the ring of
+Nothing here waits for the GPU but `take_rows`. `Shared` is what the plans of one optimizer have in common: the state, and the ring of
 programs. A `Work` is one plan's tables; an engine launches its kernels.
 """
 

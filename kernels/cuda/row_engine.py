@@ -76,6 +76,7 @@ class RowEngine:
         if found[0]:
             for rows in gradients.values():
                 rows.refuse(rows.held.copy_to_host())
+            raise ValueError("the indices of a RowGradient have changed while they were being read")
         self._make_room([rows.width for rows in gradients.values()], found[1:])
 
     def _header_for(self, places):
