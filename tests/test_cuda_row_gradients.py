@@ -22,6 +22,7 @@ RULES = {
     "Adam": lambda **options: fastopt.Adam(0.01, **options),
     "AdamW": lambda **options: fastopt.AdamW(0.01, weight_decay=0.1, **options),
     "Adagrad": lambda **options: fastopt.Adagrad(0.1, **options),
+    "RowwiseAdagrad": lambda **options: fastopt.RowwiseAdagrad(0.1, **options),
     "Ftrl": lambda **options: fastopt.Ftrl(0.1, l1_regularization_strength=0.1, beta=0.5, **options),
 }
 SHAPES = {"vector": (700,), "3": (700, 3), "64": (400, 8, 8), "5000": (40, 5000)}
@@ -118,7 +119,7 @@ CLIPPED = [
 
 @pytest.mark.parametrize("way", ["races"], indirect=True)
 @pytest.mark.parametrize("options", CLIPPED, ids=str)
-@pytest.mark.parametrize("name", ["AdamW", pytest.param("momentum", marks=pytest.mark.full)])
+@pytest.mark.parametrize("name", ["AdamW", "RowwiseAdagrad"])
 def test_clipping_and_whole_gradients(name, options):
     """Tables beside whole gradients, and beside none; norms are of merged rows."""
     rng, twins = np.random.default_rng(2), twins_of(name, *TWO, **options)

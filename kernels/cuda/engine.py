@@ -1,7 +1,7 @@
 """How a rule's kernels make up one step on a GPU, and the memory that they work on.
 
-Nothing here waits for the GPU but `take_rows`. `Shared` is what the plans of one optimizer have in common: the state, and the ring of
-programs. A `Work` is one plan's tables; an engine launches its kernels.
+Nothing here waits for the GPU but `Elementwise.take_rows`. `Shared` is what the plans of one optimizer have in common:
+the state, and the ring of programs. A `Work` is one plan's tables; an engine launches its kernels.
 """
 
 import functools
@@ -351,8 +351,12 @@ class Elementwise:
                 return
             self.rows = RowEngine(self.work, self._compiled, self.row_step, *self._rule)
         if tuple(gradients) != self.rows.segments:
-            self._whole = self.work.without(gradients) if gradients else self.work
+            self._leave_out(tuple(gradients))
         self.rows.take(gradients, stream)
+
+    def _leave_out(self, segments):
+        """Have whole gradients be those of all other segments."""
+        self._whole = self.work.without(segments) if segments else self.work
 
     @property
     def _touches(self):
@@ -366,9 +370,12 @@ class Elementwise:
 
     def __call__(self, stream, options):
         """Launch the step. With `LAST` among the options it ends the optimizer's step."""
-        self.launch(self._step, stream, options & ~LAST if self._touches else options, work=self._whole)
+        self._step_whole(stream, options & ~LAST if self._touches else options)
         if self._touches:
             self.rows.step(stream, options)
+
+    def _step_whole(self, stream, options):
+        self.launch(self._step, stream, options, work=self._whole)
 
     def norms(self, stream, options):
         """Launch what measures the gradients, and decides whether the step goes on."""

@@ -11,10 +11,13 @@ from ..cpu.per_row import WIDTH, chunks_of_rows
 from ..cpu.reduction import LANES as SUM_LANES
 from ..layout import CHUNK, Control
 from ..registry import between_row
-from .engine import Elementwise, kernel, warps_of
+from .engine import Elementwise, warps_of
 from .finish import finish
 from .lanes import cast, column_of, load_each, one, size_of, store_each
+from .row_gradients import chunk_of_row, first_row, rows_at_once
+from .row_tables import row_tables_at, touched_row
 from .step import Chunk, Update, chunk_of, chunks_of, factor_of, move_chunk, no_update
+from .sums import start_of
 from .tables import MICRO, control_of, device_tables_at, program_of, rule_scalars_of
 from .threads import TEAM, barrier
 from .two_phase import sum_first
@@ -34,20 +37,37 @@ def step_per_row(handle, options):
     scratch = cuda.shared.array(SCRATCH, np.float64)
     totals = cuda.shared.array((TOTALS, 2), np.float64)
     numbers = cuda.shared.array(WARPS, DTYPE)
-    warp, thread = cuda.threadIdx.x // TEAM, cuda.threadIdx.x % TEAM
-    terms = len(TERM_ROWS)
-    lanes = scratch[warp * terms * SUM_LANES : (warp + 1) * terms * SUM_LANES]
-    own = totals[warp * terms : (warp + 1) * terms]
     k = cuda.blockIdx.x
     while k < chunks_of(handle, DTYPE):
-        shared = lanes, own, numbers[warp : warp + 1]
-        _step_rows(handle, options, k, warp, thread, shared, SCALARS, SLOT_ROWS, TERM_ROWS, DTYPE)
+        shared = _own(scratch, totals, numbers, len(TERM_ROWS))
+        _step_rows(handle, options, k, shared, SCALARS, SLOT_ROWS, TERM_ROWS, DTYPE)
         k += cuda.gridDim.x
     finish(handle, options, cuda.threadIdx.x, cuda.gridDim.x, DTYPE)
 
 
+def step_touched_per_row(handle, options):
+    """The same of touched rows, as `row_gradients.step_rows`."""
+    scratch = cuda.shared.array(SCRATCH, np.float64)
+    totals = cuda.shared.array((TOTALS, 2), np.float64)
+    numbers = cuda.shared.array(WARPS, DTYPE)
+    header, u = row_tables_at(handle).header, first_row(TEAM)
+    while u < header.touched:
+        shared = _own(scratch, totals, numbers, len(TERM_ROWS))
+        _step_touched(handle, options, u, shared, SCALARS, SLOT_ROWS, TERM_ROWS, DTYPE)
+        u += rows_at_once(TEAM)
+    finish(header.plan, options, cuda.threadIdx.x, cuda.gridDim.x, DTYPE)
+
+
 @callee
-def _step_rows(handle, options, k, warp, thread, shared, scalars, slot_rows, term_rows, dtype):
+def _own(scratch, totals, numbers, terms):
+    """What is a warp's own of what its block shares: lanes, totals of the terms, and a row's number."""
+    warp = cuda.threadIdx.x // TEAM
+    lanes = scratch[warp * terms * SUM_LANES : (warp + 1) * terms * SUM_LANES]
+    return lanes, totals[warp * terms : (warp + 1) * terms], numbers[warp : warp + 1]
+
+
+@callee
+def _step_rows(handle, options, k, shared, scalars, slot_rows, term_rows, dtype):
     """The rows of chunk ``k``, each warp every so many-th."""
     t = device_tables_at(handle, dtype)
     program, chunk = program_of(t, options, dtype), chunk_of(t, k)
@@ -57,13 +77,34 @@ def _step_rows(handle, options, k, warp, thread, shared, scalars, slot_rows, ter
             return
         width = t.common.chunks[k, WIDTH]
         s = rule_scalars_of(t, program, k, scalars)
-        row, end = chunk.first // width + warp, (chunk.first + chunk.size) // width
+        row, end = chunk.first // width + cuda.threadIdx.x // TEAM, (chunk.first + chunk.size) // width
         while row < end:
-            _sum_row(t, program, k, chunk, row, width, s, thread, shared, term_rows, dtype)
-            _between(t, chunk, row, width, s, thread, shared, slot_rows, dtype)
-            _move_row(t, program, k, chunk, row, width, s, shared[2][0], thread, dtype)
-            barrier(TEAM)
+            _step_row(t, program, k, chunk, row, width, s, shared, slot_rows, term_rows, dtype)
             row += cuda.blockDim.x // TEAM
+
+
+@callee
+def _step_touched(handle, options, u, shared, scalars, slot_rows, term_rows, dtype):
+    """Touched row ``u``."""
+    r = row_tables_at(handle)
+    t = device_tables_at(r.header.plan, dtype)
+    program = program_of(t, options, dtype)
+    if program.ready and not program.stopped:
+        size = size_of(one(dtype))
+        own = touched_row(r, u, size)
+        k = start_of(t, own.table.segment)
+        s, width = rule_scalars_of(t, program, k, scalars), own.table.width
+        _step_row(t, program, k, chunk_of_row(own, size), own.row, width, s, shared, slot_rows, term_rows, dtype)
+
+
+@callee
+def _step_row(t, program, k, chunk, row, width, s, shared, slot_rows, term_rows, dtype):
+    """A row of chunk ``k``, or of one like it; all threads of a warp."""
+    thread = cuda.threadIdx.x % TEAM
+    _sum_row(t, program, k, chunk, row, width, s, thread, shared, term_rows, dtype)
+    _between(t, chunk, row, width, s, thread, shared, slot_rows, dtype)
+    _move_row(t, program, k, chunk, row, width, s, shared[2][0], thread, dtype)
+    barrier(TEAM)
 
 
 @callee
@@ -114,15 +155,20 @@ def _move_row(t, program, k, chunk, row, width, s, number, thread, dtype):
 class PerRow(Elementwise):
     """The engine of a rule per row: one launch, over chunks of whole rows."""
 
+    row_step = staticmethod(step_touched_per_row)
+
     def __init__(self, plan):
         super().__init__(plan)
         common = self.work
-        self._rows = common.derived(chunks_of_rows(plan), common.addresses)
+        self._row_work = self._whole_rows = common.derived(chunks_of_rows(plan), common.addresses)
 
     def _compile(self, scalars, slots):
         self._warps = warps_of(scalars)
-        self._step = kernel(step_per_row, scalars, slots, self.dtype, self.device)
+        self._step = self._compiled(step_per_row, scalars, slots)
 
-    def __call__(self, stream, options):
-        """See `Elementwise`."""
-        self.launch(self._step, stream, options, threads=TEAM * self._warps, work=self._rows)
+    def _leave_out(self, segments):
+        super()._leave_out(segments)
+        self._whole_rows = self._row_work.without(segments) if segments else self._row_work
+
+    def _step_whole(self, stream, options):
+        self.launch(self._step, stream, options, threads=TEAM * self._warps, work=self._whole_rows)

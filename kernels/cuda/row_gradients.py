@@ -35,13 +35,14 @@ SCRATCH = WARPS * SUM_LANES
 
 
 @callee
-def _first_row(team):
+def first_row(team):
     """The touched row that a thread begins with, one of so many threads that work together."""
     return (cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x) // team
 
 
 @callee
-def _rows_at_once(team):
+def rows_at_once(team):
+    """How many touched rows all threads take at a time."""
     return cuda.gridDim.x * cuda.blockDim.x // team
 
 
@@ -51,10 +52,10 @@ def _rows_at_once(team):
 def merge_rows(handle, options):
     """Add up the values of each touched row."""
     header = row_tables_at(handle).header
-    u = _first_row(header.team)
+    u = first_row(header.team)
     while u < header.touched:
         _merge_row(row_tables_at(handle), u, cuda.threadIdx.x % header.team, DTYPE)
-        u += _rows_at_once(header.team)
+        u += rows_at_once(header.team)
 
 
 @callee
@@ -87,10 +88,10 @@ def norms_of_rows(handle, options):
     flags = cuda.shared.array(WARPS, np.int64)
     warp, thread = cuda.threadIdx.x // TEAM, cuda.threadIdx.x % TEAM
     header = row_tables_at(handle).header
-    u = _first_row(TEAM)
+    u = first_row(TEAM)
     while u < header.touched:
         _measure_row(handle, options, u, scratch[warp * SUM_LANES : (warp + 1) * SUM_LANES], thread, DTYPE)
-        u += _rows_at_once(TEAM)
+        u += rows_at_once(TEAM)
     if is_last_block(header.plan, flags, DTYPE):
         _conclude(handle, options, scratch[:SUM_LANES], cuda.threadIdx.x, cuda.blockDim.x, DTYPE)
 
@@ -154,10 +155,10 @@ def _limit_each(r, t, program, lanes, thread, team):
 def step_rows(handle, options):
     """One step of an elementwise rule, of the touched rows; none if the step is stopped."""
     header = row_tables_at(handle).header
-    u = _first_row(header.team)
+    u = first_row(header.team)
     while u < header.touched:
         _step_row(handle, options, u, cuda.threadIdx.x % header.team, SCALARS, SLOT_ROWS, DTYPE)
-        u += _rows_at_once(header.team)
+        u += rows_at_once(header.team)
     finish(header.plan, options, cuda.threadIdx.x, cuda.gridDim.x, DTYPE)
 
 
@@ -170,7 +171,13 @@ def _step_row(handle, options, u, thread, scalars, slot_rows, dtype):
         return
     size = size_of(one(dtype))
     own = touched_row(r, u, size)
-    first, k = own.row * own.table.width, start_of(t, own.table.segment)
-    chunk = Chunk(own.table.segment, first, own.table.width, Gradient(own.merged - first * size, 0))
+    k = start_of(t, own.table.segment)
     s = rule_scalars_of(t, program, k, scalars)
-    update_chunk(t, program, k, chunk, thread, r.header.team, slot_rows, s, (), dtype)
+    update_chunk(t, program, k, chunk_of_row(own, size), thread, r.header.team, slot_rows, s, (), dtype)
+
+
+@callee
+def chunk_of_row(own, size):
+    """A touched row, of elements of so many bytes, as a chunk of its parameter."""
+    first = own.row * own.table.width
+    return Chunk(own.table.segment, first, own.table.width, Gradient(own.merged - first * size, 0))
