@@ -33,7 +33,6 @@ DEFAULT = 0
 RING = 1024
 """Programs that the GPU holds at least: how far the host may be ahead of it."""
 
-
 _WHOLE = {AVERAGE_SLOT: "a moving average (use_ema)", ACCUMULATOR_SLOT: "gradient_accumulation_steps"}
 """State that needs whole gradients."""
 

@@ -5,7 +5,7 @@ import numpy as np
 from .row_gradients import merge_rows, norms_of_rows
 from .row_sort import THREADS as SORTING
 from .row_sort import fill_keys, find_firsts, program, sort
-from .row_tables import TOUCHED, Header, RowTable
+from .row_tables import MERGED, TOUCHED, Header, RowTable
 from .tables import LAST
 from .threads import TEAM, THREADS
 
@@ -105,7 +105,7 @@ class RowEngine:
         ends = np.cumsum(counts * widths)
         merged = self._rooms["merged"].of(int(ends[-1]) * self._itemsize)
         self._tables[:, TOUCHED] = np.cumsum(counts) - counts
-        self._tables[:, TOUCHED + 1] = merged + (ends - counts * widths) * self._itemsize
+        self._tables[:, MERGED] = merged + (ends - counts * widths) * self._itemsize
         needed = -(-max(widths) // TOGETHER)
         team = min(THREADS, 1 << (needed - 1).bit_length())
         sums = self._rooms["sums"].of(16 * self.touched)

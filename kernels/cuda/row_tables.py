@@ -44,7 +44,7 @@ class RowTable(NamedTuple):
 
 
 FIELDS = len(RowTable._fields)
-SEGMENT, PLACE, TOUCHED = map(RowTable._fields.index, ("segment", "place", "touched"))
+SEGMENT, PLACE, TOUCHED, MERGED = map(RowTable._fields.index, ("segment", "place", "touched", "merged"))
 
 
 class Header(NamedTuple):
