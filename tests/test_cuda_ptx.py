@@ -145,7 +145,20 @@ TORCH = {
     "SGD": ({}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}),
     "RMSprop": ({}, {"momentum": 0.9}, {"centered": True}, {"momentum": 0.9, "centered": True}),
     "Adam": ({}, {"amsgrad": True}),
-} | {name: ({},) for name in ("Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam", "Lion", "Lamb", "ScheduleFreeAdamW")}
+} | {
+    name: ({},)
+    for name in (
+        "Adagrad",
+        "Adadelta",
+        "Adamax",
+        "NAdam",
+        "RAdam",
+        "Lion",
+        "Lamb",
+        "ScheduleFreeAdamW",
+        "RowwiseAdagrad",
+    )
+}
 """Arguments with which classes of `fastopt.torch` have rules of their own. Its Adafactor and Muon are Keras's."""
 OPTIMIZERS = (
     {
@@ -257,7 +270,10 @@ def is_wide(ptx, access, dtype):
     return re.search(rf"\b{access}\.global(\.\w+)*?\.({WIDE[dtype.itemsize]})\b", ptx) is not None
 
 
-MOVING = ("step.step", "two_phase.phase_one", "two_phase.phase_two", "muon.momentum", "muon.update", "adafactor.update")
+MOVING = (
+    "step.step", "two_phase.phase_one", "two_phase.phase_two", "per_row.step_per_row", "muon.momentum", "muon.update",
+    "adafactor.update",
+)  # fmt: skip
 """Kernels that read and write state: wide loads and wide stores."""
 
 READING = ("norms.norms", "muon.divisors", "adafactor.sums", "adafactor.sizes")
@@ -271,7 +287,9 @@ MORE = {"muon.update": Counter(mul=1, sqrt=1), "adafactor.update": Counter(mul=1
 """On top of `FEW`: Muon scales a matrix by the root of its extents, once per chunk; Adafactor takes the root of a row's
 mean, once per row, and unscales in rows and in vectors."""
 
-SUMS = ("norms.norms", "two_phase.phase_one", "muon.divisors", "adafactor.sums", "adafactor.sizes")
+SUMS = (
+    "norms.norms", "two_phase.phase_one", "per_row.step_per_row", "muon.divisors", "adafactor.sums", "adafactor.sizes",
+)  # fmt: skip
 """Kernels of sums: these, roots and quotients of them, and factors of clipping are float64. What is summed is not."""
 
 REGISTERS = dict.fromkeys(SUMS, 168) | {"adafactor.update": 168, "adafactor.sums": 255, "adafactor.sizes": 255}
@@ -292,6 +310,7 @@ IN_FLIGHT = {
     "norms.norms": (32, 32),
     "two_phase.phase_one": (32, 32),
     "two_phase.phase_two": (24, 36),
+    "per_row.step_per_row": (16, 16),
     "adafactor.sums": (24, 24),
     "adafactor.sizes": (24, 24),
     "adafactor.update": (18, 18),
