@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -29,11 +28,13 @@ def find_rows(parameter: Parameter, indices: Array, values: Array) -> Rows:
     height, count, width = array.shape[0], len(indices), math.prod(array.shape[1:])
     require_whole_rows(name, parameter)
     check_counts(name, height, count)
-    indices = np.ascontiguousarray(indices, np.int64)
-    values = values.transpose(axes_of_rows(parameter))
+    if indices.dtype != np.int64 or not (indices.flags.c_contiguous and indices.flags.aligned):
+        indices = indices.astype(np.int64)
+    if len(parameter.axes) > 2:
+        values = values.transpose(axes_of_rows(parameter))
     if values.dtype != array.dtype or not _rows_are_dense(values):
         with np.errstate(over="ignore"):
-            values = np.ascontiguousarray(values, array.dtype)
+            values = values.astype(array.dtype, order="C")
     where = HOST.address(indices), HOST.address(values)
     return Rows(count if width else 0, width, *where, values.strides[0], height, (indices, values))
 
@@ -61,5 +62,5 @@ def axes_of_rows(parameter: Parameter) -> tuple[int, ...]:
 
 def _rows_are_dense(values: Array) -> bool:
     """Whether the elements of each row lie side by side, aligned."""
-    row: Any = values[0] if len(values) else values
-    return row.flags.c_contiguous and values.flags.aligned
+    flags = values.flags
+    return flags.aligned and (flags.c_contiguous or bool(len(values) and values[0].flags.c_contiguous))

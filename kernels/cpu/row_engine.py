@@ -1,5 +1,7 @@
 """How steps of touched rows are made up: which kernels run, in which order."""
 
+import numpy as np
+
 from ..layout import AVERAGE, AVERAGED, OVERWRITE, Control
 from . import launch, row_gradients
 from .row_averages import RowAverage
@@ -38,7 +40,8 @@ class RowEngine:
         self._step = self._kernel(step, scalars, slots)
         share, streams = self._serial(row_gradients.share, 2), 2.0 * (1 + slots)
         self._share = lambda handle, threads: share(handle, threads, streams)
-        self._averages = {}
+        self._merge, self._close_gaps = self._kernel(row_gradients.merge), self._serial(row_gradients.close_gaps)
+        self._averages, self._keeps_averages = {}, bool(np.any(work.addresses[AVERAGE]))
         self._memory = Memory(0)
         self.segments = ()
 
@@ -62,20 +65,20 @@ class RowEngine:
             start += rows.places
         self._work = RowWork(self._plan.handle, tables, self._memory, self._share)
         sorting = Sorting(self._work, len(tables), SORTING * places)
-        launch.launch(self._kernel(row_gradients.merge), sorting, 0)
-        self._work.count = self._serial(row_gradients.close_gaps)(self._work.handle)
+        launch.launch(self._merge, sorting, 0)
+        self._work.count = self._close_gaps(self._work.handle)
 
     def _table_of(self, segment, rows, start):
         average = self._average_of(segment, rows)
         return RowTable(
             segment, self._groups[segment], rows.width, rows.places, rows.indices, rows.values, rows.stride,
-            self._memory.keys.ctypes.data + 8 * start, self._memory.spare.ctypes.data + 8 * start,
+            self._memory.keys + 8 * start, self._memory.spare + 8 * start,
             max(rows.places - 1, 0).bit_length(), start, average.handle if average else 0,
         )  # fmt: skip
 
     def _average_of(self, segment, rows):
-        addresses = self._plan.addresses[:, segment]
-        if segment not in self._averages and addresses[AVERAGE]:
+        if self._keeps_averages and segment not in self._averages:
+            addresses = self._plan.addresses[:, segment]
             self._averages[segment] = RowAverage(addresses, rows.height, rows.width, self._dtype)
         return self._averages.get(segment)
 

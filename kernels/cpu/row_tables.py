@@ -70,12 +70,12 @@ def row_tables_at(handle):
 
 
 class Memory:
-    """Memory for so many places, that steps use one after the other."""
+    """Addresses of memory for so many places, that steps use one after the other."""
 
     def __init__(self, places):
-        self.places = places
-        self.keys, self.spare = np.empty(places, np.int64), np.empty(places, np.int64)
-        self.touched, self.sums = np.empty((places, LAST + 1), np.int64), np.empty((2, places))
+        numbers = (places,), (places,), (places, LAST + 1), (2, places)
+        self.places, self._arrays = places, [np.empty(shape, np.int64) for shape in numbers]
+        self.keys, self.spare, self.touched, self.sums = (array.ctypes.data for array in self._arrays)
 
 
 class RowWork:
@@ -100,9 +100,8 @@ class RowWork:
         self._tables, self._memory, self._share = np.array(tables, np.int64), memory, share
         self.elements = sum(table.places * table.width for table in tables)
         self.count = 0
-        self._handle = np.zeros(8, np.int64)
-        touched, sums = memory.touched.ctypes.data, memory.sums.ctypes.data
-        self._handle[:6] = plan, self._tables.ctypes.data, len(tables), touched, memory.places, sums
+        own = plan, self._tables.ctypes.data, len(tables), memory.touched, memory.places, memory.sums, 0, 0
+        self._handle = np.array(own, np.int64)
         self.handle = self._handle.ctypes.data
 
     def bins(self, threads):
