@@ -1,5 +1,7 @@
 """How steps of touched rows are made up: which kernels run, in which order."""
 
+import itertools
+
 import numpy as np
 
 from ..layout import AVERAGE, AVERAGED, OVERWRITE, Control
@@ -8,6 +10,12 @@ from .row_averages import RowAverage
 from .row_tables import Memory, RowTable, RowWork, Sorting
 
 KEEP = Control._fields.index("keep")
+
+PARTED_FROM = 32_768
+"""Places from which the rows of one parameter are sorted in parts, a thread each."""
+
+SAMPLE = 256
+"""Places that tell where parts of about as many places end."""
 
 SORTING = 16
 """Elements whose update takes about as long as the sorting of one place."""
@@ -61,9 +69,10 @@ class RowEngine:
             self._memory = Memory(2 * places)
         tables, start = [], 0
         for segment, rows in gradients.items():
-            tables.append(self._table_of(segment, rows, start))
+            tables += parts_of(self._table_of(segment, rows, start), rows)
             start += rows.places
-        self._work = RowWork(self._plan.handle, tables, self._memory, self._share)
+        elements = sum(rows.places * rows.width for rows in gradients.values())
+        self._work = RowWork(self._plan.handle, tables, self._memory, elements, self._share)
         sorting = Sorting(self._work, len(tables), SORTING * places)
         launch.launch(self._merge, sorting, 0)
         self._work.count = self._close_gaps(self._work.handle)
@@ -112,3 +121,14 @@ class RowEngine:
         """Return a segment whose gradient is not finite, by what `norms` found; None if there is none."""
         segment = self._serial(row_gradients.nonfinite_segment, 1)(self._work.handle, self._work.count)
         return None if segment < 0 else segment
+
+
+def parts_of(table, rows):
+    """The table of a parameter, or one for each of several parts of its rows, in order."""
+    parts = launch.get_num_threads() if rows.places >= PARTED_FROM else 1
+    if parts == 1:
+        return [table]
+    sample = np.sort(rows.held[0][:: rows.places // SAMPLE])
+    ends = np.unique(sample[np.arange(1, parts) * len(sample) // parts]).tolist()
+    bounds = [table.lowest, *ends, table.end]
+    return [table._replace(lowest=lowest, end=end) for lowest, end in itertools.pairwise(bounds) if lowest < end]

@@ -22,9 +22,12 @@ from .reduction import nonfinite, row_sum, sum_of_squares
 from .row_averages import NOW, follow_row, note_followed, share_at
 from .row_tables import (
     FIRST,
+    KEYS,
     LAST,
+    OWN,
     ROW,
     SEGMENT,
+    START,
     TABLE,
     TOUCHED,
     WIDTH,
@@ -54,37 +57,62 @@ SLOT_ROWS: Any = ()
 
 
 def merge(first, last, handle, options):
-    """Sort the places of each table's list by row, and note the rows: the tables ``first`` to ``last``."""
+    """Sort the places of each table's rows, and note the rows: the tables ``first`` to ``last``."""
     r = row_tables_at(handle)
     for k in range(first, last):
         table = scalars_at(RowTable, r.tables, k, 0)
-        if table.places == 0:
-            continue
         indices = array_at(table.indices, 0, table.places, np.int64)
-        keys = array_at(table.keys, 0, table.places, np.int64)
-        low = _sort(indices, table.bits, keys, array_at(table.spare, 0, table.places, np.int64))
-        r.tables[k, TOUCHED] = _note_rows(keys, table.bits, low, k, table.start, r.touched)
+        before, own, low, high = _look_through(indices, table.lowest, table.end)
+        keys, spare = array_at(table.keys, before, own, np.int64), array_at(table.spare, before, own, np.int64)
+        if own:
+            _fill_keys(indices, low, high, table.bits, keys)
+            _sort(keys, table.bits, high - low, spare)
+        start = table.start + before
+        found = _note_rows(keys, table.bits, low, k, start, r.touched)
+        r.tables[k, KEYS], r.tables[k, START] = table.keys + 8 * before, start
+        r.tables[k, OWN], r.tables[k, TOUCHED] = own, found
 
 
 @callee
-def _sort(indices, bits, keys, spare):
-    """Fill ``keys`` with ``row - low << bits | place``, ascending; returns ``low``, the lowest row."""
-    low, high = indices[0], indices[0]
+def _look_through(indices, lowest, end):
+    """Count the places of rows below ``lowest``, and from there to ``end``; of these the lowest and the highest row."""
+    before, own, low, high = 0, 0, end, lowest
     for i in range(indices.size):
-        low, high = min(low, indices[i]), max(high, indices[i])
-    for i in range(indices.size):
-        keys[i] = ((indices[i] - low) << bits) | i
-    if indices.size <= INSERTED:
+        row = indices[i]
+        before += row < lowest
+        own += (row >= lowest) & (row < end)
+        low = min(low, row if row >= lowest else end)
+        high = max(high, row if row < end else lowest)
+    return before, own, low, high
+
+
+@callee
+def _fill_keys(indices, low, high, bits, keys):
+    """Write ``row - low << bits | place`` for each place of the rows from ``low`` to ``high``, in order."""
+    if keys.size == indices.size:
+        for i in range(indices.size):
+            keys[i] = ((indices[i] - low) << bits) | i
+        return
+    i, k = 0, 0
+    while k < keys.size:  # what is written for another row is written over: a branch would be guessed wrong
+        keys[k] = ((indices[i] - low) << bits) | i
+        k += (indices[i] >= low) & (indices[i] <= high)
+        i += 1
+
+
+@callee
+def _sort(keys, bits, highest, spare):
+    """Sort keys, the highest of whose rows is ``highest``, ascending."""
+    if keys.size <= INSERTED:
         _insert_each(keys)
-        return low
+        return
     width = 1
-    while (high - low) >> width:
+    while highest >> width:
         width += 1
     pairs = -(-width // (2 * DIGIT))
     digit = -(-width // (2 * pairs))
     for pair in range(pairs):
         _sort_by_two_digits(keys, spare, bits + 2 * pair * digit, digit)
-    return low
 
 
 @callee
@@ -172,7 +200,7 @@ def share(handle, threads, streams):
     for k in range(r.tables.shape[0]):
         table = scalars_at(RowTable, r.tables, k, 0)
         count += table.touched
-        weight += (table.places + streams * table.touched) * table.width
+        weight += (table.own + streams * table.touched) * table.width
     done, cut = 0.0, 0
     for u in range(count):
         while done * threads >= weight * cut:
@@ -190,7 +218,7 @@ def share(handle, threads, streams):
 def gradient_of_row(table, touched, u, column, length, scratch, dtype):
     """Elements of the gradient of touched row ``u``: where they lie if that is possible, else added up in scratch."""
     first, last = touched[u, FIRST], touched[u, LAST]
-    keys = array_at(table.keys, 0, table.places, np.int64)
+    keys = array_at(table.keys, 0, table.own, np.int64)
     mask, values = (1 << table.bits) - 1, table.values + column * scratch.itemsize
     one = array_at(values + (keys[first] & mask) * table.stride, 0, length, dtype)
     _ask_for_values(table, keys, first + AHEAD, column, length, scratch.itemsize)
@@ -278,11 +306,11 @@ def clip_each_by_rows(handle, count, limit):
     r = row_tables_at(handle)
     t = tables_at(r.plan, DTYPE)
     first = 0
-    while first < int(count):
-        k = r.touched[first, TABLE]
-        end = first + r.tables[k, TOUCHED]
-        t.factors[CLIP, r.tables[k, SEGMENT]] = own_factor(limit, row_sum(r.sums[0, first:end]))
-        first = end
+    for u in range(int(count)):
+        segment = r.tables[r.touched[u, TABLE], SEGMENT]
+        if u + 1 == int(count) or r.tables[r.touched[u + 1, TABLE], SEGMENT] != segment:
+            t.factors[CLIP, segment] = own_factor(limit, row_sum(r.sums[0, first : u + 1]))
+            first = u + 1
 
 
 def nonfinite_segment(handle, count):

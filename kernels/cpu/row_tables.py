@@ -21,26 +21,34 @@ class Rows(NamedTuple):
     held: Any  # arrays that must live as long
 
 
+_LAST_ROW = np.iinfo(np.int64).max
+
+
 class RowTable(NamedTuple):
-    """What a launch knows of one parameter and its `Rows`, int64."""
+    """What a launch knows of one parameter and its `Rows`, or of a part of its rows; int64."""
 
     segment: int
     group: int
     width: int
-    places: int
+    places: int  # of all its rows
     indices: int
     values: int
     stride: int
     keys: int  # address of the sorted places, int64, ``row - lowest row << bits | place``
     spare: int  # address of as much memory
     bits: int
-    start: int  # first line of ``touched`` that is its own
+    start: int  # first line of ``touched``
     averaging: int = 0  # address of a `row_averages.Averaging`, 0: no average is kept
+    lowest: int = 0  # row of this part
+    end: int = _LAST_ROW  # the row after its last one
+    own: int = 0  # places of its rows; keys, spare and start are moved to where they begin
     touched: int = 0  # rows found
 
 
 FIELDS = len(RowTable._fields)
-SEGMENT, WIDTH, TOUCHED = map(RowTable._fields.index, ("segment", "width", "touched"))
+SEGMENT, WIDTH, KEYS, START, OWN, TOUCHED = map(
+    RowTable._fields.index, ("segment", "width", "keys", "start", "own", "touched")
+)
 
 TABLE, ROW, FIRST, LAST = range(4)
 """Columns of ``touched``, int64: number of the `RowTable`, row, first and last of its places among the sorted ones."""
@@ -87,6 +95,8 @@ class RowWork:
         Handle of the plan's `Tables`.
     tables : list of RowTable
     memory : Memory
+    elements : int
+        Of all values.
     share : function
         ``(handle, threads)`` writes the boundaries of each thread's rows.
 
@@ -96,10 +106,9 @@ class RowWork:
         Touched rows, once they are known.
     """
 
-    def __init__(self, plan, tables, memory, share):
+    def __init__(self, plan, tables, memory, elements, share):
         self._tables, self._memory, self._share = np.array(tables, np.int64), memory, share
-        self.elements = sum(table.places * table.width for table in tables)
-        self.count = 0
+        self.elements, self.count = elements, 0
         own = plan, self._tables.ctypes.data, len(tables), memory.touched, memory.places, memory.sums, 0, 0
         self._handle = np.array(own, np.int64)
         self.handle = self._handle.ctypes.data
