@@ -10,10 +10,11 @@ import numpy as np
 class RowGradient:
     """Say a parameter's gradient by the rows that have one: all others are left alone.
 
-    `Optimizer.apply` takes it wherever it takes an array, for optimizers whose rule is elementwise. A step costs what
-    the rows named cost, however many the parameter has. Rows without a gradient are not touched at all: their momenta
-    do not decay and their weights are not decayed, as in ``torch.optim.SparseAdam``. On a GPU a step with such a
-    gradient waits for the GPU once, and takes neither moving averages, accumulation nor CUDA graphs.
+    `Optimizer.apply` takes it wherever it takes an array, but for optimizers that look at whole parameters (`Lamb`,
+    `Adafactor`, `Muon` of matrices), and with ``gradient_accumulation_steps``; the parameter must be in C order. A step
+    costs what the rows named cost, however many the parameter has. Rows without a gradient are not touched at all:
+    their momenta do not decay and their weights are not decayed, as in ``torch.optim.SparseAdam``. On a GPU a step with
+    such a gradient waits for the GPU once, and takes neither moving averages nor CUDA graphs.
 
     Parameters
     ----------
@@ -42,10 +43,10 @@ class RowGradient:
     [[-0.5, -0.5], [-1.0, -1.0]]
     """
 
-    __slots__ = ("indices", "values")
+    __slots__ = ("_indices", "_values")
 
     def __init__(self, indices: Any, values: Any) -> None:
-        self.indices, self.values = _array("indices", indices), _array("values", values)
+        self._indices, self._values = _array("indices", indices), _array("values", values)
         if len(self.indices.shape) != 1:
             raise ValueError(f"indices must have one axis, got shape {tuple(self.indices.shape)}")
         if not self.values.shape or self.values.shape[0] != self.indices.shape[0]:
@@ -55,6 +56,16 @@ class RowGradient:
             )
         _check_dtype("indices", self.indices, ("int32", "int64"))
         _check_dtype("values", self.values, ("float32", "float64"))
+
+    @property
+    def indices(self) -> Any:
+        """The row numbers, as they were given."""
+        return self._indices
+
+    @property
+    def values(self) -> Any:
+        """The rows of the gradient, as they were given."""
+        return self._values
 
     @classmethod
     def from_dense(cls, gradient: Any) -> RowGradient:
@@ -116,9 +127,11 @@ def check_rows(name: str, indices: Any, values: Any, shape: tuple[int, ...]) -> 
     Raises
     ------
     ValueError
-        If the parameter has no axis, the values' shape is another one, or an index is out of range.
+        If the parameter has no axis, the shapes do not fit it or each other, or an index is out of range.
     """
     check_shape(name, values, shape)
+    if len(indices) != len(values):
+        raise ValueError(f"{name}: {len(indices)} indices for {len(values)} rows of values")
     check_range(name, shape[0], indices)
 
 

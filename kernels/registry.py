@@ -89,7 +89,7 @@ def per_row_rule(scalars, first, between, second, terms, slots):
     ``second`` are those of `two_phase_rule`, without slots; and
     ``between(sums, n, slots, s) -> (number, slots)``, once per row of ``n`` elements, has the row's slots, too.
 
-    Its engine is `kernels.cpu.per_row.PerRow`, which registers itself.
+    Its engine is `kernels.cpu.per_row.PerRow`, which takes charge of such rules when it is imported: register before.
     """
     RULES[scalars] = Rule(first.__name__, first=first, between=between, second=second, terms=terms, slots=slots)
 

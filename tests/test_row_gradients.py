@@ -187,6 +187,53 @@ def test_steps_of_both_kinds_alternate(kinds):
     pair.assert_alike(1e-5)
 
 
+@rows("elements", [3, 40_000])
+def test_averages_follow_before_compiled_code_repeats_steps(elements):
+    """Steps of rows, one without a gradient, then whole ones that repeat."""
+    pair = Pair.of("SGD", ((elements, 1), (2,)), np.float64, use_ema=True, ema_momentum=0.5)
+    for row in (0, 0, 1):
+        pair.step([RowGradient(np.array([row]), np.ones((1, 1))), np.ones(2)])
+    for _ in range(3):
+        for optimizer in (pair.by_rows, pair.dense):
+            with pytest.warns(UserWarning, match="no gradient for 0"):
+                optimizer.apply([None, np.ones(2)])
+    for _ in range(5):
+        pair.step([np.ones((elements, 1)), np.ones(2)])
+    pair.assert_alike(1e-12)
+
+
+def test_state_that_is_read_in_the_middle_of_a_step_spoils_no_average():
+    """As by a signal's handler, between the making of a step's calls and the calls."""
+    pair = Pair.of("SGD", ((5, 2),), np.float64, use_ema=True, ema_momentum=0.5)
+    grads = [RowGradient(np.array([row]), np.ones((1, 2))) for row in range(3)]
+    for grad in grads:
+        pair.step([grad])
+    engine = pair.by_rows._plans[0].engine
+    make = engine.calls
+
+    def read_in_between(options):
+        calls = make(options)
+        pair.by_rows.state_dict()
+        return calls
+
+    engine.calls = read_in_between
+    for grad in grads:
+        pair.step([grad])
+    del engine.calls
+    for _ in range(3):
+        pair.step([np.ones((5, 2))])
+    pair.assert_alike(1e-12)
+
+
+def test_many_places_of_a_small_table_use_threads_by_themselves():
+    """A process may hold one launch on threads at a time: see `launch.exclusively`."""
+    optimizer = built("SGD", [np.zeros((50, 16), np.float32)])
+    for places in (3, 20_000):
+        optimizer.apply([RowGradient(np.zeros(places, np.int64), np.ones((places, 16), np.float32))])
+        engine = optimizer._plans[0].engine
+        assert not engine.on_threads and engine.uses_threads == (places == 20_000)
+
+
 @pytest.mark.parametrize("nonfinite", ["skip", "raise"])
 def test_a_gradient_that_is_not_finite_changes_nothing(nonfinite):
     pair = Pair.of("Adam", nonfinite=nonfinite, use_ema=True)
@@ -382,6 +429,21 @@ REFUSED = {
     "read-only": (lambda p: of(1, 2, values=np.broadcast_to(VALUES[:1], (2, 3))), {"zero_grads": True}, ValueError,
                   "read-only"),
 }  # fmt: skip
+
+
+def test_what_was_checked_stays_as_it_was():
+    """Neither can the arrays be exchanged, nor does a kernel read indices that another thread may write to."""
+    grad = of(1, 2)
+    with pytest.raises(AttributeError):
+        grad.indices = np.array([7, 8])
+    table = np.zeros((5, 3), np.float32)
+    optimizer = built("SGD", [table], learning_rate=1.0)
+    optimizer._gradients.read([grad], False)
+    grad.indices[:] = 2**40
+    optimizer._plans[0].take_rows(optimizer._gradients.rows)
+    assert optimizer._plans[0].engine.rows.work.count == 2
+    with pytest.raises(ValueError, match="out of range"):
+        optimizer.apply([grad])
 
 
 @rows("name", REFUSED)

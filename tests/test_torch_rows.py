@@ -183,6 +183,24 @@ def test_fused_zero_grad_drops_sparse_gradients():
         assert head.weight.grad is kept
 
 
+def test_values_that_share_memory_with_a_dense_gradient_are_read_before_it_is_zeroed():
+    """As autograd leaves them."""
+    weights = []
+    for fused_zero_grad in (True, False):
+        torch.manual_seed(0)
+        table, positions = torch.nn.Embedding(10, 4, sparse=True), torch.nn.Parameter(torch.zeros(1, 5, 4))
+        options = {"lr": 1.0, "fused_zero_grad": fused_zero_grad}
+        optimizer = fastopt.torch.SGD([positions, table.weight], **options)
+        looked_up = table(torch.tensor([1, 2, 3, 4, 5])) + positions.view(5, 4)
+        (looked_up * torch.arange(20.0).view(5, 4)).sum().backward()
+        assert table.weight.grad._values().data_ptr() == positions.grad.data_ptr()
+        optimizer.step()
+        assert not fused_zero_grad or not positions.grad.any()
+        weights.append((table.weight.detach(), positions.detach()))
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("overflow", [False, True])
 def test_grad_scaler(overflow):
     results = []
@@ -271,10 +289,12 @@ def test_gradients_that_do_not_fit_are_refused():
     module.weight.grad = torch.sparse_coo_tensor(indices, torch.ones(2), (HEIGHT, WIDTH))
     with pytest.raises(ValueError, match="2 sparse axes"):
         optimizer.step()
-    adam = fastopt.torch.SparseAdam(module.parameters())
-    module.weight.grad = torch.ones(HEIGHT, WIDTH)
-    with pytest.raises(RuntimeError, match="does not support dense gradients"):
-        adam.step()
+    for options in ({}, {"fused_backward": True}):
+        dense = torch.nn.Embedding(HEIGHT, WIDTH)
+        adam = fastopt.torch.SparseAdam(dense.parameters(), **options)
+        with pytest.raises(RuntimeError, match="does not support dense gradients"):
+            loss_of(dense(torch.tensor([1]))).backward()
+            adam.step()
 
 
 def test_row_gradients_of_tensors_step_numpy_parameters():

@@ -92,7 +92,7 @@ class CudaGradients(BaseGradients):
     def _rows_of(self, k: int, gradient: RowGradient) -> tuple[Rows, CudaArray]:
         """A gradient for some rows, checked but for the range of its indices; and its values."""
         parameter, name = self.parameters[k], f"gradient {self._paths[k]}"
-        indices, values = (self._array_of(name, getattr(gradient, what)) for what in RowGradient.__slots__)
+        indices, values = self._array_of(name, gradient.indices), self._array_of(name, gradient.values)
         check_shape(name, values, parameter.array.shape)
         require_whole_rows(name, parameter)
         if not (indices.flags.aligned and values.flags.aligned):

@@ -78,6 +78,14 @@ class HostGradients(BaseGradients):
             self.layouts[GATHER] = gather_address()
         return staged | (self._zero_options(leaves, self._reach) if zero else 0)
 
+    def _zero_last(self, grads: list[Any], options: int) -> int:
+        """Have gradients zeroed after all kernels, which may read what others would zero; returns the options left.
+
+        Values of rows may lie in the memory of a whole gradient: autograd shares it.
+        """
+        self._staged = grads
+        return options & ~ZERO
+
     def _zero_options(self, leaves: Sequence[Any], reach: Array) -> int:
         """Have what no kernel comes by, or lies otherwise than its parameter, zeroed last; all if any is shared:
         no kernel may erase what another has yet to read.
@@ -168,20 +176,18 @@ class Gradients(HostGradients):
     def _read_rows(self, leaves: list[Any], numbers: list[int], options: int) -> int:
         """Read the gradients with these numbers, which are there for some rows; returns the options of all."""
         for k in numbers:
-            name, parameter = f"gradient {self._paths[k]}", self.parameters[k]
-            indices, values = (_in_numpy(f"{name}: {what}", getattr(leaves[k], what)) for what in RowGradient.__slots__)
-            rows = find_rows(parameter, self._place.view(name, indices), self._place.view(name, values))
-            self._check_apart(name, rows.held[1])
+            name, gradient = f"gradient {self._paths[k]}", leaves[k]
+            indices = self._place.view(name, _in_numpy(f"{name}: indices", gradient.indices))
+            values = self._place.view(name, _in_numpy(f"{name}: values", gradient.values))
             if self._zeroes and not values.flags.writeable:
                 raise ValueError(f"{name}: its values are read-only, so zero_grads cannot zero them")
-            if parameter.trainable:
-                self.rows[k] = rows
+            if self.parameters[k].trainable:
+                self.rows[k] = find_rows(name, self.parameters[k], indices, values)
+                self._check_apart(name, values)
             leaves[k] = values
         if not self._zeroes:
             return options
-        # After all kernels: they may read what others would zero.
-        self._staged = [leaf for leaf in leaves if leaf is not None and leaf is not ABSENT]
-        return options & ~ZERO
+        return self._zero_last([leaf for leaf in leaves if leaf is not None and leaf is not ABSENT], options)
 
     def _are_read(self, grads: tuple[Any, ...], zero: bool) -> bool:
         """Whether all gradients lie as their parameters do, and have been read."""

@@ -15,21 +15,21 @@ _BITS = 63
 """A row and a place in the list are sorted as one number of so many bits."""
 
 
-def find_rows(parameter: Parameter, indices: Array, values: Array) -> Rows:
-    """Check a gradient for rows of a parameter; copy what kernels cannot read as it lies.
+def find_rows(name: str, parameter: Parameter, indices: Array, values: Array) -> Rows:
+    """Check a gradient, of a name, for rows of a parameter; copy what kernels cannot read as it lies.
+
+    Indices are copied in any case, before they are checked: what another thread writes there must not reach memory.
 
     Raises
     ------
     TypeError, ValueError
         If it does not fit the parameter, or the parameter's rows do not lie side by side.
     """
-    name, array = f"gradient {parameter.path}", parameter.array
+    array, indices = parameter.array, np.array(indices, np.int64)
     check_rows(name, indices, values, array.shape)
     height, count, width = array.shape[0], len(indices), math.prod(array.shape[1:])
     require_whole_rows(name, parameter)
     check_counts(name, height, count)
-    if indices.dtype != np.int64 or not (indices.flags.c_contiguous and indices.flags.aligned):
-        indices = indices.astype(np.int64)
     if len(parameter.axes) > 2:
         values = values.transpose(axes_of_rows(parameter))
     if values.dtype != array.dtype or not _rows_are_dense(values):
@@ -44,8 +44,8 @@ def require_whole_rows(name: str, parameter: Parameter) -> None:
     array = parameter.array
     if parameter.axes[0] != 0 and array.shape[0] > 1 and array.size > array.shape[0]:
         raise ValueError(
-            f"{name}: a row of the parameter does not lie in one piece (strides {array.strides}): build with an array "
-            "in C order, or pass RowGradient.to_dense(shape)"
+            f"{name}: a row of the parameter does not lie in one piece (strides {array.strides}): build with a "
+            "parameter in C order, or pass its whole gradient"
         )
 
 

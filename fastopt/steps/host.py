@@ -49,12 +49,12 @@ class HostSteps:
         options |= decision.options
         for plan in self._apart:
             plan.take_gradients()
-        take_rows(self._plans, self._gradients)
         if self._gradients.rows and decision.window > 1:
             raise ValueError(
                 "a RowGradient cannot be accumulated (gradient_accumulation_steps): join the indices and the values of "
                 "several batches in one RowGradient"
             )
+        take_rows(self._plans, self._gradients)
         scalars.write(unscale, decision)
         counts.skipped = counts.has_norm = False
         norm = None
@@ -129,7 +129,7 @@ def run(plans: list[Plan], calls: Sequence[Call]) -> None:
     """Call what a step consists of, the plans' kernels among it, as one."""
     on_threads = uses_numpy = False
     for plan in plans:
-        on_threads |= plan.engine.on_threads
+        on_threads |= plan.engine.uses_threads
         uses_numpy |= plan.engine.uses_numpy
     with np.errstate(all="ignore") if uses_numpy else nullcontext():
         launch.run(calls, on_threads)

@@ -172,6 +172,8 @@ class RepeatedSteps:
     def _take(self) -> None:
         """Do the next steps as the last one was done."""
         scalars, call = self._scalars, self._call
+        for plan in self._plans:
+            plan.follow_averages()  # compiled code knows nothing of rows that have yet to be followed
         self._options = scalars.averages(1)
         if call is not None:
             clipping = scalars.by_norm()

@@ -52,6 +52,7 @@ class SparseAdamRule(Rule):
 
     reads = ("lr", "betas", "eps", "maximize")
     names = _MOMENTS
+    needs_sparse = True
 
     def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
         return AdamSettings(number(group["lr"]), *betas_of(group), number(group["eps"])), 0.0
@@ -70,11 +71,6 @@ class SparseAdam(Fused, torch.optim.SparseAdam):
     """
 
     rule = SparseAdamRule()
-
-    def _run(self, optimizers: list[Any], grads: list[Any]) -> bool:
-        if not all(grad is None or grad.is_sparse for grad in grads):
-            raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")
-        return super()._run(optimizers, grads)
 
     def state_dict(self) -> dict[str, Any]:
         """See `torch.optim.Optimizer.state_dict`; ``step`` is an int there, as torch's own has it."""

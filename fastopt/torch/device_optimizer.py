@@ -308,10 +308,14 @@ class DeviceOptimizer(Optimizer):
             If a gradient does not fit, or is not finite and ``nonfinite="raise"``. Nothing has changed then.
         """
         given: Any = grads
-        if self._place.on_gpu or not self._gradients.is_read:
+        needs_sparse = self._owner.rule.needs_sparse
+        if needs_sparse or self._place.on_gpu or not self._gradients.is_read:
             for member, grad in zip(self.members, grads, strict=True):
                 if grad is not None and grad.is_sparse:
                     self._check_sparse(member)
+                elif grad is not None and needs_sparse:
+                    name = self._owner.__class__.__name__
+                    raise RuntimeError(f"{name} does not support dense gradients, please consider Adam instead")
         nonfinite = self.nonfinite
         if self._gpu is not None:
             given = [ABSENT if grad is None else grad for grad in grads]

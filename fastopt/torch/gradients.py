@@ -94,11 +94,11 @@ class TensorGradients(HostGradients):
             return self._zero_options(grads, self._dense_reach) if zero else 0
         wanted = list(range(self._count)) if self.present is None else self.present
         by_rows = [k for k in wanted if grads[k].layout is torch.sparse_coo]  # type: ignore[union-attr]
-        whole = [k for k in wanted if k not in by_rows] if by_rows else wanted
+        whole = sorted({*wanted}.difference(by_rows)) if by_rows else wanted
         options = self._read_each(grads, whole, zero)
         self.rows = {k: self._read_rows(k, grads[k]) for k in by_rows}
         self._are_sparse = bool(by_rows)
-        return options
+        return self._zero_last([grads[k] for k in whole], options) if by_rows and zero else options
 
     def _read_rows(self, k: int, grad: Any) -> Rows:
         """Check and find a sparse gradient."""
@@ -111,9 +111,9 @@ class TensorGradients(HostGradients):
             )
         if values.dtype not in DTYPES:
             raise TypeError(f"the gradient of {parameter.path} is {values.dtype}: expected float32 or float64")
-        rows = find_rows(parameter, indices[0].numpy(), values.resolve_neg().numpy())
-        self._check_apart(f"the gradient of {parameter.path}", rows.held[1])
-        return rows
+        name, found = f"the gradient of {parameter.path}", values.resolve_neg().numpy()
+        self._check_apart(name, found)
+        return find_rows(name, parameter, indices[0].numpy(), found)
 
     @few_threads()
     def zero_all(self, grads: Any) -> None:

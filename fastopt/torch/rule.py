@@ -25,12 +25,15 @@ class Rule:
         State that is a number per parameter.
     needs_whole : bool
         Whether the rule looks at more than single elements.
+    needs_sparse : bool
+        Whether the optimizer takes nothing but sparse gradients.
     """
 
     names: ClassVar[Mapping[str, str]]
     reads: ClassVar[tuple[str, ...]]
     counters: ClassVar[tuple[str, ...]] = ("step",)
     needs_whole: ClassVar[bool] = False
+    needs_sparse: ClassVar[bool] = False
 
     def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
         """Return what the scalars follow from, and the share of itself that the parameter loses before a step.

@@ -71,6 +71,11 @@ class Elementwise:
         """Whether there are gradients for some rows at this step."""
         return self.rows is not None and bool(self.rows.segments)
 
+    @property
+    def uses_threads(self):
+        """Whether one of `calls` may use several threads at this step."""
+        return self.on_threads or (self.has_rows and not launch.is_serial(self.rows.work))
+
     def _leave_out(self, segments):
         """Have whole gradients be those of all other segments."""
         self._whole = self.work.without(segments) if segments else self.work

@@ -115,10 +115,9 @@ class RowAverage:
         return bins_of(self.count, threads)
 
     def stepping(self, keep):
-        """Prepare a step of touched rows, which keeps a share of averages; returns the C function that ends it."""
+        """Prepare a step of touched rows, which keeps a share of averages; returns the C functions that end it."""
         self._clock[NOW] = self._clock[BEFORE] + math.log(max(keep, LEAST_SHARE))
-        self._lags = True
-        return partial(setitem, self._clock, BEFORE, self._clock[NOW])
+        return [partial(setitem, self._clock, BEFORE, self._clock[NOW]), partial(vars(self).update, _lags=True)]
 
     def following(self, options=0):
         """Return what has all rows follow, as C functions to be called in order; ``options`` as of `follow`."""

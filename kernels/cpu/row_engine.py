@@ -41,6 +41,8 @@ class RowEngine:
     ----------
     segments : tuple of int
         The parameters that have such a gradient at this step.
+    work : RowWork
+        Their touched rows.
     """
 
     def __init__(self, work, groups, step, scalars, slots):
@@ -72,10 +74,10 @@ class RowEngine:
             tables += parts_of(self._table_of(segment, rows, start), rows)
             start += rows.places
         elements = sum(rows.places * rows.width for rows in gradients.values())
-        self._work = RowWork(self._plan.handle, tables, self._memory, elements, self._share)
-        sorting = Sorting(self._work, len(tables), SORTING * places)
+        self.work = RowWork(self._plan.handle, tables, self._memory, elements, self._share)
+        sorting = Sorting(self.work, len(tables), SORTING * places)
         launch.launch(self._merge, sorting, 0)
-        self._work.count = self._close_gaps(self._work.handle)
+        self.work.count = self._close_gaps(self.work.handle)
 
     def _table_of(self, segment, rows, start):
         average = self._average_of(segment, rows)
@@ -95,10 +97,10 @@ class RowEngine:
         """Return what steps the touched rows, as of `engines.Elementwise.calls`; after the scalars are written."""
         if not self.segments:
             return []
-        calls = [launch.call(self._step, self._work, options)]
+        calls = [launch.call(self._step, self.work, options)]
         if options & AVERAGED:
             averages = [(self._averages[k], self._plan.table[self._groups[k], KEEP]) for k in self.segments]
-            calls += [average.stepping(float(keep)) for average, keep in averages]
+            calls += [call for average, keep in averages for call in average.stepping(float(keep))]
             if options & OVERWRITE:
                 calls += [call for average, _ in averages for call in average.following(OVERWRITE)]
         return calls
@@ -110,16 +112,16 @@ class RowEngine:
 
     def norms(self):
         """Sum of the squares of the touched rows' gradients, and whether they are finite."""
-        launch.launch(self._kernel(row_gradients.norms_of_rows), self._work, 0)
-        return self._serial(row_gradients.total_of_rows, 1)(self._work.handle, self._work.count)
+        launch.launch(self._kernel(row_gradients.norms_of_rows), self.work, 0)
+        return self._serial(row_gradients.total_of_rows, 1)(self.work.handle, self.work.count)
 
     def clip_each(self, limit):
         """Limit each parameter's gradient to a norm, in the next step; after `norms`."""
-        self._serial(row_gradients.clip_each_by_rows, 2)(self._work.handle, self._work.count, limit)
+        self._serial(row_gradients.clip_each_by_rows, 2)(self.work.handle, self.work.count, limit)
 
     def nonfinite(self):
         """Return a segment whose gradient is not finite, by what `norms` found; None if there is none."""
-        segment = self._serial(row_gradients.nonfinite_segment, 1)(self._work.handle, self._work.count)
+        segment = self._serial(row_gradients.nonfinite_segment, 1)(self.work.handle, self.work.count)
         return None if segment < 0 else segment
 
 
