@@ -165,7 +165,7 @@ class Case:
     def engine(self, kind=Elementwise):
         """What does steps over these arrays."""
         plan = SimpleNamespace(
-            work=self.work, scalars=type(self.s), rule_slots=[f"slot{k}" for k in range(len(self.slots))]
+            work=self.work, scalars=type(self.s), rule_slots=[f"slot{k}" for k in range(len(self.slots))], rows=[0]
         )
         return kind(plan)
 

@@ -136,6 +136,8 @@ def test_groups_of_a_checkpoint_that_lack_keys(name):
     if name == "ScheduleFreeAdamW":
         optimizer.train()
     give(params, 0)
+    if name == "SparseAdam":
+        params[0].grad = params[0].grad.to_sparse(1)
     optimizer.step()
 
 
@@ -632,7 +634,7 @@ def test_a_refused_gradient_leaves_no_state():
     optimizer = fastopt.torch.Adam([p, q])
     give([p, q], 0)
     q.grad = q.grad.to_sparse()
-    with pytest.raises(TypeError, match="dense gradients"):
+    with pytest.raises(ValueError, match="is sparse"):
         optimizer.step()
     assert not optimizer.state
 
@@ -684,14 +686,14 @@ def test_autograd_is_told_of_what_was_updated_before_a_refusal(monkeypatch):
     from fastopt.torch import building
 
     p, q = leaf(3), leaf(4)
-    optimizer = fastopt.torch.SGD([p, q], lr=0.1)
+    optimizer = fastopt.torch.SGD([p, q], lr=0.1, momentum=0.9)
     monkeypatch.setattr(building, "device_of", lambda tensor: tensor.numel())
     give([p, q], 0)
     optimizer.step()
     give([p, q], 1)
     q.grad = q.grad.to_sparse()
     before = p._version, q._version
-    with pytest.raises(TypeError, match="sparse"):
+    with pytest.raises(ValueError, match="is sparse"):
         optimizer.step()
     assert p._version > before[0] and q._version == before[1]
 

@@ -58,6 +58,7 @@ class CoupledAdagradScalars(NamedTuple):
 
 
 @scalars_for(CoupledAdagradSettings)
+@callee
 def coupled_adagrad_scalars(s, t):
     """The rate decays with the number of updates."""
     return CoupledAdagradScalars(s.learning_rate / (1.0 + (t - 1) * s.lr_decay), s.epsilon, s.weight_decay)
