@@ -104,7 +104,7 @@ class Scaled:
         """Whether a ``GradScaler`` is to hand over its scale, by the attributes ``grad_scale`` and ``found_inf``.
 
         It passes over all gradients in any case, and unscales them in the same pass if this is False; Lightning clips
-        only then. But it waits for the GPU then: with ``fused=True`` CUDA tensors are not, as in torch.  A
+        only then. But it waits for the GPU then: with ``fused=True`` CUDA tensors are not, as in torch. A
         ``grad_scale`` that is there before is multiplied by the scaler's, as torch does.
         """
         return self._unscales_itself or self.fused_backward or scale_of(self) is not None or is_fused_on_gpu(self)

@@ -25,7 +25,7 @@ from .host import nonfinite_message, take_rows
 if TYPE_CHECKING:
     from ..device import CudaArray
     from ..gradients.cuda import CudaGradients
-    from ..kernels.cuda.engine import State
+    from ..kernels.cuda.shared import State
 
 DEFAULT = 0
 """The legacy default stream."""
@@ -79,13 +79,13 @@ class GpuSteps:
     tell: Callable[[], None] | None = None
 
     def __init__(self, plans: list[Plan], gradients: CudaGradients, scalars: Scalars, before: GpuSteps | None) -> None:
-        from ..kernels.cuda import engine
+        from ..kernels.cuda import engine, shared
 
         self._plans, self._gradients = plans, gradients
         self._scalars, self._counts = scalars, scalars.counts
         self._place = plans[0].place
         self._device = self._place.device
-        self._shared = engine.Shared(self._device, [plan.table_format for plan in plans], RING)
+        self._shared = shared.Shared(self._device, [plan.table_format for plan in plans], RING)
         for number, plan in enumerate(plans):
             make = partial(engine.Work, self._shared, (number, len(plans)))
             plan.connect(gradients.table, gradients.layouts, make)

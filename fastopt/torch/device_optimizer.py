@@ -29,6 +29,7 @@ from .memory import as_array, check_parameter, is_distributed, kept, local, new_
 from .options import Chosen
 from .rows import DeviceScalars, Row, Rows
 from .rule import Owner
+from .sparse import check_kind
 from .verdict import Verdict, is_on_gpu, may_leave_out
 
 
@@ -217,32 +218,6 @@ class DeviceOptimizer(Optimizer):
             return self._places.read(self._tensors) == len(self._tensors)
         return self._find_whereabouts() == self._whereabouts
 
-    def _check_sparse(self, member: Member) -> None:
-        """Refuse a sparse gradient where rows without one would change, too, unless ``sparse`` is to leave them alone.
-
-        Raises
-        ------
-        TypeError, ValueError
-        """
-        owner, group = self._owner, self._owner.param_groups[member.group]
-        if owner.rule.needs_whole or self._place.on_gpu:
-            why = "it is on a GPU" if self._place.on_gpu else f"{owner.__class__.__name__} looks at whole parameters"
-            raise TypeError(
-                f"the gradient of {member.path} is sparse, and {why}: build the embedding with sparse=False, or give "
-                "it another optimizer"
-            )
-        if self.use_ema:
-            raise ValueError(
-                f"the gradient of {member.path} is sparse, and ema follows all rows: build the embedding with "
-                "sparse=False, or give it an optimizer without ema"
-            )
-        if owner.chosen.sparse is None and not owner.rule.takes_rows(group):
-            raise ValueError(
-                f"the gradient of {member.path} is sparse, and by momentum, moments or weight decay rows without a "
-                'gradient would change, too: pass sparse="lazy" to leave them alone, as torch.optim.SparseAdam does, '
-                "or build the embedding with sparse=False"
-            )
-
     # -- stepping ---------------------------------------------------------------------------------------------------
 
     def prepare_step(self, grads: Sequence[torch.Tensor | None]) -> bool:
@@ -308,14 +283,9 @@ class DeviceOptimizer(Optimizer):
             If a gradient does not fit, or is not finite and ``nonfinite="raise"``. Nothing has changed then.
         """
         given: Any = grads
-        needs_sparse = self._owner.rule.needs_sparse
-        if needs_sparse or self._place.on_gpu or not self._gradients.is_read:
+        if self._owner.rule.needs_sparse or self._place.on_gpu or not self._gradients.is_read:
             for member, grad in zip(self.members, grads, strict=True):
-                if grad is not None and grad.is_sparse:
-                    self._check_sparse(member)
-                elif grad is not None and needs_sparse:
-                    name = self._owner.__class__.__name__
-                    raise RuntimeError(f"{name} does not support dense gradients, please consider Adam instead")
+                check_kind(self._owner, member, grad, self._place.on_gpu)
         nonfinite = self.nonfinite
         if self._gpu is not None:
             given = [ABSENT if grad is None else grad for grad in grads]

@@ -41,7 +41,7 @@ class RowTable(NamedTuple):
     averaging: int = 0  # address of a `row_averages.Averaging`, 0: no average is kept
     lowest: int = 0  # row of this part
     end: int = _LAST_ROW  # the row after its last one
-    own: int = 0  # places of its rows; keys, spare and start are moved to where they begin
+    own: int = 0  # places of its rows; `merge` moves keys and start to where they begin
     touched: int = 0  # rows found
 
 
