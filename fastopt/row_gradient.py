@@ -100,7 +100,8 @@ class RowGradient:
             If the rows do not fit it.
         """
         indices, values = np.asarray(self.indices), np.asarray(self.values)
-        check_rows("RowGradient", indices, values, tuple(shape))
+        check_sizes("RowGradient", indices, values, tuple(shape))
+        check_range("RowGradient", shape[0], indices)
         dense = np.zeros(shape, values.dtype)
         np.add.at(dense, indices, values)
         return dense
@@ -121,18 +122,17 @@ def _check_dtype(name: str, array: Any, allowed: tuple[str, ...]) -> None:
         raise TypeError(f"{name} must be {' or '.join(allowed)} in native byte order, got {dtype}")
 
 
-def check_rows(name: str, indices: Any, values: Any, shape: tuple[int, ...]) -> None:
-    """Refuse a NumPy gradient for rows that does not fit a parameter of a shape.
+def check_sizes(name: str, indices: Any, values: Any, shape: tuple[int, ...]) -> None:
+    """Refuse a gradient for rows whose shapes do not fit a parameter's, or each other.
 
     Raises
     ------
     ValueError
-        If the parameter has no axis, the shapes do not fit it or each other, or an index is out of range.
+        If they do not, or the parameter has no axis.
     """
     check_shape(name, values, shape)
     if len(indices) != len(values):
         raise ValueError(f"{name}: {len(indices)} indices for {len(values)} rows of values")
-    check_range(name, shape[0], indices)
 
 
 def check_shape(name: str, values: Any, shape: tuple[int, ...]) -> None:

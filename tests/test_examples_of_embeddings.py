@@ -62,8 +62,9 @@ def test_the_plane_of_the_picture():
     np.testing.assert_allclose(np.abs(flatten(vectors)), np.abs(expected), atol=1e-9)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
-def test_clicks(optimizer, monkeypatch, capsys):
+@pytest.mark.parametrize(("optimizer", "most"), [("adam", 1e-6), ("adagrad", 1e-3)])
+def test_clicks(optimizer, most, monkeypatch, capsys):
+    """Adagrad's first step goes by the signs alone, also of gradients that are zero but for the order of their sums."""
     pytest.importorskip("torch")
     arguments = ["--rows=2000", "--size=4", "--batch=128", "--steps=40", f"--optimizer={optimizer}"]
     run(monkeypatch, "torch_dlrm.py", *arguments)
@@ -72,5 +73,5 @@ def test_clicks(optimizer, monkeypatch, capsys):
     first, *_, last = table[:, 1:]
     assert first[0] > 0.65 and last[0] < 0.57, "the curve falls"
     assert np.all(table[:, 3] < table[:, 1]), "nobody is better than what made the clicks"
-    assert float(re.search(r"greatest difference: (\S+)", printed)[1]) < 1e-6
+    assert float(re.search(r"greatest difference: (\S+)", printed)[1]) < most
     assert float(re.search(r"fastopt.torch (\S+) ms", printed)[1]) > 0

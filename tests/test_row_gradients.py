@@ -432,18 +432,27 @@ REFUSED = {
 
 
 def test_what_was_checked_stays_as_it_was():
-    """Neither can the arrays be exchanged, nor does a kernel read indices that another thread may write to."""
+    """Neither can the arrays be exchanged, nor is an index used that another thread wrote after the check."""
     grad = of(1, 2)
     with pytest.raises(AttributeError):
         grad.indices = np.array([7, 8])
     table = np.zeros((5, 3), np.float32)
     optimizer = built("SGD", [table], learning_rate=1.0)
+    optimizer.apply([grad])  # writes the scalars, too
+    table[:] = 0
     optimizer._gradients.read([grad], False)
+    (plan,), rows = optimizer._plans, optimizer._gradients.rows
+    plan.take_rows(rows)
     grad.indices[:] = 2**40
-    optimizer._plans[0].take_rows(optimizer._gradients.rows)
-    assert optimizer._plans[0].engine.rows.work.count == 2
-    with pytest.raises(ValueError, match="out of range"):
-        optimizer.apply([grad])
+    assert plan.engine.rows.work.count == 2
+    for each in plan.engine.calls(0):
+        each()
+    assert table[[1, 2]].all()
+    assert not table[[0, 3, 4]].any()
+    for refused in (lambda: plan.take_rows(rows), lambda: optimizer.apply([grad])):
+        with pytest.raises(ValueError, match="index 1099511627776 at place 0 is out of range"):
+            refused()
+    assert not plan.engine.has_rows
 
 
 @rows("name", REFUSED)

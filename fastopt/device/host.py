@@ -73,6 +73,9 @@ class Host:
 
     def byte_range(self, array: Array) -> tuple[int, int]:
         """See `Place.byte_range`."""
+        if array.flags.c_contiguous:
+            start = self.address(array)
+            return start, start + array.nbytes
         return byte_bounds(array)
 
     def shares_memory(self, one: Array, other: Array) -> bool:

@@ -177,8 +177,10 @@ class Gradients(HostGradients):
         """Read the gradients with these numbers, which are there for some rows; returns the options of all."""
         for k in numbers:
             name, gradient = f"gradient {self._paths[k]}", leaves[k]
-            indices = self._place.view(name, _in_numpy(f"{name}: indices", gradient.indices))
-            values = self._place.view(name, _in_numpy(f"{name}: values", gradient.values))
+            indices, values = (
+                array if type(array) is np.ndarray else self._place.view(name, _in_numpy(name, array))
+                for array in (gradient.indices, gradient.values)
+            )
             if self._zeroes and not values.flags.writeable:
                 raise ValueError(f"{name}: its values are read-only, so zero_grads cannot zero them")
             if self.parameters[k].trainable:

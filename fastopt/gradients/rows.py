@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
 from ..device import HOST, Array
 from ..kernels.cpu.row_tables import Rows
 from ..parameters import Parameter
-from ..row_gradient import check_rows
+from ..row_gradient import check_range, check_sizes
 
 _BITS = 63
 """A row and a place in the list are sorted as one number of so many bits."""
@@ -18,25 +19,29 @@ _BITS = 63
 def find_rows(name: str, parameter: Parameter, indices: Array, values: Array) -> Rows:
     """Check a gradient, of a name, for rows of a parameter; copy what kernels cannot read as it lies.
 
-    Indices are copied in any case, before they are checked: what another thread writes there must not reach memory.
+    Whether indices are in range is checked where each is read once, when they are sorted.
 
     Raises
     ------
     TypeError, ValueError
         If it does not fit the parameter, or the parameter's rows do not lie side by side.
     """
-    array, indices = parameter.array, np.array(indices, np.int64)
-    check_rows(name, indices, values, array.shape)
+    array = parameter.array
+    check_sizes(name, indices, values, array.shape)
     height, count, width = array.shape[0], len(indices), math.prod(array.shape[1:])
     require_whole_rows(name, parameter)
     check_counts(name, height, count)
+    flags, refuse = indices.flags, partial(check_range, name, height)
+    if not width:
+        refuse(indices)
+    if indices.dtype != np.int64 or not (flags.c_contiguous and flags.aligned):
+        indices = np.array(indices, np.int64)
     if len(parameter.axes) > 2:
         values = values.transpose(axes_of_rows(parameter))
     if values.dtype != array.dtype or not _rows_are_dense(values):
         with np.errstate(over="ignore"):
             values = values.astype(array.dtype, order="C")
-    where = HOST.address(indices), HOST.address(values)
-    return Rows(count if width else 0, width, *where, values.strides[0], height, (indices, values))
+    return Rows(count if width else 0, width, indices, HOST.address(values), values.strides[0], height, refuse, values)
 
 
 def require_whole_rows(name: str, parameter: Parameter) -> None:

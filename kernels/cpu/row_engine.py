@@ -7,7 +7,7 @@ import numpy as np
 from ..layout import AVERAGE, AVERAGED, OVERWRITE, Control
 from . import launch, row_gradients
 from .row_averages import RowAverage
-from .row_tables import Memory, RowTable, RowWork, Sorting
+from .row_tables import Memory, RowTable, RowWork, Sorting, address_of
 
 KEEP = Control._fields.index("keep")
 
@@ -48,9 +48,8 @@ class RowEngine:
     def __init__(self, work, groups, step, scalars, slots):
         self._plan, self._groups, self._dtype = work, groups, work.table.dtype
         self._step = self._kernel(step, scalars, slots)
-        share, streams = self._serial(row_gradients.share, 2), 2.0 * (1 + slots)
-        self._share = lambda handle, threads: share(handle, threads, streams)
-        self._merge, self._close_gaps = self._kernel(row_gradients.merge), self._serial(row_gradients.close_gaps)
+        self._streams = 2.0 * (1 + slots)
+        self._merge, self._arrange = self._kernel(row_gradients.merge), self._serial(row_gradients.arrange, 2)
         self._averages, self._keeps_averages = {}, bool(np.any(work.addresses[AVERAGE]))
         self._memory = Memory(0)
         self.segments = ()
@@ -62,29 +61,41 @@ class RowEngine:
         return launch.serial_function(function, numbers, None, 0, self._dtype)
 
     def take(self, gradients):
-        """Sort the gradients of a step: `Rows` by segment. Writes nothing but tables of its own."""
+        """Sort the gradients of a step: `Rows` by segment. Writes nothing but tables of its own.
+
+        Raises what `Rows.refuse` does if an index is out of range.
+        """
         self.segments = tuple(gradients)
         if not gradients:
             return
+        threads = launch.get_num_threads()
+        if threads > 1:
+            gradients = {segment: _owned(rows) for segment, rows in gradients.items()}
         places = sum(rows.places for rows in gradients.values())
         if places > self._memory.places:
             self._memory = Memory(2 * places)
-        tables, start = [], 0
+        tables, start, elements = [], 0, 0
         for segment, rows in gradients.items():
-            tables += parts_of(self._table_of(segment, rows, start), rows)
+            tables += parts_of(self._table_of(segment, rows, start), rows, threads)
             start += rows.places
-        elements = sum(rows.places * rows.width for rows in gradients.values())
-        self.work = RowWork(self._plan.handle, tables, self._memory, elements, self._share)
-        sorting = Sorting(self.work, len(tables), SORTING * places)
-        launch.launch(self._merge, sorting, 0)
-        self.work.count = self._close_gaps(self.work.handle)
+            elements += rows.places * rows.width
+        self.work = work = RowWork(self._plan.handle, tables, self._memory, elements, threads)
+        is_one = len(tables) == 1
+        if not is_one:
+            launch.launch(self._merge, Sorting(work, len(tables), SORTING * places), 0)
+        work.count = self._arrange(work.handle, is_one, self._streams)
+        if work.count < 0:
+            self.segments = ()
+            refused = gradients[tables[-1 - work.count].segment]
+            refused.refuse(refused.indices)
+            raise ValueError("the indices of a gradient for rows have been changed during the step: pass a copy")
 
     def _table_of(self, segment, rows, start):
         average = self._average_of(segment, rows)
         return RowTable(
-            segment, self._groups[segment], rows.width, rows.places, rows.indices, rows.values, rows.stride,
+            segment, self._groups[segment], rows.width, rows.places, address_of(rows.indices), rows.values, rows.stride,
             self._memory.keys + 8 * start, self._memory.spare + 8 * start,
-            max(rows.places - 1, 0).bit_length(), start, average.handle if average else 0,
+            max(rows.places - 1, 0).bit_length(), start, average.handle if average else 0, rows.height,
         )  # fmt: skip
 
     def _average_of(self, segment, rows):
@@ -125,12 +136,20 @@ class RowEngine:
         return None if segment < 0 else segment
 
 
-def parts_of(table, rows):
+def _owned(rows):
+    """The rows with indices that nobody else writes to, if they are to be sorted in parts."""
+    if rows.places < PARTED_FROM:
+        return rows
+    rows = rows._replace(indices=rows.indices.copy())
+    rows.refuse(rows.indices)
+    return rows
+
+
+def parts_of(table, rows, threads):
     """The table of a parameter, or one for each of several parts of its rows, in order."""
-    parts = launch.get_num_threads() if rows.places >= PARTED_FROM else 1
-    if parts == 1:
+    if rows.places < PARTED_FROM or threads == 1:
         return [table]
-    sample = np.sort(rows.held[0][:: rows.places // SAMPLE])
-    ends = np.unique(sample[np.arange(1, parts) * len(sample) // parts]).tolist()
-    bounds = [table.lowest, *ends, table.end]
-    return [table._replace(lowest=lowest, end=end) for lowest, end in itertools.pairwise(bounds) if lowest < end]
+    sample = np.sort(rows.indices[:: rows.places // SAMPLE])
+    ends = np.unique(sample[np.arange(1, threads) * len(sample) // threads]).tolist()
+    bounds = [0, *ends, table.end]
+    return [table._replace(lowest=low, end=end, is_part=1) for low, end in itertools.pairwise(bounds) if low < end]

@@ -60,43 +60,70 @@ def merge(first, last, handle, options):
     """Sort the places of each table's rows, and note the rows: the tables ``first`` to ``last``."""
     r = row_tables_at(handle)
     for k in range(first, last):
-        table = scalars_at(RowTable, r.tables, k, 0)
-        indices = array_at(table.indices, 0, table.places, np.int64)
-        before, own, low, high = _look_through(indices, table.lowest, table.end)
-        keys, spare = array_at(table.keys, before, own, np.int64), array_at(table.spare, before, own, np.int64)
-        if own:
-            _fill_keys(indices, low, high, table.bits, keys)
-            _sort(keys, table.bits, high - low, spare)
-        start = table.start + before
-        found = _note_rows(keys, table.bits, low, k, start, r.touched)
-        r.tables[k, KEYS], r.tables[k, START] = table.keys + 8 * before, start
-        r.tables[k, OWN], r.tables[k, TOUCHED] = own, found
+        _merge_one(r, k)
 
 
 @callee
-def _look_through(indices, lowest, end):
-    """Count the places of rows below ``lowest``, and from there to ``end``; of these the lowest and the highest row."""
-    before, own, low, high = 0, 0, end, lowest
-    for i in range(indices.size):
-        row = indices[i]
-        before += row < lowest
-        own += (row >= lowest) & (row < end)
-        low = min(low, row if row >= lowest else end)
-        high = max(high, row if row < end else lowest)
-    return before, own, low, high
+def _merge_one(r, k):
+    """`merge` of table ``k``.
 
-
-@callee
-def _fill_keys(indices, low, high, bits, keys):
-    """Write ``row - low << bits | place`` for each place of the rows from ``low`` to ``high``, in order."""
-    if keys.size == indices.size:
-        for i in range(indices.size):
-            keys[i] = ((indices[i] - low) << bits) | i
+    Of one that is no part, an index out of range leaves ``-1 - place`` in the place of the number of rows found. Each
+    index is read once: what another thread writes there later does not matter.
+    """
+    table = scalars_at(RowTable, r.tables, k, 0)
+    indices = array_at(table.indices, 0, table.places, np.int64)
+    before, own = 0, table.places
+    if table.is_part:
+        before, own = _count_places(indices, table.lowest, table.end)
+    keys, spare = array_at(table.keys, before, own, np.int64), array_at(table.spare, before, own, np.int64)
+    if table.is_part:
+        _fill_part(indices, table.lowest, table.end, table.bits, keys)
+    elif not _fill_keys(indices, table.end, table.bits, keys):
+        r.tables[k, TOUCHED] = -1 - _first_out_of_range(indices, table.end)
         return
+    _sort(keys, table.bits, table.end - table.lowest - 1, spare)
+    start = table.start + before
+    r.tables[k, KEYS], r.tables[k, START], r.tables[k, OWN] = table.keys + 8 * before, start, own
+    r.tables[k, TOUCHED] = _note_rows(keys, table.bits, table.lowest, k, start, r.touched)
+
+
+@callee
+def _count_places(indices, lowest, end):
+    """Count the places of rows below ``lowest``, and from there to ``end``."""
+    before, own = 0, 0
+    for i in range(indices.size):
+        before += indices[i] < lowest
+        own += (indices[i] >= lowest) & (indices[i] < end)
+    return before, own
+
+
+@callee
+def _fill_keys(indices, end, bits, keys):
+    """Write ``row << bits | place`` for each place, in order; whether all rows are below ``end``, from 0."""
+    outside = 0
+    for i in range(keys.size):
+        row = indices[i]
+        keys[i] = (row << bits) | i
+        outside |= (row < 0) | (row >= end)
+    return outside == 0
+
+
+@callee
+def _first_out_of_range(indices, end):
+    """Return the first place of a row that is not below ``end``; of all of them the last one where it is gone."""
+    place = 0
+    while place < indices.size - 1 and 0 <= indices[place] < end:
+        place += 1
+    return place
+
+
+@callee
+def _fill_part(indices, lowest, end, bits, keys):
+    """Write ``row - lowest << bits | place`` for each place of the rows from ``lowest`` to ``end``, in order."""
     i, k = 0, 0
     while k < keys.size:  # what is written for another row is written over: a branch would be guessed wrong
-        keys[k] = ((indices[i] - low) << bits) | i
-        k += (indices[i] >= low) & (indices[i] <= high)
+        keys[k] = ((indices[i] - lowest) << bits) | i
+        k += (indices[i] >= lowest) & (indices[i] < end)
         i += 1
 
 
@@ -162,7 +189,7 @@ def _scatter(keys, result, shift, places):
 
 
 @callee
-def _note_rows(keys, bits, low, k, start, touched):
+def _note_rows(keys, bits, lowest, k, start, touched):
     """Write a line of ``touched``, from line ``start`` on, for each row among sorted keys; returns how many."""
     found, row = start - 1, np.int64(-1)
     for i in range(keys.size):
@@ -170,36 +197,41 @@ def _note_rows(keys, bits, low, k, start, touched):
         if own != row:
             found += 1
             row = own
-            touched[found, TABLE], touched[found, ROW], touched[found, FIRST] = k, low + row, i
+            touched[found, TABLE], touched[found, ROW], touched[found, FIRST] = k, lowest + row, i
         touched[found, LAST] = i
     return found + 1 - start
 
 
-def close_gaps(handle):
-    """Move the tables' touched rows together; returns how many there are. After `merge`, serial."""
+def arrange(handle, sorts, streams):
+    """Count the touched rows, moved together, and write the boundaries of as many ranges of them as there are bins.
+
+    Returns ``-1 - k`` where an index of table ``k`` is out of range. Serial, after `merge`, or with it if ``sorts``.
+    """
     r = row_tables_at(handle)
     count = 0
     for k in range(r.tables.shape[0]):
+        if sorts:
+            _merge_one(r, k)
         table = scalars_at(RowTable, r.tables, k, 0)
-        if count == table.start:
-            count += table.touched
-        else:
-            for i in range(table.start, table.start + table.touched):
-                r.touched[count] = r.touched[i]
-                count += 1
+        if table.touched < 0:
+            return -1 - k
+        if count != table.start:
+            for i in range(table.touched):
+                r.touched[count + i] = r.touched[table.start + i]
+        count += table.touched
+    _share(r, count, r.bins.size - 1, streams)
     return count
 
 
-def share(handle, threads, streams):
-    """Write the boundaries of ranges of touched rows, one for each thread, of nearly equal work; serial.
+@callee
+def _share(r, count, threads, streams):
+    """Split so many touched rows into ranges of nearly equal work.
 
     A row weighs as much as it has values, and ``streams`` more for what a step reads and writes of the parameter.
     """
-    r = row_tables_at(handle)
-    count, weight = 0, 0.0
+    weight = 0.0
     for k in range(r.tables.shape[0]):
         table = scalars_at(RowTable, r.tables, k, 0)
-        count += table.touched
         weight += (table.own + streams * table.touched) * table.width
     done, cut = 0.0, 0
     for u in range(count):

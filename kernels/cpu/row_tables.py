@@ -14,14 +14,12 @@ class Rows(NamedTuple):
 
     places: int  # rows of values
     width: int  # elements of each
-    indices: int  # address of the row numbers, int64, side by side
+    indices: Any  # the row numbers, an int64 array in one piece
     values: int  # address of the first row of values, in the parameter's dtype
     stride: int  # bytes from one row of values to the next
     height: int  # rows of the parameter
-    held: Any  # arrays that must live as long
-
-
-_LAST_ROW = np.iinfo(np.int64).max
+    refuse: Any  # function of indices that raises, if one is out of range
+    held: Any  # array that must live as long
 
 
 class RowTable(NamedTuple):
@@ -38,11 +36,12 @@ class RowTable(NamedTuple):
     spare: int  # address of as much memory
     bits: int
     start: int  # first line of ``touched``
-    averaging: int = 0  # address of a `row_averages.Averaging`, 0: no average is kept
+    averaging: int  # address of a `row_averages.Averaging`, 0: no average is kept
+    end: int  # the row after its last one
     lowest: int = 0  # row of this part
-    end: int = _LAST_ROW  # the row after its last one
+    is_part: int = 0  # whether there are others for the same parameter: then all indices are in range
     own: int = 0  # places of its rows; `merge` moves keys and start to where they begin
-    touched: int = 0  # rows found
+    touched: int = 0  # rows found; negative: an index is out of range, see `row_gradients.merge`
 
 
 FIELDS = len(RowTable._fields)
@@ -77,6 +76,11 @@ def row_tables_at(handle):
     )
 
 
+def address_of(array):
+    """Address of the first element."""
+    return array.__array_interface__["data"][0]
+
+
 class Memory:
     """Addresses of memory for so many places, that steps use one after the other."""
 
@@ -97,8 +101,8 @@ class RowWork:
     memory : Memory
     elements : int
         Of all values.
-    share : function
-        ``(handle, threads)`` writes the boundaries of each thread's rows.
+    threads : int
+        Ranges to share the touched rows among.
 
     Attributes
     ----------
@@ -106,27 +110,25 @@ class RowWork:
         Touched rows, once they are known.
     """
 
-    def __init__(self, plan, tables, memory, elements, share):
-        self._tables, self._memory, self._share = np.array(tables, np.int64), memory, share
+    def __init__(self, plan, tables, memory, elements, threads):
+        self._tables, self._memory = np.array(tables, np.int64), memory
         self.elements, self.count = elements, 0
-        own = plan, self._tables.ctypes.data, len(tables), memory.touched, memory.places, memory.sums, 0, 0
-        self._handle = np.array(own, np.int64)
+        self._bins = np.empty(threads + 1, np.int64)
+        own = plan, self._tables.ctypes.data, len(tables), memory.touched, memory.places, memory.sums
+        self._handle = np.array([*own, self._bins.ctypes.data, self._bins.size], np.int64)
         self.handle = self._handle.ctypes.data
 
     def bins(self, threads):
-        """Boundaries that split the touched rows into ``threads`` ranges of nearly equal work."""
-        bins = np.empty(threads + 1, np.int64)
-        self._handle[6:] = bins.ctypes.data, bins.size
-        self._share(self.handle, threads)
-        return bins
+        """Boundaries of ranges of nearly equal work, for as many threads as there may be; some have no rows."""
+        return self._bins
 
 
 class Sorting:
-    """The sorting of a `RowWork`, a parameter at a time; see `launch.Work`."""
+    """The sorting of a `RowWork`, a parameter, or a part of one, at a time; see `launch.Work`."""
 
     def __init__(self, work, tables, elements):
         self.handle, self.count, self.elements = work.handle, tables, elements
 
     def bins(self, threads):
-        """Boundaries that split the parameters into ``threads`` ranges."""
+        """Boundaries that split them into ``threads`` ranges."""
         return bins_of(self.count, threads)
