@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from .flat import flatten
 from .kernels.cpu.launch import one_call
-from .plan import AVERAGE_SLOT
 
 if TYPE_CHECKING:
     from .parameters import Parameter
@@ -73,7 +72,7 @@ class Averages:
             self._read_stand_ins()
             self._training = [(p.array, self._place.clone(p.array)) for plan in self._plans for p in plan.parameters]
         with self._steps.in_order():
-            self._load_averages()
+            self._load_averages(False)
             self._write_back()
 
     def leave_evaluation(self) -> None:
@@ -94,11 +93,9 @@ class Averages:
         if not self.use_ema:
             raise RuntimeError("there are no averaged weights: make the optimizer with use_ema=True")
 
-    def _load_averages(self) -> None:
+    def _load_averages(self, for_good: bool) -> None:
         for plan in self._plans:
-            plan.follow_averages()
-            for parameter, average in zip(plan.parameters, plan.slots[AVERAGE_SLOT], strict=True):
-                self._place.copy(parameter.array, average)
+            plan.load_averages(for_good)
 
     def finalize_variable_values(self, var_list: Any = None) -> None:
         """Replace the parameters by their averages, for good; nothing without ``use_ema``, as in Keras.
@@ -120,5 +117,5 @@ class Averages:
         if self.use_ema:
             self._gradients.check_parameters()
             with self._one_at_a_time(), self._steps.in_order():
-                self._load_averages()
+                self._load_averages(True)
                 self._write_back()

@@ -16,7 +16,7 @@ from .kernels.registry import rule as register_elementwise
 from .optimizer import Optimizer
 from .parameters import Array, check_number
 from .registry import add, is_built_in
-from .signatures import COMMON, common_arguments, hyper_parameters
+from .signatures import COMMON, FORMAT, common_arguments, hyper_parameters
 
 
 def register_rule(
@@ -136,7 +136,7 @@ def _check_names(
         if "/" in slot or slot in ("average", "gradient_accumulator"):
             raise ValueError(f"{name}: a slot cannot be called {slot!r}")
     for key in defaults:
-        if key != "learning_rate" and key in COMMON:
+        if key != "learning_rate" and key in (*COMMON, *FORMAT):
             raise ValueError(f"{name}: {key} is an argument of every optimizer, not one of the rule's own")
         if not isinstance(key, str) or not key.isidentifier() or key.startswith("_"):
             raise ValueError(f"{name}: a hyper-parameter cannot be called {key!r}: choose a name without a leading _")

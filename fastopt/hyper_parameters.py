@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from .formats import check_options, said
 from .parameters import check_count, check_flag, check_number, check_pattern
 from .schedules import LearningRateSchedule
 from .schedules import deserialize as deserialize_schedule
 from .schedules import serialize as serialize_schedule
-from .signatures import COMMON, Range, Rate, bind, kinds_of, refuse_unknown
+from .signatures import COMMON, FORMAT, Range, Rate, bind, kinds_of, refuse_unknown
 
 
 def without_axes(value: Any) -> Any:
@@ -94,7 +95,7 @@ class HyperParameters:
 
     def _configure(self, arguments: dict[str, Any]) -> None:
         arguments = {key: without_axes(value) for key, value in arguments.items()}
-        self._own = [key for key in arguments if key not in COMMON]
+        self._own = [key for key in arguments if key not in COMMON and key not in FORMAT]
         self._learning_rate: Rate = 0.0
         self._rate_takes_step = False
         self._bounds: dict[str, Range | tuple[float, float, bool]] = {}  # of coefficients
@@ -110,6 +111,11 @@ class HyperParameters:
         self.gradient_accumulation_steps: int | None = arguments["gradient_accumulation_steps"]
         self.name: str = arguments["name"] or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
         self.nonfinite: str = arguments["nonfinite"]
+        self.slot_dtype: str | Mapping[str, str] | None = arguments.get("slot_dtype")
+        self.master_weights: str | None = arguments.get("master_weights")
+        self.compensation: str | None = arguments.get("compensation")
+        self.stochastic_rounding: bool = arguments.get("stochastic_rounding", False)
+        self.seed: int = arguments.get("seed", 0)
         for key in self._own:
             setattr(self, key, arguments[key])
         self._check_common()
@@ -143,6 +149,7 @@ class HyperParameters:
             raise TypeError(f"name must be a str, got {type(self.name).__name__}")
         if self.nonfinite not in ("propagate", "skip", "raise"):
             raise ValueError(f'nonfinite must be "propagate", "skip" or "raise", got {self.nonfinite!r}')
+        check_options(self)
 
     def _check_clips(self, clips: list[str]) -> None:
         """Refuse ways to clip that exclude each other."""
@@ -234,6 +241,7 @@ class HyperParameters:
             If the learning rate or a coefficient is a function: JSON cannot hold it.
         """
         config = {key: getattr(self, key) for key in (*COMMON[1:], *self._own)}
+        config |= {key: value for key, value in said(self).items() if value is not None}
         rate = self._learning_rate
         config["learning_rate"] = serialize_schedule(rate) if isinstance(rate, LearningRateSchedule) else rate
         for key, value in config.items():
@@ -265,4 +273,5 @@ class HyperParameters:
             for key in COMMON[1:]
             if key != "name" and getattr(self, key) != defaults[key].default
         }
+        shown |= said(self)
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in shown.items())})"

@@ -17,6 +17,7 @@ from .decay import Decay
 from .declared import Declared
 from .device import HOST, Place, is_array
 from .flat import FlatBuffer, flatten, is_container, is_plain, match, rebuild
+from .formats import Formats, formats_of, shown
 from .gradients import ABSENT, BaseGradients, gradients_of
 from .kernels.clipping import ALL, EACH
 from .kernels.cpu.launch import one_call
@@ -81,12 +82,14 @@ class Optimizer(Averages, Decay, Prepared, Saved, Declared):
         Parameters
         ----------
         params : list, tuple, mapping, namedtuple, dataclass, nested ones of arrays, or FlatBuffer
-            float32 or float64, writeable, dense in any axis order, not overlapping. They are updated where they lie.
+            float32, float64, bfloat16 or float16, see `fastopt.formats`; writeable, dense in any axis order, not
+            overlapping. They are updated where they lie.
             NumPy arrays; or arrays on one GPU: torch CUDA tensors, CuPy's, Numba's, or any with
             ``__cuda_array_interface__`` or DLPack. A step refuses NumPy arrays that have been made read-only since.
         overrides : dict, optional
             Regular expression, searched in each parameter's path (its keys, fields and indices joined with "/") →
-            ``{"learning_rate_multiplier": float, "weight_decay": float or None, "trainable": bool}``.
+            ``{"learning_rate_multiplier": float, "weight_decay": float or None, "trainable": bool}``; and ``"dtype":
+            "bfloat16"``, of arrays of uint16 that hold such, and ``"slot_dtype"``, as of the optimizer.
 
         Raises
         ------
@@ -171,19 +174,22 @@ class Optimizer(Averages, Decay, Prepared, Saved, Declared):
         return gradients_of(self._place)
 
     def _make_plans(self) -> list[Plan]:
-        members: dict[tuple[str, Any], list[int]] = {}
+        members: dict[tuple[Any, ...], list[int]] = {}
         for k, parameter in enumerate(self._parameters):
             if parameter.trainable:
-                members.setdefault((self._branch(parameter), parameter.array.dtype), []).append(k)
+                branch = self._branch(parameter)
+                kept = formats_of(self, parameter, branch)
+                members.setdefault((branch, parameter.dtype, kept), []).append(k)
         extra = {AVERAGE_SLOT: Slot(copies_parameter=True)} if self.use_ema else {}
         extra |= {ACCUMULATOR_SLOT: Slot()} if self.gradient_accumulation_steps else {}
         plans = []
-        for (branch, _), indices in members.items():
+        for (branch, _, kept), indices in members.items():
             chosen = [self._parameters[k] for k in indices]
             groups = [Group(p.multiplier, self._decay_of(p)) for p in chosen]
             scalars = type(self._scalars(branch, 1.0, 1))
             slots = self._slots_of(scalars)
-            plans.append(Plan(branch, indices, chosen, groups, scalars, slots, extra, self._storage))
+            formats = Formats(dict(kept), indices, self._counts.numbers, self.seed) if kept else None
+            plans.append(Plan(branch, indices, chosen, groups, scalars, slots, extra, self._storage, formats))
         return plans
 
     @property
@@ -205,7 +211,7 @@ class Optimizer(Averages, Decay, Prepared, Saved, Declared):
             for name, arrays in plan.slots.items():
                 row = found.setdefault(name, [None] * len(self._parameters))
                 for k, array in zip(plan.indices, arrays, strict=True):
-                    row[k] = array
+                    row[k] = shown(array, name, plan.kept)
         return found
 
     def _require_built(self, what: str) -> None:

@@ -14,6 +14,7 @@ from .device import HOST, AnyArray, Place, place_of
 from .device import Array as Array
 from .device.strides import is_dense, memory_order
 from .flat import flatten
+from .kernels.formats import BLOCK
 from .kernels.registry import Slot
 
 
@@ -28,7 +29,8 @@ class Parameter(NamedTuple):
     settings: Mapping[str, Any]  # what overrides say of it
     origin: AnyArray | None = None  # the user's memory, if ``array`` is a C-ordered copy that stands in for it
     place: Place = HOST
-    foreign: Any = None  # the user's own object, where that is no NumPy array
+    foreign: Any = None  # the user's own object, where that is not ``array``
+    kept_as: str = ""  # "bfloat16" or "float16": ``array`` is the bit patterns, uint16
 
     @property
     def in_place(self) -> AnyArray:
@@ -40,6 +42,11 @@ class Parameter(NamedTuple):
         """The array that the user knows."""
         return self.in_place if self.foreign is None else self.foreign
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What steps work in."""
+        return np.dtype(np.float32) if self.kept_as else self.array.dtype
+
     def in_c_order(self) -> Parameter:
         """The parameter with a C-ordered copy standing in for its array."""
         axes = tuple(range(self.array.ndim))
@@ -47,10 +54,14 @@ class Parameter(NamedTuple):
 
     def shape_of(self, slot: Slot) -> tuple[int, ...]:
         """The shape of the parameter's array in a slot."""
+        if slot.scales:
+            return (-(-self.array.size // BLOCK),)
         return tuple(self.array.shape[axis] for axis in slot.axes_of(self.array.ndim))
 
     def view_of(self, flat: AnyArray, slot: Slot) -> AnyArray:
         """``flat``, elements in the parameter's memory order, in the shape and axis order of a slot's array."""
+        if slot.scales:
+            return flat
         kept = slot.axes_of(self.array.ndim)
         axes = [axis for axis in self.axes if axis in kept]
         in_memory = flat.reshape([self.array.shape[axis] for axis in axes])
@@ -70,8 +81,9 @@ def collect(structure: Any, overrides: Mapping[str, Mapping[str, Any]] | None) -
     """
     paths, given = flatten(structure)
     place = place_of([f"parameter {path}" for path in paths], given)
-    arrays = check_parameters(paths, given, place)
     settings = _settings_of(paths, overrides)
+    kinds = [setting.get("dtype", "") for setting in settings]
+    arrays = check_parameters(paths, given, place, kinds)
     return [
         Parameter(
             path,
@@ -82,24 +94,49 @@ def collect(structure: Any, overrides: Mapping[str, Mapping[str, Any]] | None) -
             setting,
             place=place,
             foreign=None if array is known else known,
+            kept_as=kept_as(known, kind),
         )
-        for path, known, array, setting in zip(paths, given, arrays, settings, strict=True)
+        for path, known, array, setting, kind in zip(paths, given, arrays, settings, kinds, strict=True)
     ]
 
 
-def check_parameters(paths: list[str], given: list[Any], place: Place = HOST) -> list[AnyArray]:
-    """The arrays as fastopt works with them; refuses those that no kernel could update in place, or that overlap."""
+def kept_as(array: Any, declared: str = "") -> str:
+    """Name the format of 16 bits in which an array holds numbers: by its dtype, or as it is declared; "" for none."""
+    kind = str(array.dtype).rpartition(".")[2]  # torch's have its name before theirs
+    return declared if kind == "uint16" else kind if kind in HALVES else ""
+
+
+def bits_of(array: AnyArray, kind: str) -> AnyArray:
+    """The bit patterns of an array of 16 bits, of the same memory; any other as it is."""
+    return array.view(np.uint16) if kind else array
+
+
+HALVES = "bfloat16", "float16"
+"""Dtypes of 16 bits that hold numbers."""
+
+
+def check_parameters(
+    paths: list[str], given: list[Any], place: Place = HOST, kinds: list[str] | None = None
+) -> list[AnyArray]:
+    """The arrays as fastopt works with them; refuses those that no kernel could update in place, or that overlap.
+
+    ``kinds`` are the dtypes that arrays of uint16 are declared to have.
+    """
     arrays = []
-    for path, known in zip(paths, given, strict=True):
-        arrays.append(place.view(f"parameter {path}", known))
-        _check_parameter(path, arrays[-1])
+    for path, known, declared in zip(paths, given, kinds or [""] * len(paths), strict=True):
+        array = place.view(f"parameter {path}", known)
+        if declared and str(array.dtype) != "uint16":
+            raise TypeError(f"parameter {path}: an override says {declared}, which is for uint16, not {array.dtype}")
+        _check_parameter(path, array, kept_as(array, declared))
+        arrays.append(bits_of(array, kept_as(array, declared)))
     check_disjoint(paths, arrays, place)
     return arrays
 
 
-def _check_parameter(path: str, array: AnyArray) -> None:
-    if array.dtype.newbyteorder("=") not in (np.float32, np.float64):
-        raise TypeError(f"parameter {path}: expected float32 or float64, got {array.dtype}: cast it first")
+def _check_parameter(path: str, array: AnyArray, kind: str) -> None:
+    if not kind and array.dtype.newbyteorder("=") not in (np.float32, np.float64, np.float16):
+        hint = ': say {"dtype": "bfloat16"} in an override, if it is' if array.dtype == np.uint16 else ": cast it first"
+        raise TypeError(f"parameter {path}: expected float32, float64, bfloat16 or float16, got {array.dtype}{hint}")
     if not array.dtype.isnative:
         raise ValueError(
             f"parameter {path}: is not in native byte order: use array.astype(array.dtype.newbyteorder('='))"
@@ -156,12 +193,30 @@ def _check_override(pattern: Any, values: Any) -> None:
         if key == "trainable":
             if not isinstance(value, bool):
                 raise TypeError(f"override {pattern!r}: trainable must be a bool, got {value!r}")
+        elif key == "dtype":
+            if value not in HALVES:
+                raise ValueError(f"override {pattern!r}: dtype must be {' or '.join(map(repr, HALVES))}, got {value!r}")
+        elif key == "slot_dtype":
+            check_slot_dtype(f"override {pattern!r}: slot_dtype", value)
         elif key in ("learning_rate_multiplier", "weight_decay"):
             if not (key == "weight_decay" and value is None):
                 check_number(f"override {pattern!r}: {key}", value, low=0.0)
         else:
-            valid = "learning_rate_multiplier, weight_decay, trainable"
+            valid = "learning_rate_multiplier, weight_decay, trainable, dtype, slot_dtype"
             raise ValueError(f"override {pattern!r}: unknown setting {key!r}; valid are {valid}")
+
+
+SLOT_DTYPES = "float32", "bfloat16", "float16", "8bit"
+
+
+def check_slot_dtype(name: str, given: Any) -> None:
+    """Refuse what is neither None nor a way to keep slots, nor a dict of slot names to such."""
+    for slot, kind in given.items() if isinstance(given, Mapping) else [("", given)]:
+        where = f"{name} of {slot!r}" if slot else name
+        if kind is not None and kind not in SLOT_DTYPES:
+            raise ValueError(f"{where} must be one of {', '.join(map(repr, SLOT_DTYPES))}, got {kind!r}")
+        if slot == "average" and kind == "8bit":
+            raise ValueError(f'{name}: an average cannot be kept in "8bit": use "bfloat16" or "float16"')
 
 
 def check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, below: bool = False) -> None:

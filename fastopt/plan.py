@@ -12,6 +12,7 @@ import numpy as np
 
 from .device import AnyArray, engine
 from .flat import aligned_offsets
+from .formats import Formats, load_averages
 from .kernels.cpu.engines import contiguous_chunks
 from .kernels.cpu.launch import Work, kernel, launch, run
 from .kernels.cpu.loops import step
@@ -37,17 +38,17 @@ and the memory that they occupy. An array lies in memory as its parameter does."
 
 def allocate(name: str, slot: Slot, parameters: list[Parameter]) -> tuple[list[AnyArray | None], list[AnyArray]]:
     """The `Storage` of an optimizer that owns its state: side by side in one flat array."""
-    dtype, place = parameters[0].array.dtype, parameters[0].place
+    dtype, place = np.dtype(slot.dtype) if slot.dtype else parameters[0].dtype, parameters[0].place
     wanted = [parameter.array.ndim in slot.axes for parameter in parameters]
     sizes = [math.prod(p.shape_of(slot)) * has for p, has in zip(parameters, wanted, strict=True)]
     offsets, end = aligned_offsets(sizes, dtype)
     flat = place.zeros(end, dtype)
-    if slot.start:
+    if slot.start and not slot.dtype:
         place.fill(flat, slot.start)
     arrays: list[AnyArray | None] = []
     for parameter, offset, size, has in zip(parameters, offsets, sizes, wanted, strict=True):
         view = parameter.view_of(flat[offset : offset + size], slot) if has else None
-        if view is not None and slot.copies_parameter:
+        if view is not None and slot.copies_parameter and view.dtype == parameter.array.dtype:
             place.copy(view, parameter.array)
         arrays.append(view)
     return arrays, [flat]
@@ -72,6 +73,8 @@ class Plan:
         The average and the accumulator, where they are wanted.
     storage : Storage
         Where the slots' arrays come from.
+    formats : Formats, optional
+        How numbers are kept.
 
     Attributes
     ----------
@@ -95,21 +98,30 @@ class Plan:
         slots: dict[str, Slot],
         extra: dict[str, Slot],
         storage: Storage = allocate,
+        formats: Formats | None = None,
     ) -> None:
         self.branch = branch
         self.indices = np.array(indices, np.int64)
         self.parameters = parameters
         self.place: Any = parameters[0].place
-        self.dtype = parameters[0].array.dtype
+        self.dtype = parameters[0].dtype
         self.groups = list(dict.fromkeys(groups))
         self.memory: list[Array] = []
         self.slots: dict[str, list[Array | None]] = {}
-        for name, slot in {**slots, **extra}.items():
-            self.slots[name], memory = storage(name, slot, parameters)
-            self.memory += memory
         self.scalars = scalars
         self.rule_slots = list(slots)
+        self.kept: Any = None
+        if formats is None:
+            self._make({**slots, **extra}, storage)
+        else:
+            self._make(formats.parts_of({**slots, **extra}), storage)
+            self.kept = formats.keep(self, {**slots, **extra})
         self.rows = [self.groups.index(group) for group in groups]
+
+    def _make(self, slots: dict[str, Slot], storage: Storage) -> None:
+        for name, slot in slots.items():
+            self.slots[name], memory = storage(name, slot, self.parameters)
+            self.memory += memory
 
     @property
     def table_format(self) -> tuple[int, int, np.dtype[Any]]:
@@ -204,6 +216,14 @@ class Plan:
         if not self.place.on_gpu and self.engine.rows is not None:
             run(self.engine.rows.following(), self.engine.on_threads)
 
+    def load_averages(self, for_good: bool) -> None:
+        """Put the averages in the parameters' place; ``for_good``: also in that of what is kept beside them."""
+        self.follow_averages()
+        if self.kept is not None:
+            return load_averages(self.kept, for_good)
+        for parameter, average in zip(self.parameters, self.slots[AVERAGE_SLOT], strict=True):
+            self.place.copy(parameter.array, average)
+
     def take_rows(self, rows: Mapping[int, Any], *stream: int) -> None:
         """Take the gradients that are there for some rows only, by number of the optimizer's parameter.
 
@@ -217,6 +237,11 @@ class Plan:
             If a GPU finds an index that is out of range.
         """
         own = {k: rows[index] for k, index in enumerate(self.indices.tolist()) if index in rows} if rows else {}
+        if own and self.kept is not None:
+            raise TypeError(
+                f"gradient {self.parameters[next(iter(own))].path}: what is kept in a storage format takes whole "
+                "gradients: pass RowGradient.to_dense(shape), or keep it in float32"
+            )
         if own and self.engine.row_step is None:
             path, rule = self.parameters[next(iter(own))].path, RULES[self.scalars].name
             raise TypeError(

@@ -62,6 +62,8 @@ def common_arguments(
     global_clipnorm: float | None = None, use_ema: bool = False, ema_momentum: float = 0.99,
     ema_overwrite_frequency: int | None = None, loss_scale_factor: float | None = None,
     gradient_accumulation_steps: int | None = None, name: str | None = None, *, nonfinite: str = "propagate",
+    slot_dtype: str | Mapping[str, str] | None = None, master_weights: str | None = None,
+    compensation: str | None = None, stochastic_rounding: bool = False, seed: int = 0,
 ) -> None:  # fmt: skip
     """Show the end of every optimizer's signature; `Common` says the same to type checkers.
 
@@ -89,6 +91,18 @@ def common_arguments(
         Of the optimizer; default: the class's name in snake case.
     nonfinite : {"propagate", "skip", "raise"}
         What a NaN or infinite gradient does: spread, have the step skipped, or raise FloatingPointError. By keyword.
+    slot_dtype : {"float32", "bfloat16", "float16", "8bit"} or dict of slot name to one of these, optional
+        How state is kept, see `fastopt.formats`; by keyword, as all that follow. None: in float32, float64 for
+        parameters of float64.
+    master_weights : {"float32", "split"}, optional
+        What is kept beside parameters of 16 bits, so that steps do not lose what these cannot hold: a float32, or, for
+        bfloat16, the other half of one.
+    compensation : {"kahan"}, optional
+        Keep what the rounding of a parameter of 16 bits took away, in 16 bits, and add it at the next step.
+    stochastic_rounding : bool
+        Round parameters of 16 bits up or down at random, so that what is expected of them is exact.
+    seed : int >= 0
+        Of all rounding at random: the same seed, the same bits.
     """
 
 
@@ -105,6 +119,11 @@ class CommonButDecay(TypedDict, total=False):
     gradient_accumulation_steps: int | None
     name: str | None
     nonfinite: str
+    slot_dtype: str | Mapping[str, str] | None
+    master_weights: str | None
+    compensation: str | None
+    stochastic_rounding: bool
+    seed: int
 
 
 class Common(CommonButDecay, total=False):
@@ -113,7 +132,13 @@ class Common(CommonButDecay, total=False):
     weight_decay: float | None
 
 
-COMMON = ("learning_rate", *list(inspect.signature(common_arguments).parameters)[1:])
+FORMAT = "slot_dtype", "master_weights", "compensation", "stochastic_rounding", "seed"
+"""Arguments that say how parameters and state are kept: they matter when an optimizer is built."""
+
+COMMON = (
+    "learning_rate",
+    *(name for name in list(inspect.signature(common_arguments).parameters)[1:] if name not in FORMAT),
+)
 """Hyper-parameters that every optimizer has."""
 
 _COMMON_ENTRIES: dict[str, str] = dict(

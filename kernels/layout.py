@@ -26,7 +26,7 @@ GATHER = 0
 
 FIRST_RECORD = 1
 
-FLOAT32, FLOAT64 = range(2)
+FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = range(4)
 """First number of a record in the layouts table: the dtype of the gradient. The number of axes follows, then the
 gradient's extents and then its strides in bytes, axes in the order in which the parameter lies in memory."""
 

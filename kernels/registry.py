@@ -24,6 +24,9 @@ class Slot(NamedTuple):
     copies_parameter: bool = False
     without: int | None = None  # an axis that it lacks, counted from the end
     per_row: bool = False  # whether it has the first axis only
+    squares: bool = False  # whether its numbers are means of squares, or such: never negative, over many powers of ten
+    dtype: str = ""  # of its array, if that is not the parameter's compute dtype
+    scales: bool = False  # whether it has one number per block of a storage format instead
     axes: range = range(65)  # numbers of axes of a parameter that has such a slot
 
     def axes_of(self, count: int) -> list[int]:
@@ -57,28 +60,29 @@ RULES: dict[type, Rule] = {}
 """Scalars class → rule."""
 
 
-def rule(scalars, slots=()):
+def rule(scalars, slots=(), squares=()):
     """Decorator: register an elementwise rule ``(param, grad, slots, s) -> (param, slots)`` for a scalars class.
 
     ``slots`` are their names, in the rule's order: those that start at zero; or a dict of them and what they are.
+    ``squares`` are the names of those whose numbers are never negative: `Slot.squares`.
     """
 
     def register(update):
-        RULES[scalars] = Rule(update.__name__, update=update, slots=_described(slots))
+        RULES[scalars] = Rule(update.__name__, update=update, slots=_described(slots, squares))
         return update
 
     return register
 
 
-def two_phase_rule(scalars, first, between, second, terms, slots=()):
-    """Register a rule that needs sums over each parameter before it can move it; ``slots`` as in `rule`.
+def two_phase_rule(scalars, first, between, second, terms, slots=(), squares=()):
+    """Register a rule that needs sums over each parameter before it can move it; ``slots``, ``squares`` as in `rule`.
 
     - ``first(param, grad, slots, s) -> (terms, slots)``, elementwise: new slots and ``terms`` numbers to sum;
     - ``between(sums, n, s) -> number``, once per parameter of ``n`` elements: ``sums`` are the terms' sums in float64;
     - ``second(param, grad, slots, extra, s) -> param``, elementwise, with the new slots and that number.
     """
     RULES[scalars] = Rule(
-        first.__name__, first=first, between=between, second=second, terms=terms, slots=_described(slots)
+        first.__name__, first=first, between=between, second=second, terms=terms, slots=_described(slots, squares)
     )
 
 
@@ -94,8 +98,10 @@ def per_row_rule(scalars, first, between, second, terms, slots):
     RULES[scalars] = Rule(first.__name__, first=first, between=between, second=second, terms=terms, slots=slots)
 
 
-def _described(slots: Mapping[str, Slot] | Iterable[str]) -> Mapping[str, Slot]:
-    return slots if isinstance(slots, Mapping) else dict.fromkeys(slots, Slot())
+def _described(slots: Mapping[str, Slot] | Iterable[str], squares: Iterable[str]) -> Mapping[str, Slot]:
+    if isinstance(slots, Mapping):
+        return slots
+    return {name: Slot(squares=name in squares) for name in slots}
 
 
 SCALARS: dict[type, Callable[..., Any]] = {}

@@ -16,12 +16,13 @@ import numpy as np
 
 from .. import registry
 from ..signatures import COMMON as TAKEN_BY_ALL
+from ..signatures import FORMAT
 
 RATE = 1e-3
 COMMON = {"learning_rate": RATE, "epsilon": 1e-18}
 """Libraries add epsilon in different places: where it counts for nothing, they agree."""
 
-SHARED = frozenset(TAKEN_BY_ALL) - {"learning_rate"}
+SHARED = frozenset((*TAKEN_BY_ALL, *FORMAT)) - {"learning_rate"}
 """What every optimizer takes beside its own hyper-parameters."""
 
 

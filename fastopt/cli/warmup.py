@@ -88,13 +88,13 @@ def variants(kind: type[Optimizer]) -> Iterator[dict[str, Any]]:
     import inspect
     import itertools
 
-    from fastopt.signatures import COMMON
+    from fastopt.signatures import COMMON, FORMAT
 
     choices: dict[str, tuple[Any, ...]] = {}
     for name, parameter in inspect.signature(kind).parameters.items():
         if name == "learning_rate_power":
             choices[name] = (-0.5, -0.4)  # Ftrl has a kernel with a root and one with a power
-        elif name not in COMMON and isinstance(parameter.default, bool):
+        elif name not in (*COMMON, *FORMAT) and isinstance(parameter.default, bool):
             choices[name] = (False, True)
         elif name == "momentum":
             choices[name] = (0.0, 0.9)

@@ -80,6 +80,10 @@ def engine(plan: Any) -> Any:
     """The engine that does the steps of a `Plan`."""
     if plan.place.on_gpu:
         from ..kernels.cuda.engine import engine_for
+    elif plan.kept is not None:
+        from ..kernels.cpu.formatted import FormattedEngine
+
+        return FormattedEngine(plan)
     else:
         from ..kernels.cpu.engines import engine_for
     return engine_for(plan.scalars)(plan)

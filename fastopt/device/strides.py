@@ -62,6 +62,14 @@ def _overlaps_closely(axes: list[tuple[int, int]], array: AnyArray) -> bool:
     return bool(np.any(np.diff(np.sort(starts, axis=None)) < array.itemsize))
 
 
+def lies_alike(one: AnyArray, other: AnyArray) -> bool:
+    """Whether arrays of the same shape, of any dtypes, have their elements in the same places of memory."""
+    if one.itemsize == other.itemsize:
+        return same_strides(one, other)
+    lengths = zip(one.shape, one.strides, other.strides, strict=True)
+    return one.size == 0 or all(n == 1 or a * other.itemsize == b * one.itemsize for n, a, b in lengths)
+
+
 def same_strides(one: AnyArray, other: AnyArray) -> bool:
     """Whether two arrays of one shape have their elements in the same order and distance."""
     return all(extent <= 1 or a == b for extent, a, b in zip(one.shape, one.strides, other.strides, strict=True))

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from ..device import HOST, AnyArray, Array, is_array
-from ..device.strides import same_strides
+from ..device.strides import lies_alike, same_strides
 from ..flat import FlatBuffer, flatten, is_plain, match
 from ..kernels.cpu.repeated_step import RepeatedStep
-from ..kernels.layout import ADDRESS, DIRECT, FIRST_RECORD, FLOAT32, FLOAT64, LAYOUT
-from ..parameters import Parameter
+from ..kernels.layout import ADDRESS, BFLOAT16, DIRECT, FIRST_RECORD, FLOAT16, FLOAT32, FLOAT64, LAYOUT
+from ..parameters import Parameter, kept_as
 from ..row_gradient import RowGradient
 
 ABSENT = object()
 """Stands for the gradient of a parameter that a step leaves out on purpose."""
 
-_KINDS = {np.dtype(np.float32): FLOAT32, np.dtype(np.float64): FLOAT64}
+_KINDS = {"float32": FLOAT32, "float64": FLOAT64, "bfloat16": BFLOAT16, "float16": FLOAT16}
 
 
 class BaseGradients:
@@ -216,8 +216,8 @@ class BaseGradients:
     def _find_layout(self, k: int, grad: AnyArray) -> None:
         """Note how gradient ``k`` must be read: as it lies, or by a record of its layout."""
         self.table[LAYOUT, k] = DIRECT
-        array = self.parameters[k].array
-        if grad.dtype == array.dtype and same_strides(grad, array):
+        parameter = self.parameters[k]
+        if grad.dtype == parameter.dtype and lies_alike(grad, parameter.array):
             return
         self.table[LAYOUT, k] = self._write_record(k, grad, self.parameters[k].axes)
 
@@ -225,7 +225,7 @@ class BaseGradients:
         """Note how gradient ``k`` is read, along these axes, slowest first; where its record starts."""
         extents = [grad.shape[axis] for axis in axes] or [1]
         strides = [grad.strides[axis] for axis in axes] or [grad.itemsize]
-        record = [_KINDS[grad.dtype], len(extents), *extents, *strides]
+        record = [_kind_of(grad, self.parameters[k]), len(extents), *extents, *strides]
         start = int(self._starts[k])
         self.layouts[start : start + len(record)] = record
         return start
@@ -306,11 +306,22 @@ def _frames_to_caller() -> int:
     return level
 
 
+def _is_half(grad: AnyArray, parameter: Parameter) -> bool:
+    return not parameter.place.on_gpu and _kind_of(grad, parameter) in (BFLOAT16, FLOAT16)
+
+
+def _kind_of(grad: AnyArray, parameter: Parameter) -> int | None:
+    """The kind of a gradient's numbers; those of uint16 are as the parameter is declared."""
+    declared = parameter.kept_as if parameter.settings.get("dtype") else ""
+    return _KINDS.get(kept_as(grad, declared) or grad.dtype.name)
+
+
 def check_gradient(parameter: Parameter, grad: AnyArray, zero: bool) -> None:
     """Refuse an array that cannot be a parameter's gradient."""
     path, array = parameter.path, parameter.array
-    if grad.dtype not in (np.float32, np.float64) or not grad.dtype.isnative:
-        raise TypeError(f"gradient {path}: expected float32 or float64 in native byte order, got {grad.dtype}")
+    if (grad.dtype not in (np.float32, np.float64) and not _is_half(grad, parameter)) or not grad.dtype.isnative:
+        halves = ", or bfloat16 or float16 on the host," * (not parameter.place.on_gpu)
+        raise TypeError(f"gradient {path}: expected float32 or float64{halves} in native byte order, got {grad.dtype}")
     if grad.shape != array.shape:
         raise ValueError(f"gradient {path}: expected shape {array.shape} like the parameter, got {grad.shape}")
     if not grad.flags.aligned:

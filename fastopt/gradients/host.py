@@ -106,7 +106,8 @@ class Gradients(HostGradients):
         super().__init__(parameters, buffer, state)
         self._given = tuple(parameter.given for parameter in parameters)
         self._given_addresses = [HOST.address(parameter.in_place) for parameter in parameters]
-        self._readers = None if exchange.obstacle() else self._make_readers()
+        kept = any(parameter.kept_as for parameter in parameters)  # their gradients are of another dtype, mostly
+        self._readers = None if kept or exchange.obstacle() else self._make_readers()
 
     def _make_readers(self) -> tuple[exchange.Reader, exchange.Reader]:
         """Make readers of the parameters, and of gradients that are like them."""

@@ -167,6 +167,12 @@ def engine_for(scalars):
     return rule.engine or (TwoPhase if rule.first else Elementwise)
 
 
+def takes_formats(scalars):
+    """Whether what a rule steps may be kept in a storage format."""
+    rule = RULES[scalars]
+    return rule.update is not None and not any(slot.copies_parameter for slot in rule.slots.values())
+
+
 def contiguous_chunks(sizes, groups, longest):
     """The chunk table for segments of the given sizes, each in chunks of at most ``longest`` elements.
 

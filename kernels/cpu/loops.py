@@ -136,13 +136,14 @@ def finish_chunk(t, segment, offset, param, c, options, dtype):
             for i in range(param.size):
                 param[i] = average[i]
     if options & ACCUMULATED:
-        _clear(array_at(t.addresses[ACCUMULATOR, segment], offset, param.size, dtype))
+        clear(array_at(t.addresses[ACCUMULATOR, segment], offset, param.size, dtype))
     if options & ZERO and t.gradients[LAYOUT, segment] == DIRECT:
-        _clear(array_at(t.gradients[ADDRESS, segment], offset, param.size, dtype))
+        clear(array_at(t.gradients[ADDRESS, segment], offset, param.size, dtype))
 
 
 @callee
-def _clear(array):
+def clear(array):
+    """Set every element to zero."""
     for i in range(array.size):
         array[i] = 0
 
@@ -161,7 +162,7 @@ def accumulate(first, last, handle, options):
         for i in range(grad.size):
             accumulator[i] += grad[i] * scale
         if options & ZERO and t.gradients[LAYOUT, segment] == DIRECT:
-            _clear(grad)
+            clear(grad)
 
 
 def norms(first, last, handle, options):

@@ -7,7 +7,20 @@ from numba import types
 
 from ..compile._jit import c_address, callee, inlined_callee, specialise
 from ..compile.intrinsics import array_at, call_for_number, strided_at
-from ..layout import ACCUMULATED, ACCUMULATOR, ADDRESS, CHUNK, DIRECT, FLOAT32, GATHER, LAYOUT, STAGED
+from ..formats.half import float_of_bfloat16, float_of_float16
+from ..layout import (
+    ACCUMULATED,
+    ACCUMULATOR,
+    ADDRESS,
+    BFLOAT16,
+    CHUNK,
+    DIRECT,
+    FLOAT32,
+    FLOAT64,
+    GATHER,
+    LAYOUT,
+    STAGED,
+)
 
 
 @callee
@@ -56,28 +69,42 @@ def gather(source, record, offset, target, size, width):
             where += outer % extents[axis] * strides[axis]
             outer //= extents[axis]
         run = min(inner - column, size - done)
-        if kind == FLOAT32 and width == 4:
-            _copy(where, strides[axes - 1], np.float32, target, done, run, np.float32)
-        elif kind == FLOAT32:
-            _copy(where, strides[axes - 1], np.float32, target, done, run, np.float64)
-        elif width == 4:
-            _copy(where, strides[axes - 1], np.float64, target, done, run, np.float32)
+        if width == 4:
+            _copy_any(kind, where, strides[axes - 1], target, done, run, np.float32)
         else:
-            _copy(where, strides[axes - 1], np.float64, target, done, run, np.float64)
+            _copy_any(kind, where, strides[axes - 1], target, done, run, np.float64)
         done += run
     return size
 
 
 @callee
-def _copy(source, stride, kind, target, done, run, dtype):
+def _copy_any(kind, source, stride, target, done, run, dtype):
+    """Copy a run of numbers of a kind."""
+    if kind == FLOAT32:
+        _copy(source, stride, np.float32, target, done, run, dtype, _itself)
+    elif kind == FLOAT64:
+        _copy(source, stride, np.float64, target, done, run, dtype, _itself)
+    elif kind == BFLOAT16:
+        _copy(source, stride, np.uint16, target, done, run, dtype, float_of_bfloat16)
+    else:
+        _copy(source, stride, np.uint16, target, done, run, dtype, float_of_float16)
+
+
+@callee
+def _itself(number):
+    return number
+
+
+@callee
+def _copy(source, stride, kind, target, done, run, dtype, number_of):
     taken, dense = array_at(target, done, run, dtype), array_at(source, 0, run, kind)
     if stride == dense.itemsize:
         for i in range(run):
-            taken[i] = dense[i]
+            taken[i] = number_of(dense[i])
     else:
         spread = strided_at(source, run, stride, kind)
         for i in range(run):
-            taken[i] = spread[i]
+            taken[i] = number_of(spread[i])
 
 
 @functools.cache

@@ -28,7 +28,7 @@ def adabelief_scalars(s, t):
     return AdaBeliefScalars(s.learning_rate, 1.0 - s.beta_1, 1.0 - s.beta_2, *weights, s.epsilon)
 
 
-@rule(AdaBeliefScalars, slots=("momentum", "belief"))
+@rule(AdaBeliefScalars, slots=("momentum", "belief"), squares=("belief",))
 def adabelief(param, grad, slots, s):
     """AdaBelief: Adam, whose steps are scaled by how far gradients are from their running mean.
 

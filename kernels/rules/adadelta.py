@@ -6,6 +6,8 @@ from ..compile._jit import callee
 from ..maths import plus_share, sqrt
 from ..registry import rule
 
+_SLOTS = "accumulated_grad", "accumulated_delta_var"
+
 
 class AdadeltaScalars(NamedTuple):
     """What `adadelta` receives."""
@@ -16,7 +18,7 @@ class AdadeltaScalars(NamedTuple):
     epsilon: float
 
 
-@rule(AdadeltaScalars, slots=("accumulated_grad", "accumulated_delta_var"))
+@rule(AdadeltaScalars, slots=_SLOTS, squares=_SLOTS)
 @callee
 def adadelta(param, grad, slots, s):
     """Adadelta: steps in the unit of the parameter.
@@ -42,7 +44,7 @@ class CoupledAdadeltaScalars(NamedTuple):
     weight_decay: float
 
 
-@rule(CoupledAdadeltaScalars, slots=("accumulated_grad", "accumulated_delta_var"))
+@rule(CoupledAdadeltaScalars, slots=_SLOTS, squares=_SLOTS)
 def coupled_adadelta(param, grad, slots, s):
     """`adadelta` with weight decay in the gradient, as in torch: g ← g + λ p.
 

@@ -6,7 +6,7 @@ from ..compile._jit import callee
 from ..maths import constant, plus_share, sqrt
 from ..registry import Slot, per_row_rule, rule, scalars_for
 
-_SLOTS = {"accumulator": Slot(starts_as="initial_accumulator_value")}
+_SLOTS = {"accumulator": Slot(starts_as="initial_accumulator_value", squares=True)}
 
 
 class AdagradScalars(NamedTuple):

@@ -39,7 +39,7 @@ def adam_scalars(s, t):
     return AdamScalars(alpha, 1.0 - beta_1, 1.0 - beta_2, epsilon)
 
 
-@rule(AdamScalars, slots=("momentum", "velocity"))
+@rule(AdamScalars, slots=("momentum", "velocity"), squares=("velocity",))
 @callee
 def adam(param, grad, slots, s):
     """Adam: steps scaled by running means of the gradient and of its square.
@@ -70,7 +70,7 @@ def amsgrad_scalars(s, t):
     return AmsgradScalars(*adam_scalars(s, t))
 
 
-@rule(AmsgradScalars, slots=("momentum", "velocity", "velocity_hat"))
+@rule(AmsgradScalars, slots=("momentum", "velocity", "velocity_hat"), squares=("velocity", "velocity_hat"))
 @callee
 def amsgrad(param, grad, slots, s):
     """Adam whose denominator never shrinks: v̂ ← max(v̂, v) takes the place of v.
@@ -119,7 +119,7 @@ def coupled_adam_scalars(s, t):
     return CoupledAdamScalars(alpha, 1.0 - s.beta_1, 1.0 - s.beta_2, s.epsilon * root, s.weight_decay)
 
 
-@rule(CoupledAdamScalars, slots=("momentum", "velocity"))
+@rule(CoupledAdamScalars, slots=("momentum", "velocity"), squares=("velocity",))
 def coupled_adam(param, grad, slots, s):
     """`adam` with weight decay in the gradient, as in torch: g ← g + λ p.
 
@@ -139,7 +139,7 @@ def coupled_amsgrad_scalars(s, t):
     return CoupledAmsgradScalars(*coupled_adam_scalars(s, t))
 
 
-@rule(CoupledAmsgradScalars, slots=("momentum", "velocity", "velocity_hat"))
+@rule(CoupledAmsgradScalars, slots=("momentum", "velocity", "velocity_hat"), squares=("velocity", "velocity_hat"))
 def coupled_amsgrad(param, grad, slots, s):
     """`amsgrad` with weight decay in the gradient, as in torch."""
     return amsgrad(param, plus_share(grad, param, s.weight_decay), slots, s)

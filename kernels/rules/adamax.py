@@ -31,7 +31,7 @@ def adamax_scalars(s, t):
     return AdamaxScalars(learning_rate / (1.0 - beta_1**t), 1.0 - beta_1, beta_2, epsilon)
 
 
-@rule(AdamaxScalars, slots=("momentum", "norm"))
+@rule(AdamaxScalars, slots=("momentum", "norm"), squares=("norm",))
 def adamax(param, grad, slots, s):
     """Adamax: Adam under the infinity norm.
 
@@ -72,7 +72,7 @@ def coupled_adamax_scalars(s, t):
     return CoupledAdamaxScalars(alpha, 1.0 - s.beta_1, s.beta_2, s.epsilon, s.weight_decay)
 
 
-@rule(CoupledAdamaxScalars, slots=("momentum", "norm"))
+@rule(CoupledAdamaxScalars, slots=("momentum", "norm"), squares=("norm",))
 def coupled_adamax(param, grad, slots, s):
     """Adamax as in torch, ε inside the norm: g ← g + λ p;  m as `adamax`;  u ← max(β₂ u, |g| + ε);  p ← p − α m / u.
 

@@ -34,7 +34,7 @@ def adan_scalars(s, t):
     return AdanScalars(alpha, gamma, *shares, epsilon * root, has_previous)
 
 
-@rule(AdanScalars, slots=("momentum", "difference", "velocity", "previous_gradient"))
+@rule(AdanScalars, slots=("momentum", "difference", "velocity", "previous_gradient"), squares=("velocity",))
 def adan(param, grad, slots, s):
     """Adan: Nesterov's momentum from the differences of gradients, scaled as in Adam.
 

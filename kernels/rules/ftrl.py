@@ -8,7 +8,7 @@ from ..compile._jit import callee
 from ..maths import clip, power, sqrt
 from ..registry import Slot, rule, scalars_for
 
-_SLOTS = {"accumulator": Slot(starts_as="initial_accumulator_value"), "linear": Slot()}
+_SLOTS = {"accumulator": Slot(starts_as="initial_accumulator_value", squares=True), "linear": Slot()}
 
 
 class FtrlSettings(NamedTuple):

@@ -59,7 +59,7 @@ def nadam_scalars(s, t):
     )
 
 
-@rule(NadamScalars, slots=("momentum", "velocity"))
+@rule(NadamScalars, slots=("momentum", "velocity"), squares=("velocity",))
 @callee
 def nadam(param, grad, slots, s):
     """Adam with Nesterov's momentum.
@@ -109,7 +109,7 @@ def coupled_nadam_scalars(s, t):
     return CoupledNadamScalars(own.learning_rate, *shares, *weights, own.epsilon, s.weight_decay)
 
 
-@rule(CoupledNadamScalars, slots=("momentum", "velocity"))
+@rule(CoupledNadamScalars, slots=("momentum", "velocity"), squares=("velocity",))
 def coupled_nadam(param, grad, slots, s):
     """`nadam` with weight decay in the gradient, as in torch: g ← g + λ p.
 

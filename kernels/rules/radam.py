@@ -35,7 +35,7 @@ def radam_scalars(s, t):
     return RAdamScalars(alpha, 1.0 - s.beta_1, 1.0 - s.beta_2, s.epsilon, is_rectified)
 
 
-@rule(RAdamScalars, slots=("momentum", "velocity"))
+@rule(RAdamScalars, slots=("momentum", "velocity"), squares=("velocity",))
 @callee
 def radam(param, grad, slots, s):
     """RAdam: Adam, whose first steps go by the mean of gradients alone, and the next by a rectified scale.
@@ -74,7 +74,7 @@ def coupled_radam_scalars(s, t):
     return CoupledRAdamScalars(own.alpha, *shares, own.epsilon, own.is_rectified, s.weight_decay)
 
 
-@rule(CoupledRAdamScalars, slots=("momentum", "velocity"))
+@rule(CoupledRAdamScalars, slots=("momentum", "velocity"), squares=("velocity",))
 def coupled_radam(param, grad, slots, s):
     """`radam` with weight decay in the gradient, as in torch: g ← g + λ p."""
     return radam(param, plus_share(grad, param, s.weight_decay), slots, s)

@@ -20,7 +20,7 @@ class RMSpropScalars(NamedTuple):
     epsilon: float
 
 
-@rule(RMSpropScalars, slots=("velocity",))
+@rule(RMSpropScalars, slots=("velocity",), squares=("velocity",))
 def rmsprop(param, grad, slots, s):
     """RMSprop: v ← ρ v + (1 − ρ) g²;  p ← p − η g / √(v + ε).
 
@@ -36,7 +36,7 @@ class OutsideRMSpropScalars(RMSpropScalars):
     """What `outside_rmsprop` receives."""
 
 
-@rule(OutsideRMSpropScalars, slots=("velocity",))
+@rule(OutsideRMSpropScalars, slots=("velocity",), squares=("velocity",))
 @callee
 def outside_rmsprop(param, grad, slots, s):
     """`rmsprop` with ε outside the root, as in Keras 1.0.3 to 2.3: p ← p − η g / (√v + ε)."""
@@ -49,7 +49,7 @@ class MomentumRMSpropScalars(RMSpropScalars):
     """What `momentum_rmsprop` receives."""
 
 
-@rule(MomentumRMSpropScalars, slots=("velocity", "momentum"))
+@rule(MomentumRMSpropScalars, slots=("velocity", "momentum"), squares=("velocity",))
 def momentum_rmsprop(param, grad, slots, s):
     """RMSprop with momentum over the scaled steps: b ← μ b + η g / √(v + ε);  p ← p − b."""
     velocity, momentum = slots
@@ -69,7 +69,7 @@ class CenteredRMSpropScalars(RMSpropScalars):
     """What `centered_rmsprop` receives."""
 
 
-@rule(CenteredRMSpropScalars, slots=("velocity", "average_gradient"))
+@rule(CenteredRMSpropScalars, slots=("velocity", "average_gradient"), squares=("velocity",))
 def centered_rmsprop(param, grad, slots, s):
     """RMSprop by the estimated variance: a ← ρ a + (1 − ρ) g;  p ← p − η g / √(v − a² + ε).
 
@@ -85,7 +85,7 @@ class CenteredMomentumRMSpropScalars(RMSpropScalars):
     """What `centered_momentum_rmsprop` receives."""
 
 
-@rule(CenteredMomentumRMSpropScalars, slots=("velocity", "momentum", "average_gradient"))
+@rule(CenteredMomentumRMSpropScalars, slots=("velocity", "momentum", "average_gradient"), squares=("velocity",))
 def centered_momentum_rmsprop(param, grad, slots, s):
     """`centered_rmsprop` with momentum over the scaled steps."""
     velocity, momentum, average = slots
@@ -107,7 +107,7 @@ class CoupledRMSpropScalars(NamedTuple):
     weight_decay: float
 
 
-@rule(CoupledRMSpropScalars, slots=("velocity",))
+@rule(CoupledRMSpropScalars, slots=("velocity",), squares=("velocity",))
 def coupled_rmsprop(param, grad, slots, s):
     """`outside_rmsprop` with weight decay in the gradient, as in torch: g ← g + λ p.
 
@@ -120,7 +120,7 @@ class CoupledMomentumRMSpropScalars(CoupledRMSpropScalars):
     """What `coupled_momentum_rmsprop` receives."""
 
 
-@rule(CoupledMomentumRMSpropScalars, slots=("velocity", "momentum"))
+@rule(CoupledMomentumRMSpropScalars, slots=("velocity", "momentum"), squares=("velocity",))
 def coupled_momentum_rmsprop(param, grad, slots, s):
     """Move by a momentum, the rate outside of it: b ← μ b + g / (√v + ε);  p ← p − η b."""
     velocity, momentum = slots
@@ -134,7 +134,7 @@ class CoupledCenteredRMSpropScalars(CoupledRMSpropScalars):
     """What `coupled_centered_rmsprop` receives."""
 
 
-@rule(CoupledCenteredRMSpropScalars, slots=("velocity", "average_gradient"))
+@rule(CoupledCenteredRMSpropScalars, slots=("velocity", "average_gradient"), squares=("velocity",))
 def coupled_centered_rmsprop(param, grad, slots, s):
     """Divide by the estimated deviation: a ← a + (g − a)(1 − ρ);  p ← p − η g / (√(v − a²) + ε)."""
     velocity, average = slots
@@ -148,7 +148,7 @@ class CoupledCenteredMomentumRMSpropScalars(CoupledRMSpropScalars):
     """What `coupled_centered_momentum_rmsprop` receives."""
 
 
-@rule(CoupledCenteredMomentumRMSpropScalars, slots=("velocity", "momentum", "average_gradient"))
+@rule(CoupledCenteredMomentumRMSpropScalars, slots=("velocity", "momentum", "average_gradient"), squares=("velocity",))
 def coupled_centered_momentum_rmsprop(param, grad, slots, s):
     """`coupled_centered_rmsprop` with momentum, the rate outside of it."""
     velocity, momentum, average = slots

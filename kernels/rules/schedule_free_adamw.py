@@ -5,7 +5,7 @@ from typing import NamedTuple
 from ..maths import mean_square, sqrt
 from ..registry import Slot, rule, scalars_for
 
-_SLOTS = {"momentum": Slot(copies_parameter=True), "velocity": Slot()}
+_SLOTS = {"momentum": Slot(copies_parameter=True), "velocity": Slot(squares=True)}
 
 
 class ScheduleFreeSettings(NamedTuple):

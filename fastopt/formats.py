@@ -1,0 +1,248 @@
+"""How parameters and state are kept in memory: in 16 bits, in 8, or as they are worked with.
+
+A step works in float32, and in float64 on parameters of float64. What is kept in fewer bytes is decoded when the step
+reads it and encoded when it writes it, in the same pass over memory.
+
+**Parameters** of float16 and bfloat16 (arrays of `ml_dtypes`, or uint16 arrays that an override calls
+``{"dtype": "bfloat16"}``) are rounded to the nearest number, as torch does, unless the optimizer is told otherwise:
+``master_weights="float32"`` keeps a float32 beside each, ``"split"`` only the half that a bfloat16 lacks,
+``compensation="kahan"`` what the rounding took away; ``stochastic_rounding=True`` keeps nothing.
+
+**Slots** follow ``slot_dtype``. Those of 16 bits are always rounded at random: with a share of 0.999 kept at each step,
+the nearest number would never be another one. In 8 bits each block of 256 numbers has a scale; parameters of less than
+4096 elements keep theirs in float32, and so do copies of a parameter. An override ``{"slot_dtype": ...}`` chooses for
+some parameters only.
+
+Rounding at random follows from the seed, the number of updates and an element's place: not from threads, or packing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .device.strides import memory_order
+from .kernels.cpu.conversion import decoded, encode
+from .kernels.cpu.engines import takes_formats
+from .kernels.cpu.formatted import Kept
+from .kernels.formats import FORMATS
+from .kernels.registry import RULES, Slot
+from .parameters import HALVES, Parameter, check_slot_dtype
+from .signatures import FORMAT
+
+LEAST_SCALED = 4096
+"""Elements from which on a parameter's slots may be kept in 8 bits."""
+
+AVERAGE = "average"
+
+BESIDE = {"master": "master", "split": "remainder", "kahan": "compensation"}
+"""What a format keeps beside a parameter: what its state array is called."""
+
+
+def check_options(optimizer: Any) -> None:
+    """Refuse options that make no sense."""
+    check_slot_dtype("slot_dtype", optimizer.slot_dtype)
+    _check_choice("master_weights", optimizer.master_weights, ("float32", "split"))
+    _check_choice("compensation", optimizer.compensation, ("kahan",))
+    if not isinstance(optimizer.stochastic_rounding, (bool, np.bool_)):
+        raise TypeError(f"stochastic_rounding must be a bool, got {optimizer.stochastic_rounding!r}")
+    seed = optimizer.seed
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be an int in [0, 2**63), got {seed!r}")
+    ways = [name for name in ("master_weights", "compensation", "stochastic_rounding") if getattr(optimizer, name)]
+    if len(ways) > 1:
+        raise ValueError(f"{' and '.join(ways)} are both set: choose one way to keep what 16 bits cannot hold")
+
+
+def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))} or None, got {value!r}")
+
+
+def said(optimizer: Any) -> dict[str, Any]:
+    """Return those options that are not as by default."""
+    found = {name: getattr(optimizer, name) for name in FORMAT}
+    found["slot_dtype"] = dict(found["slot_dtype"]) if isinstance(found["slot_dtype"], Mapping) else found["slot_dtype"]
+    return {name: value for name, value in found.items() if value}
+
+
+def formats_of(optimizer: Any, parameter: Parameter, branch: str) -> tuple[tuple[str, str], ...]:
+    """Name the format of each kind of a parameter's numbers that has one: ``""`` for itself, "average", and its slots.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the options cannot be met, or name a slot that there is not.
+    """
+    chosen = parameter.settings.get("slot_dtype", optimizer.slot_dtype)
+    if not (chosen or parameter.kept_as):
+        return ()
+    scalars = type(optimizer._scalars(branch, 1.0, 1))
+    slots = optimizer._slots_of(scalars)
+    found = {"": _format_of_parameter(optimizer, parameter)}
+    if isinstance(chosen, Mapping) and chosen.keys() - {*slots, AVERAGE}:
+        unknown = ", ".join(map(repr, sorted(chosen.keys() - {*slots, AVERAGE})))
+        raise ValueError(f"slot_dtype: there is no slot {unknown}: the slots are {', '.join([*slots, AVERAGE])}")
+    for name, slot in slots.items():
+        kind = chosen.get(name) if isinstance(chosen, Mapping) else chosen
+        found[name] = _format_of_slot(kind, slot, parameter)
+    if optimizer.use_ema and isinstance(chosen, Mapping) and AVERAGE in chosen:
+        found[AVERAGE] = _of_half(chosen[AVERAGE], parameter)
+    found = {name: kind for name, kind in found.items() if kind}
+    if found and not takes_formats(scalars):
+        raise TypeError(
+            f"parameter {parameter.path}: the rule {RULES[scalars].name} keeps its parameters and state in float32 or "
+            "float64: cast the parameter, and leave slot_dtype out"
+        )
+    if found and parameter.place.on_gpu:
+        raise TypeError(f"parameter {parameter.path}: on a GPU parameters and state are float32 or float64: cast it")
+    return tuple(found.items())
+
+
+def _format_of_parameter(optimizer: Any, parameter: Parameter) -> str:
+    kind = parameter.kept_as
+    if not kind:
+        return ""
+    if optimizer.master_weights == "split":
+        if kind != "bfloat16":
+            raise ValueError(
+                f'parameter {parameter.path}: master_weights="split" takes bfloat16 apart, and this is {kind}: '
+                'choose "float32"'
+            )
+        return "bfloat16 split"
+    if optimizer.master_weights:
+        return f"{kind} master"
+    if optimizer.compensation:
+        return f"{kind} kahan"
+    return f"{kind} at random" if optimizer.stochastic_rounding else kind
+
+
+def _format_of_slot(kind: str | None, slot: Slot, parameter: Parameter) -> str:
+    if kind != "8bit":
+        return _of_half(kind, parameter)
+    if parameter.array.size < LEAST_SCALED:
+        return ""
+    return "8bit squares" if slot.squares else "8bit"
+
+
+def _of_half(kind: str | None, parameter: Parameter) -> str:
+    if kind in HALVES:
+        return f"{kind} slot at random"
+    return "float32" if kind == "float32" and parameter.dtype == np.float64 else ""
+
+
+class Formats:
+    """How a plan's numbers are kept.
+
+    Parameters
+    ----------
+    formats : dict
+        As of `formats_of`.
+    numbers : list of int
+        The parameters' numbers.
+    counters : array.array
+        Its first number counts the updates.
+    seed : int
+    """
+
+    def __init__(self, formats: dict[str, str], numbers: list[int], counters: Any, seed: int) -> None:
+        self._formats, self._numbers = formats, np.array(numbers, np.int64)
+        self._counters, self._seed = counters, seed
+
+    def parts_of(self, slots: dict[str, Slot]) -> dict[str, Slot]:
+        """The arrays of all slots, and what is kept beside the parameter, by name: the first of a slot has its name."""
+        found: dict[str, Slot] = {}
+        for name, slot in slots.items():
+            found |= _parts_of_slot(name, slot, self._formats.get(name))
+        return found | self._beside()
+
+    def _beside(self) -> dict[str, Slot]:
+        kind = self._formats.get("", "float32")
+        parts = FORMATS[kind].parts
+        return {BESIDE[kind.rpartition(" ")[2]]: Slot(dtype=parts[1].str)} if len(parts) == 2 else {}
+
+    def keep(self, plan: Any, slots: dict[str, Slot]) -> Kept:
+        """Fill the arrays that a plan has made by `parts_of` with what slots start as."""
+        parts: dict[str, list[list[Any]]] = {
+            "": [list(each) for each in _in_turn([p.array for p in plan.parameters], plan, self._beside())]
+        }
+        for name, slot in slots.items():
+            names = list(_parts_of_slot(name, slot, self._formats.get(name)))
+            parts[name] = [list(each) for each in zip(*(plan.slots[part] for part in names), strict=True)]
+        kept = Kept(self._formats, parts, self._numbers, self._counters, self._seed)
+        for name, slot in slots.items():
+            self._begin(kept, name, slot, plan.dtype)
+        return kept
+
+    def _begin(self, kept: Kept, name: str, slot: Slot, dtype: np.dtype[Any]) -> None:
+        for k, parts in enumerate(kept.parts[name]):
+            if parts[0] is None or not (slot.copies_parameter or (slot.start and name in self._formats)):
+                continue
+            size = parts[0].size
+            values = numbers_of(kept, "", k, dtype) if slot.copies_parameter else np.full(size, slot.start, dtype)
+            put(kept, name, k, values)
+
+
+def _in_turn(arrays: list[Any], plan: Any, beside: dict[str, Slot]) -> Any:
+    return zip(arrays, *(plan.slots[name] for name in beside), strict=True)
+
+
+def _parts_of_slot(name: str, slot: Slot, kind: str | None) -> dict[str, Slot]:
+    if kind is None:
+        return {name: slot}
+    format = FORMATS[kind]
+    found = {name: slot._replace(dtype=format.parts[0].str)}
+    return found | ({f"{name}/scale": slot._replace(dtype="f4", scales=True)} if format.scaled else {})
+
+
+def in_memory_order(array: Any) -> Any:
+    """The elements of an array without gaps, in the order in which they lie."""
+    return np.ravel(array, order="K")
+
+
+def numbers_of(kept: Kept, name: str, k: int, dtype: np.dtype[Any]) -> Any:
+    """The numbers, in memory order, of a parameter (``""``), its average or a slot, of parameter ``k`` of a plan."""
+    parts = kept.parts[name][k]
+    if name not in kept.formats:
+        return in_memory_order(parts[0])
+    return decoded(kept.formats[name], parts, parts[0].size, dtype)
+
+
+def put(kept: Kept, name: str, k: int, numbers: Any) -> None:
+    """Keep numbers, in memory order, as a parameter, its average or a slot."""
+    parts = kept.parts[name][k]
+    if name in kept.formats:
+        encode(kept.formats[name], parts, numbers)
+    else:
+        _flat(parts[0])[...] = numbers
+
+
+def _flat(array: Any) -> Any:
+    """A view of an array without gaps as one axis, in memory order."""
+    return array.transpose(memory_order(array)).reshape(-1)
+
+
+def load_averages(kept: Kept, for_good: bool) -> None:
+    """Put averages in the place of the parameters; ``for_good``: also in that of what is kept beside these."""
+    for k, parts in enumerate(kept.parts[""]):
+        average = numbers_of(kept, AVERAGE, k, np.dtype(np.float32))
+        if "" not in kept.formats or for_good:
+            put(kept, "", k, average)
+        else:
+            encode(kept.formats[""].split()[0], parts[:1], average)
+
+
+def shown(array: Any, name: str, kept: Kept | None) -> Any:
+    """A state array as users see it: one of 16 bits in its dtype, as far as NumPy or ml_dtypes have it."""
+    kind = "" if kept is None else kept.formats.get(name) or (kept.formats.get("", "") * (name == "compensation"))
+    if array is None or array.dtype != np.uint16 or not kind:
+        return array
+    if kind.startswith("float16"):
+        return array.view(np.float16)
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        return array
+    return array.view(bfloat16)

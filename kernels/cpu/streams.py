@@ -1,0 +1,217 @@
+"""Streams: how a step reads and writes the numbers of one kind, of a parameter, its average or a slot, in a format."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..compile._jit import callee, inlined_callee
+from ..compile.intrinsics import array_at
+from ..compile.tuples import bits_of, number_of
+from ..formats.half import INFINITY, SIZE, SMALLEST
+from ..formats.registry import BLOCK
+
+PARTS = 3
+"""Rows of the table of parts for each stream: two parts, and the scales."""
+
+PARAM, AVERAGE, SLOTS = range(3)
+"""Numbers of the streams; the slots follow each other."""
+
+
+class Stream(NamedTuple):
+    """Functions that compiled code calls.
+
+    ``open(parts, segment, offset, size, staged)`` gives what the others take: arrays of so many elements.
+    ``load(arrays, i)`` gives a number, ``store(arrays, i, number, noise)`` writes one, ``close(arrays)`` ends that.
+    """
+
+    open: Any
+    load: Any
+    store: Any
+    close: Any
+
+
+def stream_of(format, number, dtype):
+    """The stream of a number, in a format; None: in the compute dtype."""
+    if format is None:
+        return _native(number, dtype)
+    if format.scaled:
+        return _scaled(format, number, dtype)
+    return _of_one_part(format, number, dtype) if len(format.parts) == 1 else _of_two_parts(format, number, dtype)
+
+
+@callee
+def _close_nothing(arrays):
+    """Do nothing."""
+
+
+def _native(number, dtype):
+    first = PARTS * number
+
+    @inlined_callee
+    def open_native(parts, segment, offset, size, staged):
+        return (array_at(parts[first, segment], offset, size, dtype),)
+
+    @inlined_callee
+    def load_native(arrays, i):
+        return arrays[0][i]
+
+    @inlined_callee
+    def store_native(arrays, i, number, noise):
+        arrays[0][i] = number
+
+    return Stream(open_native, load_native, store_native, _close_nothing)
+
+
+def _of_one_part(format, number, dtype):
+    first, decode, encode, kind, factor = PARTS * number, format.decode, format.encode, *_kinds(format), _factor(number)
+
+    @inlined_callee
+    def open_one(parts, segment, offset, size, staged):
+        return (array_at(parts[first, segment], offset, size, kind),)
+
+    @inlined_callee
+    def load_one(arrays, i):
+        return dtype(decode((arrays[0][i],), np.float32(1)))
+
+    @inlined_callee
+    def store_one(arrays, i, number, noise):
+        arrays[0][i] = encode(np.float32(number), np.float32(1), noise_at(noise, i, factor))[0]
+
+    return Stream(open_one, load_one, store_one, _close_nothing)
+
+
+def _of_two_parts(format, number, dtype):
+    first, decode, encode, (kind, other) = PARTS * number, format.decode, format.encode, _kinds(format)
+    factor = _factor(number)
+
+    @inlined_callee
+    def open_two(parts, segment, offset, size, staged):
+        beside = array_at(parts[first + 1, segment], offset, size, other)
+        return array_at(parts[first, segment], offset, size, kind), beside
+
+    @inlined_callee
+    def load_two(arrays, i):
+        return dtype(decode((arrays[0][i], arrays[1][i]), np.float32(1)))
+
+    @inlined_callee
+    def store_two(arrays, i, number, noise):
+        stored = encode(np.float32(number), np.float32(1), noise_at(noise, i, factor))
+        arrays[0][i], arrays[1][i] = stored
+
+    return Stream(open_two, load_two, store_two, _close_nothing)
+
+
+def _scaled(format, number, dtype):
+    """A stream whose numbers are staged until the largest of a block is known: opened for one block at a time."""
+    first, decode, encode, (kind,) = PARTS * number, format.decode, format.encode, _kinds(format)
+
+    @inlined_callee
+    def open_scaled(parts, segment, offset, size, staged):
+        scale = array_at(parts[first + 2, segment], offset // BLOCK, 1, np.float32)
+        return array_at(parts[first, segment], offset, size, kind), staged[number, :size], scale
+
+    @inlined_callee
+    def load_scaled(arrays, i):
+        return dtype(decode((arrays[0][i],), arrays[2][0]))
+
+    @inlined_callee
+    def store_scaled(arrays, i, number, noise):
+        arrays[1][i] = number
+
+    @inlined_callee
+    def close_scaled(arrays):
+        codes, numbers = arrays[0], arrays[1]
+        scale = scale_of(numbers)
+        arrays[2][0] = scale
+        for i in range(numbers.size):
+            codes[i] = encode(numbers[i], scale, np.uint32(0))[0]
+
+    return Stream(open_scaled, load_scaled, store_scaled, close_scaled)
+
+
+def addresses_of(format, parts):
+    """Addresses of the arrays of a format, 0 for none, as a column of the table of parts; None: the compute dtype's."""
+    places = [array.__array_interface__["data"][0] for array in parts]
+    scales = [places.pop()] if format is not None and format.scaled else [0]
+    return [*places, *[0] * (PARTS - 1 - len(places)), *scales]
+
+
+def _kinds(format):
+    return tuple(part.type for part in format.parts)
+
+
+@callee
+def scale_of(numbers):
+    """The largest size, at least the smallest normal number unless all are zero; NaN if one is not finite."""
+    largest = np.int32(0)  # bit patterns are ordered as sizes are, and integers need not be taken in order
+    for i in range(numbers.size):
+        largest = max(largest, np.int32(bits_of(numbers[i]) & np.int32(SIZE)))
+    if largest >= np.int32(INFINITY):
+        return np.float32(np.nan)
+    return number_of(max(largest, np.int32(SMALLEST)) if largest else np.int32(0), np.float32(0))
+
+
+_FACTORS = 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0x9E3779B1, 0x2C1B3C6D
+
+
+def _factor(number):
+    """What a stream's noise is multiplied by."""
+    return np.uint32(_FACTORS[number % len(_FACTORS)])
+
+
+@inlined_callee
+def noise_at(start, i, factor):
+    """16 random bits for element ``i`` of a block.
+
+    The upper bits of a product are random enough to round by: see tests/test_formats.py.
+    """
+    bits = np.uint32(np.uint32(np.uint32(i) * np.uint32(0x9E3779B1)) + start)
+    bits = np.uint32(bits ^ np.uint32(bits >> np.uint32(16)))
+    return np.uint32(np.uint32(bits * factor) >> np.uint32(16))
+
+
+def together(streams):
+    """Several streams as one, whose numbers and arrays are tuples."""
+    one = streams[0]
+    if len(streams) == 1:
+
+        @inlined_callee
+        def open_last(parts, segment, offset, size, staged):
+            return (one_open(parts, segment, offset, size, staged),)
+
+        @inlined_callee
+        def load_last(arrays, i):
+            return (one_load(arrays[0], i),)
+
+        @inlined_callee
+        def store_last(arrays, i, numbers, noise):
+            one_store(arrays[0], i, numbers[0], noise)
+
+        @inlined_callee
+        def close_last(arrays):
+            one_close(arrays[0])
+
+        one_open, one_load, one_store, one_close = one
+        return Stream(open_last, load_last, store_last, close_last)
+    one_open, one_load, one_store, one_close = one
+    rest_open, rest_load, rest_store, rest_close = together(streams[1:])
+
+    @inlined_callee
+    def open_each(parts, segment, offset, size, staged):
+        return (one_open(parts, segment, offset, size, staged), *rest_open(parts, segment, offset, size, staged))
+
+    @inlined_callee
+    def load_each(arrays, i):
+        return (one_load(arrays[0], i), *rest_load(arrays[1:], i))
+
+    @inlined_callee
+    def store_each(arrays, i, numbers, noise):
+        one_store(arrays[0], i, numbers[0], noise)
+        rest_store(arrays[1:], i, numbers[1:], noise)
+
+    @inlined_callee
+    def close_each(arrays):
+        one_close(arrays[0])
+        rest_close(arrays[1:])
+
+    return Stream(open_each, load_each, store_each, close_each)

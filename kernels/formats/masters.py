@@ -1,0 +1,91 @@
+"""Parameters in 16 bits that lose nothing: beside each lies what the rounding took away.
+
+What is beside a parameter is worth something only as long as the parameter is what was written with it: what a user
+writes there holds.
+"""
+
+import numpy as np
+
+from ..compile._jit import inlined_callee
+from ..compile.tuples import where
+from .half import bfloat16_of, bits32, float16_of, float_of, float_of_bfloat16, float_of_float16
+from .registry import add
+
+
+@inlined_callee
+def decode_bfloat16_master(stored, scale):
+    """The master, if the parameter is the bfloat16 that is nearest to it; else the parameter."""
+    return where(bfloat16_of(stored[1]) == stored[0], stored[1], float_of_bfloat16(stored[0]))
+
+
+@inlined_callee
+def encode_bfloat16_master(number, scale, noise):
+    """The nearest bfloat16, and the number."""
+    return bfloat16_of(number), np.float32(number)
+
+
+@inlined_callee
+def decode_float16_master(stored, scale):
+    """The same with float16."""
+    return where(float16_of(stored[1]) == stored[0], stored[1], float_of_float16(stored[0]))
+
+
+@inlined_callee
+def encode_float16_master(number, scale, noise):
+    """The nearest float16, and the number."""
+    return float16_of(number), np.float32(number)
+
+
+@inlined_callee
+def decode_split(stored, scale):
+    """Put the halves of a float32 together. A lower half of 2**15 and more had the upper one rounded up."""
+    lower = np.uint32(stored[1])
+    upper = np.uint32(np.uint32(stored[0]) - np.uint32(lower >> np.uint32(15)))
+    return float_of(np.uint32(np.uint32(upper << np.uint32(16)) | lower))
+
+
+@inlined_callee
+def encode_split(number, scale, noise):
+    """The nearest bfloat16, of two the one farther from zero, and the lower half of the number's bits."""
+    bits = where(number == number, bits32(number), np.uint32(0x7FC00000))
+    return np.uint16(np.uint32(bits + np.uint32(0x8000)) >> np.uint32(16)), np.uint16(bits)
+
+
+@inlined_callee
+def decode_bfloat16_kahan(stored, scale):
+    """The sum of parameter and compensation."""
+    return float_of_bfloat16(stored[0]) + float_of_bfloat16(stored[1])
+
+
+@inlined_callee
+def encode_bfloat16_kahan(number, scale, noise):
+    """The nearest bfloat16, and the one nearest to what the rounding took away."""
+    nearest = bfloat16_of(number)
+    return nearest, bfloat16_of(_rest(number, float_of_bfloat16(nearest)))
+
+
+@inlined_callee
+def decode_float16_kahan(stored, scale):
+    """The same with float16."""
+    return float_of_float16(stored[0]) + float_of_float16(stored[1])
+
+
+@inlined_callee
+def encode_float16_kahan(number, scale, noise):
+    """The nearest float16, and the one nearest to what the rounding took away."""
+    nearest = float16_of(number)
+    return nearest, float16_of(_rest(number, float_of_float16(nearest)))
+
+
+@inlined_callee
+def _rest(number, nearest):
+    """The difference, 0 where that is not finite."""
+    rest = np.float32(number) - nearest
+    return where(rest - rest == np.float32(0), rest, np.float32(0))
+
+
+add("bfloat16 master", ["u2", "f4"], decode_bfloat16_master, encode_bfloat16_master)
+add("float16 master", ["u2", "f4"], decode_float16_master, encode_float16_master)
+add("bfloat16 split", ["u2", "u2"], decode_split, encode_split)
+add("bfloat16 kahan", ["u2", "u2"], decode_bfloat16_kahan, encode_bfloat16_kahan)
+add("float16 kahan", ["u2", "u2"], decode_float16_kahan, encode_float16_kahan)
