@@ -18,7 +18,7 @@ Rounding at random follows from the seed, the number of updates and an element's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -133,6 +133,24 @@ def _of_half(kind: str | None, parameter: Parameter) -> str:
     return "float32" if kind == "float32" and parameter.dtype == np.float64 else ""
 
 
+def parts_of(formats: Mapping[str, str], slots: Mapping[str, Slot]) -> dict[str, Slot]:
+    """The arrays of all slots, and what is kept beside the parameter, by name: the first of a slot has its name.
+
+    ``formats`` are as of `formats_of`.
+    """
+    found: dict[str, Slot] = {}
+    for name, slot in slots.items():
+        found |= _parts_of_slot(name, slot, formats.get(name))
+    return found | beside(formats)
+
+
+def beside(formats: Mapping[str, str]) -> dict[str, Slot]:
+    """The array that is kept beside the parameter, by name, if there is one."""
+    kind = formats.get("", "float32")
+    parts = FORMATS[kind].parts
+    return {BESIDE[kind.rpartition(" ")[2]]: Slot(dtype=parts[1].str)} if len(parts) == 2 else {}
+
+
 class Formats:
     """How a plan's numbers are kept.
 
@@ -148,45 +166,33 @@ class Formats:
     """
 
     def __init__(self, formats: dict[str, str], numbers: list[int], counters: Any, seed: int) -> None:
-        self._formats, self._numbers = formats, np.array(numbers, np.int64)
+        self.formats, self._numbers = formats, np.array(numbers, np.int64)
         self._counters, self._seed = counters, seed
-
-    def parts_of(self, slots: dict[str, Slot]) -> dict[str, Slot]:
-        """The arrays of all slots, and what is kept beside the parameter, by name: the first of a slot has its name."""
-        found: dict[str, Slot] = {}
-        for name, slot in slots.items():
-            found |= _parts_of_slot(name, slot, self._formats.get(name))
-        return found | self._beside()
-
-    def _beside(self) -> dict[str, Slot]:
-        kind = self._formats.get("", "float32")
-        parts = FORMATS[kind].parts
-        return {BESIDE[kind.rpartition(" ")[2]]: Slot(dtype=parts[1].str)} if len(parts) == 2 else {}
 
     def keep(self, plan: Any, slots: dict[str, Slot]) -> Kept:
         """Fill the arrays that a plan has made by `parts_of` with what slots start as."""
         parts: dict[str, list[list[Any]]] = {
-            "": [list(each) for each in _in_turn([p.array for p in plan.parameters], plan, self._beside())]
+            "": [list(each) for each in _in_turn([p.array for p in plan.parameters], plan, beside(self.formats))]
         }
         for name, slot in slots.items():
-            names = list(_parts_of_slot(name, slot, self._formats.get(name)))
+            names = list(_parts_of_slot(name, slot, self.formats.get(name)))
             parts[name] = [list(each) for each in zip(*(plan.slots[part] for part in names), strict=True)]
-        kept = Kept(self._formats, parts, self._numbers, self._counters, self._seed)
+        kept = Kept(self.formats, parts, self._numbers, self._counters, self._seed)
         for name, slot in slots.items():
             self._begin(kept, name, slot, plan.dtype)
         return kept
 
     def _begin(self, kept: Kept, name: str, slot: Slot, dtype: np.dtype[Any]) -> None:
         for k, parts in enumerate(kept.parts[name]):
-            if parts[0] is None or not (slot.copies_parameter or (slot.start and name in self._formats)):
+            if parts[0] is None or not (slot.copies_parameter or (slot.start and name in self.formats)):
                 continue
             size = parts[0].size
             values = numbers_of(kept, "", k, dtype) if slot.copies_parameter else np.full(size, slot.start, dtype)
             put(kept, name, k, values)
 
 
-def _in_turn(arrays: list[Any], plan: Any, beside: dict[str, Slot]) -> Any:
-    return zip(arrays, *(plan.slots[name] for name in beside), strict=True)
+def _in_turn(arrays: list[Any], plan: Any, names: Iterable[str]) -> Any:
+    return zip(arrays, *(plan.slots[name] for name in names), strict=True)
 
 
 def _parts_of_slot(name: str, slot: Slot, kind: str | None) -> dict[str, Slot]:
@@ -216,10 +222,15 @@ def put(kept: Kept, name: str, k: int, numbers: Any) -> None:
     if name in kept.formats:
         encode(kept.formats[name], parts, numbers)
     else:
-        _flat(parts[0])[...] = numbers
+        flat_view(parts[0])[...] = numbers
 
 
-def _flat(array: Any) -> Any:
+def bit_patterns(array: Any) -> Any:
+    """An array of 16 bits that is no NumPy dtype, such as bfloat16, as its bit patterns; any other as it is."""
+    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+
+
+def flat_view(array: Any) -> Any:
     """A view of an array without gaps as one axis, in memory order."""
     return array.transpose(memory_order(array)).reshape(-1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from .kernels.clipping import ALL, EACH
 from .kernels.cpu.launch import one_call
 from .kernels.locks import Lock
 from .kernels.registry import Slot
+from .memory import Memory, memory_of
 from .parameters import Array, Parameter, collect
 from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Storage, allocate
 from .prepared import Prepared
@@ -180,9 +181,7 @@ class Optimizer(Averages, Decay, Prepared, Saved, Declared):
                 branch = self._branch(parameter)
                 kept = formats_of(self, parameter, branch)
                 members.setdefault((branch, parameter.dtype, kept), []).append(k)
-        extra = {AVERAGE_SLOT: Slot(copies_parameter=True)} if self.use_ema else {}
-        extra |= {ACCUMULATOR_SLOT: Slot()} if self.gradient_accumulation_steps else {}
-        plans = []
+        extra, plans = self._extra_slots(), []
         for (branch, _, kept), indices in members.items():
             chosen = [self._parameters[k] for k in indices]
             groups = [Group(p.multiplier, self._decay_of(p)) for p in chosen]
@@ -191,6 +190,39 @@ class Optimizer(Averages, Decay, Prepared, Saved, Declared):
             formats = Formats(dict(kept), indices, self._counts.numbers, self.seed) if kept else None
             plans.append(Plan(branch, indices, chosen, groups, scalars, slots, extra, self._storage, formats))
         return plans
+
+    def _extra_slots(self) -> dict[str, Slot]:
+        """The state that belongs to the step, not to a rule."""
+        extra = {AVERAGE_SLOT: Slot(copies_parameter=True)} if self.use_ema else {}
+        return extra | ({ACCUMULATOR_SLOT: Slot()} if self.gradient_accumulation_steps else {})
+
+    def memory(self, params: Any = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Memory:
+        """Count the bytes of parameters, gradients and state.
+
+        Parameters
+        ----------
+        params : as of `build`, or list of shapes, optional
+            What would be built; shapes are those of float32. None: what is built.
+        overrides : dict, optional
+            As of `build`.
+
+        Returns
+        -------
+        fastopt.memory.Memory
+            ``bytes`` and ``per_element``, by what they are for; ``state`` and ``total`` in bytes.
+
+        Raises
+        ------
+        RuntimeError
+            If nothing is given, and the optimizer is not built.
+
+        Examples
+        --------
+        >>> import fastopt
+        >>> fastopt.Adam(slot_dtype="8bit").memory([(1024, 1024)]).state / 1024**2
+        2.03125
+        """
+        return memory_of(self, params, overrides)
 
     @property
     def slots(self) -> dict[str, list[Array | None]]:
@@ -205,13 +237,17 @@ class Optimizer(Averages, Decay, Prepared, Saved, Declared):
             If the optimizer is not built.
         """
         self._require_built("slots")
+        return self._slots_in_memory(shown)
+
+    def _slots_in_memory(self, view: Callable[..., Any] = lambda array, *_: array) -> dict[str, list[Array | None]]:
+        """The same, each array as ``view`` has it, of the array, its name and what its plan says of formats."""
         found: dict[str, list[Array | None]] = {}
         for plan in self._plans:
             plan.follow_averages()
             for name, arrays in plan.slots.items():
                 row = found.setdefault(name, [None] * len(self._parameters))
                 for k, array in zip(plan.indices, arrays, strict=True):
-                    row[k] = shown(array, name, plan.kept)
+                    row[k] = view(array, name, plan.kept)
         return found
 
     def _require_built(self, what: str) -> None:

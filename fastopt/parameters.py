@@ -82,8 +82,10 @@ def collect(structure: Any, overrides: Mapping[str, Mapping[str, Any]] | None) -
     paths, given = flatten(structure)
     place = place_of([f"parameter {path}" for path in paths], given)
     settings = _settings_of(paths, overrides)
-    kinds = [setting.get("dtype", "") for setting in settings]
-    arrays = check_parameters(paths, given, place, kinds)
+    views = [place.view(f"parameter {path}", known) for path, known in zip(paths, given, strict=True)]
+    kinds = [_kind_of(*each, place) for each in zip(paths, views, settings, strict=True)]
+    arrays = [view.view(np.uint16) if kind else view for view, kind in zip(views, kinds, strict=True)]
+    _check_parameters(paths, views, kinds, place)
     return [
         Parameter(
             path,
@@ -94,7 +96,7 @@ def collect(structure: Any, overrides: Mapping[str, Mapping[str, Any]] | None) -
             setting,
             place=place,
             foreign=None if array is known else known,
-            kept_as=kept_as(known, kind),
+            kept_as=kind,
         )
         for path, known, array, setting, kind in zip(paths, given, arrays, settings, kinds, strict=True)
     ]
@@ -106,35 +108,32 @@ def kept_as(array: Any, declared: str = "") -> str:
     return declared if kind == "uint16" else kind if kind in HALVES else ""
 
 
-def bits_of(array: AnyArray, kind: str) -> AnyArray:
-    """The bit patterns of an array of 16 bits, of the same memory; any other as it is."""
-    return array.view(np.uint16) if kind else array
-
-
 HALVES = "bfloat16", "float16"
 """Dtypes of 16 bits that hold numbers."""
 
 
-def check_parameters(
-    paths: list[str], given: list[Any], place: Place = HOST, kinds: list[str] | None = None
-) -> list[AnyArray]:
-    """The arrays as fastopt works with them; refuses those that no kernel could update in place, or that overlap.
+def _kind_of(path: str, array: AnyArray, setting: Mapping[str, Any], place: Place) -> str:
+    declared = setting.get("dtype", "")
+    if declared and str(array.dtype) != "uint16":
+        raise TypeError(f"parameter {path}: an override says {declared}, which is for uint16, not {array.dtype}")
+    return kept_as(array, declared) if array.dtype.isnative and not place.on_gpu else ""
 
-    ``kinds`` are the dtypes that arrays of uint16 are declared to have.
-    """
-    arrays = []
-    for path, known, declared in zip(paths, given, kinds or [""] * len(paths), strict=True):
-        array = place.view(f"parameter {path}", known)
-        if declared and str(array.dtype) != "uint16":
-            raise TypeError(f"parameter {path}: an override says {declared}, which is for uint16, not {array.dtype}")
-        _check_parameter(path, array, kept_as(array, declared))
-        arrays.append(bits_of(array, kept_as(array, declared)))
-    check_disjoint(paths, arrays, place)
+
+def check_parameters(paths: list[str], given: list[Any], place: Place = HOST) -> list[AnyArray]:
+    """Arrays of float32 and float64 as fastopt works with them; refuses those that no kernel could update in place."""
+    arrays = [place.view(f"parameter {path}", known) for path, known in zip(paths, given, strict=True)]
+    _check_parameters(paths, arrays, [""] * len(paths), place)
     return arrays
 
 
+def _check_parameters(paths: list[str], arrays: list[AnyArray], kinds: list[str], place: Place) -> None:
+    for path, array, kind in zip(paths, arrays, kinds, strict=True):
+        _check_parameter(path, array, kind)
+    check_disjoint(paths, arrays, place)
+
+
 def _check_parameter(path: str, array: AnyArray, kind: str) -> None:
-    if not kind and array.dtype.newbyteorder("=") not in (np.float32, np.float64, np.float16):
+    if not kind and array.dtype.newbyteorder("=") not in (np.float32, np.float64):
         hint = ': say {"dtype": "bfloat16"} in an override, if it is' if array.dtype == np.uint16 else ": cast it first"
         raise TypeError(f"parameter {path}: expected float32, float64, bfloat16 or float16, got {array.dtype}{hint}")
     if not array.dtype.isnative:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .device import AnyArray, engine
 from .flat import aligned_offsets
-from .formats import Formats, load_averages
+from .formats import Formats, beside, load_averages, parts_of
 from .kernels.cpu.engines import contiguous_chunks
 from .kernels.cpu.launch import Work, kernel, launch, run
 from .kernels.cpu.loops import step
@@ -110,11 +110,14 @@ class Plan:
         self.slots: dict[str, list[Array | None]] = {}
         self.scalars = scalars
         self.rule_slots = list(slots)
+        self.whole_slots = [*slots, *extra]
+        self.beside: list[str] = []  # names of what the parameters' format keeps beside them
         self.kept: Any = None
         if formats is None:
             self._make({**slots, **extra}, storage)
         else:
-            self._make(formats.parts_of({**slots, **extra}), storage)
+            self._make(parts_of(formats.formats, {**slots, **extra}), storage)
+            self.beside = list(beside(formats.formats))
             self.kept = formats.keep(self, {**slots, **extra})
         self.rows = [self.groups.index(group) for group in groups]
 

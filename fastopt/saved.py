@@ -39,7 +39,7 @@ class Saved:
         self._require_built("state_dict()")
         return state.export(self)
 
-    def load_state_dict(self, d: Mapping[str, Any], strict: bool = True) -> None:
+    def load_state_dict(self, d: Mapping[str, Any], strict: bool = True, convert: bool = False) -> None:
         """Take over state from `state_dict`, or from `numpy.load` of it.
 
         Parameters
@@ -48,6 +48,8 @@ class Saved:
             Arrays are cast to the parameters' dtype.
         strict : bool
             Whether missing and unexpected names are errors; otherwise they are passed over.
+        convert : bool
+            Whether a state that is kept in other formats, see `fastopt.formats`, is converted; otherwise it is refused.
 
         Raises
         ------
@@ -58,7 +60,7 @@ class Saved:
         """
         self._require_built("load_state_dict()")
         with self._one_at_a_time():
-            state.load(self, d, strict)
+            state.load(self, d, strict, convert)
 
     def __getstate__(self) -> dict[str, Any]:
         if self._evaluating:

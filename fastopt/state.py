@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from .device import AnyArray, Array
+from .formats import bit_patterns, flat_view, put
+from .kernels.cpu.conversion import decoded
+from .kernels.formats import BLOCK, FORMATS
+from .parameters import Parameter
+
+TOLD = "formats"
+"""Name under which a state says how its arrays are kept, as JSON, if not all are as steps work with them."""
+
+AXES = "axes"
+
+VERSION = 1
+"""Of what formats are called and how they keep numbers."""
 
 MOST_COUNTED = 2**62
 """Counters are below: compiled code counts in 64 bits."""
 
 
 def _arrays(optimizer: Any) -> Iterator[tuple[str, AnyArray]]:
-    """Every state array under its name, ``path/slot``."""
-    for slot, arrays in optimizer.slots.items():
-        for parameter, array in zip(optimizer._parameters, arrays, strict=True):
+    """Every state array under its name, ``path/slot``, bit patterns as such."""
+    arrays = optimizer._slots_in_memory()
+    for slot, of_parameters in arrays.items():
+        for parameter, array in zip(optimizer._parameters, of_parameters, strict=True):
             if array is not None:
                 yield f"{parameter.path}/{slot}", array
+
+
+def _formats(optimizer: Any) -> dict[str, dict[str, str]]:
+    """For each parameter, by its path, the formats of what is kept in one."""
+    return {
+        parameter.path: {**plan.kept.formats, **_order(parameter)}
+        for plan in optimizer._plans
+        if plan.kept is not None
+        for parameter in plan.parameters
+    }
+
+
+def _order(parameter: Parameter) -> dict[str, str]:
+    """The parameter's axes as they lie in memory, where blocks with a scale go along them, if not in C order."""
+    in_order = parameter.axes == tuple(range(len(parameter.axes)))
+    return {} if in_order else {AXES: ",".join(map(str, parameter.axes))}
 
 
 def snapshot(optimizer: Any) -> dict[str, Array]:
@@ -36,15 +68,17 @@ def restore(optimizer: Any, arrays: Mapping[str, Array]) -> None:
 
 def export(optimizer: Any) -> dict[str, Any]:
     """Copies of the state arrays, and the counters."""
-    return {**snapshot(optimizer), **_counters(optimizer)}
+    found = {**snapshot(optimizer), **_counters(optimizer)}
+    formats = _formats(optimizer)
+    return {**found, TOLD: json.dumps({"version": VERSION, **formats}, sort_keys=True)} if formats else found
 
 
 def _counters(optimizer: Any) -> dict[str, int | float]:
     return {name: getattr(optimizer, attribute) for name, attribute in optimizer._counters().items()}
 
 
-def load(optimizer: Any, given: Mapping[str, Any], strict: bool) -> None:
-    """Check everything, then write it.
+def load(optimizer: Any, given: Mapping[str, Any], strict: bool, convert: bool = False) -> None:
+    """Check everything, then write it; what is kept in other formats is refused, or converted.
 
     Raises
     ------
@@ -54,16 +88,101 @@ def load(optimizer: Any, given: Mapping[str, Any], strict: bool) -> None:
     if not isinstance(given, Mapping):
         raise TypeError(f"expected a mapping as state_dict() makes it, got {type(given).__name__}")
     optimizer._confirm()
-    arrays, counters = dict(_arrays(optimizer)), _counters(optimizer)
+    given = dict(given)
+    theirs, own = _told(given.pop(TOLD, None)), _formats(optimizer)
+    if theirs != own and not convert:
+        raise ValueError(
+            f"the state is kept in other formats than here ({theirs or 'none'}, here {own or 'none'}): "
+            "load_state_dict(..., convert=True) converts it"
+        )
+    counters = _counters(optimizer)
+    if theirs != own:
+        writes, arrays = _conversions(optimizer, given, theirs, own), {}
+        given = {name: value for name, value in given.items() if name in counters}
+    else:
+        writes, arrays = [], dict(_arrays(optimizer))
     if strict:
         _check_names({*arrays, *counters}, set(given))
     new_arrays = {name: _checked_array(name, given[name], array) for name, array in arrays.items() if name in given}
     new_counters = {name: checked_counter(name, given[name], old) for name, old in counters.items() if name in given}
     for name, values in new_arrays.items():
         optimizer._place.from_host(arrays[name], values)
+    for write in writes:
+        write()
     for name, number in new_counters.items():
         setattr(optimizer, optimizer._counters()[name], number)
     optimizer._state_is_set()
+
+
+def _told(formats: Any) -> dict[str, dict[str, str]]:
+    """Read what a state says of its formats."""
+    if formats is None:
+        return {}
+    try:
+        told = json.loads(str(np.asarray(formats)))
+        version = told.pop("version")
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise ValueError(f"state {TOLD}: expected what state_dict() says, got {formats!r}") from None
+    if version != VERSION:
+        raise ValueError(f"state {TOLD}: is of version {version}, and this fastopt knows version {VERSION}")
+    return told
+
+
+def _conversions(
+    optimizer: Any, given: Mapping[str, Any], theirs: dict[str, dict[str, str]], own: dict[str, dict[str, str]]
+) -> list[Callable[[], Any]]:
+    """Check a state in other formats; what writes it. What is kept beside parameters comes along if it fits."""
+    writes: list[Callable[[], Any]] = []
+    for plan in optimizer._plans:
+        for k, parameter in enumerate(plan.parameters):
+            path = parameter.path
+            their, here = theirs.get(path, {}), own.get(path, {})
+            for name in plan.whole_slots:
+                numbers = _numbers_of(f"{path}/{name}", given, their.get(name), their.get(AXES), parameter)
+                writes.append(partial(_write, optimizer, plan, name, k, numbers))
+            for name in plan.beside if their.get("") == here.get("") else ():
+                array = plan.slots[name][k]
+                values = _checked_array(f"{path}/{name}", given[f"{path}/{name}"], array)
+                writes.append(partial(optimizer._place.from_host, array, values))
+    return writes
+
+
+def _numbers_of(name: str, given: Mapping[str, Any], kind: str | None, axes: str | None, parameter: Parameter) -> Array:
+    """A slot of a state as numbers in the parameter's shape, and in its order."""
+    if name not in given:
+        raise ValueError(f"the state does not fit: missing {name}")
+    numbers = np.empty_like(parameter.array, parameter.dtype)
+    if kind is None:
+        return _checked_array(name, given[name], numbers)
+    shape, parts = (
+        numbers.shape,
+        [bit_patterns(np.asarray(given[each])) for each in (name, f"{name}/scale") if each in given],
+    )
+    expected = _parts_of(kind, shape)
+    if [(part.shape, part.dtype) for part in parts] != expected:
+        raise ValueError(f"state {name}: expected {expected} in the format {kind!r}")
+    order = [int(axis) for axis in axes.split(",")] if axes else list(range(len(shape)))
+    stored = [np.ascontiguousarray(parts[0].transpose(order)), *map(np.ascontiguousarray, parts[1:])]
+    in_order = decoded(kind, stored, numbers.size, numbers.dtype).reshape(stored[0].shape)
+    numbers[...] = in_order.transpose(np.argsort(order))
+    return numbers
+
+
+def _parts_of(kind: str, shape: tuple[int, ...]) -> list[tuple[tuple[int, ...], Any]]:
+    """Shapes and dtypes of the arrays of a format; none for one that nobody knows."""
+    format = FORMATS.get(kind)
+    if format is None:
+        return []
+    scales = [((-(-math.prod(shape) // BLOCK),), np.dtype(np.float32))] if format.scaled else []
+    return [(shape, format.parts[0]), *scales]
+
+
+def _write(optimizer: Any, plan: Any, name: str, k: int, numbers: Array) -> None:
+    """Keep a slot's numbers as the plan keeps them."""
+    if plan.kept is None:
+        optimizer._place.from_host(plan.slots[name][k], numbers)
+    else:
+        put(plan.kept, name, k, flat_view(numbers))
 
 
 def _check_names(expected: set[str], given: set[str]) -> None:
@@ -76,7 +195,7 @@ def _check_names(expected: set[str], given: set[str]) -> None:
 
 
 def _checked_array(name: str, values: Any, array: AnyArray) -> Array:
-    values = np.asarray(values)
+    values = bit_patterns(np.asarray(values))
     if values.dtype.kind not in "fiu":
         raise TypeError(f"state {name}: expected numbers, got {values.dtype}")
     if values.shape != array.shape:

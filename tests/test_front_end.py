@@ -1400,12 +1400,6 @@ def test_learning_rate_may_be_an_int():
     assert params[0].tolist() == [0.0, 0.0]
 
 
-def test_half_precision_is_refused_until_there_are_storage_formats():
-    for optimizer in (fastopt.SGD(), fastopt.LossScaleOptimizer(fastopt.SGD())):
-        with pytest.raises(TypeError, match="float16"):
-            optimizer.build([np.ones(3, np.float16)])
-
-
 def test_adafactor_stays_finite_where_a_zero_row_meets_a_zero_column():
     (grad,) = arrays(1, [(4, 5)])
     grad[2] = grad[:, 3] = 0

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import keras
 
+from ..formats import said
 from ..hyper_parameters import takes_step
 from ..optimizer import Optimizer
 from ..parameters import check_count
@@ -41,6 +42,8 @@ class Adapter(Fused, keras.optimizers.Optimizer):
         prototype = self._core_class(*args, **kwargs)
         if prototype.nonfinite == "skip":
             raise ValueError('nonfinite="skip": Keras would count the step; use keras.optimizers.LossScaleOptimizer')
+        if said(prototype):
+            raise ValueError(f"{', '.join(said(prototype))}: Keras's variables hold parameters and state as they are")
         shared = {name: getattr(prototype, name) for name in _SHARED}
         super().__init__(
             learning_rate=prototype.learning_rate if rate is None else rate, name=kwargs.get("name"), **shared

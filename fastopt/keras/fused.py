@@ -12,12 +12,13 @@ import keras
 
 from ..hyper_parameters import takes_step, without_axes
 from ..optimizer import Optimizer
+from ..signatures import FORMAT
 from . import memory
 from ._keras import BEHIND, REPLACED, Hooked, count_of, in_stateless_scope, rate_of, value_of
 from .attachment import Attachment, Unsupported
 from .counting import forget
 
-KEPT_BY_KERAS = ("learning_rate", "name", "loss_scale_factor", "nonfinite")
+KEPT_BY_KERAS = ("learning_rate", "name", "loss_scale_factor", "nonfinite", *FORMAT)
 """Hyper-parameters that stay with Keras: it names, schedules and unscales by itself."""
 
 

@@ -45,9 +45,9 @@ class ScheduleFreeAdamW(Optimizer):
     def _check_averages(self) -> None:
         """Refuse nothing: the average follows from parameter and slots."""
 
-    def _load_averages(self) -> None:
+    def _load_averages(self, for_good: bool) -> None:
         if self.use_ema:
-            return super()._load_averages()
+            return super()._load_averages(for_good)
         beta_1 = self._value("beta_1")
         for plan in self._plans:
             plan.run_on_parameters(ScheduleFreeAverageScalars(1.0 - beta_1, 1.0 / beta_1))
