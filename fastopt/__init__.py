@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _checkout, optimizers, schedules  # noqa: F401
 from .custom import register_rule
+from .custom_format import register_format
 from .flat import FlatBuffer, pack
 from .graphs import capture
 from .kernels.cpu.launch import get_num_threads, set_num_threads
@@ -35,6 +36,7 @@ __all__ = [
     "losses",
     "optimizers",
     "pack",
+    "register_format",
     "register_rule",
     "schedules",
     "set_num_threads",

@@ -11,6 +11,7 @@ from typing import Any
 
 from numba import NumbaError, UnsupportedBytecodeError
 
+from .formats import BESIDE
 from .kernels.registry import Slot, two_phase_rule
 from .kernels.registry import rule as register_elementwise
 from .optimizer import Optimizer
@@ -133,7 +134,7 @@ def _check_names(
         if not isinstance(slot, str):
             raise TypeError(f"{name}: the name of a slot must be a str, got {slot!r}")
         check_number(f"{name}: the start of slot {slot}", start)
-        if "/" in slot or slot in ("average", "gradient_accumulator"):
+        if "/" in slot or slot in ("average", "gradient_accumulator", *BESIDE.values()):
             raise ValueError(f"{name}: a slot cannot be called {slot!r}")
     for key in defaults:
         if key != "learning_rate" and key in (*COMMON, *FORMAT):

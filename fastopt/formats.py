@@ -27,7 +27,7 @@ from .device.strides import memory_order
 from .kernels.cpu.conversion import decoded, encode
 from .kernels.cpu.engines import takes_formats
 from .kernels.cpu.formatted import Kept
-from .kernels.formats import FORMATS
+from .kernels.formats import FORMATS, OWN
 from .kernels.registry import RULES, Slot
 from .parameters import HALVES, Parameter, check_slot_dtype
 from .signatures import FORMAT
@@ -120,11 +120,11 @@ def _format_of_parameter(optimizer: Any, parameter: Parameter) -> str:
 
 
 def _format_of_slot(kind: str | None, slot: Slot, parameter: Parameter) -> str:
-    if kind != "8bit":
+    if kind not in ("8bit", *OWN):
         return _of_half(kind, parameter)
-    if parameter.array.size < LEAST_SCALED:
+    if parameter.array.size < LEAST_SCALED and FORMATS[kind].scaled:
         return ""
-    return "8bit squares" if slot.squares else "8bit"
+    return "8bit squares" if kind == "8bit" and slot.squares else kind
 
 
 def _of_half(kind: str | None, parameter: Parameter) -> str:
@@ -200,6 +200,8 @@ def _parts_of_slot(name: str, slot: Slot, kind: str | None) -> dict[str, Slot]:
         return {name: slot}
     format = FORMATS[kind]
     found = {name: slot._replace(dtype=format.parts[0].str)}
+    if len(format.parts) == 2:
+        found[f"{name}/beside"] = slot._replace(dtype=format.parts[1].str)
     return found | ({f"{name}/scale": slot._replace(dtype="f4", scales=True)} if format.scaled else {})
 
 

@@ -14,7 +14,7 @@ from .device import HOST, AnyArray, Place, place_of
 from .device import Array as Array
 from .device.strides import is_dense, memory_order
 from .flat import flatten
-from .kernels.formats import BLOCK
+from .kernels.formats import BLOCK, OWN
 from .kernels.registry import Slot
 
 
@@ -212,8 +212,9 @@ def check_slot_dtype(name: str, given: Any) -> None:
     """Refuse what is neither None nor a way to keep slots, nor a dict of slot names to such."""
     for slot, kind in given.items() if isinstance(given, Mapping) else [("", given)]:
         where = f"{name} of {slot!r}" if slot else name
-        if kind is not None and kind not in SLOT_DTYPES:
-            raise ValueError(f"{where} must be one of {', '.join(map(repr, SLOT_DTYPES))}, got {kind!r}")
+        allowed = (*SLOT_DTYPES, *OWN)
+        if kind is not None and kind not in allowed:
+            raise ValueError(f"{where} must be one of {', '.join(map(repr, allowed))}, got {kind!r}")
         if slot == "average" and kind == "8bit":
             raise ValueError(f'{name}: an average cannot be kept in "8bit": use "bfloat16" or "float16"')
 

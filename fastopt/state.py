@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -11,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from .device import AnyArray, Array
-from .formats import bit_patterns, flat_view, put
+from .formats import bit_patterns, flat_view, parts_of, put
 from .kernels.cpu.conversion import decoded
-from .kernels.formats import BLOCK, FORMATS
+from .kernels.formats import FORMATS
+from .kernels.registry import Slot
 from .parameters import Parameter
 
 TOLD = "formats"
@@ -154,27 +154,18 @@ def _numbers_of(name: str, given: Mapping[str, Any], kind: str | None, axes: str
     numbers = np.empty_like(parameter.array, parameter.dtype)
     if kind is None:
         return _checked_array(name, given[name], numbers)
-    shape, parts = (
-        numbers.shape,
-        [bit_patterns(np.asarray(given[each])) for each in (name, f"{name}/scale") if each in given],
-    )
-    expected = _parts_of(kind, shape)
-    if [(part.shape, part.dtype) for part in parts] != expected:
-        raise ValueError(f"state {name}: expected {expected} in the format {kind!r}")
-    order = [int(axis) for axis in axes.split(",")] if axes else list(range(len(shape)))
-    stored = [np.ascontiguousarray(parts[0].transpose(order)), *map(np.ascontiguousarray, parts[1:])]
+    if kind not in FORMATS:
+        raise ValueError(f"state {name}: is kept in the format {kind!r}, which is not registered here")
+    order = [int(axis) for axis in axes.split(",")] if axes else list(range(numbers.ndim))
+    stored = []
+    for each, slot in parts_of({name: kind}, {name: Slot()}).items():
+        part, shape = bit_patterns(np.asarray(given.get(each, ()))), parameter.shape_of(slot)
+        if part.shape != shape or part.dtype != slot.dtype:
+            raise ValueError(f"state {each}: expected {slot.dtype} {shape} in the format {kind!r}, got {part.shape}")
+        stored.append(np.ascontiguousarray(part if slot.scales else part.transpose(order)))
     in_order = decoded(kind, stored, numbers.size, numbers.dtype).reshape(stored[0].shape)
     numbers[...] = in_order.transpose(np.argsort(order))
     return numbers
-
-
-def _parts_of(kind: str, shape: tuple[int, ...]) -> list[tuple[tuple[int, ...], Any]]:
-    """Shapes and dtypes of the arrays of a format; none for one that nobody knows."""
-    format = FORMATS.get(kind)
-    if format is None:
-        return []
-    scales = [((-(-math.prod(shape) // BLOCK),), np.dtype(np.float32))] if format.scaled else []
-    return [(shape, format.parts[0]), *scales]
 
 
 def _write(optimizer: Any, plan: Any, name: str, k: int, numbers: Array) -> None:

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from fastopt.kernels.cpu.conversion import decoded, encode
-from fastopt.kernels.formats import BLOCK, FORMATS
+from fastopt.kernels.formats import BLOCK, FORMATS, OWN
 from rows import rows
 
 import fastopt
@@ -786,3 +786,84 @@ def test_a_state_whose_parts_do_not_fit_changes_nothing():
         with pytest.raises(ValueError, match=name):
             optimizer.load_state_dict({**saved, name: value})
         assert all_bits(optimizer, params) == before
+
+
+# -- a format of one's own ---------------------------------------------------------------------------------------------
+
+
+def decode_linear(stored, scale):
+    return stored[0] * scale / np.float32(127)
+
+
+def encode_linear(number, scale, noise):
+    return (np.int8(round(number / scale * 127)) if scale > 0 else np.int8(0),)
+
+
+def decode_pair(stored, scale):
+    return np.float32(stored[0]) + np.float32(stored[1]) * np.float32(2.0**-16)
+
+
+def encode_pair(number, scale, noise):
+    whole = np.int16(np.floor(number))
+    return whole, np.uint16((number - whole) * np.float32(65535))
+
+
+def encode_noisy(number, scale, noise):
+    return (np.int16(np.floor(number * np.float32(64) + np.float32(noise) * np.float32(2.0**-16))),)
+
+
+def decode_fixed(stored, scale):
+    return np.float32(stored[0]) * np.float32(1 / 64)
+
+
+@pytest.fixture
+def own_formats():
+    """Three of them; afterwards there are none."""
+    fastopt.register_format("linear", decode_linear, encode_linear, ["i1"], scaled=True)
+    fastopt.register_format("pair", decode_pair, encode_pair, ["i2", "u2"])
+    fastopt.register_format("fixed", decode_fixed, encode_noisy, [np.int16], noisy=True)
+    yield
+    for name in ("linear", "pair", "fixed"):
+        del FORMATS[name]
+        OWN.remove(name)
+
+
+def test_formats_of_ones_own(own_formats):
+    """Each keeps what one step has made of the gradient; another format takes it over; what is odd is random."""
+    grad = np.linspace(-3, 3, 8192, dtype=np.float32)
+    kept_as = {}
+    for kind in ("linear", "pair", "fixed"):
+        optimizer, params = fastopt.SGD(1.0, momentum=0.5, slot_dtype=kind), np.zeros(8192, np.float32)
+        optimizer.build([params])
+        optimizer.apply([grad])
+        kept_as[kind] = _of_parameter(optimizer, "momentum", 0)
+        assert np.abs(kept_as[kind] + grad).max() < {"linear": 3 / 127, "pair": 2e-4, "fixed": 1 / 64}[kind]
+        other = fastopt.SGD(1.0, momentum=0.5)
+        other.build([np.zeros(8192, np.float32)])
+        other.load_state_dict(optimizer.state_dict(), convert=True)
+        assert np.array_equal(other.slots["momentum"][0], kept_as[kind])
+    assert np.any(kept_as["fixed"] < -grad)
+    assert np.any(kept_as["fixed"] > -grad)
+
+
+NOT_FORMATS = {
+    "name": ({"name": "no name"}, ValueError, "must be an identifier"),
+    "taken": ({"name": "bfloat16"}, ValueError, "there is a format .bfloat16. already"),
+    "function": ({"decode": abs}, TypeError, "decode must be a plain function"),
+    "parts": ({"parts": ["i1", "i1", "i1"]}, ValueError, "parts must be one dtype"),
+    "dtype": ({"parts": ["f8"]}, ValueError, "parts must be one dtype"),
+    "scaled pair": ({"parts": ["i1", "i1"]}, ValueError, "parts must be one dtype"),
+    "flag": ({"scaled": 1}, TypeError, "scaled must be a bool"),
+    "fails": ({"encode": lambda number, scale: number}, TypeError, "encoding and decoding 0.0 fails"),
+    "number": ({"encode": lambda number, scale, noise: number}, TypeError, "encoding and decoding 0.0 fails"),
+    "zero": ({"decode": lambda stored, scale: stored[0] + 1}, ValueError, "must be decoded to zero"),
+}
+
+
+@rows("name", NOT_FORMATS)
+def test_what_is_no_format(name):
+    changed, error, message = NOT_FORMATS[name]
+    good = {"name": "good", "decode": decode_linear, "encode": encode_linear, "parts": ["i1"], "scaled": True}
+    with pytest.raises(error, match=message):
+        fastopt.register_format(**(good | changed))
+    assert "good" not in FORMATS

@@ -7,4 +7,5 @@ what encodes it. Rules know nothing of formats: loops decode what they read, and
 from . import eight_bit, half, masters  # noqa: F401  # register theirs
 from .registry import BLOCK as BLOCK
 from .registry import FORMATS as FORMATS
+from .registry import OWN as OWN
 from .registry import Format as Format

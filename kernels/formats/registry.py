@@ -36,6 +36,9 @@ class Format(NamedTuple):
 FORMATS: dict[str, Format] = {}
 """Name → format."""
 
+OWN: list[str] = []
+"""Names of formats that users have registered, for slots."""
+
 
 def add(name, parts, decode, encode, **what):
     """Register a format, whose functions are `callee`; ``what`` are further fields."""
