@@ -124,7 +124,7 @@ def minimum(x, y):
 def decayed(param, decay):
     """``param - decay * param``; without a decay, or where it is infinite, the parameter as it is."""
     rest = param - param * decay
-    return where((rest == rest) & (decay != constant(0, decay)), rest, param)
+    return where(decay != constant(0, decay), where(rest == rest, rest, param), param)
 
 
 @callee

@@ -25,11 +25,12 @@ FOURTH, EIGHTH = np.int32(2), np.int32(3)
 
 
 @inlined_callee
-def _root(number, scale, shift, most):
-    """The code of a number in [0, most]: ``most`` times a root of its share."""
+def _root(number, scale, shift, most, least):
+    """The code of a number in [least, most]: ``most`` times a root of its share; 0 if it is zero."""
     size = np.int32(np.int32(bits_of(number)) & np.int32(SIZE))
     logarithm = np.int32(np.int32(size - np.int32(bits_of(scale))) >> shift)
     root = float_of(np.int32(logarithm + np.int32(ONE))) * most
+    root = where(root < least, least, root)
     code = np.int32(np.int32(bits_of(root + np.float32(2.0**23))) & np.int32(0xFF))  # rounded to a whole number
     return where(size == np.int32(0), np.int32(0), code)
 
@@ -55,7 +56,7 @@ def decode_signed(stored, scale):
 @inlined_callee
 def encode_signed(number, scale, noise):
     """± the fourth root."""
-    code = _root(number, scale, FOURTH, np.float32(127))
+    code = _root(number, scale, FOURTH, np.float32(127), np.float32(0))
     return (np.int8(where(number < np.float32(0), np.int32(-code), code)),)
 
 
@@ -68,8 +69,7 @@ def decode_squares(stored, scale):
 @inlined_callee
 def encode_squares(number, scale, noise):
     """The eighth root, at least 1 if the number is not zero."""
-    code = _root(number, scale, EIGHTH, np.float32(255))
-    return (np.uint8(where((code == np.int32(0)) & (number != np.float32(0)), np.int32(1), code)),)
+    return (np.uint8(_root(number, scale, EIGHTH, np.float32(255), np.float32(1))),)
 
 
 add("8bit", ["i1"], decode_signed, encode_signed, scaled=True)
