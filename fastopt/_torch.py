@@ -104,10 +104,12 @@ class Scaled:
         """Whether a ``GradScaler`` is to hand over its scale, by the attributes ``grad_scale`` and ``found_inf``.
 
         It passes over all gradients in any case, and unscales them in the same pass if this is False; Lightning clips
-        only then. But it waits for the GPU then: with ``fused=True`` CUDA tensors are not, as in torch. A
-        ``grad_scale`` that is there before is multiplied by the scaler's, as torch does.
+        only then. But it waits for the GPU then, and refuses gradients of float16: with ``fused=True`` CUDA tensors are
+        not, and parameters of 16 bits are not, as in torch. A ``grad_scale`` that is there before is multiplied by the
+        scaler's, as torch does.
         """
-        return self._unscales_itself or self.fused_backward or scale_of(self) is not None or is_fused_on_gpu(self)
+        asked = self._unscales_itself or self.fused_backward or scale_of(self) is not None
+        return asked or is_fused_on_gpu(self) or is_fused_in_half(self)
 
     @_step_supports_amp_scaling.setter
     def _step_supports_amp_scaling(self, value: bool) -> None:
@@ -119,6 +121,14 @@ def is_fused_on_gpu(optimizer: Any) -> bool:
     groups = optimizer.param_groups
     return any(group.get("fused") for group in groups) and all(
         p.device.type == "cuda" for group in groups for p in group["params"]
+    )
+
+
+def is_fused_in_half(optimizer: Any) -> bool:
+    """Whether ``fused=True`` was asked for, of parameters of which some have 16 bits."""
+    groups = optimizer.param_groups
+    return any(group.get("fused") for group in groups) and any(
+        p.dtype in (torch.float16, torch.bfloat16) for group in groups for p in group["params"]
     )
 
 

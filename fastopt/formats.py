@@ -29,7 +29,7 @@ from .kernels.cpu.engines import takes_formats
 from .kernels.cpu.formatted import Kept
 from .kernels.formats import FORMATS, OWN
 from .kernels.registry import RULES, Slot
-from .parameters import HALVES, Parameter, check_slot_dtype
+from .parameters import HALVES, Parameter, check_flag, check_slot_dtype
 from .signatures import FORMAT
 
 LEAST_SCALED = 4096
@@ -44,19 +44,28 @@ BESIDE = {"master": "master", "split": "remainder", "kahan": "compensation"}
 def check_options(optimizer: Any) -> None:
     """Refuse options that make no sense."""
     check_slot_dtype("slot_dtype", optimizer.slot_dtype)
-    _check_choice("master_weights", optimizer.master_weights, ("float32", "split"))
-    _check_choice("compensation", optimizer.compensation, ("kahan",))
-    if not isinstance(optimizer.stochastic_rounding, (bool, np.bool_)):
-        raise TypeError(f"stochastic_rounding must be a bool, got {optimizer.stochastic_rounding!r}")
-    seed = optimizer.seed
+    check_choice("master_weights", optimizer.master_weights, ("float32", "split"))
+    check_choice("compensation", optimizer.compensation, ("kahan",))
+    check_flag("stochastic_rounding", optimizer.stochastic_rounding)
+    check_seed("seed", optimizer.seed)
+    check_ways(vars(optimizer))
+
+
+def check_seed(name: str, seed: Any) -> None:
+    """Refuse what cannot be a seed."""
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be an int in [0, 2**63), got {seed!r}")
-    ways = [name for name in ("master_weights", "compensation", "stochastic_rounding") if getattr(optimizer, name)]
+        raise ValueError(f"{name} must be an int in [0, 2**63), got {seed!r}")
+
+
+def check_ways(options: Mapping[str, Any]) -> None:
+    """Refuse two ways at once to keep what a parameter of 16 bits cannot hold."""
+    ways = [name for name in ("master_weights", "compensation", "stochastic_rounding") if options[name]]
     if len(ways) > 1:
         raise ValueError(f"{' and '.join(ways)} are both set: choose one way to keep what 16 bits cannot hold")
 
 
-def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Refuse what is neither None nor one of some strings."""
     if value is not None and value not in allowed:
         raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))} or None, got {value!r}")
 
@@ -81,13 +90,13 @@ def formats_of(optimizer: Any, parameter: Parameter, branch: str) -> tuple[tuple
         return ()
     scalars = type(optimizer._scalars(branch, 1.0, 1))
     slots = optimizer._slots_of(scalars)
-    found = {"": _format_of_parameter(optimizer, parameter)}
+    found = {"": format_of_parameter(optimizer, parameter)}
     if isinstance(chosen, Mapping) and chosen.keys() - {*slots, AVERAGE}:
         unknown = ", ".join(map(repr, sorted(chosen.keys() - {*slots, AVERAGE})))
         raise ValueError(f"slot_dtype: there is no slot {unknown}: the slots are {', '.join([*slots, AVERAGE])}")
     for name, slot in slots.items():
         kind = chosen.get(name) if isinstance(chosen, Mapping) else chosen
-        found[name] = _format_of_slot(kind, slot, parameter)
+        found[name] = format_of_slot(kind, slot, parameter)
     if optimizer.use_ema and isinstance(chosen, Mapping) and AVERAGE in chosen:
         found[AVERAGE] = _of_half(chosen[AVERAGE], parameter)
     found = {name: kind for name, kind in found.items() if kind}
@@ -101,7 +110,8 @@ def formats_of(optimizer: Any, parameter: Parameter, branch: str) -> tuple[tuple
     return tuple(found.items())
 
 
-def _format_of_parameter(optimizer: Any, parameter: Parameter) -> str:
+def format_of_parameter(optimizer: Any, parameter: Parameter) -> str:
+    """Name the format of a parameter's own numbers; "" if it has none."""
     kind = parameter.kept_as
     if not kind:
         return ""
@@ -119,7 +129,8 @@ def _format_of_parameter(optimizer: Any, parameter: Parameter) -> str:
     return f"{kind} at random" if optimizer.stochastic_rounding else kind
 
 
-def _format_of_slot(kind: str | None, slot: Slot, parameter: Parameter) -> str:
+def format_of_slot(kind: str | None, slot: Slot, parameter: Parameter) -> str:
+    """Name the format of a slot that is to be of some kind, as of ``slot_dtype``; "" if it has none."""
     if kind not in ("8bit", *OWN):
         return _of_half(kind, parameter)
     if parameter.array.size < LEAST_SCALED and FORMATS[kind].scaled:

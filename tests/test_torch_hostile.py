@@ -309,7 +309,7 @@ def test_frozen_parameters_may_be_of_any_kind():
     optimizer.step()
     frozen[0].requires_grad_()
     frozen[0].grad = torch.ones_like(frozen[0])
-    with pytest.raises(TypeError, match=r"parameter 1 of group 0.*bfloat16"):
+    with pytest.raises(ValueError, match=r"parameter 1 of group 0 is torch.bfloat16, and flat=True"):
         optimizer.step()
 
 

@@ -240,7 +240,8 @@ def test_signature_is_torchs(name):
     ours = inspect.signature(getattr(fastopt.torch, name)).parameters
     assert [(key, p.default) for key, p in ours.items()][: len(theirs)] == [(k, p.default) for k, p in theirs.items()]
     assert list(ours)[len(theirs) :] == [
-        "clip_norm", "clip_value", "ema", "nonfinite", "fused_zero_grad", "flat", "fused_backward", "sparse"
+        "clip_norm", "clip_value", "ema", "nonfinite", "fused_zero_grad", "flat", "fused_backward", "sparse",
+        "slot_dtype", "master_weights", "compensation", "stochastic_rounding", "seed",
     ]  # fmt: skip
 
 

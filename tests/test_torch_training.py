@@ -250,9 +250,7 @@ def test_gradients_that_overlap_their_parameter_are_refused():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: torch.zeros(3, dtype=torch.float16), "float32 or float64; leave the model in float32"),
-        (lambda: torch.zeros(3, dtype=torch.bfloat16), "autocast"),
-        (lambda: torch.zeros(3, dtype=torch.complex64), "complex64"),
+        (lambda: torch.zeros(3, dtype=torch.complex64), "complex64.*float32, float64, bfloat16 and float16"),
         (lambda: torch.zeros(3, 3).to_sparse(), "dense parameters"),
     ],
 )

@@ -19,7 +19,8 @@ from .averages import Averages
 from .backward import BackwardSteps
 from .building import Built, build, local_gradient, own
 from .cohorts import path_of
-from .memory import check_parameter, device_of, few_threads, local
+from .formats import check_formats, keep_dtypes
+from .memory import HALVES, check_parameter, device_of, few_threads, local
 from .names import ELSEWHERE
 from .options import NAMES, Chosen, Options, options_of
 from .rule import Rule
@@ -62,6 +63,20 @@ class Fused(Options, Averages, Scaled):
         What a sparse gradient does, as of ``nn.Embedding(sparse=True)``, where rows without one would change, too: by
         momentum, Adam's moments, weight decay. None refuses it; "lazy" leaves those rows alone, and their moments, as
         `SparseAdam` does. Where they would stay as they are in any case, it is not asked for.
+    slot_dtype : {None, "float32", "bfloat16", "float16", "8bit"}
+        How state is kept, on a CPU. None: as torch does, in the parameter's dtype, rounded to the nearest number. The
+        dtypes of 16 bits are rounded at random; in 8 bits each block of 256 elements has a scale, ``exp_avg_scale`` of
+        ``exp_avg``, and parameters of less than 4096 elements keep their state in float32.
+    master_weights : {None, "float32", "split"}
+        What is kept beside parameters of bfloat16 and float16, so that steps do not lose what these cannot hold: a
+        float32, ``state[p]["master"]``; or, for bfloat16, the other half of one, ``state[p]["remainder"]``.
+    compensation : {None, "kahan"}
+        Keep what the rounding of such a parameter took away, in ``state[p]["compensation"]``, and add it at the next
+        step.
+    stochastic_rounding : bool
+        Round such parameters up or down at random, so that what is expected of them is exact.
+    seed : int
+        Of all rounding at random. How often has been rounded is ``param_groups[0]["rounding_step"]``.
 
     Memory that has been stepped (parameters and state on a CPU) cannot be resized any more, as by
     ``p.untyped_storage().resize_(0)``: the kernels keep its address.
@@ -87,11 +102,14 @@ class Fused(Options, Averages, Scaled):
     def __init__(
         self, params: Any, *args: Any, clip_norm: float | None = None, clip_value: float | None = None,
         ema: float | None = None, nonfinite: str = "propagate", fused_zero_grad: bool = False, flat: bool = False,
-        fused_backward: bool = False, sparse: str | None = None, **kwargs: Any,
+        fused_backward: bool = False, sparse: str | None = None, slot_dtype: str | None = None,
+        master_weights: str | None = None, compensation: str | None = None, stochastic_rounding: bool = False,
+        seed: int = 0, **kwargs: Any,
     ) -> None:  # fmt: skip
         self.clip_norm, self.clip_value, self.ema, self.nonfinite = clip_norm, clip_value, ema, nonfinite
         self.fused_zero_grad, self.flat, self.fused_backward = fused_zero_grad, flat, fused_backward
-        self.sparse = sparse
+        self.sparse, self.slot_dtype, self.master_weights = sparse, slot_dtype, master_weights
+        self.compensation, self.stochastic_rounding, self.seed = compensation, stochastic_rounding, seed
         self._begin()
         self._refuse_unknown(inspect.signature(super().__init__).parameters, kwargs)
         with few_threads():
@@ -145,6 +163,7 @@ class Fused(Options, Averages, Scaled):
                     raise ValueError(f"{path} is parameter {places[tensor]}, too: pass a shared parameter once")
                 if tensor.requires_grad:
                     check_parameter(path, tensor)
+                    check_formats(self, group, path, tensor)
         except (TypeError, ValueError):
             del self.param_groups[-1]
             raise
@@ -175,9 +194,10 @@ class Fused(Options, Averages, Scaled):
         if not self._last_step_skipped:
             with alone(self._stepping):
                 scale = scale_of(self)
-                if scale is not None:
-                    self._unscale_gradients(scale)
-                self._step()
+                if scale is None:
+                    self._step()
+                else:
+                    self._step_unscaled(scale)
         return loss
 
     def _is_for_gpu(self, found_inf: Any) -> bool:
@@ -185,18 +205,27 @@ class Fused(Options, Averages, Scaled):
         params = [p for group in self.param_groups for p in group["params"]]
         return is_on_gpu(found_inf) and all(device_of(p) == found_inf.device for p in params)
 
-    @few_threads()
-    def _unscale_gradients(self, scale: Any) -> None:
-        """Divide the gradients by ``grad_scale`` where they lie, as torch's fused optimizers do.
+    def _step_unscaled(self, scale: Any) -> None:
+        """Step with gradients divided by ``grad_scale``, and leave them divided, as torch's fused optimizers do.
 
-        They stay divided if the step is then refused.
+        They stay divided if the step is refused. Those of 16 bits are divided after it: quotients may be too small for
+        these.
         """
-        divisor = scale.reshape(()) if is_on_gpu(scale) else float(scale)
-        for grad in [local(p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]:
+        grads = [local(p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if any(grad.dtype in HALVES for grad in grads):
+            self._step(1.0 / float(scale))
+            self._divide(grads, float(scale))
+        else:
+            self._divide(grads, scale.reshape(()) if is_on_gpu(scale) else float(scale))
+            self._step()
+
+    @few_threads()
+    def _divide(self, grads: list[torch.Tensor], divisor: Any) -> None:
+        for grad in grads:
             grad.div_(divisor)
 
     @torch.compiler.disable
-    def _step(self) -> None:
+    def _step(self, unscale: float = 1.0) -> None:
         params = [p for group in self.param_groups for p in group["params"]]
         grads = [p.grad for p in params]
         built = self._built
@@ -204,13 +233,13 @@ class Fused(Options, Averages, Scaled):
             built = build(self, params, grads, {} if built is None else built.cohorts)
             built.prepare_step(grads)
         built.check_options(self)
-        if self._run(built.optimizers, grads):
+        if self._run(built.optimizers, grads, unscale):
             self._built = built.after_step(self, params)
         if self.fused_zero_grad:
             self._zeroed.note([grad for grad in grads if grad is not None and not grad.is_sparse])
 
-    def _run(self, optimizers: list[tuple[Any, list[int] | None]], grads: list[Any]) -> bool:
-        """Run all optimizers; whether none has left the step out."""
+    def _run(self, optimizers: list[tuple[Any, list[int] | None]], grads: list[Any], unscale: float) -> bool:
+        """Run all optimizers; whether none has left the step out. ``unscale`` is a factor on the gradients."""
         ran: list[bool] = []
         stepped: list[torch.Tensor] = []
         ends, self._ran = self._ends(), optimizers
@@ -222,7 +251,7 @@ class Fused(Options, Averages, Scaled):
                 if optimizer.distributed:
                     given = list(map(local_gradient, optimizer.members, given))
                 is_last = optimizer is optimizers[-1][0]
-                ran.append(optimizer.run(given, self.fused_zero_grad, ends if is_last else ()))
+                ran.append(optimizer.run(given, self.fused_zero_grad, ends if is_last else (), unscale))
                 stepped += optimizer.stepped if ran[-1] else []
         finally:
             # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
@@ -252,6 +281,14 @@ class Fused(Options, Averages, Scaled):
             if self._zeroed.are(grads):
                 return
         super().zero_grad(set_to_none)  # type: ignore[misc]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `torch.optim.Optimizer.load_state_dict`; what is kept in a dtype of its own stays in it."""
+        saved: list[Any] = []
+        reads = self.register_load_state_dict_pre_hook(lambda _, given: saved.append(given))  # type: ignore[attr-defined]
+        keeps = self.register_load_state_dict_post_hook(lambda own: keep_dtypes(own, saved[-1]), prepend=True)  # type: ignore[attr-defined]
+        with reads, keeps:
+            super().load_state_dict(state_dict)  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         kept: Any = super().__getstate__()

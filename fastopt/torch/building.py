@@ -11,7 +11,7 @@ from . import flat
 from .cohorts import Cohort, Member, path_of
 from .counters import counter_of
 from .device_optimizer import DeviceOptimizer
-from .memory import check_class, check_memory, device_of, few_threads, is_distributed, is_updatable, local
+from .memory import DTYPES, check_class, check_memory, device_of, few_threads, is_distributed, is_updatable, local
 from .meta import MetaOptimizer
 from .rule import Owner
 from .several import check_distribution
@@ -153,7 +153,7 @@ def _check_devices(owner: Owner, devices: list[Any]) -> None:
 def pack(owner: Owner, params: list[Any]) -> None:
     """Move what is trained into flat tensors, if ``flat`` asks for it and it is not there."""
     if owner.flat:
-        has_memory = [p for p in params if is_updatable(p) and not p.is_meta]
+        has_memory = [p for p in params if is_updatable(p) and p.dtype in DTYPES and not p.is_meta]
         flat.pack([p for p in has_memory if p.requires_grad], owner.buffers)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import sys
 import weakref
+from array import array as integers
 from collections.abc import Sequence
 from functools import partial
+from operator import setitem
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from ..counts import Call
 from ..device import HOST, AnyArray, place_of
 from ..device.strides import is_dense, memory_order, overlaps_itself
 from ..gradients import ABSENT, BaseGradients
+from ..kernels.layout import Control
 from ..kernels.registry import RULES, Slot
 from ..optimizer import Optimizer
 from ..parameters import Parameter, check_disjoint
@@ -24,8 +27,19 @@ from ..steps.gpu import GpuSteps
 from . import reading
 from .cohorts import Cohort, Member
 from .counters import Counters
+from .formats import (
+    CODES,
+    COUNTER,
+    TensorFormats,
+    check_formats,
+    codes_in,
+    formats_of,
+    name_in_state,
+    numbers_in,
+    scale_in,
+)
 from .gradients import TensorGradients, present_of
-from .memory import as_array, check_parameter, is_distributed, kept, local, new_state
+from .memory import HALVES, as_array, check_parameter, in_numpy, is_distributed, kept, local, new_state
 from .options import Chosen
 from .rows import DeviceScalars, Row, Rows
 from .rule import Owner
@@ -70,7 +84,9 @@ class DeviceOptimizer(Optimizer):
                 "global_clipnorm": _finite(owner.clip_norm), "use_ema": owner.ema is not None,
                 "ema_momentum": owner.ema if owner.ema is not None else 0.0, "ema_overwrite_frequency": None,
                 "loss_scale_factor": None, "gradient_accumulation_steps": None, "name": None,
-                "nonfinite": owner.nonfinite,
+                "nonfinite": owner.nonfinite, "slot_dtype": owner.slot_dtype, "master_weights": owner.master_weights,
+                "compensation": owner.compensation, "stochastic_rounding": owner.stochastic_rounding,
+                "seed": owner.seed,
             }
         )  # fmt: skip
         self._tensors = tuple(member.tensor for member in members)
@@ -97,9 +113,10 @@ class DeviceOptimizer(Optimizer):
     # -- building ---------------------------------------------------------------------------------------------------
 
     def _collect(self) -> list[Parameter]:
-        members = self.members
+        owner, members = self._owner, self.members
         for member in members:
             check_parameter(member.path, member.tensor)
+            check_formats(owner, owner.param_groups[member.group], member.path, member.tensor)
         on_gpu = members[0].tensor.device.type == "cuda"
         tensors = [local(member.tensor).detach() for member in members]
         place = place_of([member.path for member in members], tensors) if on_gpu else HOST
@@ -114,9 +131,12 @@ class DeviceOptimizer(Optimizer):
         names = [members[k].path.removeprefix("parameter ") for k in dense]
         check_disjoint(names, [arrays[k] for k in dense], place)
         return [
-            Parameter(m.path, array, memory_order(array), True, 1.0, {}, None, place, tensor if on_gpu else None)
+            Parameter(
+                m.path, array, memory_order(array), True, 1.0, {}, None, place, tensor if on_gpu else None,
+                HALVES.get(tensor.dtype, ""),
+            )
             for m, array, tensor in zip(members, arrays, tensors, strict=True)
-        ]
+        ]  # fmt: skip
 
     def _needs_c_order(self, parameter: Parameter) -> bool:
         return not is_dense(parameter.array) or self._owner.rule.needs_c_order(parameter.axes)
@@ -133,42 +153,72 @@ class DeviceOptimizer(Optimizer):
         structures = {number: owner.rule.structure(owner.param_groups[number]) for number in numbers}
         members: dict[tuple[Any, ...], list[int]] = {}
         for k, (member, parameter) in enumerate(zip(self.members, self._parameters, strict=True)):
-            members.setdefault((structures[member.group], parameter.array.dtype), []).append(k)
+            structure = structures[member.group]
+            kept = formats_of(self, parameter, _slots_of(*structure))
+            members.setdefault((structure, parameter.dtype, kept), []).append(k)
         extra = {AVERAGE_SLOT: Slot(copies_parameter=True)} if self.use_ema else {}
         self._names = {**owner.rule.names, AVERAGE_SLOT: "ema"}
+        self._rounded, self._is_noisy = integers("q", [0]), False
         plans = []
-        for ((scalars, names), _), indices in members.items():
+        for (structure, _, kept), indices in members.items():
             chosen = [self._parameters[k] for k in indices]
             rows: list[Any] = [self._row_of(self.members[k]) for k in indices]
-            slots = {own: slot for own, (_, slot) in zip(RULES[scalars].slots, names, strict=True)}
-            plans.append(Plan("", indices, chosen, rows, scalars, slots, extra, self._state_arrays))
+            formats = self._formats(dict(kept), indices) if kept else None
+            storage = partial(self._state_arrays, formats=formats)
+            slots = _slots_of(*structure)
+            plans.append(Plan("", indices, chosen, rows, structure[0], slots, extra, storage, formats))
         return plans
+
+    def _formats(self, kept: dict[str, str], indices: list[int]) -> TensorFormats:
+        """Return how numbers of these members are kept; noise is that of a parameter's number among all."""
+        params = [p for group in self._owner.param_groups for p in group["params"]]
+        places = {id(p): place for place, p in enumerate(params)}
+        numbers = [places[id(self.members[k].tensor)] for k in indices]
+        formats = TensorFormats(kept, numbers, self._rounded, self.seed)
+        self._is_noisy = self._is_noisy or formats.is_noisy
+        return formats
 
     def _row_of(self, member: Member) -> Row:
         return Row(member.group, member.cohort, self._owner.rule.extra(member.tensor))
 
     def _state_arrays(
-        self, name: str, slot: Slot, parameters: list[Parameter]
+        self, part: str, slot: Slot, parameters: list[Parameter], formats: TensorFormats | None
     ) -> tuple[list[AnyArray | None], list[AnyArray]]:
         """The arrays of the members' state, made where they are missing (see `plan.Storage`)."""
         arrays = [
-            self._state_array(self._names[name], slot, p) if p.array.ndim in slot.axes else None for p in parameters
+            self._state_array(part, slot, p, k, formats) if p.array.ndim in slot.axes else None
+            for k, p in enumerate(parameters)
         ]
         return arrays, [array for array in arrays if array is not None]
 
-    def _state_array(self, name: str, slot: Slot, parameter: Parameter) -> AnyArray:
-        member = self._by_path[parameter.path]
-        if member.state.get(name) is None:
-            member.state[name] = new_state(member.tensor, parameter.array, slot)
-        called = f"state {name!r} of {member.path}"
-        member.state[name], array = kept(called, member.state[name], member.tensor, parameter.array, self._place, slot)
-        return array
+    def _state_array(
+        self, part: str, slot: Slot, parameter: Parameter, k: int, formats: TensorFormats | None
+    ) -> AnyArray:
+        """The array of parameter ``k`` of a plan."""
+        member, array, name = self._by_path[parameter.path], parameter.array, name_in_state(self._names, part)
+        state, called = member.state, f"state {name!r} of {member.path}"
+        if slot.scales:
+            state[name] = scale_in(state, name, array)
+            return in_numpy(state[name])
+        dtype = local(member.tensor).dtype if formats is None else formats.dtype_of(part, parameter)
+        if formats is not None and dtype in CODES:
+            state[name], numbers = codes_in(called, state, name, member.tensor, parameter, slot, dtype)
+            if numbers is not None:
+                formats.coming.append((part, k, numbers))
+            return in_numpy(state[name])
+        found = numbers_in(called, state, name)
+        if found is None or (dtype is torch.int16 is not found.dtype):
+            found = new_state(member.tensor, array, slot, dtype)
+        state[name], view = kept(called, found, member.tensor, array, self._place, slot, dtype)
+        return view
 
     # -- the owner's state ------------------------------------------------------------------------------------------
 
     def _recording(self) -> list[Call]:
         """Return what tells others of a step, by counts and new state: C functions, to be called with it."""
         calls = list(self._counting.writes)
+        if self._is_noisy:
+            calls.append(partial(setitem, self._owner.param_groups[0], COUNTER, self._rounded[0] + 1))
         if self.use_ema or self._unrecorded:
             calls += [partial(setattr, cohort, "averages", self.use_ema) for cohort in self._active]
             calls += [call for member in self._unrecorded for call in self._recording_of(member)]
@@ -224,6 +274,8 @@ class DeviceOptimizer(Optimizer):
         """Work out the scalars for a step; False if a new optimizer must do it. Nothing is written before `run`."""
         chosen = self._owner.chosen
         if chosen is not self._chosen:
+            if self._chosen is not None and chosen.formats != self._chosen.formats:
+                return False
             self._follow(chosen)
         if self.is_undecided and not self._stays_undecided():
             self._confirm()
@@ -235,6 +287,8 @@ class DeviceOptimizer(Optimizer):
 
     def _work_out(self) -> bool:
         self._worked_out_for = self._counting.counts
+        if self._is_noisy:
+            self._rounded[0] = self._owner.param_groups[0].get(COUNTER, 0)
         return all(table.work_out(self._limit, self.ema_momentum) for table in self._tables)
 
     def write(self) -> None:
@@ -243,6 +297,11 @@ class DeviceOptimizer(Optimizer):
             self._work_out()
         for table in self._tables:
             table.write()
+
+    def scale_gradients(self, factor: float) -> None:
+        """Have the step multiply gradients by a factor, after `write`."""
+        for plan in self._plans:
+            plan.work.table[:, Control._fields.index("unscale")] *= factor
 
     # The counters of a step on a GPU, see `steps.gpu`: what cohorts have counted is among them.
 
@@ -271,11 +330,13 @@ class DeviceOptimizer(Optimizer):
         self.ema_momentum = 0.0 if chosen.ema is None else chosen.ema
         self._limit = math.inf if chosen.clip_value is None else chosen.clip_value
 
-    def run(self, grads: Sequence[torch.Tensor | None], zero: bool, ends: Sequence[Call] = ()) -> bool:
+    def run(
+        self, grads: Sequence[torch.Tensor | None], zero: bool, ends: Sequence[Call] = (), unscale: float = 1.0
+    ) -> bool:
         """One step, after `prepare_step`; whether it was done, not skipped.
 
         On a CPU signals find it whole or not begun. ``ends`` is what else belongs to it: C functions to be called after
-        the kernels.
+        the kernels. ``unscale`` is a factor on all gradients, on a CPU.
 
         Raises
         ------
@@ -296,7 +357,7 @@ class DeviceOptimizer(Optimizer):
             # Under `torch.set_default_device` and other modes torch's functions, of which a step may call some, would
             # run Python code between the kernels and the counts.
             with without_modes():
-                self._read_and_step(given, zero, 1.0, nonfinite, None, ends)
+                self._read_and_step(given, zero, unscale, nonfinite, None, ends)
                 self.is_undecided = self._leaves_undecided(nonfinite, ends)
                 if self._gpu is not None and self._verdict is not None and self.is_undecided:
                     self._count_on_gpu(self._verdict, self._gpu)
@@ -361,6 +422,11 @@ class DeviceOptimizer(Optimizer):
     def stepped(self) -> list[torch.Tensor]:
         """The parameters that had a gradient."""
         return list(self._tensors) if self._present is None else [self._tensors[k] for k in self._present]
+
+
+def _slots_of(scalars: type, names: tuple[tuple[str, Slot], ...]) -> dict[str, Slot]:
+    """The slots of a structure, as of `Rule.structure`, by the rule's own names."""
+    return {own: slot for own, (_, slot) in zip(RULES[scalars].slots, names, strict=True)}
 
 
 def _weak(owner: Any) -> Any:

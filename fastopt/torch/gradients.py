@@ -17,7 +17,7 @@ from ..kernels.cpu.row_tables import Rows
 from ..kernels.layout import ADDRESS
 from ..parameters import Parameter
 from . import reading
-from .memory import DTYPES, NO_MEMORY, few_threads, in_few_threads
+from .memory import DTYPES, HALVES, NO_MEMORY, few_threads, in_few_threads, in_numpy
 
 _FAR = 2**40
 """An address that is no offset in a storage at address 0, as none has so many bytes."""
@@ -28,7 +28,7 @@ class _Lying(NamedTuple):
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: Any  # NumPy's, or torch's of 16 bits, which NumPy may not have
     itemsize: int
     size: int
 
@@ -37,7 +37,7 @@ class _Lying(NamedTuple):
         """Return how a float tensor lies."""
         itemsize = tensor.element_size()
         strides = tuple(stride * itemsize for stride in tensor.stride())
-        dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))
+        dtype = tensor.dtype if tensor.dtype in HALVES else np.dtype(str(tensor.dtype).removeprefix("torch."))
         return cls(tuple(tensor.shape), strides, dtype, itemsize, tensor.numel())
 
 
@@ -60,7 +60,8 @@ class TensorGradients(HostGradients):
         self.is_read = False
         self._are_sparse = False  # whether some were at the last step
         self._reader = None
-        if not reading.obstacle():
+        kept = any(parameter.kept_as for parameter in parameters)  # their gradients are staged
+        if not (kept or reading.obstacle()):
             self._reader = reading.reader(list(map(_expected, parameters)), found=self.table, occupied=self._occupied)
         self._element_sizes = np.array([parameter.array.itemsize for parameter in parameters], np.int64)
 
@@ -138,10 +139,10 @@ class TensorGradients(HostGradients):
                 f"the gradient of {parameter.path} is {grad.layout}: fastopt.torch takes dense ones and those of "
                 "nn.Embedding(sparse=True), torch.sparse_coo"
             )
-        if grad.dtype not in (torch.float32, torch.float64) or grad.is_neg():
+        if grad.dtype not in (*DTYPES, *HALVES) or grad.is_neg():
             raise TypeError(
                 f"the gradient of {parameter.path} is {grad.dtype}{', negated lazily' * grad.is_neg()}: expected "
-                "float32 or float64 in memory"
+                "float32, float64, bfloat16 or float16 in memory"
             )
         view = _Lying.of(grad)
         if view.shape != parameter.array.shape:
@@ -158,7 +159,7 @@ class TensorGradients(HostGradients):
         return addresses
 
     def _view(self, grad: torch.Tensor) -> AnyArray:
-        return grad.detach().numpy()
+        return in_numpy(grad)
 
 
 def present_of(grads: Sequence[torch.Tensor | None]) -> list[int] | None:

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..device import AnyArray, Place
 from ..device.pages import prefer_huge_pages
-from ..device.strides import is_dense, same_strides
+from ..device.strides import is_dense, lies_alike
 from ..kernels.cpu.launch import get_num_threads
 from ..kernels.registry import Slot
 
@@ -25,6 +26,10 @@ else:
 _WHOLE = (torch.Tensor, torch.nn.Parameter)  # asked first: it is quicker
 
 DTYPES = (torch.float32, torch.float64)
+HALVES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
+"""Dtypes of 16 bits that parameters on a CPU may have, and their names."""
+
+_AS_BITS = (*HALVES, torch.int16)
 DEVICES = ("cpu", "cuda")
 NO_MEMORY = (
     "has no memory: it wraps other tensors, is only traced, or its storage was freed; expected a tensor whose elements "
@@ -50,7 +55,8 @@ def device_of(tensor: Any) -> torch.device:
 
 def is_updatable(tensor: torch.Tensor) -> bool:
     """Whether `check_parameter` lets a tensor pass."""
-    return tensor.layout is torch.strided and tensor.dtype in DTYPES and tensor.device.type in (*DEVICES, "meta")
+    devices = ("cpu", "meta") if tensor.dtype in HALVES else (*DEVICES, "meta")
+    return tensor.layout is torch.strided and tensor.dtype in (*DTYPES, *HALVES) and tensor.device.type in devices
 
 
 def check_parameter(name: str, tensor: torch.Tensor) -> None:
@@ -59,19 +65,20 @@ def check_parameter(name: str, tensor: torch.Tensor) -> None:
     Raises
     ------
     TypeError
-        If it is sparse, neither float32 nor float64, of a class that has its own operations, or on a device without
-        kernels.
+        If it is sparse, of another dtype, of a class that has its own operations, or on a device without kernels.
     """
     check_class(name, local(tensor))
     if tensor.layout is not torch.strided:
         raise TypeError(f"{name} is {tensor.layout}: fastopt.torch updates dense parameters only")
-    if tensor.dtype in (torch.float16, torch.bfloat16):
+    if tensor.dtype in HALVES and tensor.device.type not in ("cpu", "meta"):
         raise TypeError(
-            f"{name} is {tensor.dtype}: fastopt.torch keeps parameters in float32 or float64; leave the model in "
-            "float32 and run it under torch.autocast"
+            f"{name} is {tensor.dtype} on {tensor.device}: there fastopt.torch keeps parameters in float32 or float64; "
+            "leave the model in float32 and run it under torch.autocast"
         )
-    if tensor.dtype not in DTYPES:
-        raise TypeError(f"{name} is {tensor.dtype}: fastopt.torch updates float32 and float64 parameters")
+    if tensor.dtype not in (*DTYPES, *HALVES):
+        raise TypeError(
+            f"{name} is {tensor.dtype}: fastopt.torch updates parameters of float32, float64, bfloat16 and float16"
+        )
     if tensor.device.type not in (*DEVICES, "meta"):
         raise TypeError(f"{name} is on {tensor.device}: fastopt.torch works on CPUs and CUDA GPUs")
 
@@ -95,7 +102,7 @@ def check_memory(name: str, tensor: torch.Tensor) -> None:
 
 
 def as_array(name: str, tensor: torch.Tensor, place: Place) -> AnyArray:
-    """The tensor's memory as an array of a place.
+    """The tensor's memory as an array of a place; numbers of 16 bits as their bit patterns, uint16.
 
     Raises
     ------
@@ -103,41 +110,50 @@ def as_array(name: str, tensor: torch.Tensor, place: Place) -> AnyArray:
         If it has none.
     """
     check_memory(name, tensor)
-    return place.view(name, tensor.detach() if place.on_gpu else tensor.detach().numpy())
+    return place.view(name, tensor.detach() if place.on_gpu else in_numpy(tensor))
+
+
+def in_numpy(tensor: torch.Tensor) -> AnyArray:
+    """A CPU tensor's memory as a NumPy array; numbers of 16 bits as their bit patterns, uint16."""
+    own = tensor.detach()
+    return own.view(torch.int16).numpy().view(np.uint16) if own.dtype in _AS_BITS else own.numpy()
 
 
 def kept(
-    name: str, tensor: Any, parameter: Any, array: AnyArray, place: Place, slot: Slot
+    name: str, tensor: Any, parameter: Any, array: AnyArray, place: Place, slot: Slot, dtype: torch.dtype
 ) -> tuple[torch.Tensor, AnyArray]:
-    """Return a state tensor that lies as ``array`` does, the parameter's, and its array; a copy if it lay otherwise."""
+    """Return a state tensor of a dtype that lies as ``array`` does, the parameter's, and its array.
+
+    It is a copy if it was of another dtype, or lay otherwise.
+    """
     shape, own = _shape_of(slot, array.shape), local(parameter)
     found = local(tensor)
     if tuple(found.shape) != shape:
         raise ValueError(f"{name} has the shape {tuple(found.shape)}, and the parameter needs {shape}")
-    if found.device != own.device or found.dtype != own.dtype:
-        tensor = found = found.to(own)
+    if found.device != own.device or found.dtype != dtype:
+        tensor = found = found.to(own.device, dtype)
     if shape != array.shape:
         tensor = found.contiguous()
         return tensor, as_array(name, tensor.reshape([array.shape[axis] for axis in slot.axes_of(array.ndim)]), place)
     view = as_array(name, found, place)
-    if not same_strides(view, array):
-        tensor = found = empty_like(array, found).copy_(found)
+    if not lies_alike(view, array):
+        tensor = found = empty_like(array, found, dtype).copy_(found)
         view = as_array(name, found, place)
     if is_distributed(parameter) and not is_distributed(tensor):
         tensor = as_distributed(found, parameter)
     return tensor, view
 
 
-def new_state(parameter: Any, array: AnyArray | None, slot: Slot) -> torch.Tensor:
-    """A state tensor as a slot begins; for a distributed parameter as torch.optim makes it, distributed too.
+def new_state(parameter: Any, array: AnyArray | None, slot: Slot, dtype: torch.dtype) -> torch.Tensor:
+    """A state tensor of a dtype as a slot begins; for a distributed parameter as torch.optim makes it, distributed too.
 
     ``array`` is the parameter's; None where it has no elements.
     """
     own = local(parameter)
     shape = _shape_of(slot, tuple(own.shape))
     if shape != tuple(own.shape):
-        return own.new_full(shape, slot.start)
-    tensor = torch.empty_like(own) if array is None else empty_like(array, own)
+        return own.new_full(shape, slot.start, dtype=dtype)
+    tensor = torch.empty_like(own, dtype=dtype) if array is None else empty_like(array, own, dtype)
     tensor = tensor.copy_(own) if slot.copies_parameter else tensor.fill_(slot.start)
     return as_distributed(tensor, parameter) if is_distributed(parameter) else tensor
 
@@ -149,9 +165,11 @@ def as_distributed(tensor: torch.Tensor, like: Any) -> Any:
     )
 
 
-def empty_like(array: AnyArray, like: torch.Tensor) -> torch.Tensor:
-    """A new tensor that lies in memory as an array does; C-ordered if that has gaps. In huge pages, if it is large."""
-    dtype = getattr(torch, array.dtype.name)
+def empty_like(array: AnyArray, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A new tensor of a dtype that lies in memory as an array does; C-ordered if that has gaps.
+
+    In huge pages, if it is large.
+    """
     strides = tuple(stride // array.itemsize for stride in array.strides)
     if not is_dense(array):
         return in_huge_pages(like.new_empty(array.shape, dtype=dtype))

@@ -52,7 +52,7 @@ class MetaOptimizer:
         self._counting.prepare(list(dict.fromkeys(member.cohort for member in self._present)))
         return True
 
-    def run(self, grads: list[Any], zero: bool, ends: Sequence[Call] = ()) -> bool:
+    def run(self, grads: list[Any], zero: bool, ends: Sequence[Call] = (), unscale: float = 1.0) -> bool:
         """See `DeviceOptimizer`."""
         self._is_new = False
         states = [(self._owner.state[member.tensor], self._state_of(member)) for member in self._present]
@@ -67,7 +67,11 @@ class MetaOptimizer:
         if owner.ema is not None:
             slots["ema"] = Slot()
         missing = {name: slot for name, slot in slots.items() if member.state.get(name) is None}
-        made = {name: new_state(tensor, None, slot) for name, slot in missing.items() if tensor.ndim in slot.axes}
+        made = {
+            name: new_state(tensor, None, slot, tensor.dtype)
+            for name, slot in missing.items()
+            if tensor.ndim in slot.axes
+        }
         return {**member.counters, **member.state, **made}
 
     @property

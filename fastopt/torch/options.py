@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..parameters import check_flag, check_number
+from ..formats import check_choice, check_seed, check_ways
+from ..parameters import SLOT_DTYPES, check_flag, check_number
+from ..signatures import FORMAT
 
 
 class Option:
@@ -51,7 +53,20 @@ def _check_sparse(name: str, value: Any) -> None:
         raise ValueError(f'{name} must be None or "lazy", got {value!r}')
 
 
+def _check_slot_dtype(name: str, value: Any) -> None:
+    check_choice(name, value, SLOT_DTYPES)
+
+
+def _check_masters(name: str, value: Any) -> None:
+    check_choice(name, value, ("float32", "split"))
+
+
+def _check_compensation(name: str, value: Any) -> None:
+    check_choice(name, value, ("kahan",))
+
+
 def _check_together(options: Mapping[str, Any]) -> None:
+    check_ways(options)
     if not options["fused_backward"]:
         return
     if options["fused_zero_grad"]:
@@ -74,6 +89,16 @@ class Chosen(NamedTuple):
     flat: bool
     fused_backward: bool
     sparse: str | None
+    slot_dtype: str | None
+    master_weights: str | None
+    compensation: str | None
+    stochastic_rounding: bool
+    seed: int
+
+    @property
+    def formats(self) -> tuple[Any, ...]:
+        """Those that say how numbers are kept."""
+        return tuple(getattr(self, name) for name in FORMAT)
 
 
 class Options:
@@ -87,6 +112,11 @@ class Options:
     flat = Option(False, check_flag)
     fused_backward = Option(False, check_flag)
     sparse = Option(None, _check_sparse)
+    slot_dtype = Option(None, _check_slot_dtype)
+    master_weights = Option(None, _check_masters)
+    compensation = Option(None, _check_compensation)
+    stochastic_rounding = Option(False, check_flag)
+    seed = Option(0, check_seed)
 
     chosen: Chosen
     """All of them; another object whenever one is set."""

@@ -12,7 +12,10 @@ from ..device.dlpack import exchange_function
 from ..kernels.cpu import exchange
 from ..kernels.cpu.exchange import Expected, Reader
 
-_KINDS = {torch.float32: (2, 32), torch.float64: (2, 64), torch.int32: (0, 32), torch.int64: (0, 64)}
+_KINDS = {
+    torch.float32: (2, 32), torch.float64: (2, 64), torch.bfloat16: (4, 16), torch.float16: (2, 16),
+    torch.int64: (0, 64), torch.int32: (0, 32), torch.int16: (0, 16), torch.int8: (0, 8), torch.uint8: (1, 8),
+}  # fmt: skip
 """dtype → code and bits of a DLDataType."""
 
 Row = tuple[Expected, Any, Any]

@@ -94,6 +94,8 @@ class DeviceScalars(Scalars):
     def write(self, unscale: float, decision: Decision, ask: bool = True) -> None:
         """See `Scalars.write`."""
         self._optimizer.write()
+        if unscale != 1.0:
+            self._optimizer.scale_gradients(unscale)
 
     def recording(self) -> list[Call]:
         """See `Scalars.recording`."""

@@ -106,5 +106,10 @@ class Owner(Protocol):
     clip_value: float | None
     ema: float | None
     nonfinite: str
+    slot_dtype: str | None
+    master_weights: str | None
+    compensation: str | None
+    stochastic_rounding: bool
+    seed: int
     chosen: Chosen
     buffers: dict[Any, torch.Tensor]

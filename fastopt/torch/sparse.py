@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .cohorts import Member
+from .memory import HALVES
 from .rule import Owner
 
 
@@ -34,6 +35,11 @@ def _check_sparse(owner: Owner, member: Member, on_gpu: bool) -> None:
         raise TypeError(
             f"the gradient of {member.path} is sparse, and {why}: build the embedding with sparse=False, or give it "
             "another optimizer"
+        )
+    if member.tensor.dtype in HALVES or owner.chosen.slot_dtype:
+        raise TypeError(
+            f"the gradient of {member.path} is sparse, and what is kept in a storage format takes dense ones: build "
+            "the embedding with sparse=False, or in float32 and without slot_dtype"
         )
     if owner.chosen.ema is not None:
         raise ValueError(

@@ -170,7 +170,8 @@ def engine_for(scalars):
 def takes_formats(scalars):
     """Whether what a rule steps may be kept in a storage format."""
     rule = RULES[scalars]
-    return rule.update is not None and not any(slot.copies_parameter for slot in rule.slots.values())
+    own = rule.update is not None and rule.engine is None
+    return own and not any(slot.copies_parameter for slot in rule.slots.values())
 
 
 def contiguous_chunks(sizes, groups, longest):
