@@ -129,7 +129,7 @@ def name_in_state(names: Mapping[str, str], part: str) -> str:
 
 def scale_in(state: Mapping[str, Any], name: str, array: AnyArray) -> torch.Tensor:
     """Return the scales of what is kept in 8 bits like the parameter ``array``: those in its state, or new ones."""
-    found = state.get(name)
+    found: Any = state.get(name)
     return found if _is_scale(found, array.size) else torch.zeros(-(-array.size // BLOCK))
 
 
@@ -141,10 +141,10 @@ def numbers_in(called: str, state: Mapping[str, Any], name: str) -> Any:
     ValueError
         If it is, and its scales are missing, or do not fit.
     """
-    found = state.get(name)
+    found, scale = _both_in(state, name)
     if not isinstance(found, torch.Tensor) or found.dtype not in CODES:
         return found
-    codes, scale = in_numpy(found.cpu()), state.get(name + _SCALE)
+    codes = in_numpy(found.cpu())
     if not _is_scale(scale, codes.size) or not is_dense(codes):
         raise ValueError(f"{called} is in 8 bits, and its {name + _SCALE!r} is missing or does not fit: load both")
     parts = [codes, in_numpy(scale.cpu())]
@@ -161,9 +161,9 @@ def codes_in(
     That is the one in its state, and None, if it lies as the parameter does; else a new one, for which new scales must
     be made.
     """
-    found, array = state.get(name), parameter.array
+    (found, scale), array = _both_in(state, name), parameter.array
     is_like = isinstance(found, torch.Tensor) and found.dtype is dtype and found.shape == array.shape
-    if is_like and lies_alike(in_numpy(found), array) and _is_scale(state.get(name + _SCALE), array.size):
+    if is_like and lies_alike(in_numpy(found), array) and _is_scale(scale, array.size):
         return found, None
     numbers = numbers_in(called, state, name)
     state.pop(name + _SCALE, None)
@@ -193,6 +193,11 @@ def _own_names(owner: Owner, parameter: Any, state: Mapping[str, Any]) -> set[st
     if parameter.dtype in HALVES:
         found |= {"ema", *owner.rule.counters} - {"step"}  # whose dtype torch knows to keep
     return found.union(owner.rule.names.values()) if owner.chosen.slot_dtype else found
+
+
+def _both_in(state: Mapping[str, Any], name: str) -> tuple[Any, Any]:
+    """Return what a state holds under a name, and its scales."""
+    return state.get(name), state.get(name + _SCALE)
 
 
 def _is_scale(found: Any, size: int) -> bool:
