@@ -311,3 +311,16 @@ def test_state_follows_its_parameter_to_another_device(name):
                 found = optimizers[1].state[q][key]
                 assert key == "step" or found.device == q.place
                 assert torch.equal(value, found.as_subclass(torch.Tensor))
+
+
+def test_storage_formats_are_refused():
+    import torch
+    from gpu_arrays import tensor_class
+
+    import fastopt.torch
+
+    half = torch.zeros(3, dtype=torch.bfloat16).as_subclass(tensor_class()).requires_grad_()
+    with pytest.raises(TypeError, match=r"parameter 0 of group 0 is torch.bfloat16 on cuda.*torch.autocast"):
+        fastopt.torch.AdamW([half])
+    with pytest.raises(TypeError, match=r"slot_dtype='8bit', and on a GPU.*leave slot_dtype out"):
+        fastopt.torch.AdamW([tensor((3,), 0, True).requires_grad_()], slot_dtype="8bit")

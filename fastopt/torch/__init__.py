@@ -15,6 +15,7 @@ How it is made:
 - A row of scalars serves the parameters of one group that have been updated equally often: a `cohorts.Cohort`. Where
   some of a cohort have no gradient, it is divided, for good. Each parameter has its own tensor ``step``, as in torch;
   they are elements of one array, which is written and compared as a whole.
+- Parameters of 16 bits, and state in few bytes, are kept as `formats` says: in 16 bits as torch has them by default.
 - What else is asked for stands beside: `options`, `averages`, ``fused_backward`` in `backward`, ``flat`` in `flat`.
 - The mathematics are in ``fastopt.kernels.rules``, for CPU and CUDA alike, torch's names for slots with each `rule`.
 """
