@@ -207,7 +207,7 @@ class DeviceOptimizer(Optimizer):
                 formats.coming.append((part, k, numbers))
             return in_numpy(state[name])
         found = numbers_in(called, state, name)
-        if found is None or (dtype is torch.int16 is not found.dtype):
+        if found is None or (dtype is torch.int16 and found.dtype is not dtype):  # no numbers to convert
             found = new_state(member.tensor, array, slot, dtype)
         state[name], view = kept(called, found, member.tensor, array, self._place, slot, dtype)
         return view
