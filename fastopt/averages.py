@@ -108,6 +108,8 @@ class Averages:
             If ``var_list`` is given and is not what the optimizer was built with.
         """
         self._require_built("finalize_variable_values()")
+        if self._evaluating:
+            raise RuntimeError(f"finalize_variable_values() inside evaluation_weights(): {LEAVE_FIRST}")
         if var_list is not None:
             arrays = flatten(var_list)[1]
             if len(arrays) != len(self._parameters):

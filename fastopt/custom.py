@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import numbers
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +30,7 @@ def register_rule(
     scalars: Callable[[dict[str, Any], float, int], Any] | None = None,
     between: Callable[..., Any] | None = None,
     second: Callable[..., Any] | None = None,
+    squares: Sequence[str] = (),
 ) -> type[Optimizer]:
     """Make an optimizer class of your own rule: same kernels, clipping, averages and state as the built-in ones.
 
@@ -54,6 +55,10 @@ def register_rule(
     between, second : functions
         For two phases: ``(sums, n, s) -> number`` per parameter of ``n`` elements, then
         ``(param, grad, slots, number, s) -> param``.
+
+    squares : sequence of str
+        Names of slots that hold means of squares, or such: never negative, over many powers of ten. It matters for
+        ``slot_dtype="8bit"``, see `fastopt.formats`.
 
     Returns
     -------
@@ -87,7 +92,9 @@ def register_rule(
     if not isinstance(sample, scalars_type):
         raise TypeError(f"{name}: scalars must return a {scalars_type.__name__}, got {type(sample).__name__}")
     _check_numbers(f"{name}: scalars", sample)
-    kept = {slot: Slot(start=start) for slot, start in starts.items()}
+    if isinstance(squares, str) or set(squares) - starts.keys():
+        raise ValueError(f"{name}: squares must be names of slots, {', '.join(starts) or 'of which there are none'}")
+    kept = {slot: Slot(start=start, squares=slot in squares) for slot, start in starts.items()}
     terms = _try(name, rule, second, between, starts, sample)
     if second is not None:
         two_phase_rule(private, rule, between, second, terms, kept)
@@ -134,7 +141,7 @@ def _check_names(
         if not isinstance(slot, str):
             raise TypeError(f"{name}: the name of a slot must be a str, got {slot!r}")
         check_number(f"{name}: the start of slot {slot}", start)
-        if "/" in slot or slot in ("average", "gradient_accumulator", *BESIDE.values()):
+        if "/" in slot or slot in ("", "average", "gradient_accumulator", *BESIDE.values()):
             raise ValueError(f"{name}: a slot cannot be called {slot!r}")
     for key in defaults:
         if key != "learning_rate" and key in (*COMMON, *FORMAT):

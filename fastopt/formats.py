@@ -49,6 +49,8 @@ def check_options(optimizer: Any) -> None:
     check_flag("stochastic_rounding", optimizer.stochastic_rounding)
     check_seed("seed", optimizer.seed)
     check_ways(vars(optimizer))
+    if isinstance(optimizer.slot_dtype, Mapping) and AVERAGE in optimizer.slot_dtype and not optimizer.use_ema:
+        raise ValueError("slot_dtype names the average, and there is none: use_ema=True keeps one")
 
 
 def check_seed(name: str, seed: Any) -> None:
@@ -100,7 +102,7 @@ def formats_of(optimizer: Any, parameter: Parameter, branch: str) -> tuple[tuple
     if optimizer.use_ema and isinstance(chosen, Mapping) and AVERAGE in chosen:
         found[AVERAGE] = _of_half(chosen[AVERAGE], parameter)
     found = {name: kind for name, kind in found.items() if kind}
-    if found and not takes_formats(scalars):
+    if (found or chosen not in (None, "float32")) and not takes_formats(scalars):
         raise TypeError(
             f"parameter {parameter.path}: the rule {RULES[scalars].name} keeps its parameters and state in float32 or "
             "float64: cast the parameter, and leave slot_dtype out"

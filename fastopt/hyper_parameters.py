@@ -94,7 +94,7 @@ class HyperParameters:
         return bind(self, signature, args, kwargs)
 
     def _configure(self, arguments: dict[str, Any]) -> None:
-        arguments = {key: without_axes(value) for key, value in arguments.items()}
+        arguments = {key: value if key in FORMAT else without_axes(value) for key, value in arguments.items()}
         self._own = [key for key in arguments if key not in COMMON and key not in FORMAT]
         self._learning_rate: Rate = 0.0
         self._rate_takes_step = False
@@ -111,7 +111,10 @@ class HyperParameters:
         self.gradient_accumulation_steps: int | None = arguments["gradient_accumulation_steps"]
         self.name: str = arguments["name"] or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
         self.nonfinite: str = arguments["nonfinite"]
-        self.slot_dtype: str | Mapping[str, str] | None = arguments.get("slot_dtype")
+        slot_dtype = arguments.get("slot_dtype")
+        self.slot_dtype: str | Mapping[str, str] | None = (
+            dict(slot_dtype) if isinstance(slot_dtype, Mapping) else slot_dtype
+        )
         self.master_weights: str | None = arguments.get("master_weights")
         self.compensation: str | None = arguments.get("compensation")
         self.stochastic_rounding: bool = arguments.get("stochastic_rounding", False)
@@ -241,7 +244,7 @@ class HyperParameters:
             If the learning rate or a coefficient is a function: JSON cannot hold it.
         """
         config = {key: getattr(self, key) for key in (*COMMON[1:], *self._own)}
-        config |= {key: value for key, value in said(self).items() if value is not None}
+        config |= said(self)
         rate = self._learning_rate
         config["learning_rate"] = serialize_schedule(rate) if isinstance(rate, LearningRateSchedule) else rate
         for key, value in config.items():

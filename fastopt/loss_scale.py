@@ -10,6 +10,7 @@ from typing import Any
 
 from .counts import Call
 from .hyper_parameters import without_axes
+from .memory import Memory
 from .optimizer import Optimizer
 from .parameters import Array, check_count, check_number
 from .scalars import Scaling
@@ -278,7 +279,11 @@ class LossScaleOptimizer(Optimizer):
         own = {"dynamic_scale": self.dynamic_scale, "step_counter": self.step_counter}
         return {**self.inner_optimizer.state_dict(), **own}
 
-    def load_state_dict(self, d: Mapping[str, Any], strict: bool = True) -> None:
+    def memory(self, params: Any = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Memory:
+        """See `Optimizer.memory`."""
+        return self.inner_optimizer.memory(params, overrides)
+
+    def load_state_dict(self, d: Mapping[str, Any], strict: bool = True, convert: bool = False) -> None:
         """See `Optimizer.load_state_dict`."""
         own = {key: d[key] for key in ("dynamic_scale", "step_counter") if key in d}
         if strict and len(own) < 2:
@@ -286,7 +291,8 @@ class LossScaleOptimizer(Optimizer):
         checked = {key: checked_counter(key, value, getattr(self, key)) for key, value in own.items()}
         if checked.get("dynamic_scale", 1.0) <= 0:
             raise ValueError(f"state dynamic_scale: must be positive, got {checked['dynamic_scale']}")
-        self.inner_optimizer.load_state_dict({key: value for key, value in d.items() if key not in own}, strict)
+        rest = {key: value for key, value in d.items() if key not in own}
+        self.inner_optimizer.load_state_dict(rest, strict, convert)
         self._set_scaling(
             checked.get("dynamic_scale", self.dynamic_scale), int(checked.get("step_counter", self.step_counter))
         )

@@ -47,14 +47,17 @@ def memory_of(optimizer: Any, params: Any, overrides: Mapping[str, Mapping[str, 
     """See `Optimizer.memory`."""
     if params is None:
         optimizer._require_built("memory() without parameters")
-        parameters = optimizer._parameters
+        if overrides is not None:
+            raise ValueError("memory: overrides belong to params, and there are none")
+        parameters, kept_as = optimizer._parameters, optimizer._kept_as
     else:
         parameters = collect(_arrays(params), overrides)
+        kept_as = [formats_of(optimizer, p, optimizer._branch(p)) if p.trainable else () for p in parameters]
     found = {"parameters": sum(parameter.array.nbytes for parameter in parameters)}
     found["gradients"] = found["parameters"]
-    for parameter in parameters:
+    for parameter, formats in zip(parameters, kept_as, strict=True):
         if parameter.trainable:
-            for name, size in _state_of(optimizer, parameter).items():
+            for name, size in _state_of(optimizer, parameter, dict(formats)).items():
                 found[name] = found.get(name, 0) + size
     return Memory(sum(parameter.array.size for parameter in parameters), found)
 
@@ -67,15 +70,15 @@ def _arrays(params: Any) -> Any:
 
 
 def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(extent, int) for extent in value)
+    return isinstance(value, tuple) and all(isinstance(extent, (int, np.integer)) for extent in value)
 
 
-def _state_of(optimizer: Any, parameter: Parameter) -> dict[str, int]:
+def _state_of(optimizer: Any, parameter: Parameter, formats: dict[str, str]) -> dict[str, int]:
     """Bytes of each array of a parameter's state."""
     branch = optimizer._branch(parameter)
     slots = {**optimizer._slots_of(type(optimizer._scalars(branch, 1.0, 1))), **optimizer._extra_slots()}
     return {
         name: math.prod(parameter.shape_of(slot)) * np.dtype(slot.dtype or parameter.dtype).itemsize
-        for name, slot in parts_of(dict(formats_of(optimizer, parameter, branch)), slots).items()
+        for name, slot in parts_of(formats, slots).items()
         if parameter.array.ndim in slot.axes
     }

@@ -140,6 +140,7 @@ class Optimizer(Averages, Decay, Prepared, Saved, Declared):
         # NumPy refuses to resize an array that is weakly referenced: the kernels rely on its address.
         self._pinned = [weakref.ref(owner) for p in self._parameters for owner in _owners(p.given)]
         self._index = {id(parameter.given): k for k, parameter in enumerate(self._parameters)}
+        self._find_formats()
         self._plan()
         self._built = True
 
@@ -178,18 +179,21 @@ class Optimizer(Averages, Decay, Prepared, Saved, Declared):
         members: dict[tuple[Any, ...], list[int]] = {}
         for k, parameter in enumerate(self._parameters):
             if parameter.trainable:
-                branch = self._branch(parameter)
-                kept = formats_of(self, parameter, branch)
-                members.setdefault((branch, parameter.dtype, kept), []).append(k)
+                members.setdefault((self._branch(parameter), parameter.dtype, self._kept_as[k]), []).append(k)
         extra, plans = self._extra_slots(), []
         for (branch, _, kept), indices in members.items():
             chosen = [self._parameters[k] for k in indices]
             groups = [Group(p.multiplier, self._decay_of(p)) for p in chosen]
             scalars = type(self._scalars(branch, 1.0, 1))
             slots = self._slots_of(scalars)
-            formats = Formats(dict(kept), indices, self._counts.numbers, self.seed) if kept else None
+            formats = Formats(dict(kept), indices, self._counts.numbers, self._kept_seed) if kept else None
             plans.append(Plan(branch, indices, chosen, groups, scalars, slots, extra, self._storage, formats))
         return plans
+
+    def _find_formats(self) -> None:
+        """Choose the format of everything, for good."""
+        self._kept_as = [formats_of(self, p, self._branch(p)) if p.trainable else () for p in self._parameters]
+        self._kept_seed = self.seed
 
     def _extra_slots(self) -> dict[str, Slot]:
         """The state that belongs to the step, not to a rule."""
@@ -262,8 +266,9 @@ class Optimizer(Averages, Decay, Prepared, Saved, Declared):
         Parameters
         ----------
         grads : list, tuple, mapping, nested, FlatBuffer, or one flat array
-            A gradient per parameter, float32 or float64, of any strides, read where it lies; None leaves a parameter
-            alone. Those in a plain list or tuple are in the parameters' order; all others go by key, field and index.
+            A gradient per parameter, float32, float64, bfloat16 or float16, of any strides, read where it lies; None
+            leaves a parameter alone. Those in a plain list or tuple are in the parameters' order; all others go by key,
+            field and index.
             For NumPy parameters NumPy arrays, or arrays in host memory of libraries with DLPack, such as JAX and torch.
         params : list of ndarray, optional
             On first use: what to build with. Later: which of the parameters built the gradients belong to.

@@ -213,7 +213,7 @@ def check_slot_dtype(name: str, given: Any) -> None:
     for slot, kind in given.items() if isinstance(given, Mapping) else [("", given)]:
         where = f"{name} of {slot!r}" if slot else name
         allowed = (*SLOT_DTYPES, *OWN)
-        if kind is not None and kind not in allowed:
+        if kind is not None and not (isinstance(kind, str) and kind in allowed):
             raise ValueError(f"{where} must be one of {', '.join(map(repr, allowed))}, got {kind!r}")
         if slot == "average" and kind == "8bit":
             raise ValueError(f'{name}: an average cannot be kept in "8bit": use "bfloat16" or "float16"')

@@ -93,5 +93,5 @@ class Saved:
 _MADE_ANEW = (
     "_stepping",
     "_parameters", "_place", "_pinned", "_stand_ins", "_structure", "_overrides", "_storage", "_index", "_plans",
-    "_gradients", "_gpu", "_steps", "_repeated",
+    "_gradients", "_gpu", "_steps", "_repeated", "_kept_as", "_kept_seed",
 )  # fmt: skip

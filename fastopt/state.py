@@ -21,6 +21,8 @@ TOLD = "formats"
 
 AXES = "axes"
 
+_CODES = [np.dtype(code) for code in ("u1", "i1", "u2", "i2", "u4", "i4")]
+
 VERSION = 1
 """Of what formats are called and how they keep numbers."""
 
@@ -40,7 +42,7 @@ def _arrays(optimizer: Any) -> Iterator[tuple[str, AnyArray]]:
 def _formats(optimizer: Any) -> dict[str, dict[str, str]]:
     """For each parameter, by its path, the formats of what is kept in one."""
     return {
-        parameter.path: {**plan.kept.formats, **_order(parameter)}
+        parameter.path: {**plan.kept.formats, **(_order(parameter) if plan.kept.scaled else {})}
         for plan in optimizer._plans
         if plan.kept is not None
         for parameter in plan.parameters
@@ -70,7 +72,8 @@ def export(optimizer: Any) -> dict[str, Any]:
     """Copies of the state arrays, and the counters."""
     found = {**snapshot(optimizer), **_counters(optimizer)}
     formats = _formats(optimizer)
-    return {**found, TOLD: json.dumps({"version": VERSION, **formats}, sort_keys=True)} if formats else found
+    told = {"version": VERSION, "parameters": formats}
+    return {**found, TOLD: json.dumps(told, sort_keys=True)} if formats else found
 
 
 def _counters(optimizer: Any) -> dict[str, int | float]:
@@ -97,6 +100,8 @@ def load(optimizer: Any, given: Mapping[str, Any], strict: bool, convert: bool =
         )
     counters = _counters(optimizer)
     if theirs != own:
+        if strict:
+            _check_names({*_names_of(optimizer, theirs), *counters}, set(given))
         writes, arrays = _conversions(optimizer, given, theirs, own), {}
         given = {name: value for name, value in given.items() if name in counters}
     else:
@@ -120,12 +125,15 @@ def _told(formats: Any) -> dict[str, dict[str, str]]:
         return {}
     try:
         told = json.loads(str(np.asarray(formats)))
-        version = told.pop("version")
+        version, parameters = told["version"], told["parameters"]
+        well_formed = all(isinstance(kind, str) for kinds in parameters.values() for kind in kinds.values())
     except (ValueError, AttributeError, KeyError, TypeError):
-        raise ValueError(f"state {TOLD}: expected what state_dict() says, got {formats!r}") from None
+        well_formed = False
+    if not well_formed:
+        raise ValueError(f"state {TOLD}: expected what state_dict() says, got {formats!r}")
     if version != VERSION:
         raise ValueError(f"state {TOLD}: is of version {version}, and this fastopt knows version {VERSION}")
-    return told
+    return parameters
 
 
 def _conversions(
@@ -138,13 +146,41 @@ def _conversions(
             path = parameter.path
             their, here = theirs.get(path, {}), own.get(path, {})
             for name in plan.whole_slots:
-                numbers = _numbers_of(f"{path}/{name}", given, their.get(name), their.get(AXES), parameter)
-                writes.append(partial(_write, optimizer, plan, name, k, numbers))
-            for name in plan.beside if their.get("") == here.get("") else ():
-                array = plan.slots[name][k]
-                values = _checked_array(f"{path}/{name}", given[f"{path}/{name}"], array)
+                if f"{path}/{name}" in given and plan.slots[name][k] is not None:
+                    numbers = _numbers_of(f"{path}/{name}", given, their.get(name), their.get(AXES), parameter)
+                    _check_fits(f"{path}/{name}", numbers, here.get(name, ""))
+                    writes.append(partial(_write, optimizer, plan, name, k, numbers))
+            for name in plan.beside:
+                array, values = plan.slots[name][k], given.get(f"{path}/{name}")
+                if values is None or their.get("") != here.get(""):
+                    values = np.zeros_like(array)  # nothing is beside: the parameter is what it is
+                values = _checked_array(f"{path}/{name}", values, array)
                 writes.append(partial(optimizer._place.from_host, array, values))
     return writes
+
+
+def _names_of(optimizer: Any, formats: dict[str, dict[str, str]]) -> Iterator[str]:
+    """Names of the arrays of a state that is kept in some formats."""
+    for plan in optimizer._plans:
+        for k, parameter in enumerate(plan.parameters):
+            slots = {name: Slot() for name in plan.whole_slots if plan.slots[name][k] is not None}
+            for name in parts_of(_known(formats.get(parameter.path, {})), slots):
+                yield f"{parameter.path}/{name}"
+
+
+def _known(formats: dict[str, str]) -> dict[str, str]:
+    """Refuse formats that nobody has registered here."""
+    found = {name: kind for name, kind in formats.items() if name != AXES}
+    for kind in found.values():
+        if kind not in FORMATS:
+            raise ValueError(f"the state is kept in the format {kind!r}, which is not registered here")
+    return found
+
+
+def _check_fits(name: str, numbers: Array, kind: str) -> None:
+    """Refuse finite numbers that a format would make infinite."""
+    if kind.startswith("float16") and np.any(np.isfinite(numbers) & (np.abs(numbers) > np.finfo(np.float16).max)):
+        raise ValueError(f"state {name}: holds numbers that do not fit float16")
 
 
 def _numbers_of(name: str, given: Mapping[str, Any], kind: str | None, axes: str | None, parameter: Parameter) -> Array:
@@ -154,8 +190,7 @@ def _numbers_of(name: str, given: Mapping[str, Any], kind: str | None, axes: str
     numbers = np.empty_like(parameter.array, parameter.dtype)
     if kind is None:
         return _checked_array(name, given[name], numbers)
-    if kind not in FORMATS:
-        raise ValueError(f"state {name}: is kept in the format {kind!r}, which is not registered here")
+    _known({name: kind})
     order = [int(axis) for axis in axes.split(",")] if axes else list(range(numbers.ndim))
     stored = []
     for each, slot in parts_of({name: kind}, {name: Slot()}).items():
@@ -186,7 +221,13 @@ def _check_names(expected: set[str], given: set[str]) -> None:
 
 
 def _checked_array(name: str, values: Any, array: AnyArray) -> Array:
-    values = bit_patterns(np.asarray(values))
+    values = np.asarray(values)
+    if array.dtype in _CODES:
+        values = bit_patterns(values)
+        if values.dtype != array.dtype:
+            raise TypeError(f"state {name}: is kept as {array.dtype}, and these are {values.dtype}")
+    elif values.dtype.name == "bfloat16":
+        values = values.astype(np.float32)
     if values.dtype.kind not in "fiu":
         raise TypeError(f"state {name}: expected numbers, got {values.dtype}")
     if values.shape != array.shape:

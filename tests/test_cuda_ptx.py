@@ -361,7 +361,9 @@ def test_kernels(key, dtype, capability):
         assert f".target sm_{capability[0]}{capability[1]}" in ptx
         assert [operation for operation in inexact(ptx) if operation not in ASKED_FOR.get(id, ())] == [], id
         assert not re.search(r"\.local\b|\bcall\b|\.extern", ptx), id
-        assert (resources.local, resources.spilled) <= SPILLED.get((kernel, np.dtype(dtype).name, capability), (0, 0)), id
+        assert (resources.local, resources.spilled) <= SPILLED.get(
+            (kernel, np.dtype(dtype).name, capability), (0, 0)
+        ), id
         most = 255 if capability == AMPERE and kernel in SUMS else REGISTERS.get(kernel, 128)
         assert resources.registers <= most, (id, resources.registers)
         if kernel in MOVING + READING:
@@ -414,7 +416,7 @@ def test_rows(capability, dtype):
         ptx, resources, *_ = compiled(wanted)
         assert inexact(ptx) == [], id
         assert not re.search(r"\.local\b|\bcall\b|\.extern", ptx), id
-        assert (resources.local, resources.spilled) <= SPILLED.get((kernel, np.dtype(dtype).name, capability), (0, 0)), id
+        assert (resources.local, resources.spilled) == (0, 0), id
         assert resources.registers <= 168, (id, resources.registers)  # three blocks on a multiprocessor
 
 

@@ -201,13 +201,24 @@ def test_compensation_keeps_what_rounding_takes_away(kind):
     assert np.all(error <= np.abs(numbers) * 2.0 ** (1 - 2 * digits) + (kind == "float16") * 2.0**-25)
 
 
+WRITTEN = 2.5, 0.0, -0.0, np.inf, -np.inf, np.nan, 1e-5, -3e4
+
+
 @rows("kind", ["bfloat16 master", "float16 master", "bfloat16 split", "bfloat16 kahan", "float16 kahan"])
 def test_what_a_user_writes_to_a_parameter_holds(kind):
+    """But for half a unit in its last place, where half of a number is beside it."""
     numbers = np.random.default_rng(3).standard_normal(1000).astype(np.float32)
-    parts, dtype = kept(kind, numbers), HALVES[kind.split()[0]]
-    parts[0][:] = np.full(1000, 2.5, dtype).view(np.uint16)
-    within = 0 if "master" in kind else 2.5 * 2.0 ** -(7 if dtype == BF16 else 10)
-    assert np.all(np.abs(read(kind, parts) - 2.5) <= within)
+    dtype = HALVES[kind.split()[0]]
+    for value in WRITTEN:
+        parts = kept(kind, numbers)
+        written = np.full(1000, value, np.float32).astype(dtype)
+        parts[0][:] = written.view(np.uint16)
+        found, seen = read(kind, parts), written.astype(np.float32)
+        within = 0 if "master" in kind else 2.0 ** -(8 if dtype == BF16 else 11)
+        if np.all(np.isfinite(seen)):
+            assert np.all(np.abs(found - seen) <= np.abs(seen) * within), value
+        else:
+            assert np.array_equal(found, seen, equal_nan=True), value
 
 
 # -- 8 bits ------------------------------------------------------------------------------------------------------------
@@ -256,14 +267,25 @@ def test_a_square_that_is_not_zero_keeps_a_code_that_is_not():
     assert np.all(found[3:] == 0)
 
 
-@rows("kind, bad", [(kind, bad) for kind in EIGHT for bad in (np.nan, np.inf)])
-def test_a_block_with_what_is_not_finite_is_nan(kind, bad):
+@rows("kind", EIGHT)
+def test_a_block_with_a_nan_is_nan_and_no_other(kind):
     numbers = np.ones(3 * BLOCK, np.float32)
-    numbers[BLOCK + 5] = bad
+    numbers[BLOCK + 5] = np.nan
     found = read(kind, kept(kind, numbers))
     assert np.all(np.isnan(found[BLOCK : 2 * BLOCK]))
     assert np.all(found[:BLOCK] == 1)
     assert np.all(found[2 * BLOCK :] == 1)
+
+
+@rows("kind", EIGHT)
+def test_what_is_infinite_is_kept_as_the_greatest_number(kind):
+    """A square that overflows costs its own parameter its steps, not 255 others theirs."""
+    numbers = np.zeros(BLOCK, np.float32)
+    numbers[5] = np.inf
+    found = read(kind, kept(kind, numbers))
+    assert found[5] > 3.4e38
+    assert np.count_nonzero(found) == 1
+    assert np.all(np.isfinite(found))
 
 
 @rows("kind", EIGHT)
@@ -310,15 +332,25 @@ def updates(study, steps=400, **options):
         yield params.copy()
 
 
-@rows("study", [Study(0.5, 0.0), Study(1.0, 0.0), Study(1.0, 0.9), Study(1.5, 0.9)])
-def test_steps_with_state_in_8_bits_are_those_of_the_exact_optimizer(study):
+@rows(
+    "study, bound",
+    [
+        (Study(0.5, 0.0), 1.1),
+        (Study(1.0, 0.0), 1.1),
+        (Study(1.0, 0.9), 1.1),
+        (Study(1.5, 0.9), 1.1),
+        (Study(1.5, 0.0), 1.3),
+    ],
+)
+def test_steps_with_state_in_8_bits_are_those_of_the_exact_optimizer(study, bound):
+    """The last one is beyond what blocks of 256 can hold: sizes within a block differ by four powers of ten."""
     most, exact_most, error, size = 0.0, 0.0, 0.0, 0.0
     for t, (found, exact) in enumerate(zip(updates(study, slot_dtype="8bit"), updates(study), strict=True)):
         most, exact_most = max(most, np.abs(found).max()), max(exact_most, np.abs(exact).max())
         if t >= 100:
             error += np.square(found - exact, dtype=np.float64).mean()
             size += np.square(exact, dtype=np.float64).mean()
-    assert most <= 1.1 * exact_most
+    assert most <= bound * exact_most
     assert error / size < 0.01
 
 
@@ -715,6 +747,8 @@ def test_memory_is_counted_before_and_after(options, elements, expected):
 OPTIONS = {
     "no dtype": ({"slot_dtype": "int4"}, ValueError, "slot_dtype must be one of"),
     "no dtype of a slot": ({"slot_dtype": {"momentum": "int8"}}, ValueError, "slot_dtype of 'momentum' must be one of"),
+    "average that is not kept": ({"slot_dtype": {"average": "bfloat16"}}, ValueError, "use_ema=True keeps one"),
+    "dtype itself": ({"slot_dtype": {"velocity": np.dtype("float16")}}, ValueError, "must be one of"),
     "average in 8 bits": ({"slot_dtype": {"average": "8bit"}}, ValueError, "an average cannot be kept in"),
     "no master": ({"master_weights": "bfloat16"}, ValueError, "master_weights must be 'float32' or 'split' or None"),
     "no compensation": ({"compensation": True}, ValueError, "compensation must be 'kahan' or None"),
@@ -734,6 +768,8 @@ def test_options_that_make_no_sense(name):
 BUILDS = {
     "no such slot": ("Adam", {"slot_dtype": {"speed": "8bit"}}, np.float32, ValueError, "there is no slot 'speed'"),
     "split float16": ("Adam", {"master_weights": "split"}, np.float16, ValueError, "takes bfloat16 apart"),
+    "two phases, short": ("Lamb", {"slot_dtype": "8bit"}, np.float32, TypeError, "the rule lamb keeps its parameters"),
+    "matrices": ("Muon", {}, BF16, TypeError, "the rule muon keeps its parameters"),
     "two phases": ("Lamb", {}, BF16, TypeError, "the rule lamb keeps its parameters and state in float32"),
     "whole parameters": ("Adafactor", {}, BF16, TypeError, "the rule adafactor keeps"),
     "schedule-free": ("ScheduleFreeAdamW", {"slot_dtype": "bfloat16"}, np.float32, TypeError, "keeps its parameters"),
@@ -743,12 +779,12 @@ BUILDS = {
 @rows("name", BUILDS)
 def test_what_cannot_be_built_is_refused_with_nothing_done(name):
     kind, options, dtype, error, message = BUILDS[name]
-    params = [np.ones((70, 70), dtype)]
+    params = [np.ones((7, 7), dtype)]
     optimizer = getattr(fastopt, kind)(**options)
     with pytest.raises(error, match=message):
         optimizer.build(params)
     assert not optimizer.built
-    assert np.array_equal(params[0], np.ones((70, 70), dtype))
+    assert np.array_equal(params[0], np.ones((7, 7), dtype))
 
 
 GRADIENTS = {
@@ -867,3 +903,142 @@ def test_what_is_no_format(name):
     with pytest.raises(error, match=message):
         fastopt.register_format(**(good | changed))
     assert "good" not in FORMATS
+
+
+# -- together with what else there is ----------------------------------------------------------------------------------
+
+
+def test_a_parameter_called_version():
+    optimizer = fastopt.Adam()
+    optimizer.build({"version": np.ones(4, BF16)})
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
+def test_a_bfloat16_state_is_taken_as_numbers():
+    optimizer = fastopt.Adam()
+    optimizer.build([np.ones(4, np.float32)])
+    optimizer.apply([np.ones(4, np.float32)])
+    saved = optimizer.state_dict()
+    given = {name: value.astype(BF16) if isinstance(value, np.ndarray) else value for name, value in saved.items()}
+    optimizer.load_state_dict(given)
+    assert np.array_equal(optimizer.slots["momentum"][0], saved["0/momentum"].astype(BF16).astype(np.float32))
+
+
+@rows("name, value", [("0/momentum", np.ones(5000, np.float32)), ("0/velocity", np.full(5000, 300))])
+def test_numbers_are_no_codes(name, value):
+    optimizer = fastopt.Adam(slot_dtype={"momentum": "float16", "velocity": "8bit"})
+    optimizer.build([np.ones(5000, np.float32)])
+    before = all_bits(optimizer, [])
+    with pytest.raises(TypeError, match=f"state {name}: is kept as"):
+        optimizer.load_state_dict({**optimizer.state_dict(), name: value})
+    assert all_bits(optimizer, []) == before
+
+
+def test_options_set_later_change_nothing_that_is_built():
+    """Not even where the optimizer is planned anew."""
+    chosen = {"momentum": "bfloat16"}
+    optimizer, params = fastopt.AdamW(0.1, slot_dtype=chosen), drawn(np.float32)
+    optimizer.build(params)
+    optimizer.apply(drawn(np.float32, seed=1))
+    before, memory = all_bits(optimizer, params), optimizer.memory()
+    chosen["velocity"] = "8bit"
+    optimizer.slot_dtype, optimizer.seed, optimizer.master_weights = "8bit", 5, "split"
+    optimizer.exclude_from_weight_decay(var_names=["0"])
+    assert all_bits(optimizer, params) == before
+    assert optimizer.memory() == memory
+
+
+def test_averages_take_no_place_for_good_while_they_are_evaluated():
+    optimizer, params = trained(KINDS["split, 8 bits"] | {"use_ema": True})
+    before = all_bits(optimizer, params)
+    with optimizer.evaluation_weights(), pytest.raises(RuntimeError, match="leave the context first"):
+        optimizer.finalize_variable_values()
+    assert all_bits(optimizer, params) == before
+
+
+def test_a_loss_scale_around_it():
+    inner = fastopt.Adam(0.01, slot_dtype="bfloat16")
+    optimizer, params = fastopt.LossScaleOptimizer(inner), drawn(np.float16)
+    optimizer.build(params)
+    optimizer.apply([np.full_like(array, np.inf) for array in params])
+    assert bits(params) == bits(drawn(np.float16))
+    optimizer.apply([(array * 100).astype(np.float16) for array in drawn(np.float32, seed=1)])
+    assert bits(params) != bits(drawn(np.float16))
+    assert optimizer.memory() == inner.memory()
+    other = fastopt.LossScaleOptimizer(fastopt.Adam(0.01))
+    other.build(drawn(np.float16))
+    other.load_state_dict(optimizer.state_dict(), convert=True)
+    assert other.inner_optimizer.iterations == 1
+
+
+@rows("what", ["unexpected", "missing", "format", "tag"])
+def test_a_state_to_be_converted_is_checked(what):
+    optimizer, params = trained(KINDS["master, float16"])
+    saved = optimizer.state_dict()
+    if what == "unexpected":
+        saved["0/nonsense"] = np.ones(3)
+    elif what == "missing":
+        del saved["0/master"]
+    else:
+        saved["formats"] = {
+            "format": '{"version": 1, "parameters": {"0": {"": "nope"}}}',
+            "tag": '{"version": 1, "0": "x"}',
+        }[what]
+    other = fastopt.Adam(0.01)
+    other.build([array.copy() for array in params])
+    before = all_bits(other, [])
+    with pytest.raises(ValueError, match=r"does not fit|not registered|expected what state_dict\(\) says"):
+        other.load_state_dict(saved, convert=True)
+    assert all_bits(other, []) == before
+    if what in ("unexpected", "missing"):
+        other.load_state_dict(saved, convert=True, strict=False)
+
+
+def test_numbers_that_do_not_fit_float16():
+    optimizer = fastopt.SGD(0.1, momentum=0.9)
+    optimizer.build([np.zeros(10, np.float32)])
+    optimizer.apply([np.full(10, 1e6, np.float32)])
+    other = fastopt.SGD(0.1, momentum=0.9, slot_dtype="float16")
+    other.build([np.zeros(10, np.float32)])
+    with pytest.raises(ValueError, match="do not fit float16"):
+        other.load_state_dict(optimizer.state_dict(), convert=True)
+
+
+class PushScalars(NamedTuple):
+    learning_rate: float
+
+
+def push(param, grad, slots, s):
+    (mean,) = slots
+    mean = mean + (grad * grad - mean) * 0.125
+    return param - s.learning_rate * grad / (mean**0.5 + 1e-8), (mean,)
+
+
+@rows("name", ["", "master", "remainder", "compensation", "average"])
+def test_slots_of_a_rule_are_not_called_as_what_is_beside(name):
+    with pytest.raises(ValueError, match="a slot cannot be called"):
+        fastopt.register_rule("Odd", push, PushScalars, slots={name: 0.0})
+
+
+def test_a_rule_of_ones_own_says_which_slots_are_squares():
+    kind = fastopt.register_rule("FormatPush", push, PushScalars, slots={"mean": 0.0}, squares=("mean",))
+    optimizer = kind(0.1, slot_dtype="8bit")
+    optimizer.build([np.zeros(4096, np.float32)])
+    assert optimizer.slots["mean"][0].dtype == np.uint8
+    with pytest.raises(ValueError, match="squares must be names of slots"):
+        fastopt.register_rule("FormatPushTwo", push, PushScalars, slots={"mean": 0.0}, squares=("speed",))
+
+
+def test_a_parameter_that_is_its_own_gradient():
+    params = drawn(BF16)
+    optimizer = fastopt.SGD(0.5)
+    optimizer.build(params)
+    optimizer.apply(params)
+    assert bits(params) == bits([(array.astype(np.float32) / 2).astype(BF16) for array in drawn(BF16)])
+
+
+def test_memory_is_told_of_what_is_built_without_overrides():
+    optimizer = fastopt.Adam()
+    optimizer.build([np.zeros(4, np.float32)])
+    with pytest.raises(ValueError, match="overrides belong to params"):
+        optimizer.memory(overrides={"0": {"trainable": False}})

@@ -453,6 +453,9 @@ def test_what_was_checked_stays_as_it_was():
         with pytest.raises(ValueError, match="index 1099511627776 at place 0 is out of range"):
             refused()
     assert not plan.engine.has_rows
+    table[:] = 0
+    optimizer.apply([np.ones_like(table)])  # which is not left out, as rows were
+    assert np.all(table == -1)
 
 
 @rows("name", REFUSED)

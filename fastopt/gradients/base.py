@@ -239,7 +239,8 @@ class BaseGradients:
         if not self._is_occupied(*place.byte_range(grad)):
             return
         array = parameter.in_place
-        same = place.address(grad) == place.address(array) and grad.dtype == array.dtype and same_strides(grad, array)
+        alike = grad.dtype == array.dtype or kept_as(grad, parameter.kept_as) == parameter.kept_as != ""
+        same = place.address(grad) == place.address(array) and alike and same_strides(grad, array)
         if same and not zero:
             return
         if same:

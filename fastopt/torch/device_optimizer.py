@@ -147,6 +147,9 @@ class DeviceOptimizer(Optimizer):
     def _gradients_class(self) -> type[BaseGradients]:
         return super()._gradients_class() if self._place.on_gpu else TensorGradients
 
+    def _find_formats(self) -> None:
+        """Choose nothing for good: options can be set between steps."""
+
     def _make_plans(self) -> list[Plan]:
         owner = self._owner
         numbers = {member.group for member in self.members}

@@ -21,7 +21,7 @@ from ..formats import BESIDE, Formats, format_of_parameter, format_of_slot, in_m
 from ..kernels.cpu.conversion import decoded
 from ..kernels.cpu.engines import takes_formats
 from ..kernels.cpu.formatted import Kept
-from ..kernels.formats import BLOCK, FORMATS
+from ..kernels.formats import BLOCK, FORMATS, OWN
 from ..kernels.registry import Slot
 from ..parameters import Parameter
 from ..signatures import FORMAT
@@ -49,6 +49,10 @@ def check_formats(owner: Owner, group: Mapping[str, Any], path: str, tensor: tor
     options = [name for name in FORMAT if name != "seed" and getattr(chosen, name)]
     if not (kind or options):
         return
+    if chosen.slot_dtype in OWN:
+        raise ValueError(
+            f"slot_dtype={chosen.slot_dtype!r} is registered for NumPy arrays: choose one of torch's dtypes"
+        )
     what = f"{path} is {tensor.dtype}" if kind else f"{options[0]}={getattr(chosen, options[0])!r}"
     instead = "leave the model in float32 and run it under torch.autocast" if kind else f"leave {options[0]} out"
     if owner.rule.needs_sparse or not takes_formats(owner.rule.structure(group)[0]):
@@ -114,7 +118,7 @@ class TensorFormats(Formats):
             return torch.int16  # bit patterns: few of torch's functions know uint16
         if part == BESIDE["kahan"]:
             return getattr(torch, parameter.kept_as)
-        kind = self._formats.get(part, "")
+        kind = self.formats.get(part, "")
         for dtype, name in CODES.items():
             if kind == name:
                 return dtype

@@ -35,7 +35,7 @@ def decode_all(first, last, handle, options):
 
 
 def encode_all(first, last, handle, options):
-    """Encode them; what is rounded at random otherwise is rounded down."""
+    """Encode them, without noise."""
     own, staged = array_at(handle, 0, FIELDS, np.int64), np.empty((1, BLOCK), np.float32)
     parts = table_at(handle, PARTS, 1, np.int64)
     for offset in range(first * BLOCK, min(last * BLOCK, own[PARTS + 1]), BLOCK):

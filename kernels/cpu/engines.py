@@ -64,7 +64,11 @@ class Elementwise:
             self.rows = RowEngine(self.work, self._groups, self.row_step, *self._rule)
         if tuple(gradients) != self.rows.segments:
             self._leave_out(tuple(gradients))
-        self.rows.take(gradients)
+        try:
+            self.rows.take(gradients)
+        except BaseException:
+            self._leave_out(())
+            raise
 
     @property
     def has_rows(self):

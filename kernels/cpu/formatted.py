@@ -173,6 +173,11 @@ class Kept(NamedTuple):
     counters: Any  # array.array whose first number counts the updates
     seed: int
 
+    @property
+    def scaled(self):
+        """Whether some format has scales."""
+        return any(FORMATS[kind].scaled for kind in self.formats.values())
+
     def format_of(self, name):
         """The format of something; None if it is kept as it is worked with."""
         return FORMATS[self.formats[name]] if name in self.formats else None

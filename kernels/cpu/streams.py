@@ -142,13 +142,14 @@ def _kinds(format):
 
 @callee
 def scale_of(numbers):
-    """The largest size, at least the smallest normal number unless all are zero; NaN if one is not finite."""
+    """The largest size, a normal number unless all are zero, of what is infinite the greatest; NaN if one is NaN."""
     largest = np.int32(0)  # bit patterns are ordered as sizes are, and integers need not be taken in order
     for i in range(numbers.size):
         largest = max(largest, np.int32(bits_of(numbers[i]) & np.int32(SIZE)))
-    if largest >= np.int32(INFINITY):
+    if largest > np.int32(INFINITY):
         return np.float32(np.nan)
-    return number_of(max(largest, np.int32(SMALLEST)) if largest else np.int32(0), np.float32(0))
+    normal = min(max(largest, np.int32(SMALLEST)), np.int32(INFINITY - 1))
+    return number_of(normal if largest else np.int32(0), np.float32(0))
 
 
 _FACTORS = 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0x9E3779B1, 0x2C1B3C6D

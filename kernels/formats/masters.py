@@ -8,7 +8,7 @@ import numpy as np
 
 from ..compile._jit import inlined_callee
 from ..compile.tuples import where
-from .half import bfloat16_of, bits32, float16_of, float_of, float_of_bfloat16, float_of_float16
+from .half import INFINITY, SIZE, bfloat16_of, bits32, float16_of, float_of, float_of_bfloat16, float_of_float16
 from .registry import add
 
 
@@ -38,10 +38,16 @@ def encode_float16_master(number, scale, noise):
 
 @inlined_callee
 def decode_split(stored, scale):
-    """Put the halves of a float32 together. A lower half of 2**15 and more had the upper one rounded up."""
-    lower = np.uint32(stored[1])
-    upper = np.uint32(np.uint32(stored[0]) - np.uint32(lower >> np.uint32(15)))
-    return float_of(np.uint32(np.uint32(upper << np.uint32(16)) | lower))
+    """Put the halves of a float32 together. A lower half of 2**15 and more had the upper one rounded up.
+
+    The parameter alone where that is zero or infinite, and the halves do not give it: a user wrote it.
+    """
+    lower, seen = np.uint32(stored[1]), np.uint32(stored[0])
+    upper = np.uint32(seen - np.uint32(lower >> np.uint32(15)))
+    bits = np.uint32(np.uint32(upper << np.uint32(16)) | lower)
+    again = np.uint32(np.uint32(bits + np.uint32(0x8000)) >> np.uint32(16))
+    held = (again == seen) & (np.uint32(bits & np.uint32(SIZE)) <= np.uint32(INFINITY))
+    return float_of(where(held, bits, np.uint32(seen << np.uint32(16))))
 
 
 @inlined_callee
@@ -53,8 +59,8 @@ def encode_split(number, scale, noise):
 
 @inlined_callee
 def decode_bfloat16_kahan(stored, scale):
-    """The sum of parameter and compensation."""
-    return float_of_bfloat16(stored[0]) + float_of_bfloat16(stored[1])
+    """The sum of parameter and compensation, if rounding may have taken away that much; else the parameter."""
+    return _sum_of(float_of_bfloat16(stored[0]), float_of_bfloat16(stored[1]), np.float32(2.0**-8))
 
 
 @inlined_callee
@@ -67,7 +73,12 @@ def encode_bfloat16_kahan(number, scale, noise):
 @inlined_callee
 def decode_float16_kahan(stored, scale):
     """The same with float16."""
-    return float_of_float16(stored[0]) + float_of_float16(stored[1])
+    return _sum_of(float_of_float16(stored[0]), float_of_float16(stored[1]), np.float32(2.0**-11))
+
+
+@inlined_callee
+def _sum_of(parameter, compensation, most):
+    return where(abs(compensation) <= abs(parameter) * most, parameter + compensation, parameter)
 
 
 @inlined_callee

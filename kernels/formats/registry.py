@@ -15,8 +15,8 @@ class Format(NamedTuple):
     """How numbers are kept in memory.
 
     ``decode(stored, scale)`` gives a float32, ``encode(number, scale, noise)`` what is stored: a tuple of a number for
-    each part. ``scale`` is the largest size in the block: a float32 that is normal or 0, or not finite if a number in
-    the block is not; 1 for formats without scales. ``noise`` is a whole number in [0, 2**16), evenly distributed, that
+    each part. ``scale`` is the largest size in the block: a float32 that is normal or 0, or NaN if a number in
+    the block is; 1 for formats without scales. ``noise`` is a whole number in [0, 2**16), evenly distributed, that
     formats which are not noisy must not use.
     """
 
