@@ -131,7 +131,7 @@ def kept(
     if tuple(found.shape) != shape:
         raise ValueError(f"{name} has the shape {tuple(found.shape)}, and the parameter needs {shape}")
     if found.device != own.device or found.dtype != dtype:
-        tensor = found = found.to(own.device, dtype)
+        tensor = found = found.to(own) if dtype is own.dtype else found.to(own.device, dtype)
     if shape != array.shape:
         tensor = found.contiguous()
         return tensor, as_array(name, tensor.reshape([array.shape[axis] for axis in slot.axes_of(array.ndim)]), place)
