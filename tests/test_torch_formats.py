@@ -221,6 +221,30 @@ def test_a_mixed_model_steps_each_kind_as_alone():
             assert torch.equal(optimizer.state[p]["exp_avg"], others[kind].state[q]["exp_avg"])
 
 
+EXTREME = [0.0, -0.0, 1.0, -1.0, torch.inf, -torch.inf, torch.nan, 6e4, -6e4, 1e-7, 6e-8, 3e38, -3e38]
+
+
+@over_halves
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta"])
+def test_extreme_numbers(name, dtype):
+    """Infinite and NaN where torch's float32 step is, rounded."""
+    numbers = torch.tensor(EXTREME).to(dtype)
+    start, grad = numbers.repeat_interleave(len(EXTREME)), numbers.repeat(len(EXTREME))
+    p, q = leaf(start.clone()), leaf(start.float())
+    optimizer, reference = ours(name, [p], {"lr": 0.01}), getattr(torch.optim, name)([q], lr=0.01, foreach=False)
+    for _ in range(2):
+        p.grad, q.grad = grad.clone(), grad.float()
+        optimizer.step()
+        reference.step()
+        q.data = q.data.to(dtype).float()
+        for value in reference.state[q].values():
+            if isinstance(value, torch.Tensor) and value.ndim:
+                value.copy_(value.to(dtype).float())
+        torch.testing.assert_close(
+            p.detach().float(), q.detach(), rtol=torch.finfo(dtype).eps, atol=1e-7, equal_nan=True
+        )
+
+
 @over_halves
 def test_clipping_is_that_of_float32(dtype):
     params = parameters(dtype)
@@ -604,3 +628,27 @@ def test_hostile_input_leaves_all_as_it_was(harm, error, message, formats):
     assert found["param_groups"] == saved["param_groups"]
     for number, state in saved["state"].items():
         assert all(torch.equal(found["state"][number][key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize(
+    ("formats", "name", "harm"),
+    [
+        ({}, "exp_avg", lambda value: value[:2]),
+        ({"master_weights": "float32"}, "master", lambda value: value.flatten()),
+        ({"master_weights": "split"}, "remainder", lambda value: value[:, :2]),
+        ({"compensation": "kahan"}, "compensation", lambda value: value.t()),
+        ({"slot_dtype": "8bit"}, "exp_avg", lambda value: value[:, :40]),
+        ({"slot_dtype": "8bit"}, "exp_avg_sq_scale", lambda value: value[:3]),
+    ],
+)
+def test_state_that_does_not_fit_is_refused(formats, name, harm):
+    p = leaf(torch.linspace(-1, 1, 60 * 90).bfloat16().reshape(60, 90))
+    optimizer = fastopt.torch.AdamW([p], **formats)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    state = optimizer.state[p]
+    state[name] = harm(state[name])
+    before, kept = p.detach().clone(), {key: value.clone() for key, value in state.items()}
+    with pytest.raises(ValueError, match=rf"{name.removesuffix('_scale')}.*parameter 0 of group 0"):
+        optimizer.step()
+    assert torch.equal(p, before) and all(torch.equal(state[key], value) for key, value in kept.items())
