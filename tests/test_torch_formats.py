@@ -314,6 +314,21 @@ def test_a_scaler_hands_its_scale_over_to_fused_optimizers(dtype, scale):
     assert scalers[0].get_scale() == scalers[1].get_scale() == scale / 2
 
 
+def test_a_scale_that_is_handed_over_comes_before_clipping():
+    """In a mixed model, whose float32 gradients are scaled, too."""
+    params = [leaf(torch.ones(40, dtype=dtype)) for dtype in (torch.float16, torch.float32)]
+    optimizer = fastopt.torch.SGD(params, lr=1.0, fused=True, clip_norm=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(torch.zeros(()))
+    for p in params:
+        p.grad = torch.full_like(p, 1024 * 3.0)
+    scaler.step(optimizer)
+    assert optimizer.last_grad_norm == pytest.approx(3 * 80**0.5)
+    for p in params:
+        assert torch.equal(p.grad, torch.full_like(p, 3.0))
+        torch.testing.assert_close(p.detach().float(), torch.full((40,), 1 - 80**-0.5), rtol=1e-3, atol=0)
+
+
 def test_a_scaler_unscales_bfloat16_itself_for_others():
     p = leaf(torch.ones(3, dtype=torch.bfloat16))
     optimizer = fastopt.torch.SGD([p], lr=0.5)
@@ -470,6 +485,20 @@ def test_slots_of_few_bytes_train_about_as_well(kind, dtype):
             optimizer.step()
         losses.append((p.detach() - target).double().square().mean().item())
     assert losses[1] < 1.5 * losses[0] + 1e-3
+
+
+def test_defaults_of_torch_do_not_reach_state():
+    p = leaf(torch.linspace(-1, 1, LARGE))
+    optimizer = fastopt.torch.AdamW([p], slot_dtype="8bit")
+    p.grad = torch.ones_like(p)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            optimizer.step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    scale = optimizer.state[p]["exp_avg_scale"]
+    assert scale.dtype == torch.float32 and scale.device.type == "cpu"
 
 
 def test_formats_change_with_the_options_and_keep_their_numbers():

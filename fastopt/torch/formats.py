@@ -134,7 +134,9 @@ def name_in_state(names: Mapping[str, str], part: str) -> str:
 def scale_in(state: Mapping[str, Any], name: str, array: AnyArray) -> torch.Tensor:
     """Return the scales of what is kept in 8 bits like the parameter ``array``: those in its state, or new ones."""
     found: Any = state.get(name)
-    return found if _is_scale(found, array.size) else torch.zeros(-(-array.size // BLOCK))
+    if _is_scale(found, array.size):
+        return found
+    return torch.zeros(-(-array.size // BLOCK), dtype=torch.float32, device="cpu")
 
 
 def numbers_in(called: str, state: Mapping[str, Any], name: str) -> Any:
