@@ -198,7 +198,7 @@ def _numbers_of(name: str, given: Mapping[str, Any], kind: str | None, axes: str
         if part.shape != shape or part.dtype != slot.dtype:
             raise ValueError(f"state {each}: expected {slot.dtype} {shape} in the format {kind!r}, got {part.shape}")
         stored.append(np.ascontiguousarray(part if slot.scales else part.transpose(order)))
-    in_order = decoded(kind, stored, numbers.size, numbers.dtype).reshape(stored[0].shape)
+    in_order = decoded(kind, stored, numbers.size, numbers.dtype).reshape([numbers.shape[axis] for axis in order])
     numbers[...] = in_order.transpose(np.argsort(order))
     return numbers
 

@@ -63,7 +63,8 @@ def _native(number, dtype):
 
 
 def _of_one_part(format, number, dtype):
-    first, decode, encode, kind, factor = PARTS * number, format.decode, format.encode, *_kinds(format), _factor(number)
+    first, decode, encode, (kind,) = PARTS * number, format.decode, format.encode, _kinds(format)
+    factor = _factor(number)
 
     @inlined_callee
     def open_one(parts, segment, offset, size, staged):
