@@ -217,8 +217,10 @@ def test_what_a_user_writes_to_a_parameter_holds(kind):
         within = 0 if "master" in kind else 2.0 ** -(8 if dtype == BF16 else 11)
         if np.all(np.isfinite(seen)):
             assert np.all(np.abs(found - seen) <= np.abs(seen) * within + 2.0**-134), value
-        else:
-            assert np.array_equal(found, seen, equal_nan=True), value
+        elif np.isnan(value):
+            assert np.all(np.isnan(found))
+        else:  # half a unit below infinity is the greatest number there is
+            assert np.all(found * np.sign(value) >= 3.38e38), value
 
 
 # -- 8 bits ------------------------------------------------------------------------------------------------------------
