@@ -1,8 +1,7 @@
 """Storage formats: a step of Adam that keeps numbers in fewer bytes, beside the same step in float32.
 
-What there is to gain is bytes: where memory is slow, nearly as much as they are fewer; where it is so fast that the
-processor's arithmetic is the limit, nothing. So the speed of the memory is measured with them, and gates hold where it
-is below `SLOW`. What falls below one, twice, fails.
+What there is to gain is bytes: where memory is the limit, nearly as much as they are fewer; where the processor's
+arithmetic is, nothing, and the gates say how much slower a step may be. What falls below one, twice, fails.
 """
 
 import time
@@ -17,8 +16,6 @@ from fastopt.bench.gates import PEER, Failure
 from fastopt.bench.ratios import ratio_of
 
 SIZE = 32_000_000
-SLOW = 70e9
-"""Bytes in a second that all threads together read and write in place."""
 
 
 class Case(NamedTuple):
@@ -63,7 +60,7 @@ def stepping(case):
 
 def measured(case):
     """Seconds of the case and of float32 in each round, in turn."""
-    sides = {case: stepping(case), BASE: stepping(BASE)}
+    sides = {each.name: stepping(each) for each in (case, BASE)}
     rounds = {side: [] for side in sides}
     for number in range(ROUNDS + 2):
         for side, step in sides.items():
@@ -76,21 +73,24 @@ def measured(case):
 def pytest_generate_tests(metafunc):
     run = metafunc.config.fastopt_run
     found = [] if run.quick or run.peers is not None else TABLE
-    metafunc.parametrize("case", [each for each in found if run.pattern.search(each.id)], ids=lambda each: each.id)
+    metafunc.parametrize("kept", [each for each in found if run.pattern.search(each.id)], ids=lambda each: each.id)
 
 
-def test_format(case, run):
-    limit = run.gates.threshold(case.id, PEER)
+def test_format(kept, run):
+    limit = run.gates.threshold(kept.id, PEER)
     for _ in range(2):
-        rounds = measured(case)
-        ratio, seconds = ratio_of(rounds[BASE], rounds[case]), {side: np.median(rounds[side]) for side in rounds}
-        speed = BASE.moved * SIZE / seconds[BASE]
-        run.tables[case.id] = {
+        rounds = measured(kept)
+        ratio, seconds = (
+            ratio_of(rounds[BASE.name], rounds[kept.name]),
+            {side: np.median(rounds[side]) for side in rounds},
+        )
+        speed = BASE.moved * SIZE / seconds[BASE.name]
+        run.tables[kept.id] = {
             "float32's time": list(ratio),
-            "bytes fewer": BASE.moved / case.moved,
+            "bytes fewer": BASE.moved / kept.moved,
             "GB in a second, float32": speed / 1e9,
-            "nanoseconds for a parameter": seconds[case] / SIZE * 1e9,
+            "nanoseconds for a parameter": seconds[kept.name] / SIZE * 1e9,
         }
-        if limit is None or speed >= SLOW or ratio.high >= limit:
+        if limit is None or ratio.high >= limit:
             return
-    pytest.fail(str(Failure(f"{case.id} against float32", ratio, limit)), pytrace=False)
+    pytest.fail(str(Failure(f"{kept.id} against float32", ratio, limit)), pytrace=False)
