@@ -632,11 +632,15 @@ def function_names():
     return [f"function/{name}" for name in functions.names()]
 
 
+EXTRA = ["rows/adam/1e6x64/16384", "rows/sgd/1e6x64/16384", "formats/adam/8-bit-slots"]
+"""Cases of bench/test_tables.py and bench/test_formats.py."""
+
+
 @pytest.mark.parametrize("name", ["gates.toml", "gates-quick.toml"])
 def test_the_gates_of_the_repository_are_sound(name):
     held = read_gates(BENCH / name, Path("none"))
     cases = [case.id for case in (QUICK if "quick" in name else TABLE.values())]
-    others = [] if "quick" in name else [*function_names(), "rows/adam/1e6x64/16384", "rows/sgd/1e6x64/16384"]
+    others = [] if "quick" in name else [*function_names(), *EXTRA]
     for gate in held.gates:
         assert any(re.search(gate.cases, name) for name in cases + others), f"{gate.cases} matches no case"
     weaker = [gate for gate in held.gates if gate.against == "peer" and gate.at_least < 1 and "quick" not in name]
