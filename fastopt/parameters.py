@@ -128,14 +128,16 @@ def check_parameters(paths: list[str], given: list[Any], place: Place = HOST) ->
 
 def _check_parameters(paths: list[str], arrays: list[AnyArray], kinds: list[str], place: Place) -> None:
     for path, array, kind in zip(paths, arrays, kinds, strict=True):
-        _check_parameter(path, array, kind)
+        _check_parameter(path, array, kind, place.on_gpu)
     check_disjoint(paths, arrays, place)
 
 
-def _check_parameter(path: str, array: AnyArray, kind: str) -> None:
+def _check_parameter(path: str, array: AnyArray, kind: str, on_gpu: bool) -> None:
     if not kind and array.dtype.newbyteorder("=") not in (np.float32, np.float64):
-        hint = ': say {"dtype": "bfloat16"} in an override, if it is' if array.dtype == np.uint16 else ": cast it first"
-        raise TypeError(f"parameter {path}: expected float32, float64, bfloat16 or float16, got {array.dtype}{hint}")
+        is_code = array.dtype == np.uint16 and not on_gpu
+        hint = ': say {"dtype": "bfloat16"} in an override, if it is' if is_code else ": cast it first"
+        expected = "float32 or float64" if on_gpu else "float32, float64, bfloat16 or float16"
+        raise TypeError(f"parameter {path}: expected {expected}, got {array.dtype}{hint}")
     if not array.dtype.isnative:
         raise ValueError(
             f"parameter {path}: is not in native byte order: use array.astype(array.dtype.newbyteorder('='))"

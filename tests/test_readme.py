@@ -16,7 +16,7 @@ def test_the_readme_runs(tmp_path, monkeypatch):
     _save_a_model(import_keras(), tmp_path / "model.keras")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     namespace = {"__name__": "readme"}
     exec("\n".join(blocks), namespace)
     turned = namespace["model"].optimizer

@@ -408,8 +408,9 @@ def _decays_one_group_wrongly(build, self, params, overrides=None):
     build(self, params, kept)
 
 
-def _restores_all_but_one_slot(load, self, state, strict=True):
-    load(self, {name: value for name, value in state.items() if not name.endswith("momentum")}, strict=False)
+def _restores_all_but_one_slot(load, self, state, strict=True, convert=False):
+    kept = {name: value for name, value in state.items() if not name.endswith("momentum")}
+    load(self, kept, strict=False, convert=convert)
 
 
 def _writes_to_gradients(apply, self, grads, *arguments, **options):
