@@ -55,7 +55,6 @@ def register_rule(
     between, second : functions
         For two phases: ``(sums, n, s) -> number`` per parameter of ``n`` elements, then
         ``(param, grad, slots, number, s) -> param``.
-
     squares : sequence of str
         Names of slots that hold means of squares, or such: never negative, over many powers of ten. It matters for
         ``slot_dtype="8bit"``, see `fastopt.formats`.
@@ -92,9 +91,7 @@ def register_rule(
     if not isinstance(sample, scalars_type):
         raise TypeError(f"{name}: scalars must return a {scalars_type.__name__}, got {type(sample).__name__}")
     _check_numbers(f"{name}: scalars", sample)
-    if isinstance(squares, str) or set(squares) - starts.keys():
-        raise ValueError(f"{name}: squares must be names of slots, {', '.join(starts) or 'of which there are none'}")
-    kept = {slot: Slot(start=start, squares=slot in squares) for slot, start in starts.items()}
+    kept = _described(name, starts, squares)
     terms = _try(name, rule, second, between, starts, sample)
     if second is not None:
         two_phase_rule(private, rule, between, second, terms, kept)
@@ -120,6 +117,13 @@ def register_rule(
     Registered.__module__ = sys._getframe(1).f_globals.get("__name__", __name__)
     Registered.__doc__ = rule.__doc__ or f"The rule {rule.__name__}."
     return add(Registered)
+
+
+def _described(name: str, starts: dict[str, float], squares: Sequence[str]) -> dict[str, Slot]:
+    """What the rule's slots are."""
+    if isinstance(squares, str) or set(squares) - starts.keys():
+        raise ValueError(f"{name}: squares must be names of slots, {', '.join(starts) or 'of which there are none'}")
+    return {slot: Slot(start=start, squares=slot in squares) for slot, start in starts.items()}
 
 
 def _value(value: Any) -> Any:

@@ -41,7 +41,7 @@ def register_format(
         One or two: int8, uint8, int16, uint16, int32, uint32 or float32.
     scaled : bool
         Whether ``scale`` is the largest size among 256 numbers that follow each other, and kept with them; NaN if one
-        of these is not finite. Otherwise it is 1. Only with one part, and parameters of at least 4096 elements.
+        of these is NaN. Otherwise it is 1. Only with one part, and parameters of at least 4096 elements.
     noisy : bool
         Whether ``noise`` is a random whole number in [0, 65536), as of `fastopt.formats`. Otherwise it is not to be
         used.

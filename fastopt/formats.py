@@ -44,13 +44,23 @@ BESIDE = {"master": "master", "split": "remainder", "kahan": "compensation"}
 def check_options(optimizer: Any) -> None:
     """Refuse options that make no sense."""
     check_slot_dtype("slot_dtype", optimizer.slot_dtype)
-    check_choice("master_weights", optimizer.master_weights, ("float32", "split"))
-    check_choice("compensation", optimizer.compensation, ("kahan",))
+    check_masters("master_weights", optimizer.master_weights)
+    check_compensation("compensation", optimizer.compensation)
     check_flag("stochastic_rounding", optimizer.stochastic_rounding)
     check_seed("seed", optimizer.seed)
     check_ways(vars(optimizer))
     if isinstance(optimizer.slot_dtype, Mapping) and AVERAGE in optimizer.slot_dtype and not optimizer.use_ema:
         raise ValueError("slot_dtype names the average, and there is none: use_ema=True keeps one")
+
+
+def check_masters(name: str, value: Any) -> None:
+    """Refuse what is no kind of masters."""
+    check_choice(name, value, ("float32", "split"))
+
+
+def check_compensation(name: str, value: Any) -> None:
+    """Refuse what is no way to compensate."""
+    check_choice(name, value, ("kahan",))
 
 
 def check_seed(name: str, seed: Any) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..formats import check_choice, check_seed, check_ways
+from ..formats import check_choice, check_compensation, check_masters, check_seed, check_ways
 from ..parameters import SLOT_DTYPES, check_flag, check_number
 from ..signatures import FORMAT
 
@@ -57,14 +57,6 @@ def _check_slot_dtype(name: str, value: Any) -> None:
     check_choice(name, value, SLOT_DTYPES)
 
 
-def _check_masters(name: str, value: Any) -> None:
-    check_choice(name, value, ("float32", "split"))
-
-
-def _check_compensation(name: str, value: Any) -> None:
-    check_choice(name, value, ("kahan",))
-
-
 def _check_together(options: Mapping[str, Any]) -> None:
     check_ways(options)
     if not options["fused_backward"]:
@@ -113,8 +105,8 @@ class Options:
     fused_backward = Option(False, check_flag)
     sparse = Option(None, _check_sparse)
     slot_dtype = Option(None, _check_slot_dtype)
-    master_weights = Option(None, _check_masters)
-    compensation = Option(None, _check_compensation)
+    master_weights = Option(None, check_masters)
+    compensation = Option(None, check_compensation)
     stochastic_rounding = Option(False, check_flag)
     seed = Option(0, check_seed)
 

@@ -43,6 +43,7 @@ class Elementwise:
 
     def __init__(self, plan):
         self.work = self._whole = plan.work
+        self._left_out = ()
         self._groups = plan.rows
         self.dtype = plan.work.table.dtype
         self.on_threads = not launch.is_serial(plan.work)
@@ -62,13 +63,9 @@ class Elementwise:
             if not gradients:
                 return
             self.rows = RowEngine(self.work, self._groups, self.row_step, *self._rule)
-        if tuple(gradients) != self.rows.segments:
-            self._leave_out(tuple(gradients))
-        try:
-            self.rows.take(gradients)
-        except BaseException:
-            self._leave_out(())
-            raise
+        self.rows.take(gradients)
+        if self.rows.segments != self._left_out:
+            self._leave_out(self.rows.segments)
 
     @property
     def has_rows(self):
@@ -82,6 +79,7 @@ class Elementwise:
 
     def _leave_out(self, segments):
         """Have whole gradients be those of all other segments."""
+        self._left_out = segments
         self._whole = self.work.without(segments) if segments else self.work
 
     def calls(self, options):

@@ -65,7 +65,7 @@ class RowEngine:
 
         Raises what `Rows.refuse` does if an index is out of range.
         """
-        self.segments = tuple(gradients)
+        self.segments = ()
         if not gradients:
             return
         threads = launch.get_num_threads()
@@ -85,10 +85,10 @@ class RowEngine:
             launch.launch(self._merge, Sorting(work, len(tables), SORTING * places), 0)
         work.count = self._arrange(work.handle, is_one, self._streams)
         if work.count < 0:
-            self.segments = ()
             refused = gradients[tables[-1 - work.count].segment]
             refused.refuse(refused.indices)
             raise ValueError("the indices of a gradient for rows have been changed during the step: pass a copy")
+        self.segments = tuple(gradients)
 
     def _table_of(self, segment, rows, start):
         average = self._average_of(segment, rows)

@@ -4,7 +4,8 @@ Roots spread the codes as the numbers are spread, over orders of magnitude: the 
 eighth for means of squares. They are taken of the bit pattern, which is a logarithm but for what lies between two
 powers of two, where it is a straight line: an exponent divided by 4 or 8. So nothing is divided, and no root is worked
 out; and what decodes undoes just what encodes does. A mean of squares that is not zero keeps a code that is not zero,
-or a step would be divided by nothing; zero stays zero exactly. A block with a number that is not finite is NaN.
+or a step would be divided by nothing; zero stays zero exactly. A block with a NaN is NaN; of what
+is infinite the greatest number is kept.
 
 Evidence: Dettmers et al. 2021, https://arxiv.org/abs/2110.02861, for 8 bits and blocks; Li et al. 2023,
 https://arxiv.org/abs/2309.01507, for a second moment without a zero; tests/test_formats.py for these roots.

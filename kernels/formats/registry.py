@@ -27,11 +27,6 @@ class Format(NamedTuple):
     scaled: bool = False  # whether blocks have scales
     noisy: bool = False  # whether numbers are rounded at random
 
-    @property
-    def bytes(self) -> float:
-        """Bytes for each number."""
-        return sum(part.itemsize for part in self.parts) + (4 / BLOCK if self.scaled else 0)
-
 
 FORMATS: dict[str, Format] = {}
 """Name → format."""
