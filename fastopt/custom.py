@@ -120,7 +120,7 @@ def register_rule(
 
 
 def _described(name: str, starts: dict[str, float], squares: Sequence[str]) -> dict[str, Slot]:
-    """What the rule's slots are."""
+    """Say of each slot what it starts as, and whether it holds squares."""
     if isinstance(squares, str) or set(squares) - starts.keys():
         raise ValueError(f"{name}: squares must be names of slots, {', '.join(starts) or 'of which there are none'}")
     return {slot: Slot(start=start, squares=slot in squares) for slot, start in starts.items()}

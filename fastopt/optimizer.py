@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,25 +17,24 @@ from .decay import Decay
 from .declared import Declared
 from .device import HOST, Place, is_array
 from .flat import FlatBuffer, flatten, is_container, is_plain, match, rebuild
-from .formats import Formats, formats_of, shown
+from .formats import Formats
 from .gradients import ABSENT, BaseGradients, gradients_of
 from .kernels.clipping import ALL, EACH
 from .kernels.cpu.launch import one_call
 from .kernels.locks import Lock
-from .kernels.registry import Slot
-from .memory import Memory, memory_of
 from .parameters import Array, Parameter, collect
-from .plan import ACCUMULATOR_SLOT, AVERAGE_SLOT, Group, Plan, Storage, allocate
+from .plan import Group, Plan, Storage, allocate
 from .prepared import Prepared
 from .saved import Saved
 from .scalars import Scalars, Scaling
+from .slots import Slots
 from .steps.alone import alone, refuse_while
 from .steps.gpu import GpuSteps
 from .steps.host import HostSteps
 from .steps.repeated import RepeatedSteps
 
 
-class Optimizer(Averages, Decay, Prepared, Saved, Declared):
+class Optimizer(Averages, Decay, Prepared, Saved, Slots, Declared):
     """Base class: building, stepping, state. What subclasses say is in `declared.Declared`."""
 
     _structure: Any = None  # what `build` was given
@@ -189,70 +188,6 @@ class Optimizer(Averages, Decay, Prepared, Saved, Declared):
             formats = Formats(dict(kept), indices, self._counts.numbers, self._kept_seed) if kept else None
             plans.append(Plan(branch, indices, chosen, groups, scalars, slots, extra, self._storage, formats))
         return plans
-
-    def _find_formats(self) -> None:
-        """Choose the format of everything, for good."""
-        self._kept_as = [formats_of(self, p, self._branch(p)) if p.trainable else () for p in self._parameters]
-        self._kept_seed = self.seed
-
-    def _extra_slots(self) -> dict[str, Slot]:
-        """The state that belongs to the step, not to a rule."""
-        extra = {AVERAGE_SLOT: Slot(copies_parameter=True)} if self.use_ema else {}
-        return extra | ({ACCUMULATOR_SLOT: Slot()} if self.gradient_accumulation_steps else {})
-
-    def memory(self, params: Any = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Memory:
-        """Count the bytes of parameters, gradients and state.
-
-        Parameters
-        ----------
-        params : as of `build`, or list of shapes, optional
-            What would be built; shapes are those of float32. None: what is built.
-        overrides : dict, optional
-            As of `build`.
-
-        Returns
-        -------
-        fastopt.memory.Memory
-            ``bytes`` and ``per_element``, by what they are for; ``state`` and ``total`` in bytes.
-
-        Raises
-        ------
-        RuntimeError
-            If nothing is given, and the optimizer is not built.
-
-        Examples
-        --------
-        >>> import fastopt
-        >>> fastopt.Adam(slot_dtype="8bit").memory([(1024, 1024)]).state / 1024**2
-        2.03125
-        """
-        return memory_of(self, params, overrides)
-
-    @property
-    def slots(self) -> dict[str, list[Array | None]]:
-        """State arrays by slot name: for each parameter, in order, a live view; None where it has none.
-
-        Averages follow, at a step with a `RowGradient`, in the rows that it names; those of all other rows do when they
-        are read here.
-
-        Raises
-        ------
-        RuntimeError
-            If the optimizer is not built.
-        """
-        self._require_built("slots")
-        return self._slots_in_memory(shown)
-
-    def _slots_in_memory(self, view: Callable[..., Any] = lambda array, *_: array) -> dict[str, list[Array | None]]:
-        """The same, each array as ``view`` has it, of the array, its name and what its plan says of formats."""
-        found: dict[str, list[Array | None]] = {}
-        for plan in self._plans:
-            plan.follow_averages()
-            for name, arrays in plan.slots.items():
-                row = found.setdefault(name, [None] * len(self._parameters))
-                for k, array in zip(plan.indices, arrays, strict=True):
-                    row[k] = view(array, name, plan.kept)
-        return found
 
     def _require_built(self, what: str) -> None:
         if not self._built:

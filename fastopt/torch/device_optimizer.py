@@ -15,7 +15,7 @@ import torch
 
 from .._torch import found_inf_of, without_modes
 from ..counts import Call
-from ..device import HOST, AnyArray, place_of
+from ..device import HOST, place_of
 from ..device.strides import is_dense, memory_order, overlaps_itself
 from ..gradients import ABSENT, BaseGradients
 from ..kernels.layout import Control
@@ -27,23 +27,14 @@ from ..steps.gpu import GpuSteps
 from . import reading
 from .cohorts import Cohort, Member
 from .counters import Counters
-from .formats import (
-    CODES,
-    COUNTER,
-    TensorFormats,
-    check_formats,
-    codes_in,
-    formats_of,
-    name_in_state,
-    numbers_in,
-    scale_in,
-)
+from .formats import COUNTER, TensorFormats, check_formats, formats_of
 from .gradients import TensorGradients, present_of
-from .memory import HALVES, as_array, check_parameter, in_numpy, is_distributed, kept, local, new_state
+from .memory import HALVES, as_array, check_parameter, is_distributed, local
 from .options import Chosen
 from .rows import DeviceScalars, Row, Rows
 from .rule import Owner
 from .sparse import check_kind
+from .state_arrays import StateArrays
 from .verdict import Verdict, is_on_gpu, may_leave_out
 
 
@@ -160,14 +151,14 @@ class DeviceOptimizer(Optimizer):
             kept = formats_of(self, parameter, _slots_of(*structure))
             members.setdefault((structure, parameter.dtype, kept), []).append(k)
         extra = {AVERAGE_SLOT: Slot(copies_parameter=True)} if self.use_ema else {}
-        self._names = {**owner.rule.names, AVERAGE_SLOT: "ema"}
+        names = {**owner.rule.names, AVERAGE_SLOT: "ema"}
         self._rounded, self._is_noisy = integers("q", [0]), False
         plans = []
         for (structure, _, kept), indices in members.items():
             chosen = [self._parameters[k] for k in indices]
             rows: list[Any] = [self._row_of(self.members[k]) for k in indices]
             formats = self._formats(dict(kept), indices) if kept else None
-            storage = partial(self._state_arrays, formats=formats)
+            storage = StateArrays(names, self._by_path, self._place, formats)
             slots = _slots_of(*structure)
             plans.append(Plan("", indices, chosen, rows, structure[0], slots, extra, storage, formats))
         return plans
@@ -183,37 +174,6 @@ class DeviceOptimizer(Optimizer):
 
     def _row_of(self, member: Member) -> Row:
         return Row(member.group, member.cohort, self._owner.rule.extra(member.tensor))
-
-    def _state_arrays(
-        self, part: str, slot: Slot, parameters: list[Parameter], formats: TensorFormats | None
-    ) -> tuple[list[AnyArray | None], list[AnyArray]]:
-        """The arrays of the members' state, made where they are missing (see `plan.Storage`)."""
-        arrays = [
-            self._state_array(part, slot, p, k, formats) if p.array.ndim in slot.axes else None
-            for k, p in enumerate(parameters)
-        ]
-        return arrays, [array for array in arrays if array is not None]
-
-    def _state_array(
-        self, part: str, slot: Slot, parameter: Parameter, k: int, formats: TensorFormats | None
-    ) -> AnyArray:
-        """The array of parameter ``k`` of a plan."""
-        member, array, name = self._by_path[parameter.path], parameter.array, name_in_state(self._names, part)
-        state, called = member.state, f"state {name!r} of {member.path}"
-        if slot.scales:
-            state[name] = scale_in(state, name, array)
-            return in_numpy(state[name])
-        dtype = local(member.tensor).dtype if formats is None else formats.dtype_of(part, parameter)
-        if formats is not None and dtype in CODES:
-            state[name], numbers = codes_in(called, state, name, member.tensor, parameter, slot, dtype)
-            if numbers is not None:
-                formats.coming.append((part, k, numbers))
-            return in_numpy(state[name])
-        found = numbers_in(called, state, name)
-        if found is None or (dtype is torch.int16 and found.dtype is not dtype):  # no numbers to convert
-            found = new_state(member.tensor, array, slot, dtype)
-        state[name], view = kept(called, found, member.tensor, array, self._place, slot, dtype)
-        return view
 
     # -- the owner's state ------------------------------------------------------------------------------------------
 
