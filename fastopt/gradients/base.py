@@ -217,13 +217,14 @@ class BaseGradients:
         """Note how gradient ``k`` must be read: as it lies, or by a record of its layout."""
         self.table[LAYOUT, k] = DIRECT
         parameter = self.parameters[k]
-        if grad.dtype == parameter.dtype and lies_alike(grad, parameter.array):
+        alike = lies_alike(grad, parameter.array)
+        if grad.dtype == parameter.dtype and alike:
             return
-        self.table[LAYOUT, k] = self._write_record(k, grad, self.parameters[k].axes)
+        self.table[LAYOUT, k] = self._write_record(k, grad, () if alike else parameter.axes)
 
     def _write_record(self, k: int, grad: AnyArray, axes: Sequence[int]) -> int:
-        """Note how gradient ``k`` is read, along these axes, slowest first; where its record starts."""
-        extents = [grad.shape[axis] for axis in axes] or [1]
+        """Note how gradient ``k`` is read, along these axes, slowest first, or none, without gaps; where it starts."""
+        extents = [grad.shape[axis] for axis in axes] or [grad.size]
         strides = [grad.strides[axis] for axis in axes] or [grad.itemsize]
         record = [_kind_of(grad, self.parameters[k]), len(extents), *extents, *strides]
         start = int(self._starts[k])

@@ -12,19 +12,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..compile._jit import callee
+from ..compile._jit import callee, inlined_callee
 from ..compile.fingerprints import fingerprint
 from ..compile.intrinsics import array_at, scalars_at, table_at
 from ..formats import BLOCK as SCALED
 from ..formats import FORMATS
+from ..formats.half import float_of_bfloat16, float_of_float16
 from ..layout import (
     ACCUMULATED,
     ACCUMULATOR,
     ADDRESS,
     AVERAGED,
+    BFLOAT16,
     CHUNK,
     CLIP,
     DIRECT,
+    FLOAT16,
     GROUP,
     LAYOUT,
     LENGTH,
@@ -57,6 +60,10 @@ OPEN_AVERAGE: Any = None
 LOAD_AVERAGE: Any = None
 STORE_AVERAGE: Any = None
 STORE_PARAM: Any = None
+HALF = NONE = -1
+NUMBER_OF: Any = None
+UPDATE: Any = None
+UPDATE_IN_HALF: Any = None
 
 
 class Formatted(NamedTuple):
@@ -79,18 +86,28 @@ def step_formatted(first, last, handle, options):
     t, parts = tables_at(f.plan, DTYPE), table_at(f.parts, PARTS * STREAMS, f.segments, np.int64)
     scratch, staged, noise = scratch_for(options, DTYPE), np.empty((STREAMS, SCALED), np.float32), np.uint32(0)
     for k in range(first, last):
-        segment, start = t.chunks[k, SEGMENT], t.chunks[k, OFFSET]
-        if t.gradients[ADDRESS, segment] == 0:
+        segment, start, length = t.chunks[k, SEGMENT], t.chunks[k, OFFSET], t.chunks[k, LENGTH]
+        address = t.gradients[ADDRESS, segment]
+        if address == 0:
             continue
         c = scalars_at(Control, t.table, t.chunks[k, GROUP], 0)
         s = scalars_at(SCALARS, t.table, t.chunks[k, GROUP], CONTROLS)
-        whole, scale = chunk_gradient(t, segment, start, t.chunks[k, LENGTH], c, options, scratch, DTYPE)
-        for begin in range(0, whole.size, BLOCK):
-            offset, size = start + begin, min(BLOCK, whole.size - begin)
+        in_half = HALF != NONE and options & ACCUMULATED == 0 and _lies_in(HALF, t, segment)
+        if in_half:
+            half, whole, scale = array_at(address, start, length, np.uint16), scratch, c.unscale
+        else:
+            half = array_at(0, 0, 0, np.uint16)
+            whole, scale = chunk_gradient(t, segment, start, length, c, options, scratch, DTYPE)
+        given = scale, t.factors[CLIP, segment], c.limit
+        for begin in range(0, length, BLOCK):
+            offset, size = start + begin, min(BLOCK, length - begin)
             if NOISY:
                 noise = _noise_of(f, segment, offset)
-            streams, grad = OPEN(parts, segment, offset, size, staged), whole[begin : begin + size]
-            _update(streams, grad, s, scale, t.factors[CLIP, segment], c.limit, c.decay, noise, LOAD, STORE)
+            streams = OPEN(parts, segment, offset, size, staged)
+            if in_half:
+                UPDATE_IN_HALF(streams, half[begin : begin + size], s, given, c.decay, noise, LOAD, STORE, NUMBER_OF)
+            else:
+                UPDATE(streams, whole[begin : begin + size], s, given, c.decay, noise, LOAD, STORE, _as_it_is)
             CLOSE(streams)
             if options & AVERAGED:
                 average = OPEN_AVERAGE(parts, segment, offset, size, staged)
@@ -99,19 +116,63 @@ def step_formatted(first, last, handle, options):
                 if options & OVERWRITE:
                     _overwrite(streams[0], average, size, noise, LOAD_AVERAGE, STORE_PARAM)
         if options & ACCUMULATED:
-            clear(array_at(t.addresses[ACCUMULATOR, segment], start, whole.size, DTYPE))
+            clear(array_at(t.addresses[ACCUMULATOR, segment], start, length, DTYPE))
         if options & ZERO and t.gradients[LAYOUT, segment] == DIRECT:
-            clear(array_at(t.gradients[ADDRESS, segment], start, whole.size, DTYPE))
+            clear(array_at(address, start, length, DTYPE))
+
+
+@inlined_callee
+def _lies_in(kind, t, segment):
+    """Whether a gradient is of such 16 bits, and lies as its parameter does: it is decoded where it is read, too."""
+    record = t.gradients[LAYOUT, segment]
+    axes, stride = record + 1, record + 3
+    return record != DIRECT and t.layouts[record] == kind and t.layouts[axes] == 1 and t.layouts[stride] == 2
 
 
 @callee
-def _update(streams, grad, s, scale, factor, limit, decay, noise, load, store):
-    """`loops.update_chunk`, of a parameter and its slots: the first of the streams, and the others."""
+def _update(streams, grad, s, given, decay, noise, load, store, number_of):
+    """`loops.update_chunk`, of a parameter and its slots: the first of the streams, and the others.
+
+    A loop each for what is common: arithmetic is the limit here, not memory, and what does nothing costs a tenth.
+    """
+    scale, factor, limit = given
+    if scale != 1 or factor != 1 or limit != np.inf:
+        _each(streams, grad, s, given, decay, noise, load, store, number_of, _clipped, decayed)
+    elif decay != 0:
+        _each(streams, grad, s, given, decay, noise, load, store, number_of, _as_it_is, decayed)
+    else:
+        _each(streams, grad, s, given, decay, noise, load, store, number_of, _as_it_is, _as_it_is)
+
+
+@callee
+def _update_rarely(streams, grad, s, given, decay, noise, load, store, number_of):
+    """`_update` in one loop: each costs a second to compile."""
+    _each(streams, grad, s, given, decay, noise, load, store, number_of, _clipped, decayed)
+
+
+@callee
+def _update_never(streams, grad, s, given, decay, noise, load, store, number_of):
+    """Do nothing."""
+
+
+@callee
+def _each(streams, grad, s, given, decay, noise, load, store, number_of, gradient, parameter):
     for i in range(grad.size):
-        g = clip(grad[i] * scale * factor, -limit, limit)
         numbers = load(streams, i)
-        p, slots = update(decayed(numbers[0], decay), g, numbers[1:], s)
+        g = gradient(number_of(grad[i]), given)
+        p, slots = update(parameter(numbers[0], decay), g, numbers[1:], s)
         store(streams, i, (p, *slots), noise)
+
+
+@callee
+def _clipped(gradient, given):
+    scale, factor, limit = given
+    return clip(gradient * scale * factor, -limit, limit)
+
+
+@callee
+def _as_it_is(number, given=None):
+    return number
 
 
 @callee
@@ -149,7 +210,7 @@ def compiled_step(scalars, formats, dtype):
     """The kernel for a rule and a format, or None, of each stream: parameter, average, slots."""
     bindings, name, key = launch.specialisation(scalars, len(formats) - SLOTS, dtype)
     streams = [stream_of(format, number, dtype.type) for number, format in enumerate(formats)]
-    stepped = together([streams[PARAM], *streams[SLOTS:]])
+    stepped, half = together([streams[PARAM], *streams[SLOTS:]]), _half_of(formats[PARAM])
     used = [format for format in formats if format is not None]
     bindings |= {
         "STREAMS": len(formats),
@@ -158,10 +219,20 @@ def compiled_step(scalars, formats, dtype):
         **{key.upper(): function for key, function in stepped._asdict().items()},
         **{f"{key.upper()}_AVERAGE": function for key, function in streams[AVERAGE]._asdict().items()},
         "STORE_PARAM": streams[PARAM].store,
+        "HALF": half,
+        "NUMBER_OF": float_of_float16 if half == FLOAT16 else float_of_bfloat16,
+        "UPDATE": _update if half == NONE else _update_rarely,
+        "UPDATE_IN_HALF": _update_never if half == NONE else _update,
     }
     digest = fingerprint(*(function for format in used for function in (format.decode, format.encode)))
     names = "_".join("" if format is None else format.name.replace(" ", "-") for format in formats)
     return launch.compiled(step_formatted, bindings, f"{name}_{names}", key and digest and f"{key} {digest} {names}")
+
+
+def _half_of(format):
+    """The kind of the 16 bits that a parameter is kept in, and mostly its gradients, too; else ``NONE``."""
+    name = "" if format is None else format.name
+    return BFLOAT16 if name.startswith("bfloat16") else FLOAT16 if name.startswith("float16") else NONE
 
 
 class Kept(NamedTuple):

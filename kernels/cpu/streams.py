@@ -30,13 +30,13 @@ class Stream(NamedTuple):
     close: Any
 
 
-def stream_of(format, number, dtype):
-    """The stream of a number, in a format; None: in the compute dtype."""
+def stream_of(format, stream, dtype):
+    """The stream with a number, in a format; None: in the compute dtype."""
     if format is None:
-        return _native(number, dtype)
+        return _native(stream, dtype)
     if format.scaled:
-        return _scaled(format, number, dtype)
-    return _of_one_part(format, number, dtype) if len(format.parts) == 1 else _of_two_parts(format, number, dtype)
+        return _scaled(format, stream, dtype)
+    return _of_one_part(format, stream, dtype) if len(format.parts) == 1 else _of_two_parts(format, stream, dtype)
 
 
 @callee
@@ -44,8 +44,8 @@ def _close_nothing(arrays):
     """Do nothing."""
 
 
-def _native(number, dtype):
-    first = PARTS * number
+def _native(stream, dtype):
+    first = PARTS * stream
 
     @inlined_callee
     def open_native(parts, segment, offset, size, staged):
@@ -62,9 +62,8 @@ def _native(number, dtype):
     return Stream(open_native, load_native, store_native, _close_nothing)
 
 
-def _of_one_part(format, number, dtype):
-    first, decode, encode, (kind,) = PARTS * number, format.decode, format.encode, _kinds(format)
-    factor = _factor(number)
+def _of_one_part(format, stream, dtype):
+    first, decode, encode, (kind,) = PARTS * stream, format.decode, format.encode, _kinds(format)
 
     @inlined_callee
     def open_one(parts, segment, offset, size, staged):
@@ -76,14 +75,13 @@ def _of_one_part(format, number, dtype):
 
     @inlined_callee
     def store_one(arrays, i, number, noise):
-        arrays[0][i] = encode(np.float32(number), np.float32(1), noise_at(noise, i, factor))[0]
+        arrays[0][i] = encode(np.float32(number), np.float32(1), noise_at(noise, i, stream))[0]
 
     return Stream(open_one, load_one, store_one, _close_nothing)
 
 
-def _of_two_parts(format, number, dtype):
-    first, decode, encode, (kind, other) = PARTS * number, format.decode, format.encode, _kinds(format)
-    factor = _factor(number)
+def _of_two_parts(format, stream, dtype):
+    first, decode, encode, (kind, other) = PARTS * stream, format.decode, format.encode, _kinds(format)
 
     @inlined_callee
     def open_two(parts, segment, offset, size, staged):
@@ -96,24 +94,24 @@ def _of_two_parts(format, number, dtype):
 
     @inlined_callee
     def store_two(arrays, i, number, noise):
-        stored = encode(np.float32(number), np.float32(1), noise_at(noise, i, factor))
+        stored = encode(np.float32(number), np.float32(1), noise_at(noise, i, stream))
         arrays[0][i], arrays[1][i] = stored
 
     return Stream(open_two, load_two, store_two, _close_nothing)
 
 
-def _scaled(format, number, dtype):
+def _scaled(format, stream, dtype):
     """A stream whose numbers are staged until the largest of a block is known: opened for one block at a time."""
-    first, decode, encode, (kind,) = PARTS * number, format.decode, format.encode, _kinds(format)
+    first, decode, encode, (kind,) = PARTS * stream, format.decode, format.encode, _kinds(format)
 
     @inlined_callee
     def open_scaled(parts, segment, offset, size, staged):
         scale = array_at(parts[first + 2, segment], offset // BLOCK, 1, np.float32)
-        return array_at(parts[first, segment], offset, size, kind), staged[number, :size], scale
+        return array_at(parts[first, segment], offset, size, kind), staged[stream, :size], scale, scale[0]
 
     @inlined_callee
     def load_scaled(arrays, i):
-        return dtype(decode((arrays[0][i],), arrays[2][0]))
+        return dtype(decode((arrays[0][i],), arrays[3]))
 
     @inlined_callee
     def store_scaled(arrays, i, number, noise):
@@ -153,23 +151,20 @@ def scale_of(numbers):
     return number_of(normal if largest else np.int32(0), np.float32(0))
 
 
-_FACTORS = 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1, 0x9E3779B1, 0x2C1B3C6D
-
-
-def _factor(number):
-    """What a stream's noise is multiplied by."""
-    return np.uint32(_FACTORS[number % len(_FACTORS)])
+_FACTORS = 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F
+"""What the noise of two streams each is multiplied by."""
 
 
 @inlined_callee
-def noise_at(start, i, factor):
-    """16 random bits for element ``i`` of a block.
+def noise_at(start, i, stream):
+    """16 random bits for element ``i`` of a block: half of a product, for each of two streams.
 
-    The upper bits of a product are random enough to round by: see tests/test_formats.py.
+    They are random enough to round by: see tests/test_formats.py.
     """
     bits = np.uint32(np.uint32(np.uint32(i) * np.uint32(0x9E3779B1)) + start)
     bits = np.uint32(bits ^ np.uint32(bits >> np.uint32(16)))
-    return np.uint32(np.uint32(bits * factor) >> np.uint32(16))
+    product = np.uint32(bits * np.uint32(_FACTORS[stream // 2 % len(_FACTORS)]))
+    return np.uint32(product & np.uint32(0xFFFF)) if stream % 2 else np.uint32(product >> np.uint32(16))
 
 
 def together(streams):

@@ -4,8 +4,11 @@ Roots spread the codes as the numbers are spread, over orders of magnitude: the 
 eighth for means of squares. They are taken of the bit pattern, which is a logarithm but for what lies between two
 powers of two, where it is a straight line: an exponent divided by 4 or 8. So nothing is divided, and no root is worked
 out; and what decodes undoes just what encodes does. A mean of squares that is not zero keeps a code that is not zero,
-or a step would be divided by nothing; zero stays zero exactly. A block with a NaN is NaN; of what
-is infinite the greatest number is kept.
+or a step would be divided by nothing; zero stays zero exactly. A block with a NaN is NaN; of what is infinite the
+greatest number is kept.
+
+Every operation here is one that a step of a block waits for, so there are few: signs and zeros come from the code
+itself, limited to one from above and below.
 
 Evidence: Dettmers et al. 2021, https://arxiv.org/abs/2110.02861, for 8 bits and blocks; Li et al. 2023,
 https://arxiv.org/abs/2309.01507, for a second moment without a zero; tests/test_formats.py for these roots.
@@ -18,59 +21,80 @@ from ..compile.tuples import bits_of, where
 from .half import SIZE, float_of
 from .registry import add
 
-ONE = 0x3F800000
-"""Bits of 1."""
-
 FOURTH, EIGHTH = np.int32(2), np.int32(3)
 """By how many bits a logarithm is shifted."""
 
+MOST, MOST_SQUARES = np.int32(0x42FE0000), np.int32(0x437F0000)
+"""Bits of 127 and 255, the codes of a block's largest number."""
+
+LEAST = np.float32(2.0**-95)
+"""What scales of signed numbers are at least: the code of zero rounds to zero, and code 1 stays a normal number."""
+
+SIGN = -0x80000000
+"""Bits of the sign."""
+
 
 @inlined_callee
-def _root(number, scale, shift, most, least):
-    """The code of a number in [least, most]: ``most`` times a root of its share; 0 if it is zero."""
-    size = np.int32(np.int32(bits_of(number)) & np.int32(SIZE))
+def _root(size, scale, shift, most):
+    """The root of a share of the scale, times ``most``: of bit patterns, a float32."""
     logarithm = np.int32(np.int32(size - np.int32(bits_of(scale))) >> shift)
-    root = float_of(np.int32(logarithm + np.int32(ONE))) * most
-    root = where(root < least, least, root)
-    code = np.int32(np.int32(bits_of(root + np.float32(2.0**23))) & np.int32(0xFF))  # rounded to a whole number
-    return where(size == np.int32(0), np.int32(0), code)
+    return float_of(np.int32(logarithm + most))
 
 
 @inlined_callee
-def _power(code, scale, shift, most):
-    """What has such a code."""
-    root = np.float32(code) * (np.float32(1) / most)
-    logarithm = np.int32(np.int32(bits_of(root)) - np.int32(ONE))
-    size = np.int32(np.int32(logarithm << shift) + np.int32(bits_of(scale)))
-    number = float_of(where(size < np.int32(1), np.int32(1), size))
-    return where(code == np.int32(0), np.float32(0), number) + (scale - scale)
+def _power(root, scale, shift, most):
+    """Bits of what has such a root, a float32 whose sign is of no account."""
+    logarithm = np.int32(
+        np.int32(bits_of(root)) << shift
+    )  # what is shifted out at the top is what multiples of 2**32 are
+    return np.int32(logarithm + np.int32(np.int32(bits_of(scale)) - np.int32(most << shift)))
+
+
+@inlined_callee
+def _one(scale):
+    """1, or NaN if the scale is."""
+    return np.float32(1) + (scale - scale)
+
+
+@inlined_callee
+def _at_least(scale):
+    return where(scale < LEAST, LEAST, scale)
 
 
 @inlined_callee
 def decode_signed(stored, scale):
     """± the fourth power."""
-    code = np.int32(stored[0])
-    size = _power(abs(code), scale, FOURTH, np.float32(127))
-    return where(code < np.int32(0), -size, size)
+    root, one = np.float32(stored[0]), _one(scale)
+    sign = where(root < one, root, one)
+    sign = where(sign < np.float32(-1), np.float32(-1), sign)
+    return float_of(_power(root, _at_least(scale), FOURTH, MOST)) * sign
 
 
 @inlined_callee
 def encode_signed(number, scale, noise):
     """± the fourth root."""
-    code = _root(number, scale, FOURTH, np.float32(127), np.float32(0))
-    return (np.int8(where(number < np.float32(0), np.int32(-code), code)),)
+    bits = np.int32(bits_of(number))
+    root = _root(np.int32(bits & np.int32(SIZE)), _at_least(scale), FOURTH, MOST)
+    signed = float_of(np.int32(np.int32(bits_of(root)) | np.int32(bits & np.int32(SIGN))))
+    return (np.int8(bits_of(signed + np.float32(1.5 * 2.0**23))),)  # the sum is rounded to a whole number
 
 
 @inlined_callee
 def decode_squares(stored, scale):
     """The eighth power."""
-    return _power(np.int32(stored[0]), scale, EIGHTH, np.float32(255))
+    root, one = np.float32(stored[0]), _one(scale)
+    size = _power(root, scale, EIGHTH, MOST_SQUARES)
+    return float_of(where(size < np.int32(1), np.int32(1), size)) * where(root < one, root, one)
 
 
 @inlined_callee
 def encode_squares(number, scale, noise):
     """The eighth root, at least 1 if the number is not zero."""
-    return (np.uint8(_root(number, scale, EIGHTH, np.float32(255), np.float32(1))),)
+    size = np.int32(np.int32(bits_of(number)) & np.int32(SIZE))
+    root = _root(size, scale, EIGHTH, MOST_SQUARES)
+    root = where(root < np.float32(1), np.float32(1), root)
+    code = np.int32(bits_of(root + np.float32(2.0**23)))
+    return (np.uint8(where(size == np.int32(0), np.int32(0), code)),)
 
 
 add("8bit", ["i1"], decode_signed, encode_signed, scaled=True)
