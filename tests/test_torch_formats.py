@@ -554,8 +554,9 @@ def test_8_bits_follow_a_parameter_that_lies_otherwise():
     p.grad = grad.clone()
     optimizer.step()
     found, expected = optimizer.state[p]["exp_avg"], 0.271 * grad
-    largest = expected.abs().max()
-    assert ((found - expected).abs() <= 0.08 * expected.abs() + 1e-6 * largest).all()
+    share = expected.abs() / expected.abs().max()
+    bound = 0.04 * share**0.75 + 4e-7  # two half codes, of a fourth root in [0, 127]
+    assert ((found - expected).abs() / expected.abs().max() <= bound).all()
 
 
 def test_a_model_may_change_its_dtype_while_training():
