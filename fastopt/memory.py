@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from .formats import formats_of, parts_of
-from .parameters import Parameter, collect
+from .parameters import Parameter, collect, parameter_of, settings_of
 
 
 class Memory(NamedTuple):
@@ -45,14 +46,64 @@ class Memory(NamedTuple):
 
 def memory_of(optimizer: Any, params: Any, overrides: Mapping[str, Mapping[str, Any]] | None) -> Memory:
     """See `Optimizer.memory`."""
-    if params is None:
-        optimizer._require_built("memory() without parameters")
-        if overrides is not None:
-            raise ValueError("memory: overrides belong to params, and there are none")
-        parameters, kept_as = optimizer._parameters, optimizer._kept_as
-    else:
-        parameters = collect(_arrays(params), overrides)
-        kept_as = [formats_of(optimizer, p, optimizer._branch(p)) if p.trainable else () for p in parameters]
+    if params is not None:
+        are_shapes = isinstance(params, (list, tuple)) and params and all(map(_is_shape, params))
+        return count(optimizer, (parameters_of if are_shapes else collect)(params, overrides))
+    optimizer._require_built("memory() without parameters")
+    if overrides is not None:
+        raise ValueError("memory: overrides belong to params, and there are none")
+    return _counted(optimizer, optimizer._parameters, optimizer._kept_as)
+
+
+def count(optimizer: Any, parameters: list[Parameter]) -> Memory:
+    """Count what an optimizer would take that were built with these parameters."""
+    kept_as = [formats_of(optimizer, p, optimizer._branch(p)) if p.trainable else () for p in parameters]
+    return _counted(optimizer, parameters, kept_as)
+
+
+def parameters_of(
+    shapes: Iterable[tuple[int, ...]],
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    dtype: npt.DTypeLike = np.float32,
+) -> list[Parameter]:
+    """Make parameters of shapes, to be counted and not to be stepped: their arrays are one element, seen many times.
+
+    Parameters
+    ----------
+    shapes : iterable of tuple of int
+    overrides : dict, optional
+        As of `Optimizer.build`; the paths are numbers. A ``dtype`` of 16 bits is that of the parameters it is for.
+    dtype : dtype
+        Of the others: float32 or float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an extent is negative, an array of the shape would have 2**63 bytes, or an override makes no sense.
+    """
+    shapes = list(shapes)
+    paths = [str(number) for number in range(len(shapes))]
+    return [
+        parameter_of(path, _stand_in(path, shape, np.dtype(np.uint16 if "dtype" in own else dtype)), own)
+        for path, shape, own in zip(paths, shapes, settings_of(paths, overrides), strict=True)
+    ]
+
+
+def _stand_in(path: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    extents = tuple(map(int, shape))
+    if min(extents, default=0) < 0 or math.prod(extents) * dtype.itemsize >= 2**63:
+        raise ValueError(
+            f"parameter {path}: there is no array of the shape {extents}: expected extents of at least 0, and fewer "
+            "than 2**63 bytes"
+        )
+    return np.broadcast_to(np.zeros((), dtype), extents)
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(extent, (int, np.integer)) for extent in value)
+
+
+def _counted(optimizer: Any, parameters: list[Parameter], kept_as: Sequence[tuple[tuple[str, str], ...]]) -> Memory:
     found = {"parameters": sum(parameter.array.nbytes for parameter in parameters)}
     found["gradients"] = found["parameters"]
     for parameter, formats in zip(parameters, kept_as, strict=True):
@@ -60,17 +111,6 @@ def memory_of(optimizer: Any, params: Any, overrides: Mapping[str, Mapping[str, 
             for name, size in _state_of(optimizer, parameter, dict(formats)).items():
                 found[name] = found.get(name, 0) + size
     return Memory(sum(parameter.array.size for parameter in parameters), found)
-
-
-def _arrays(params: Any) -> Any:
-    """Parameters as they are; shapes as arrays of float32 that nobody fills."""
-    if isinstance(params, (list, tuple)) and params and all(_is_shape(each) for each in params):
-        return [np.empty(shape, np.float32) for shape in params]
-    return params
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(extent, (int, np.integer)) for extent in value)
 
 
 def _state_of(optimizer: Any, parameter: Parameter, formats: dict[str, str]) -> dict[str, int]:

@@ -81,25 +81,29 @@ def collect(structure: Any, overrides: Mapping[str, Mapping[str, Any]] | None) -
     """
     paths, given = flatten(structure)
     place = place_of([f"parameter {path}" for path in paths], given)
-    settings = _settings_of(paths, overrides)
+    settings = settings_of(paths, overrides)
     views = [place.view(f"parameter {path}", known) for path, known in zip(paths, given, strict=True)]
     kinds = [_kind_of(*each, place) for each in zip(paths, views, settings, strict=True)]
     arrays = [view.view(np.uint16) if kind else view for view, kind in zip(views, kinds, strict=True)]
     _check_parameters(paths, views, kinds, place)
     return [
-        Parameter(
-            path,
-            array,
-            memory_order(array),
-            setting.get("trainable", True),
-            float(setting.get("learning_rate_multiplier", 1.0)),
-            setting,
-            place=place,
-            foreign=None if array is known else known,
-            kept_as=kind,
-        )
+        parameter_of(path, array, setting, place)._replace(foreign=None if array is known else known, kept_as=kind)
         for path, known, array, setting, kind in zip(paths, given, arrays, settings, kinds, strict=True)
     ]
+
+
+def parameter_of(path: str, array: AnyArray, setting: Mapping[str, Any], place: Place = HOST) -> Parameter:
+    """The parameter of an array that holds numbers of its dtype, or those that an override says."""
+    return Parameter(
+        path,
+        array,
+        memory_order(array),
+        setting.get("trainable", True),
+        float(setting.get("learning_rate_multiplier", 1.0)),
+        setting,
+        place=place,
+        kept_as=setting.get("dtype", ""),
+    )
 
 
 def kept_as(array: Any, declared: str = "") -> str:
@@ -165,7 +169,14 @@ def check_disjoint(paths: list[str], arrays: list[AnyArray], place: Place) -> No
             raise ValueError(f"parameters {path} and {other} share memory: pass a shared parameter once")
 
 
-def _settings_of(paths: list[str], overrides: Mapping[str, Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+def settings_of(paths: list[str], overrides: Mapping[str, Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    """What overrides say of each path.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one makes no sense, matches no path, or two set the same for one.
+    """
     settings: list[dict[str, Any]] = [{} for _ in paths]
     if overrides is None:
         return settings

@@ -39,9 +39,9 @@ class Slots:
         Parameters
         ----------
         params : as of `build`, or list of shapes, optional
-            What would be built; shapes are those of float32. None: what is built.
+            What would be built; shapes are those of float32, and take no memory, however large. None: what is built.
         overrides : dict, optional
-            As of `build`.
+            As of `build`. Shapes are of the ``dtype`` of 16 bits that they say.
 
         Returns
         -------
@@ -52,12 +52,17 @@ class Slots:
         ------
         RuntimeError
             If nothing is given, and the optimizer is not built.
+        TypeError, ValueError
+            If it could not be built with these; a shape's extent is negative.
 
         Examples
         --------
         >>> import fastopt
         >>> fastopt.Adam(slot_dtype="8bit").memory([(1024, 1024)]).state / 1024**2
         2.03125
+        >>> halves = {".": {"dtype": "bfloat16"}}
+        >>> fastopt.Adam(master_weights="split").memory([(70_000, 1_000_000)], halves).total / 1e12
+        0.98
         """
         return memory_of(self, params, overrides)
 

@@ -749,6 +749,33 @@ def test_memory_is_counted_before_and_after(options, elements, expected):
     assert after.total == after.state + 2 * sum(array.nbytes for array in params)
 
 
+def test_shapes_are_counted_without_arrays():
+    """However large, of any dtype, and as they would be built."""
+    optimizer = fastopt.AdamW(slot_dtype="8bit", master_weights="split", use_ema=True)
+    shapes, halves = [(64, 80), (5,), (), (0, 3)], {"": {"dtype": "bfloat16"}}
+    arrays = [np.zeros(shape, np.uint16) for shape in shapes]
+    assert optimizer.memory(shapes, halves) == optimizer.memory(arrays, halves)
+    frozen, arrays = {"0": {"trainable": False}}, [np.zeros(shape, np.float32) for shape in shapes]
+    assert fastopt.Adam().memory(shapes, frozen) == fastopt.Adam().memory(arrays, frozen)
+    assert fastopt.Muon().memory(shapes) == fastopt.Muon().memory(arrays)
+    huge = optimizer.memory([(10**9, np.int64(10**8))], halves)
+    assert huge.elements == 10**17
+    assert huge.bytes == {"parameters": 2 * 10**17, "gradients": 2 * 10**17, "remainder": 2 * 10**17,
+                          "momentum": 10**17, "momentum/scale": 10**17 // 64, "velocity": 10**17,
+                          "velocity/scale": 10**17 // 64, "average": 4 * 10**17}  # fmt: skip
+
+
+@rows("shapes, overrides, message", [
+    ([(3,), (-1, 4)], None, "parameter 1: there is no array of the shape"),
+    ([(2**31, 2**31)], None, "fewer than 2\\*\\*63 bytes"),
+    ([(3,)], {"5": {"dtype": "bfloat16"}}, "matches no parameter"),
+    ([(3,)], {"": {"dtype": "float32"}}, "dtype must be"),
+])  # fmt: skip
+def test_shapes_that_no_array_has_are_refused(shapes, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        fastopt.Adam().memory(shapes, overrides)
+
+
 # -- refused -----------------------------------------------------------------------------------------------------------
 
 OPTIONS = {

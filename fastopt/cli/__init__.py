@@ -46,7 +46,7 @@ app.command(cls=_Command, context_settings={"allow_extra_args": True, "ignore_un
 app.command(cls=_Command, context_settings={"ignore_unknown_options": True})(schedule)
 app.command(cls=_Command)(warmup)
 app.command(cls=_Command)(bench)
-app.command(cls=_Command)(info)
+app.command(cls=_Command, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(info)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,15 +1,18 @@
-"""`fastopt info`: what a report of a problem should contain."""
+"""`fastopt info`: what a report of a problem should contain; and what a model takes, see `memory`."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from enum import StrEnum
 from importlib import metadata
 from typing import Annotated, Any
 
 import typer
+
+Dtype = StrEnum("Dtype", ["float32", "float64", "bfloat16", "float16"])
 
 OPTIONAL_PACKAGES = ("scikit-learn", "matplotlib", "torch", "keras", "tbb", "numba-cuda")
 
@@ -18,9 +21,69 @@ SIMD_BITS = {"avx512f": 512, "avx2": 256, "avx": 256, "sse2": 128, "neon": 128}
 
 
 def info(
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|SHAPES|N|FILE", help="As gpt2; 50257x768,12*768x3072; 7B; file.safetensors or .npz."
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="For the model; without one, common choices are compared.")
+    ] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Of the model's parameters and gradients.")] = None,
+    slot_dtype: Annotated[
+        str | None, typer.Option(metavar="DTYPE", help="Of the optimizer's state: float32, bfloat16, float16, 8bit.")
+    ] = None,
+    master_weights: Annotated[
+        str | None, typer.Option(metavar="float32|split", help="Kept beside parameters of 16 bits.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show versions, processor, threads, cache and devices."""
+    """Show versions, processor, threads, cache and devices; or what a model takes.
+
+    With --model: the bytes of its parameters, gradients and state, of which
+    nothing is made. Every hyper-parameter of the optimizer is a flag, too:
+
+      fastopt info --model gpt2
+      fastopt info --model 7B --dtype bfloat16
+      fastopt info --model gpt2 --optimizer adamw --slot-dtype 8bit --use-ema
+    """
+    formats = {"--slot-dtype": slot_dtype, "--master-weights": master_weights}
+    typed = [part for flag, value in formats.items() if value is not None for part in (flag, value)]
+    if model is not None:
+        _show_memory(model, optimizer, dtype, [*context.args, *typed], as_json)
+        return
+    strays = ["--optimizer"] * (optimizer is not None) + ["--dtype"] * (dtype is not None) + typed + context.args
+    if strays:
+        raise typer.BadParameter(f"{strays[0]} goes with a model, and none is named: say --model gpt2, for example")
+    _show_facts(as_json)
+
+
+def _show_memory(model: str, optimizer: str | None, dtype: str | None, typed: Sequence[str], as_json: bool) -> None:
+    import json
+
+    from . import memory
+    from .report import make_console
+    from .runs import UsageError, plan_run, read_flags
+    from .shapes import shapes_of
+
+    try:
+        shapes, flags = shapes_of(model), read_flags(typed)
+        if optimizer is None and not flags:
+            choices = memory.compared(shapes, dtype)
+        else:
+            choices = [memory.counted(shapes, dtype or "float32", plan_run(optimizer or "adam", flags))]
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    if as_json:
+        found = {"model": model, "parameters": choices[0].memory.elements, "arrays": len(shapes)}
+        typer.echo(json.dumps({**found, "choices": [choice.to_json() for choice in choices]}, indent=2))
+        return
+    memory.show(make_console(), choices, len(shapes))
+
+
+def _show_facts(as_json: bool) -> None:
     import json
 
     facts = collect()
