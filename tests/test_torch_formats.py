@@ -518,6 +518,127 @@ def test_formats_change_with_the_options_and_keep_their_numbers():
     assert ((optimizer.state[p]["exp_avg"] - expected).abs() / expected).max() < 0.05
 
 
+MIXED = {"exp_avg": "bfloat16", "exp_avg_sq": "8bit"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_slots_of_different_formats(dtype):
+    """What a dict does not name is kept as without one; numbers are those of runs with the format alone."""
+    runs = {}
+    for key, kind in {
+        "mixed": MIXED, "first": {"exp_avg": "bfloat16"}, "none": None, "all 8": "8bit"
+    }.items():  # fmt: skip
+        p = leaf(torch.linspace(-1, 1, LARGE).to(dtype))
+        optimizer = fastopt.torch.AdamW([p], slot_dtype=kind, seed=3)
+        for step in range(3):
+            p.grad = torch.randn(LARGE, generator=torch.Generator().manual_seed(step)).to(dtype)
+            optimizer.step()
+        runs[key] = optimizer.state[p]
+    dtypes = {key: (state["exp_avg"].dtype, state["exp_avg_sq"].dtype) for key, state in runs.items()}
+    assert dtypes["mixed"] == (torch.bfloat16, torch.uint8) and dtypes["first"] == (torch.bfloat16, dtype)
+    assert [key for key in runs["mixed"] if key.endswith("_scale")] == ["exp_avg_sq_scale"]
+    assert torch.equal(runs["first"]["exp_avg_sq"], runs["none"]["exp_avg_sq"])
+    for key in ("exp_avg_sq", "exp_avg_sq_scale"):
+        assert torch.equal(runs["mixed"][key], runs["all 8"][key])
+    exact = runs["none"]["exp_avg"].float()
+    torch.testing.assert_close(runs["mixed"]["exp_avg"].float(), exact, rtol=0.03, atol=0.01)
+
+
+def test_a_dict_of_formats_is_kept_saved_and_read_only():
+    chosen = dict(MIXED)
+    p = leaf(torch.linspace(-1, 1, LARGE))
+    optimizer = fastopt.torch.AdamW([p], slot_dtype=chosen)
+    chosen["exp_avg"] = "8bit"
+    assert optimizer.slot_dtype == MIXED
+    with pytest.raises(TypeError, match="item assignment"):
+        optimizer.slot_dtype["exp_avg"] = "8bit"
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    copies = [copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))]
+    for each in (optimizer, *copies):
+        (q,) = each.param_groups[0]["params"]
+        q.grad = torch.full_like(q, 0.5)
+        each.step()
+        assert each.slot_dtype == MIXED and torch.equal(p, q)
+        assert torch.equal(optimizer.state[p]["exp_avg"], each.state[q]["exp_avg"])
+    optimizer.slot_dtype = {"exp_avg_sq": "bfloat16"}
+    optimizer.step()
+    assert optimizer.state[p]["exp_avg"].dtype == torch.float32
+    assert optimizer.state[p]["exp_avg_sq"].dtype == torch.bfloat16
+
+
+def test_slots_may_be_named_that_are_not_there_yet():
+    p = leaf(torch.linspace(-1, 1, LARGE))
+    optimizer = fastopt.torch.AdamW([p], slot_dtype={"max_exp_avg_sq": "8bit"})
+    for amsgrad in (False, True):
+        optimizer.param_groups[0]["amsgrad"] = amsgrad
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        state = optimizer.state[p]
+        assert ("max_exp_avg_sq_scale" in state) == amsgrad and "exp_avg_sq_scale" not in state
+    assert state["max_exp_avg_sq"].dtype == torch.uint8
+    optimizer.slot_dtype = {"square_avg": "8bit"}
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(
+        ValueError, match="there is no slot 'square_avg': the slots are exp_avg, exp_avg_sq, max_exp_avg_sq"
+    ):
+        optimizer.step()
+    assert all(torch.equal(state[key], value) for key, value in before["state"][0].items())
+
+
+def test_formats_of_ones_own_are_not_for_tensors():
+    fastopt.register_format(
+        "torch8",
+        lambda stored, scale: stored[0] * scale,
+        lambda number, scale, noise: (number,),
+        ["float32"],
+        scaled=True,
+    )
+    for kind in ("torch8", {"exp_avg": "torch8"}):
+        with pytest.raises(ValueError, match="slot_dtype='torch8' is registered for NumPy arrays"):
+            fastopt.torch.AdamW([leaf(torch.ones(3))], slot_dtype=kind)
+
+
+def test_what_belongs_to_another_format_leaves_state():
+    p, resumed = (leaf(torch.linspace(-1, 1, LARGE).bfloat16()) for _ in range(2))
+    optimizer = fastopt.torch.AdamW([p], amsgrad=True, slot_dtype="8bit", master_weights="float32")
+    names = ["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]
+
+    def beside(state):
+        return state.keys() - {"step", *names}
+
+    def step(own, tensor):
+        tensor.grad = torch.ones_like(tensor)
+        own.step()
+        return beside(own.state[tensor])
+
+    assert step(optimizer, p) == {"master", *(f"{name}_scale" for name in names)}
+    saved = copy.deepcopy(optimizer.state_dict())
+    optimizer.param_groups[0]["amsgrad"] = False  # its slot stays in state, in 8 bits: so do the scales
+    optimizer.slot_dtype = {"exp_avg_sq": "8bit"}
+    assert step(optimizer, p) == {"master", "exp_avg_sq_scale", "max_exp_avg_sq_scale"}
+    optimizer.master_weights, optimizer.slot_dtype = "split", None
+    assert step(optimizer, p) == {"remainder", "max_exp_avg_sq_scale"}
+    other = fastopt.torch.AdamW([resumed], amsgrad=True)
+    other.load_state_dict(saved)
+    other.state[resumed]["my_scale"] = other.state[resumed]["my"] = torch.ones(3)
+    assert step(other, resumed) == {"my", "my_scale"}
+    torch.optim.AdamW([resumed], amsgrad=True).load_state_dict(other.state_dict())
+
+
+def test_a_step_that_is_refused_lets_go_of_nothing():
+    p = leaf(torch.linspace(-1, 1, LARGE))
+    optimizer = fastopt.torch.AdamW([p], slot_dtype="8bit", nonfinite="raise")
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    before, state = dict(optimizer.state[p]), optimizer.state[p]
+    optimizer.slot_dtype = None
+    p.grad[3] = torch.inf
+    with pytest.raises(FloatingPointError):
+        optimizer.step()
+    assert state.keys() == before.keys() and all(state[key] is value for key, value in before.items())
+
+
 def test_a_checkpoint_of_8_bits_loads_into_other_formats():
     p, q, r = (leaf(torch.linspace(-1, 1, LARGE).bfloat16()) for _ in range(3))
     optimizer = fastopt.torch.AdamW([p], slot_dtype="8bit")
@@ -599,8 +720,14 @@ def test_other_options_refuse(option):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"slot_dtype": "int8"}, "slot_dtype must be 'float32' or 'bfloat16' or 'float16' or '8bit' or None"),
-        ({"slot_dtype": {"exp_avg": "8bit"}}, "slot_dtype must be"),
+        ({"slot_dtype": "int8"}, "slot_dtype must be one of 'float32', 'bfloat16', 'float16', '8bit'.* got 'int8'"),
+        ({"slot_dtype": ["8bit"]}, "slot_dtype must be one of"),
+        ({"slot_dtype": {"exp_avg": "int8"}}, "slot_dtype of 'exp_avg' must be one of 'float32', .* got 'int8'"),
+        ({"slot_dtype": {"exp_avg": torch.bfloat16}}, "slot_dtype of 'exp_avg' must be one of"),
+        (
+            {"slot_dtype": {"velocity": "8bit", 3: None}},
+            "there is no slot 3, 'velocity': the slots are exp_avg, exp_avg",
+        ),
         ({"master_weights": "float64"}, "master_weights must be"),
         ({"compensation": True}, "compensation must be"),
         ({"stochastic_rounding": 1}, "stochastic_rounding must be a bool"),

@@ -63,10 +63,11 @@ class Fused(Options, Averages, Scaled):
         What a sparse gradient does, as of ``nn.Embedding(sparse=True)``, where rows without one would change, too: by
         momentum, Adam's moments, weight decay. None refuses it; "lazy" leaves those rows alone, and their moments, as
         `SparseAdam` does. Where they would stay as they are in any case, it is not asked for.
-    slot_dtype : {None, "float32", "bfloat16", "float16", "8bit"}
-        How state is kept, on a CPU. None: as torch does, in the parameter's dtype, rounded to the nearest number. The
-        dtypes of 16 bits are rounded at random; in 8 bits each block of 256 elements has a scale, ``exp_avg_scale`` of
-        ``exp_avg``, and parameters of less than 4096 elements keep their state in float32.
+    slot_dtype : {None, "float32", "bfloat16", "float16", "8bit"}, or dict of state name to one of these
+        How state is kept, on a CPU. None, and what a dict does not name: as torch does, in the parameter's dtype,
+        rounded to the nearest number. The dtypes of 16 bits are rounded at random; in 8 bits each block of 256 elements
+        has a scale, ``exp_avg_scale`` of ``exp_avg``, and parameters of less than 4096 elements keep their state in
+        float32.
     master_weights : {None, "float32", "split"}
         What is kept beside parameters of bfloat16 and float16, so that steps do not lose what these cannot hold: a
         float32, ``state[p]["master"]``; or, for bfloat16, the other half of one, ``state[p]["remainder"]``.
@@ -102,7 +103,8 @@ class Fused(Options, Averages, Scaled):
     def __init__(
         self, params: Any, *args: Any, clip_norm: float | None = None, clip_value: float | None = None,
         ema: float | None = None, nonfinite: str = "propagate", fused_zero_grad: bool = False, flat: bool = False,
-        fused_backward: bool = False, sparse: str | None = None, slot_dtype: str | None = None,
+        fused_backward: bool = False, sparse: str | None = None,
+        slot_dtype: str | Mapping[str, str | None] | None = None,
         master_weights: str | None = None, compensation: str | None = None, stochastic_rounding: bool = False,
         seed: int = 0, **kwargs: Any,
     ) -> None:  # fmt: skip

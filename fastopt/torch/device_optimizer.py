@@ -27,7 +27,7 @@ from ..steps.gpu import GpuSteps
 from . import reading
 from .cohorts import Cohort, Member
 from .counters import Counters
-from .formats import COUNTER, TensorFormats, check_formats, formats_of
+from .formats import COUNTER, TensorFormats, check_formats, formats_of, names_beside
 from .gradients import TensorGradients, present_of
 from .memory import HALVES, as_array, check_parameter, is_distributed, local
 from .options import Chosen
@@ -148,7 +148,7 @@ class DeviceOptimizer(Optimizer):
         members: dict[tuple[Any, ...], list[int]] = {}
         for k, (member, parameter) in enumerate(zip(self.members, self._parameters, strict=True)):
             structure = structures[member.group]
-            kept = formats_of(self, parameter, _slots_of(*structure))
+            kept = formats_of(self, parameter, _slots_of(*structure), owner.rule.names)
             members.setdefault((structure, parameter.dtype, kept), []).append(k)
         extra = {AVERAGE_SLOT: Slot(copies_parameter=True)} if self.use_ema else {}
         names = {**owner.rule.names, AVERAGE_SLOT: "ema"}
@@ -161,6 +161,7 @@ class DeviceOptimizer(Optimizer):
             storage = StateArrays(names, self._by_path, self._place, formats)
             slots = _slots_of(*structure)
             plans.append(Plan("", indices, chosen, rows, structure[0], slots, extra, storage, formats))
+            storage.forget_stale(plans[-1])
         return plans
 
     def _formats(self, kept: dict[str, str], indices: list[int]) -> TensorFormats:
@@ -197,7 +198,8 @@ class DeviceOptimizer(Optimizer):
             return []
         live, stepped = self._owner.state[member.tensor], member.cohort in self._active
         new = {name: v for name, v in found.items() if (stepped or name in live) and live.get(name) is not v}
-        return [partial(live.update, new)] if new else []
+        stale = names_beside(self._owner.rule.names.values()) & (live.keys() - found.keys())
+        return [partial(live.update, new)] * bool(new) + [partial(live.pop, name, None) for name in stale]
 
     def _note_recorded(self) -> None:
         before = len(self._unrecorded)

@@ -9,7 +9,7 @@ Averages of parameters of 16 bits are in float32: in 16 bits they would not move
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Container, Iterable, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -49,10 +49,7 @@ def check_formats(owner: Owner, group: Mapping[str, Any], path: str, tensor: tor
     options = [name for name in FORMAT if name != "seed" and getattr(chosen, name)]
     if not (kind or options):
         return
-    if chosen.slot_dtype in OWN:
-        raise ValueError(
-            f"slot_dtype={chosen.slot_dtype!r} is registered for NumPy arrays: choose one of torch's dtypes"
-        )
+    _check_slots(owner, chosen.slot_dtype)
     what = f"{path} is {tensor.dtype}" if kind else f"{options[0]}={getattr(chosen, options[0])!r}"
     instead = "leave the model in float32 and run it under torch.autocast" if kind else f"leave {options[0]} out"
     if owner.rule.needs_sparse or not takes_formats(owner.rule.structure(group)[0]):
@@ -65,21 +62,45 @@ def check_formats(owner: Owner, group: Mapping[str, Any], path: str, tensor: tor
             raise ValueError(f"{what}, and {name}=True takes what is in float32 or float64: {instead}, or {name}")
     if chosen.master_weights == "split" and kind == "float16":
         raise ValueError(f'{what}, and master_weights="split" takes bfloat16 apart: choose "float32"')
-    if chosen.slot_dtype == "8bit" and is_distributed(tensor):
+    if "8bit" in _kinds(chosen.slot_dtype) and is_distributed(tensor):
         raise TypeError(
             f'{path} is a distributed tensor (FSDP2, tensor parallel), and slot_dtype="8bit" scales blocks of whole '
             'ones: choose "bfloat16"'
         )
 
 
-def formats_of(optimizer: Any, parameter: Parameter, slots: Mapping[str, Slot]) -> tuple[tuple[str, str], ...]:
-    """Name the format of each kind of a parameter's numbers that has one: ``""`` for itself, and its slots."""
+def _check_slots(owner: Owner, slot_dtype: Any) -> None:
+    """Refuse names of slots that no parameter of the optimizer has, and formats that are not for tensors."""
+    slots = list(owner.rule.names.values())
+    unknown = sorted(slot_dtype.keys() - set(slots), key=str) if isinstance(slot_dtype, Mapping) else []
+    if unknown:
+        raise ValueError(
+            f"slot_dtype: there is no slot {', '.join(map(repr, unknown))}: the slots are {', '.join(slots)}"
+        )
+    own = [kind for kind in _kinds(slot_dtype) if kind in OWN]
+    if own:
+        raise ValueError(f"slot_dtype={own[0]!r} is registered for NumPy arrays: choose one of torch's dtypes")
+
+
+def _kinds(slot_dtype: Any) -> list[Any]:
+    return list(slot_dtype.values()) if isinstance(slot_dtype, Mapping) else [slot_dtype]
+
+
+def formats_of(
+    optimizer: Any, parameter: Parameter, slots: Mapping[str, Slot], names: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
+    """Name the format of each kind of a parameter's numbers that has one: ``""`` for itself, and its slots.
+
+    ``names`` has what slots are called in state.
+    """
     chosen = optimizer.slot_dtype
     if not (chosen or parameter.kept_as):
         return ()
     found = {"": format_of_parameter(optimizer, parameter)}
     for name, slot in slots.items():
-        found[name] = format_of_slot(chosen, slot, parameter) if chosen else f"{parameter.kept_as} slot"
+        kind = chosen.get(names[name]) if isinstance(chosen, Mapping) else chosen
+        as_torch = f"{parameter.kept_as} slot" if parameter.kept_as else ""
+        found[name] = format_of_slot(kind, slot, parameter) if kind else as_torch
     return tuple((name, kind) for name, kind in found.items() if kind)
 
 
@@ -129,6 +150,22 @@ def name_in_state(names: Mapping[str, str], part: str) -> str:
     """Return what an array is called in state; ``names`` has what slots are called there."""
     slot, _, scale = part.partition("/")
     return names.get(slot, slot) + _SCALE * bool(scale)
+
+
+def names_beside(names: Iterable[str]) -> set[str]:
+    """Return what state may have beside its slots, by the slots' names there."""
+    return {*BESIDE.values(), *(name + _SCALE for name in names)}
+
+
+def forget_stale(state: MutableMapping[str, Any], names: Iterable[str], made: Container[str]) -> None:
+    """Let go of what was kept beside a parameter, or a slot, that is in another format now; ``made`` is what is in use.
+
+    What is in 8 bits still, as a slot that is not in use, keeps its scales.
+    """
+    for name in names_beside(names) & state.keys():
+        codes = state.get(name.removesuffix(_SCALE)) if name.endswith(_SCALE) else None
+        if name not in made and getattr(codes, "dtype", None) not in CODES:
+            del state[name]
 
 
 def scale_in(state: Mapping[str, Any], name: str, array: AnyArray) -> torch.Tensor:
@@ -195,7 +232,7 @@ def keep_dtypes(owner: Owner, saved: Mapping[str, Any]) -> None:
 def _own_names(owner: Owner, parameter: Any, state: Mapping[str, Any]) -> set[str]:
     """Return the names in a state whose tensors need not have the parameter's dtype."""
     scaled = {name for name in state if name + _SCALE in state}
-    found = {*BESIDE.values(), *scaled, *(name + _SCALE for name in scaled)}
+    found = scaled | names_beside(scaled)
     if parameter.dtype in HALVES:
         found |= {"ema", *owner.rule.counters} - {"step"}  # whose dtype torch knows to keep
     return found.union(owner.rule.names.values()) if owner.chosen.slot_dtype else found

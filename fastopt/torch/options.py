@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ..formats import check_choice, check_compensation, check_masters, check_seed, check_ways
-from ..parameters import SLOT_DTYPES, check_flag, check_number
+from ..formats import check_compensation, check_masters, check_seed, check_ways
+from ..parameters import check_flag, check_number, check_slot_dtype
 from ..signatures import FORMAT
 
 
@@ -21,10 +22,18 @@ class Option:
         self._name = name
 
     def __get__(self, optimizer: Any, kind: type | None = None) -> Any:
-        return self if optimizer is None else optimizer.__dict__.get(self._name, self._default)
+        if optimizer is None:
+            return self
+        value = self.read(optimizer)
+        return MappingProxyType(value) if isinstance(value, dict) else value
+
+    def read(self, optimizer: Any) -> Any:
+        """Return the value as it is kept: a dict itself, which can be pickled and is not to be changed."""
+        return optimizer.__dict__.get(self._name, self._default)
 
     def __set__(self, optimizer: Any, value: Any) -> None:
         self._check(self._name, value)
+        value = dict(value) if isinstance(value, Mapping) else value
         wanted = {**options_of(optimizer), self._name: value}
         _check_together(wanted)
         optimizer.__dict__.update({self._name: value, "chosen": Chosen(**wanted)})
@@ -53,10 +62,6 @@ def _check_sparse(name: str, value: Any) -> None:
         raise ValueError(f'{name} must be None or "lazy", got {value!r}')
 
 
-def _check_slot_dtype(name: str, value: Any) -> None:
-    check_choice(name, value, SLOT_DTYPES)
-
-
 def _check_together(options: Mapping[str, Any]) -> None:
     check_ways(options)
     if not options["fused_backward"]:
@@ -81,7 +86,7 @@ class Chosen(NamedTuple):
     flat: bool
     fused_backward: bool
     sparse: str | None
-    slot_dtype: str | None
+    slot_dtype: str | Mapping[str, str | None] | None
     master_weights: str | None
     compensation: str | None
     stochastic_rounding: bool
@@ -104,7 +109,7 @@ class Options:
     flat = Option(False, check_flag)
     fused_backward = Option(False, check_flag)
     sparse = Option(None, _check_sparse)
-    slot_dtype = Option(None, _check_slot_dtype)
+    slot_dtype = Option(None, check_slot_dtype)
     master_weights = Option(None, check_masters)
     compensation = Option(None, check_compensation)
     stochastic_rounding = Option(False, check_flag)
@@ -114,9 +119,10 @@ class Options:
     """All of them; another object whenever one is set."""
 
 
-NAMES = tuple(name for name, value in vars(Options).items() if isinstance(value, Option))
+OPTIONS = {name: value for name, value in vars(Options).items() if isinstance(value, Option)}
+NAMES = tuple(OPTIONS)
 
 
 def options_of(optimizer: Any) -> dict[str, Any]:
     """Every option's value."""
-    return {name: getattr(optimizer, name) for name in NAMES}
+    return {name: option.read(optimizer) for name, option in OPTIONS.items()}

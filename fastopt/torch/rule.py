@@ -106,7 +106,7 @@ class Owner(Protocol):
     clip_value: float | None
     ema: float | None
     nonfinite: str
-    slot_dtype: str | None
+    slot_dtype: str | Mapping[str, str | None] | None
     master_weights: str | None
     compensation: str | None
     stochastic_rounding: bool

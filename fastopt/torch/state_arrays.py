@@ -9,8 +9,9 @@ import torch
 from ..device import AnyArray, Place
 from ..kernels.registry import Slot
 from ..parameters import Parameter
+from ..plan import Plan
 from .cohorts import Member
-from .formats import CODES, TensorFormats, codes_in, name_in_state, numbers_in, scale_in
+from .formats import CODES, TensorFormats, codes_in, forget_stale, name_in_state, numbers_in, scale_in
 from .memory import in_numpy, kept, local, new_state
 
 
@@ -41,6 +42,12 @@ class StateArrays:
             self._array(part, slot, p, k) if p.array.ndim in slot.axes else None for k, p in enumerate(parameters)
         ]
         return arrays, [array for array in arrays if array is not None]
+
+    def forget_stale(self, plan: Plan) -> None:
+        """Let go of what state has beside numbers whose format is another one in this plan, which has been made."""
+        made = {name_in_state(self._names, part) for part in plan.slots}
+        for parameter in plan.parameters:
+            forget_stale(self._members[parameter.path].state, self._names.values(), made)
 
     def _array(self, part: str, slot: Slot, parameter: Parameter, k: int) -> AnyArray:
         """The array of parameter ``k`` of the plan."""
