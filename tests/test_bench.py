@@ -632,7 +632,8 @@ def function_names():
     return [f"function/{name}" for name in functions.names()]
 
 
-EXTRA = ["rows/adam/1e6x64/16384", "rows/sgd/1e6x64/16384", "formats/adam/8-bit-slots"]
+EXTRA = ["rows/adam/1e6x64/16384", "rows/sgd/1e6x64/16384", "formats/adam/8-bit-slots",
+         "formats/bitsandbytes/adam/1e6"]  # fmt: skip
 """Cases of bench/test_tables.py and bench/test_formats.py."""
 
 

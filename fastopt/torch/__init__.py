@@ -16,11 +16,13 @@ How it is made:
   some of a cohort have no gradient, it is divided, for good. Each parameter has its own tensor ``step``, as in torch;
   they are elements of one array, which is written and compared as a whole.
 - Parameters of 16 bits, and state in few bytes, are kept as `formats` says: in 16 bits as torch has them by default.
+- State of bitsandbytes is converted by `bitsandbytes.from_bitsandbytes`.
 - What else is asked for stands beside: `options`, `averages`, ``fused_backward`` in `backward`, ``flat`` in `flat`.
 - The mathematics are in ``fastopt.kernels.rules``, for CPU and CUDA alike, torch's names for slots with each `rule`.
 """
 
 from .adam import Adam, Adamax, AdamW, NAdam, RAdam, SparseAdam
+from .bitsandbytes import from_bitsandbytes
 from .classic import SGD, Adadelta, Adagrad, RMSprop, RowwiseAdagrad
 from .modern import Adafactor, Lamb, Lion, Muon, ScheduleFreeAdamW
 
@@ -41,4 +43,5 @@ __all__ = [
     "RowwiseAdagrad",
     "ScheduleFreeAdamW",
     "SparseAdam",
+    "from_bitsandbytes",
 ]

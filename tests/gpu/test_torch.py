@@ -11,7 +11,7 @@ import fastopt.torch
 require()
 
 SHAPES = ((33, 7), (5000,), (4, 3, 3, 3), ())
-NAMES = fastopt.torch.__all__
+NAMES = [name for name in fastopt.torch.__all__ if name[0].isupper()]
 KWARGS = {"SGD": {"momentum": 0.9, "nesterov": True}, "RMSprop": {"momentum": 0.9, "centered": True}}
 
 
