@@ -1,10 +1,12 @@
-"""Train a small transformer with numbers kept in several formats, three seeds each, and draw the curves.
+"""Train a small transformer, and a network on digits, with numbers kept in several formats, three seeds each.
 
-    python bench/format_curves.py [--steps 2000] [--seeds 3] [--picture docs/performance/formats.png]
+    python bench/format_curves.py [--steps 2000] [--epochs 10] [--seeds 3] [--picture docs/performance/formats.png]
 
 The text is the documentation that ships with Python. torch works out loss and gradients, in float32; fastopt.AdamW
 steps NumPy arrays, which the model's weights are copied from before each step. Losses are means over the last tenth of
-the steps, on text that no step has seen. What is to be seen is whether formats differ by more than seeds do.
+the steps, on text that no step has seen; the picture has their curves. The digits are in `format_digits`: losses after
+the last epoch, on digits that no step has seen. ``--steps 0`` and ``--epochs 0`` leave one of them out. What is to be
+seen is whether formats differ by more than seeds do.
 """
 
 import argparse
@@ -12,20 +14,12 @@ import math
 from pathlib import Path
 from pydoc_data.topics import topics
 
-import ml_dtypes
+import format_digits
 import numpy as np
 import torch
+from format_digits import FORMATS
 
 import fastopt
-
-FORMATS = {
-    "float32": (np.float32, {}),
-    "bfloat16, at random": (ml_dtypes.bfloat16, {"stochastic_rounding": True, "slot_dtype": "bfloat16"}),
-    "bfloat16, split masters": (ml_dtypes.bfloat16, {"master_weights": "split"}),
-    "float32, slots in 8 bits": (np.float32, {"slot_dtype": "8bit"}),
-    "bfloat16, nearest": (ml_dtypes.bfloat16, {}),
-}
-"""The last one is what not to do."""
 
 CONTEXT, BATCH, WIDTH, LAYERS = 64, 16, 64, 2
 
@@ -115,22 +109,44 @@ def draw(curves, path):
     figure.savefig(path, dpi=110)
 
 
+def curves_of_text(seeds, steps):
+    """Losses of every seed, by format; prints their last tenths."""
+    curves = {}
+    print(f"{'text':26} {'mean':>7} {'spread':>7}  each seed")
+    for kind in FORMATS:
+        curves[kind] = [curve(kind, seed, steps) for seed in range(seeds)]
+        show(kind, [np.mean(run[-math.ceil(len(run) / 10) :]) for run in curves[kind]])
+    return curves
+
+
+def show_digits(seeds, epochs):
+    print(f"{'digits':26} {'mean':>7} {'spread':>7}  each seed; accuracy, loss of those seen")
+    for kind in FORMATS:
+        losses, accuracies, seen = zip(
+            *(format_digits.trained(kind, seed, epochs) for seed in range(seeds)), strict=True
+        )
+        show(kind, losses, f"; {np.mean(accuracies):.4f}, {np.mean(seen):.4f} ± {np.ptp(seen) / 2:.4f}")
+
+
+def show(kind, losses, more=""):
+    each = " ".join(f"{loss:.4f}" for loss in losses)
+    print(f"{kind:26} {np.mean(losses):7.4f} {np.ptp(losses):7.4f}  {each}{more}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    curves = {}
-    print(f"{'':26} {'mean':>7} {'spread':>7}  each seed")
-    for kind in FORMATS:
-        curves[kind] = [curve(kind, seed, options.steps) for seed in range(options.seeds)]
-        final = [np.mean(run[-math.ceil(len(run) / 10) :]) for run in curves[kind]]
-        shown = " ".join(f"{loss:.4f}" for loss in final)
-        print(f"{kind:26} {np.mean(final):7.4f} {np.ptp(final):7.4f}  {shown}", flush=True)
-    if options.picture:
-        draw(curves, options.picture)
+    if options.epochs:
+        show_digits(options.seeds, options.epochs)
+    if options.steps:
+        curves = curves_of_text(options.seeds, options.steps)
+        if options.picture:
+            draw(curves, options.picture)
 
 
 if __name__ == "__main__":
