@@ -15,9 +15,11 @@ SEEDS, EPOCHS, HIDDEN = range(3), 3, (96, 64)
 def ends():
     """Loss and accuracy on unseen digits, and loss on those seen, by format; an array [seeds, 3] each."""
     pytest.importorskip("sklearn", reason="brings the digits")
+    threads = pytest.importorskip("threadpoolctl", reason="comes with scikit-learn")
     trained = runpy.run_path(str(BENCH / "format_digits.py"))
-    return {kind: np.array([trained["trained"](kind, seed, EPOCHS, HIDDEN) for seed in SEEDS])
-            for kind in trained["FORMATS"]}  # fmt: skip
+    with threads.threadpool_limits(1):  # matrices as small as these are no faster with more
+        return {kind: np.array([trained["trained"](kind, seed, EPOCHS, HIDDEN) for seed in SEEDS])
+                for kind in trained["FORMATS"]}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["bfloat16, at random", "bfloat16, split masters", "float32, slots in 8 bits"])
