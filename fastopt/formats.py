@@ -8,6 +8,9 @@ reads it and encoded when it writes it, in the same pass over memory.
 ``master_weights="float32"`` keeps a float32 beside each, ``"split"`` only the half that a bfloat16 lacks,
 ``compensation="kahan"`` what the rounding took away; ``stochastic_rounding=True`` keeps nothing.
 
+Parameters of float32 may have **copies** in 16 bits, which `Optimizer.build` is given: each step writes them, too,
+rounded to the nearest number. That is what a GPU computes with whose optimizer runs on the host.
+
 **Slots** follow ``slot_dtype``. Those of 16 bits are always rounded at random: with a share of 0.999 kept at each step,
 the nearest number would never be another one. In 8 bits each block of 256 numbers has a scale; parameters of less than
 4096 elements keep theirs in float32, and so do copies of a parameter. An override ``{"slot_dtype": ...}`` chooses for
@@ -18,7 +21,7 @@ Rounding at random follows from the seed, the number of updates and an element's
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -98,7 +101,7 @@ def formats_of(optimizer: Any, parameter: Parameter, branch: str) -> tuple[tuple
         If the options cannot be met, or name a slot that there is not.
     """
     chosen = parameter.settings.get("slot_dtype", optimizer.slot_dtype)
-    if not (chosen or parameter.kept_as):
+    if not (chosen or parameter.kept_as or parameter.copied_as):
         return ()
     scalars = type(optimizer._scalars(branch, 1.0, 1))
     slots = optimizer._slots_of(scalars)
@@ -115,7 +118,7 @@ def formats_of(optimizer: Any, parameter: Parameter, branch: str) -> tuple[tuple
     if (found or chosen not in (None, "float32")) and not takes_formats(scalars):
         raise TypeError(
             f"parameter {parameter.path}: the rule {RULES[scalars].name} keeps its parameters and state in float32 or "
-            "float64: cast the parameter, and leave slot_dtype out"
+            "float64: cast the parameter, and leave slot_dtype and copies out"
         )
     if found and parameter.place.on_gpu:
         raise TypeError(f"parameter {parameter.path}: on a GPU parameters and state are float32 or float64: cast it")
@@ -126,7 +129,7 @@ def format_of_parameter(optimizer: Any, parameter: Parameter) -> str:
     """Name the format of a parameter's own numbers; "" if it has none."""
     kind = parameter.kept_as
     if not kind:
-        return ""
+        return f"float32 {parameter.copied_as} copy" if parameter.copied_as else ""
     if optimizer.master_weights == "split":
         if kind != "bfloat16":
             raise ValueError(
@@ -170,8 +173,8 @@ def parts_of(formats: Mapping[str, str], slots: Mapping[str, Slot]) -> dict[str,
 def beside(formats: Mapping[str, str]) -> dict[str, Slot]:
     """The array that is kept beside the parameter, by name, if there is one."""
     kind = formats.get("", "float32")
-    parts = FORMATS[kind].parts
-    return {BESIDE[kind.rpartition(" ")[2]]: Slot(dtype=parts[1].str)} if len(parts) == 2 else {}
+    name = BESIDE.get(kind.rpartition(" ")[2])
+    return {name: Slot(dtype=FORMATS[kind].parts[1].str)} if name else {}
 
 
 class Formats:
@@ -194,9 +197,10 @@ class Formats:
 
     def keep(self, plan: Any, slots: dict[str, Slot]) -> Kept:
         """Fill the arrays that a plan has made by `parts_of` with what slots start as."""
-        parts: dict[str, list[list[Any]]] = {
-            "": [list(each) for each in _in_turn([p.array for p in plan.parameters], plan, beside(self.formats))]
-        }
+        own = [[array for array in (p.array, p.copy) if array is not None] for p in plan.parameters]
+        for name in beside(self.formats):
+            own = [[*parts, array] for parts, array in zip(own, plan.slots[name], strict=True)]
+        parts: dict[str, list[list[Any]]] = {"": own}
         for name, slot in slots.items():
             names = list(_parts_of_slot(name, slot, self.formats.get(name)))
             parts[name] = [list(each) for each in zip(*(plan.slots[part] for part in names), strict=True)]
@@ -214,10 +218,6 @@ class Formats:
             put(kept, name, k, values)
 
 
-def _in_turn(arrays: list[Any], plan: Any, names: Iterable[str]) -> Any:
-    return zip(arrays, *(plan.slots[name] for name in names), strict=True)
-
-
 def _parts_of_slot(name: str, slot: Slot, kind: str | None) -> dict[str, Slot]:
     if kind is None:
         return {name: slot}
@@ -226,6 +226,12 @@ def _parts_of_slot(name: str, slot: Slot, kind: str | None) -> dict[str, Slot]:
     if len(format.parts) == 2:
         found[f"{name}/beside"] = slot._replace(dtype=format.parts[1].str)
     return found | ({f"{name}/scale": slot._replace(dtype="f4", scales=True)} if format.scaled else {})
+
+
+def fill_copy(parameter: Parameter) -> None:
+    """Write a parameter to its copy, if it has one."""
+    if parameter.copy is not None:
+        encode(parameter.copied_as, [parameter.copy], in_memory_order(parameter.array))
 
 
 def in_memory_order(array: Any) -> Any:

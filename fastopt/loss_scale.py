@@ -131,10 +131,10 @@ class LossScaleOptimizer(Optimizer):
         if low is not None and high is not None and low > high:
             raise ValueError(f"minimum_scale {low} is above maximum_scale {high}")
 
-    def build(self, params: Any, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    def build(self, params: Any, overrides: Mapping[str, Mapping[str, Any]] | None = None, copies: Any = None) -> None:
         """See `Optimizer.build`."""
         with self.inner_optimizer._unchanged_by_failure():
-            self.inner_optimizer.build(params, overrides)
+            self.inner_optimizer.build(params, overrides, copies)
             for plan in self.inner_optimizer._plans:
                 plan.engine.prepare(norms=True, clip_each=False, accumulate=False)
 

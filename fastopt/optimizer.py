@@ -17,7 +17,7 @@ from .decay import Decay
 from .declared import Declared
 from .device import HOST, Place, is_array
 from .flat import FlatBuffer, flatten, is_container, is_plain, match, rebuild
-from .formats import Formats
+from .formats import Formats, fill_copy
 from .gradients import ABSENT, BaseGradients, gradients_of
 from .kernels.clipping import ALL, EACH
 from .kernels.cpu.launch import one_call
@@ -76,7 +76,7 @@ class Optimizer(Averages, Decay, Prepared, Saved, Slots, Declared):
 
     # -- building ---------------------------------------------------------------------------------------------------
 
-    def build(self, params: Any, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    def build(self, params: Any, overrides: Mapping[str, Mapping[str, Any]] | None = None, copies: Any = None) -> None:
         """Take charge of parameters: allocate the state and compile, or load, the kernels.
 
         Parameters
@@ -90,6 +90,11 @@ class Optimizer(Averages, Decay, Prepared, Saved, Slots, Declared):
             Regular expression, searched in each parameter's path (its keys, fields and indices joined with "/") →
             ``{"learning_rate_multiplier": float, "weight_decay": float or None, "trainable": bool}``; and ``"dtype":
             "bfloat16"``, of arrays of uint16 that hold such, and ``"slot_dtype"``, as of the optimizer.
+        copies : as ``params``, optional
+            Arrays of bfloat16 or float16 in the places of parameters of float32, of their shapes and axis order, for
+            all or for some of them. They are written at once, and in the same pass as the parameters at each step,
+            rounded to the nearest number: what a device computes with whose optimizer runs on the host. What else
+            changes a parameter does not reach its copy before the next step.
 
         Raises
         ------
@@ -106,14 +111,17 @@ class Optimizer(Averages, Decay, Prepared, Saved, Slots, Declared):
                 "params must be a list, tuple, dict, namedtuple, dataclass, FlatBuffer or array, "
                 f"got {type(params).__name__}"
             )
-        parameters = collect(params, overrides)
+        parameters = collect(params, overrides, copies)
         with self._unchanged_by_failure():
             # A container of our own: whatever happens to the user's, this is what was built.
             self._structure = rebuild(params, lambda leaf: leaf)
             self._overrides = (
                 None if overrides is None else {key: dict(settings) for key, settings in overrides.items()}
             )
+            self._copies = None if copies is None else rebuild(copies, lambda leaf: leaf)
             self._take_charge(parameters, allocate)
+        for parameter in parameters:
+            fill_copy(parameter)
 
     @contextmanager
     def _unchanged_by_failure(self, unless_stepped: bool = False) -> Iterator[None]:
@@ -146,6 +154,7 @@ class Optimizer(Averages, Decay, Prepared, Saved, Slots, Declared):
     def _plan(self, keep: dict[str, Array] | None = None) -> None:
         plans = self._make_plans()
         memory = [parameter.array for parameter in self._parameters]
+        memory += [parameter.copy for parameter in self._parameters if parameter.copy is not None]
         memory += [origin for origin, _ in self._stand_ins]
         memory += [array for plan in plans for array in plan.memory]
         buffer = self._structure if isinstance(self._structure, FlatBuffer) else None

@@ -12,7 +12,7 @@ import numpy as np
 
 from .device import HOST, AnyArray, Place, place_of
 from .device import Array as Array
-from .device.strides import is_dense, memory_order
+from .device.strides import is_dense, lies_alike, memory_order
 from .flat import flatten
 from .kernels.formats import BLOCK, OWN
 from .kernels.registry import Slot
@@ -31,6 +31,8 @@ class Parameter(NamedTuple):
     place: Place = HOST
     foreign: Any = None  # the user's own object, where that is not ``array``
     kept_as: str = ""  # "bfloat16" or "float16": ``array`` is the bit patterns, uint16
+    copy: AnyArray | None = None  # what each step writes the parameter to, too: bit patterns, uint16
+    copied_as: str = ""  # what these are: "bfloat16" or "float16"
 
     @property
     def in_place(self) -> AnyArray:
@@ -68,8 +70,8 @@ class Parameter(NamedTuple):
         return in_memory.transpose(np.argsort(axes)) if axes else in_memory.reshape(())
 
 
-def collect(structure: Any, overrides: Mapping[str, Mapping[str, Any]] | None) -> list[Parameter]:
-    """Check every leaf of a structure and gather what is to be known of it.
+def collect(structure: Any, overrides: Mapping[str, Mapping[str, Any]] | None, copies: Any = None) -> list[Parameter]:
+    """Check every leaf of a structure, and of the one of their ``copies``, and gather what is to be known of it.
 
     Raises
     ------
@@ -86,10 +88,47 @@ def collect(structure: Any, overrides: Mapping[str, Mapping[str, Any]] | None) -
     kinds = [_kind_of(*each, place) for each in zip(paths, views, settings, strict=True)]
     arrays = [view.view(np.uint16) if kind else view for view, kind in zip(views, kinds, strict=True)]
     _check_parameters(paths, views, kinds, place)
-    return [
+    found = [
         parameter_of(path, array, setting, place)._replace(foreign=None if array is known else known, kept_as=kind)
         for path, known, array, setting, kind in zip(paths, given, arrays, settings, kinds, strict=True)
     ]
+    return found if copies is None else with_copies(found, copies)
+
+
+def with_copies(parameters: list[Parameter], copies: Any) -> list[Parameter]:
+    """Give parameters the arrays of 16 bits that are to be copies of them: a structure with the same paths, or fewer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an array cannot be a parameter's copy, or belongs to none. Each message names the path.
+    """
+    paths, arrays = flatten(copies)
+    given, known = dict(zip(paths, arrays, strict=True)), {parameter.path for parameter in parameters}
+    if unknown := [path for path in paths if path not in known]:
+        raise ValueError(f"copies: {_few(unknown)} belong to no parameter; the paths are {_few(sorted(known))}")
+    found = [p._replace(**_copy_of(p, given[p.path])) if p.path in given else p for p in parameters]
+    both = [(p.path, p.array) for p in found] + [(f"{p.path} (copy)", p.copy) for p in found if p.copy is not None]
+    check_disjoint([path for path, _ in both], [array for _, array in both], HOST)
+    return found
+
+
+def _copy_of(parameter: Parameter, array: Any) -> dict[str, Any]:
+    name, kind = f"copy of parameter {parameter.path}", kept_as(array)
+    if parameter.place.on_gpu or parameter.array.dtype != np.float32:
+        where = "on a GPU" if parameter.place.on_gpu else f"of {parameter.kept_as or parameter.array.dtype}"
+        raise TypeError(f"{name}: copies are of parameters of float32 on the host, and this is one {where}")
+    view = HOST.view(name, array)
+    if not kind or not view.dtype.isnative:
+        raise TypeError(f"{name}: expected bfloat16 or float16, got {view.dtype}")
+    if view.shape != parameter.array.shape or not lies_alike(view, parameter.array):
+        raise ValueError(
+            f"{name}: expected shape {parameter.array.shape}, its axes in memory in the parameter's order, got "
+            f"{view.shape}, strides {view.strides}"
+        )
+    if not view.flags.writeable or not view.flags.aligned:
+        raise ValueError(f"{name}: its memory is read-only, or not aligned to its dtype: pass another array")
+    return {"copy": view.view(np.uint16), "copied_as": kind}
 
 
 def parameter_of(path: str, array: AnyArray, setting: Mapping[str, Any], place: Place = HOST) -> Parameter:

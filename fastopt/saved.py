@@ -17,6 +17,7 @@ class Saved:
     """The part of an optimizer that hands its state out and takes it over; `state` knows what that consists of."""
 
     _built: bool
+    _copies: Any
     _counts: Counts
     _evaluating: bool
     _one_at_a_time: Callable[[], AbstractContextManager[Any]]
@@ -72,7 +73,7 @@ class Saved:
             )
         kept = {key: value for key, value in self.__dict__.items() if key not in _MADE_ANEW}
         if self._built:
-            kept["_restore"] = (self._structure, self._overrides, state.export(self))
+            kept["_restore"] = (self._structure, self._overrides, self._copies, state.export(self))
             kept["_excluded_arrays"] = []
         return kept
 
@@ -84,14 +85,15 @@ class Saved:
         if self._running is not None:
             self._running = numbers("d", self._running)
         if restore is not None:
-            structure, overrides, arrays = restore
+            *built, arrays = restore
             self._built = False
-            self.build(structure, overrides)
+            self.build(*built)
             state.load(self, arrays, strict=True)
 
 
 _MADE_ANEW = (
     "_stepping",
-    "_parameters", "_place", "_pinned", "_stand_ins", "_structure", "_overrides", "_storage", "_index", "_plans",
+    "_parameters", "_place", "_pinned", "_stand_ins", "_structure", "_overrides", "_copies", "_storage", "_index",
+    "_plans",
     "_gradients", "_gpu", "_steps", "_repeated", "_kept_as", "_kept_seed",
 )  # fmt: skip

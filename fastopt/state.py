@@ -41,12 +41,18 @@ def _arrays(optimizer: Any) -> Iterator[tuple[str, AnyArray]]:
 
 def _formats(optimizer: Any) -> dict[str, dict[str, str]]:
     """For each parameter, by its path, the formats of what is kept in one."""
-    return {
-        parameter.path: {**plan.kept.formats, **(_order(parameter) if plan.kept.scaled else {})}
+    found = {
+        parameter.path: {**_kept(plan.kept.formats), **(_order(parameter) if plan.kept.scaled else {})}
         for plan in optimizer._plans
         if plan.kept is not None
         for parameter in plan.parameters
     }
+    return {path: formats for path, formats in found.items() if formats}
+
+
+def _kept(formats: dict[str, str]) -> dict[str, str]:
+    """Formats of what belongs to the state: copies do not."""
+    return {name: kind for name, kind in formats.items() if not kind.endswith(" copy")}
 
 
 def _order(parameter: Parameter) -> dict[str, str]:

@@ -1076,3 +1076,99 @@ def test_memory_is_told_of_what_is_built_without_overrides():
     optimizer.build([np.zeros(4, np.float32)])
     with pytest.raises(ValueError, match="overrides belong to params"):
         optimizer.memory(overrides={"0": {"trainable": False}})
+
+
+# -- copies of float32 parameters --------------------------------------------------------------------------------------
+
+
+def two_params():
+    rng = np.random.default_rng(0)
+    return {"w": np.asfortranarray(rng.standard_normal((33, 70), np.float32)), "b": rng.standard_normal(5, np.float32)}
+
+
+@rows("dtype", [BF16, F16])
+@rows("options", [{}, {"slot_dtype": "bfloat16", "weight_decay": 0.1}, {"global_clipnorm": 0.5, "use_ema": True}])
+def test_copies_are_the_parameters_rounded_and_the_step_the_same(dtype, options):
+    params, alone = two_params(), two_params()
+    copies = {name: np.zeros(array.shape, dtype, order="F") for name, array in params.items()}
+    optimizer, other = fastopt.Adam(0.01, **options), fastopt.Adam(0.01, **options)
+    optimizer.build(params, copies=copies)
+    other.build(alone)
+    rng = np.random.default_rng(1)
+    for step in range(4):
+        for name, halved in copies.items():
+            assert np.array_equal(halved, params[name].astype(dtype)), step
+        grads = {name: rng.standard_normal(array.shape, np.float32) for name, array in params.items()}
+        optimizer.apply(grads)
+        other.apply(grads)
+    for name in params:
+        assert np.array_equal(params[name], alone[name])
+    assert optimizer.state_dict().keys() == other.state_dict().keys()
+    other.load_state_dict(optimizer.state_dict())
+
+
+def test_some_parameters_may_have_copies_and_frozen_ones_too():
+    params = two_params()
+    copy = np.zeros(5, BF16)
+    optimizer = fastopt.SGD(0.1)
+    optimizer.build(params, {"b": {"trainable": False}}, copies={"b": copy})
+    assert np.array_equal(copy, params["b"].astype(BF16))
+    optimizer.apply({name: np.ones_like(array) for name, array in params.items()})
+    assert np.array_equal(copy, params["b"].astype(BF16))
+
+
+def test_copies_come_along_when_an_optimizer_is_copied():
+    params, copies = [np.ones(9, np.float32)], [np.zeros(9, BF16)]
+    optimizer = fastopt.SGD(0.25)
+    optimizer.build(params, copies=copies)
+    again = pickle.loads(pickle.dumps(optimizer))
+    optimizer.apply([np.ones(9, np.float32)])
+    again.apply([np.ones(9, np.float32)])
+    assert np.all(copies[0].astype(np.float32) == 0.75)
+    assert np.all(again._copies[0].astype(np.float32) == 0.75)
+
+
+@rows(
+    "copies, error, message",
+    [
+        ({"c": np.zeros(5, BF16)}, ValueError, "copies: 'c' belong to no parameter"),
+        ({"b": np.zeros(4, BF16)}, ValueError, r"copy of parameter b: expected shape \(5,\)"),
+        ({"w": np.zeros((33, 70), BF16)}, ValueError, "copy of parameter w: expected shape .* its axes in memory"),
+        ({"b": np.zeros(5, np.float32)}, TypeError, "copy of parameter b: expected bfloat16 or float16, got float32"),
+        ({"b": np.zeros(10, BF16)[::2]}, ValueError, "copy of parameter b: expected shape .* strides"),
+        ({"b": [1.0]}, (TypeError, ValueError), "b"),
+    ],
+)
+def test_what_cannot_be_a_copy_is_refused(copies, error, message):
+    optimizer, params = fastopt.SGD(0.1), two_params()
+    with pytest.raises(error, match=message):
+        optimizer.build(params, copies=copies)
+    optimizer.build(params)
+
+
+@rows(
+    "make, params, message",
+    [
+        (fastopt.SGD, np.zeros(5, np.float64), "copies are of parameters of float32 on the host, .* of float64"),
+        (fastopt.SGD, np.zeros(5, BF16), "copies are of parameters of float32 on the host, .* of bfloat16"),
+        (
+            fastopt.Lamb,
+            np.zeros(5, np.float32),
+            "the rule lamb keeps its parameters .* leave slot_dtype and copies out",
+        ),
+    ],
+)
+def test_what_can_have_no_copy_is_refused(make, params, message):
+    with pytest.raises(TypeError, match=message):
+        make(0.1).build([params], copies=[np.zeros(5, BF16)])
+
+
+def test_a_copy_may_not_share_memory_with_parameters_or_gradients():
+    memory = np.zeros(20, np.uint16)
+    parameter, copy = memory[:10].view(np.float32), memory[8:13].view(BF16)
+    with pytest.raises(ValueError, match=r"parameters 0 and 0 \(copy\) share memory"):
+        fastopt.SGD(0.1).build([parameter], copies=[copy])
+    optimizer, copy = fastopt.SGD(0.1), np.zeros(10, np.uint16)
+    optimizer.build([np.zeros(5, np.float32)], copies=[copy[:5].view(BF16)])
+    with pytest.raises(ValueError, match="overlaps"):
+        optimizer.apply([copy.view(np.float32)])

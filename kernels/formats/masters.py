@@ -1,4 +1,4 @@
-"""Parameters in 16 bits that lose nothing: beside each lies what the rounding took away.
+"""Parameters in 16 bits that lose nothing: beside each lies what the rounding took away; and float32 with a copy.
 
 What is beside a parameter is worth something only as long as the parameter is what was written with it: what a user
 writes there holds.
@@ -95,8 +95,28 @@ def _rest(number, nearest):
     return where(rest - rest == np.float32(0), rest, np.float32(0))
 
 
+@inlined_callee
+def decode_copied(stored, scale):
+    """The float32 itself."""
+    return stored[0]
+
+
+@inlined_callee
+def encode_bfloat16_copy(number, scale, noise):
+    """The number, and the bfloat16 that is nearest to it."""
+    return np.float32(number), bfloat16_of(number)
+
+
+@inlined_callee
+def encode_float16_copy(number, scale, noise):
+    """The number, and the float16 that is nearest to it."""
+    return np.float32(number), float16_of(number)
+
+
 add("bfloat16 master", ["u2", "f4"], decode_bfloat16_master, encode_bfloat16_master)
 add("float16 master", ["u2", "f4"], decode_float16_master, encode_float16_master)
 add("bfloat16 split", ["u2", "u2"], decode_split, encode_split)
 add("bfloat16 kahan", ["u2", "u2"], decode_bfloat16_kahan, encode_bfloat16_kahan)
 add("float16 kahan", ["u2", "u2"], decode_float16_kahan, encode_float16_kahan)
+add("float32 bfloat16 copy", ["f4", "u2"], decode_copied, encode_bfloat16_copy)
+add("float32 float16 copy", ["f4", "u2"], decode_copied, encode_float16_copy)
