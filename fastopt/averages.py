@@ -13,6 +13,7 @@ from .kernels.cpu.launch import one_call
 if TYPE_CHECKING:
     from .parameters import Parameter
     from .plan import Plan
+    from .stand_ins import StandIn
 
 LEAVE_FIRST = "leave the context first; if leaving it was interrupted, call leave_evaluation()"
 
@@ -30,7 +31,7 @@ class Averages:
     _repeated: Any
     _read_stand_ins: Callable[[], None]
     _require_built: Callable[[str], None]
-    _stand_ins: list[tuple[Any, Any]]
+    _stand_ins: list[StandIn]
     _steps: Any
     _training: list[tuple[Any, Any]]
     """While averages are in their place: the parameters' arrays, and what they held."""
@@ -85,7 +86,7 @@ class Averages:
             return
         copying = self._place.copying
         back = [copying(array, values) for array, values in self._training]
-        back += [copying(origin, stand_in) for origin, stand_in in self._stand_ins]
+        back += [stand_in.writing() for stand_in in self._stand_ins]
         with self._steps.in_order():
             one_call([*back, partial(vars(self).update, _training=[], _evaluating=False)])()
 

@@ -35,6 +35,9 @@ from .kernels.registry import RULES, Slot
 from .parameters import HALVES, Parameter, check_flag, check_slot_dtype
 from .signatures import FORMAT
 
+_WAYS = "master_weights", "compensation", "stochastic_rounding"
+"""Options that say how to keep what a parameter of 16 bits cannot hold."""
+
 LEAST_SCALED = 4096
 """Elements from which on a parameter's slots may be kept in 8 bits."""
 
@@ -74,7 +77,7 @@ def check_seed(name: str, seed: Any) -> None:
 
 def check_ways(options: Mapping[str, Any]) -> None:
     """Refuse two ways at once to keep what a parameter of 16 bits cannot hold."""
-    ways = [name for name in ("master_weights", "compensation", "stochastic_rounding") if options[name]]
+    ways = [name for name in _WAYS if options[name]]
     if len(ways) > 1:
         raise ValueError(f"{' and '.join(ways)} are both set: choose one way to keep what 16 bits cannot hold")
 
@@ -101,8 +104,8 @@ def formats_of(optimizer: Any, parameter: Parameter, branch: str) -> tuple[tuple
         If the options cannot be met, or name a slot that there is not.
     """
     chosen = parameter.settings.get("slot_dtype", optimizer.slot_dtype)
-    if not (chosen or parameter.kept_as or parameter.copied_as):
-        return ()
+    if not (chosen or parameter.format or parameter.copied_as):
+        return _without_format(optimizer, parameter, branch)
     scalars = type(optimizer._scalars(branch, 1.0, 1))
     slots = optimizer._slots_of(scalars)
     found = {"": format_of_parameter(optimizer, parameter)}
@@ -125,9 +128,21 @@ def formats_of(optimizer: Any, parameter: Parameter, branch: str) -> tuple[tuple
     return tuple(found.items())
 
 
+def _without_format(optimizer: Any, parameter: Parameter, branch: str) -> tuple[()]:
+    """Refuse ways to keep what 16 bits cannot hold where a rule works on float32 numbers in the parameter's place."""
+    ways = [name for name in _WAYS if getattr(optimizer, name)]
+    if parameter.kept_as and ways:
+        rule = RULES[type(optimizer._scalars(branch, 1.0, 1))].name
+        raise TypeError(
+            f"parameter {parameter.path}: the rule {rule} steps {parameter.kept_as} in float32, and rounds to the "
+            f"nearest: leave {ways[0]} out, or cast the parameter"
+        )
+    return ()
+
+
 def format_of_parameter(optimizer: Any, parameter: Parameter) -> str:
     """Name the format of a parameter's own numbers; "" if it has none."""
-    kind = parameter.kept_as
+    kind = parameter.format
     if not kind:
         return f"float32 {parameter.copied_as} copy" if parameter.copied_as else ""
     if optimizer.master_weights == "split":

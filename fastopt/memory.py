@@ -21,8 +21,8 @@ class Memory(NamedTuple):
     elements : int
         Of all parameters.
     bytes : dict of str to int
-        "parameters", each slot by its name, what is kept beside it or the parameters, and "gradients", if they are of
-        the parameters' dtype.
+        "parameters", each slot by its name, what is kept beside it or the parameters, "gradients", if they are of the
+        parameters' dtype, and "in float32" what stands in for parameters of 16 bits.
     """
 
     elements: int
@@ -57,6 +57,7 @@ def memory_of(optimizer: Any, params: Any, overrides: Mapping[str, Mapping[str, 
 
 def count(optimizer: Any, parameters: list[Parameter]) -> Memory:
     """Count what an optimizer would take that were built with these parameters."""
+    parameters = [_in_float32(p) if p.trainable and optimizer._is_stepped_in_float32(p) else p for p in parameters]
     kept_as = [formats_of(optimizer, p, optimizer._branch(p)) if p.trainable else () for p in parameters]
     return _counted(optimizer, parameters, kept_as)
 
@@ -99,13 +100,20 @@ def _stand_in(path: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     return np.broadcast_to(np.zeros((), dtype), extents)
 
 
+def _in_float32(parameter: Parameter) -> Parameter:
+    """`Parameter.in_float32` without memory."""
+    return parameter._replace(array=np.broadcast_to(np.float32(0), parameter.array.shape), origin=parameter.array)
+
+
 def _is_shape(value: Any) -> bool:
     return isinstance(value, tuple) and all(isinstance(extent, (int, np.integer)) for extent in value)
 
 
 def _counted(optimizer: Any, parameters: list[Parameter], kept_as: Sequence[tuple[tuple[str, str], ...]]) -> Memory:
-    found = {"parameters": sum(parameter.array.nbytes for parameter in parameters)}
+    found = {"parameters": sum(parameter.in_place.nbytes for parameter in parameters)}
     found["gradients"] = found["parameters"]
+    if standing_in := sum(p.array.nbytes for p in parameters if p.kept_as and p.origin is not None):
+        found["in float32"] = standing_in
     for parameter, formats in zip(parameters, kept_as, strict=True):
         if parameter.trainable:
             for name, size in _state_of(optimizer, parameter, dict(formats)).items():

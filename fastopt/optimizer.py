@@ -20,6 +20,7 @@ from .flat import FlatBuffer, flatten, is_container, is_plain, match, rebuild
 from .formats import Formats, fill_copy
 from .gradients import ABSENT, BaseGradients, gradients_of
 from .kernels.clipping import ALL, EACH
+from .kernels.cpu.engines import takes_formats
 from .kernels.cpu.launch import one_call
 from .kernels.locks import Lock
 from .parameters import Array, Parameter, collect
@@ -28,6 +29,7 @@ from .prepared import Prepared
 from .saved import Saved
 from .scalars import Scalars, Scaling
 from .slots import Slots
+from .stand_ins import StandIn
 from .steps.alone import alone, refuse_while
 from .steps.gpu import GpuSteps
 from .steps.host import HostSteps
@@ -140,8 +142,9 @@ class Optimizer(Averages, Decay, Prepared, Saved, Slots, Declared):
         """Build for parameters that have been checked; ``storage`` says where their state lives."""
         self._storage = storage
         self._place: Place = parameters[0].place if parameters else HOST
-        self._parameters = [p.in_c_order() if p.trainable and self._needs_c_order(p) else p for p in parameters]
-        self._stand_ins = [(p.origin, p.array) for p in self._parameters if p.origin is not None]
+        self._parameters = [self._stood_in_for(p) if p.trainable else p for p in parameters]
+        self._stand_ins = [StandIn(p) for p in self._parameters if p.origin is not None]
+        self._read_stand_ins()
         paths = self._excluded["paths"] + self._paths_of(self._excluded_arrays)
         self._excluded, self._excluded_arrays = {**self._excluded, "paths": paths}, []
         # NumPy refuses to resize an array that is weakly referenced: the kernels rely on its address.
@@ -151,11 +154,28 @@ class Optimizer(Averages, Decay, Prepared, Saved, Slots, Declared):
         self._plan()
         self._built = True
 
+    def _stood_in_for(self, parameter: Parameter) -> Parameter:
+        """A parameter as its rule can step it: as it is, or with an array that stands in for its own."""
+        if self._is_stepped_in_float32(parameter):
+            parameter = parameter.in_float32()
+        if not self._needs_c_order(parameter):
+            return parameter
+        if parameter.origin is not None:
+            raise TypeError(
+                f"parameter {parameter.path}: this rule steps arrays of {parameter.kept_as} in C order only: pass such"
+            )
+        return parameter.in_c_order()
+
+    def _is_stepped_in_float32(self, parameter: Parameter) -> bool:
+        """Whether it is of 16 bits, which its rule cannot take: float32 numbers stand in for it."""
+        takes = not parameter.kept_as or takes_formats(type(self._scalars(self._branch(parameter), 1.0, 1)))
+        return not (takes or parameter.place.on_gpu)
+
     def _plan(self, keep: dict[str, Array] | None = None) -> None:
         plans = self._make_plans()
         memory = [parameter.array for parameter in self._parameters]
         memory += [parameter.copy for parameter in self._parameters if parameter.copy is not None]
-        memory += [origin for origin, _ in self._stand_ins]
+        memory += [parameter.origin for parameter in self._parameters if parameter.origin is not None]
         memory += [array for plan in plans for array in plan.memory]
         buffer = self._structure if isinstance(self._structure, FlatBuffer) else None
         gradients: Any = self._gradients_class()(self._parameters, buffer, memory)
@@ -310,7 +330,7 @@ class Optimizer(Averages, Decay, Prepared, Saved, Slots, Declared):
                     self._end_step(grads, zero_grads)
             return
         if self._stand_ins or zero_grads:
-            back = [self._place.copying(origin, stand_in) for origin, stand_in in self._stand_ins]
+            back = [stand_in.writing() for stand_in in self._stand_ins]
             ends = [*back, *self._gradients.zeroing(), *ends]
         self._steps.step(unscale, nonfinite, options, ends)
         if zero_grads and self._counts.skipped:
@@ -336,13 +356,13 @@ class Optimizer(Averages, Decay, Prepared, Saved, Slots, Declared):
 
     def _read_stand_ins(self) -> None:
         """Copy those of the user's arrays that something stands in for; in order."""
-        for origin, stand_in in self._stand_ins:
-            self._place.copy(stand_in, origin)
+        for stand_in in self._stand_ins:
+            stand_in.read()
 
     def _write_back(self) -> None:
         """Copy what stands in for some of the user's arrays into them."""
-        for origin, stand_in in self._stand_ins:
-            self._place.copy(origin, stand_in)
+        for stand_in in self._stand_ins:
+            stand_in.writing()()
 
     def _align(self, grads: Any, params: Any) -> Any:
         """Gradients for all parameters built, from gradients for ``params``, which may be some of them."""

@@ -27,10 +27,10 @@ class Parameter(NamedTuple):
     trainable: bool
     multiplier: float  # of the learning rate
     settings: Mapping[str, Any]  # what overrides say of it
-    origin: AnyArray | None = None  # the user's memory, if ``array`` is a C-ordered copy that stands in for it
+    origin: AnyArray | None = None  # the user's memory, if ``array`` stands in for it: in C order, or in float32
     place: Place = HOST
     foreign: Any = None  # the user's own object, where that is not ``array``
-    kept_as: str = ""  # "bfloat16" or "float16": ``array`` is the bit patterns, uint16
+    kept_as: str = ""  # "bfloat16" or "float16": the user's array is the bit patterns, uint16
     copy: AnyArray | None = None  # what each step writes the parameter to, too: bit patterns, uint16
     copied_as: str = ""  # what these are: "bfloat16" or "float16"
 
@@ -38,6 +38,11 @@ class Parameter(NamedTuple):
     def in_place(self) -> AnyArray:
         """The array in the user's memory."""
         return self.array if self.origin is None else self.origin
+
+    @property
+    def format(self) -> str:
+        """What ``array`` holds bit patterns of: "bfloat16" or "float16"; "" if it holds numbers."""
+        return self.kept_as if self.origin is None else ""
 
     @property
     def given(self) -> Any:
@@ -53,6 +58,10 @@ class Parameter(NamedTuple):
         """The parameter with a C-ordered copy standing in for its array."""
         axes = tuple(range(self.array.ndim))
         return self._replace(array=self.place.in_c_order(self.array), axes=axes, origin=self.array)
+
+    def in_float32(self) -> Parameter:
+        """The parameter, of 16 bits, with float32 numbers in its order standing in for its array."""
+        return self._replace(array=np.zeros_like(self.array, np.float32), origin=self.array)
 
     def shape_of(self, slot: Slot) -> tuple[int, ...]:
         """The shape of the parameter's array in a slot."""

@@ -83,6 +83,12 @@ def encode(kind, parts, numbers):
         launch.launch(_compiled(encode_all, kind, numbers.dtype), _Work(kind, parts, numbers), 0)
 
 
+def encoding(kind, parts, numbers):
+    """Return a C function that keeps what ``numbers`` hold then, as `encode` does, on one thread; and what it needs."""
+    work, kernel = _Work(kind, parts, numbers), _compiled(encode_all, kind, numbers.dtype)
+    return functools.partial(kernel.run, 0, work.count, work.handle, 0), (work, parts, numbers)
+
+
 @functools.cache
 def _compiled(function, kind, dtype):
     format = FORMATS[kind]
