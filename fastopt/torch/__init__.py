@@ -24,6 +24,7 @@ How it is made:
 from .adam import Adam, Adamax, AdamW, NAdam, RAdam, SparseAdam
 from .bitsandbytes import from_bitsandbytes
 from .classic import SGD, Adadelta, Adagrad, RMSprop, RowwiseAdagrad
+from .deepspeed import DeepSpeedCPUAdam
 from .modern import Adafactor, Lamb, Lion, Muon, ScheduleFreeAdamW
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "DeepSpeedCPUAdam",
     "Lamb",
     "Lion",
     "Muon",

@@ -61,7 +61,17 @@ class SparseAdamRule(Rule):
         return True
 
 
-class SparseAdam(Fused, torch.optim.SparseAdam):
+class IntSteps:
+    """Placed before `Fused`: ``step`` is an int in what is saved, as the original class has it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `torch.optim.Optimizer.state_dict`; ``step`` is an int there."""
+        saved = super().state_dict()  # type: ignore[misc]
+        counted = {k: {**own, "step": int(own["step"])} if "step" in own else own for k, own in saved["state"].items()}
+        return {**saved, "state": counted}
+
+
+class SparseAdam(IntSteps, Fused, torch.optim.SparseAdam):
     """`torch.optim.SparseAdam` in one pass over the rows that have a gradient, without merging their indices first.
 
     Rows without a gradient stay as they are, and their moments; bias correction goes by all steps. See
@@ -71,12 +81,6 @@ class SparseAdam(Fused, torch.optim.SparseAdam):
     """
 
     rule = SparseAdamRule()
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `torch.optim.Optimizer.state_dict`; ``step`` is an int there, as torch's own has it."""
-        saved = super().state_dict()
-        counted = {k: {**own, "step": int(own["step"])} if "step" in own else own for k, own in saved["state"].items()}
-        return {**saved, "state": counted}
 
 
 class RAdamRule(Rule):

@@ -163,7 +163,7 @@ class Fused(Options, Averages, Scaled):
                 path = path_of(group, number, k)
                 if places.setdefault(tensor, k) != k:
                     raise ValueError(f"{path} is parameter {places[tensor]}, too: pass a shared parameter once")
-                if tensor.requires_grad:
+                if tensor.requires_grad and (device_of(tensor).type == "cpu" or not self.rule.needs_cpu):
                     check_parameter(path, tensor)
                     check_formats(self, group, path, tensor)
         except (TypeError, ValueError):

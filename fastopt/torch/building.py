@@ -143,6 +143,12 @@ def optimizer_of(owner: Owner, members: list[Member]) -> AnyOptimizer:
 
 
 def _check_devices(owner: Owner, devices: list[Any]) -> None:
+    elsewhere = [device for device in devices if device.type != "cpu"]
+    if owner.rule.needs_cpu and elsewhere:
+        raise ValueError(
+            f"{type(owner).__name__} steps parameters on the CPU, and there are some on {elsewhere[0]}: under ZeRO set "
+            '"offload_optimizer": {"device": "cpu"}, which puts them there, or use another class'
+        )
     if len(devices) > 1 and (owner.clip_norm is not None or owner.nonfinite != "propagate"):
         raise ValueError(
             f"clip_norm and nonfinite look at all gradients together, and the parameters are on {devices}: "

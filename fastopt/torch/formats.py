@@ -47,6 +47,8 @@ def check_formats(owner: Owner, group: Mapping[str, Any], path: str, tensor: tor
     """
     chosen, kind = owner.chosen, HALVES.get(tensor.dtype)
     options = [name for name in FORMAT if name != "seed" and getattr(chosen, name)]
+    if tensor.dtype is torch.float32 and options == ["slot_dtype"] and chosen.slot_dtype == "float32":
+        return  # as it would be
     if not (kind or options):
         return
     _check_slots(owner, chosen.slot_dtype)

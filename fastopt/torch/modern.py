@@ -22,24 +22,9 @@ from ..kernels.rules.schedule_free_adamw import AuthorsScheduleFreeScalars
 from .base import Fused
 from .cohorts import Cohort
 from .memory import few_threads, local
-from .numbers import betas_of, number
+from .numbers import betas_of, check_hyper_parameters, number
 from .rule import Rule
 from .several import check_sharded
-
-
-def _check(lr: Any, betas: tuple[Any, Any], weight_decay: float, eps: float = 0.0) -> None:
-    """Refuse hyper-parameters in torch's words."""
-    if isinstance(lr, torch.Tensor) and lr.numel() != 1:
-        raise ValueError("Tensor lr must be 1-element")
-    if not lr >= 0.0:
-        raise ValueError(f"Invalid learning rate: {lr}")
-    if not eps >= 0.0:
-        raise ValueError(f"Invalid epsilon value: {eps}")
-    for index, beta in enumerate(betas):
-        if not 0.0 <= beta < 1.0:
-            raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
-    if not weight_decay >= 0.0:
-        raise ValueError(f"Invalid weight_decay value: {weight_decay}")
 
 
 class LionRule(Rule):
@@ -89,7 +74,7 @@ class Lion(Fused, torch.optim.Optimizer):
         self, params: Any, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0,
         use_triton: bool = False, decoupled_weight_decay: bool = False, *, maximize: bool = False, **options: Any,
     ) -> None:  # fmt: skip
-        _check(lr, betas, weight_decay)
+        check_hyper_parameters(lr, betas, weight_decay)
         if decoupled_weight_decay and not lr > 0.0:
             raise ValueError(f"Invalid learning rate: {lr}; decoupled_weight_decay=True divides by it")
         defaults = {
@@ -136,7 +121,7 @@ class Lamb(Fused, torch.optim.Optimizer):
         self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
         weight_decay: float = 0.0, bias_correction: bool = True, *, maximize: bool = False, **options: Any,
     ) -> None:  # fmt: skip
-        _check(lr, betas, weight_decay, eps)
+        check_hyper_parameters(lr, betas, weight_decay, eps)
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "bias_correction": bias_correction,
             "maximize": maximize,
@@ -276,7 +261,7 @@ class ScheduleFreeAdamW(Fused, torch.optim.Optimizer):
         weight_decay: float = 0, warmup_steps: int = 0, r: float = 0.0, weight_lr_power: float = 2.0,
         foreach: bool | None = None, **options: Any,
     ) -> None:  # fmt: skip
-        _check(lr, betas, weight_decay, eps)
+        check_hyper_parameters(lr, betas, weight_decay, eps)
         if not betas[0] > 0.0:
             raise ValueError(f"Invalid beta parameter at index 0: {betas[0]}; the average is divided by it")
         if not warmup_steps >= 0:

@@ -27,6 +27,8 @@ class Rule:
         Whether the rule looks at more than single elements.
     needs_sparse : bool
         Whether the optimizer takes nothing but sparse gradients.
+    needs_cpu : bool
+        Whether it steps parameters on the CPU only. Others may be added, whose place those take before a step.
     """
 
     names: ClassVar[Mapping[str, str]]
@@ -34,6 +36,7 @@ class Rule:
     counters: ClassVar[tuple[str, ...]] = ("step",)
     needs_whole: ClassVar[bool] = False
     needs_sparse: ClassVar[bool] = False
+    needs_cpu: ClassVar[bool] = False
 
     def settings(self, group: Mapping[str, Any], cohort: Cohort, extra: Any) -> tuple[Any, float]:
         """Return what the scalars follow from, and the share of itself that the parameter loses before a step.
