@@ -3,13 +3,18 @@
 import copy
 import functools
 import inspect
+import os
 import pickle
+import sysconfig
+import warnings
 
+import children
 import pytest
 from needs_torch import torch
 from torch_reference import STEPS, assert_as_near_as_torch, distance, recorded_gradients, run
 
 import fastopt.torch
+from fastopt.bench.peers.deepspeed import DeepSpeed
 from fastopt.torch import DeepSpeedCPUAdam
 
 pytestmark = pytest.mark.xdist_group("torch_deepspeed")
@@ -276,3 +281,125 @@ def test_amsgrad_is_refused():
 def test_refused_hyper_parameters(kwargs, message):
     with pytest.raises(ValueError, match=message):
         DeepSpeedCPUAdam([leaf(numbers(0))], **kwargs)
+
+
+# -- DeepSpeed's own ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """DeepSpeed's class, compiled; tests that want it are skipped where it cannot be."""
+    if reason := DeepSpeed.missing():
+        pytest.skip(reason)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+    return DeepSpeedCPUAdam
+
+
+def test_the_signature_is_that_of_the_installed_deepspeed(theirs):
+    assert list(defaults_of(theirs, None).items()) == list(SIGNATURE.items())
+
+
+KWARGS = {"lr": 0.01, "betas": (0.8, 0.99), "eps": 1e-3, "weight_decay": 0.1}
+
+
+@pytest.mark.parametrize("bias_correction", [True, False])
+@pytest.mark.parametrize("adamw_mode", [True, False])
+def test_float32_is_deepspeeds(theirs, adamw_mode, bias_correction):
+    """It makes float32 of its hyper-parameters first: 1 - 0.99 is 0.00999999 then, by 1e-6."""
+    kwargs = KWARGS | {"adamw_mode": adamw_mode, "bias_correction": bias_correction}
+    ends = []
+    for kind in (theirs, DeepSpeedCPUAdam):
+        p = leaf(numbers(0))
+        state = stepped(kind([p], **kwargs), [p], range(20)).state[p]
+        ends.append([p.detach(), state["exp_avg"], state["exp_avg_sq"]])
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("full", [True, False], ids=["float32 states", "own states"])
+def test_16_bits_are_deepspeeds(theirs, dtype, full):
+    """Each step from the same numbers: what either rounds lies 1e-5 apart, which makes another neighbour of few."""
+    p, q = leaf(numbers(0, dtype=dtype)), leaf(numbers(0, dtype=dtype))
+    ours = DeepSpeedCPUAdam([p], fp32_optimizer_states=full, **KWARGS)
+    own = theirs([q], fp32_optimizer_states=full, **KWARGS)
+    for step in range(20):
+        stepped(ours, [p], [step])
+        stepped(own, [q], [step])
+        for one, other in [(p, q), *((ours.state[p][name], own.state[q][name]) for name in ("exp_avg", "exp_avg_sq"))]:
+            assert one.dtype == other.dtype
+            if one.dtype in HALVES:
+                assert (one == other).float().mean() > 0.99
+            eps = torch.finfo(one.dtype).eps if one.dtype in HALVES else 1e-5
+            torch.testing.assert_close(one.detach(), other.detach(), rtol=eps, atol=1e-6)
+            with torch.no_grad():
+                other.copy_(one)
+
+
+@pytest.mark.parametrize("direction", ["from DeepSpeed", "to DeepSpeed"])
+def test_checkpoints_go_from_one_to_the_other(theirs, direction):
+    kinds = [theirs, DeepSpeedCPUAdam] if direction == "from DeepSpeed" else [DeepSpeedCPUAdam, theirs]
+    p, q = leaf(numbers(0)), leaf(numbers(0))
+    first = stepped(kinds[0]([p], **KWARGS), [p], range(5))
+    second = kinds[1]([q])
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    with torch.no_grad():
+        q.copy_(p)
+    stepped(first, [p], range(5, 10))
+    stepped(second, [q], range(5, 10))
+    torch.testing.assert_close(q, p, rtol=1e-5, atol=1e-6)
+    assert second.state_dict()["state"][0]["step"] == 10
+    assert second.param_groups[0].keys() == first.param_groups[0].keys()
+
+
+def zero(code, world=1):
+    """What the processes of a run report, which are all on this code."""
+    environment = {
+        "DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": None, "OMP_NUM_THREADS": 1, "WORLD_SIZE": world,
+        "MASTER_ADDR": "localhost", "MASTER_PORT": os.getpid(),  # which DeepSpeed only names its shared memory by
+        "PATH": os.pathsep.join([os.environ["PATH"], sysconfig.get_path("scripts")]),  # ninja, to compile more
+    }  # fmt: skip
+    processes = [children.start(code, RANK=rank, LOCAL_RANK=rank, **environment) for rank in range(world)]
+    try:
+        return [children.finish(process, 600) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+BOUNDS = {"float32": 1e-4, "bfloat16": 0.02}
+"""How far losses may be apart, of DeepSpeed's: at two neighbours of bfloat16 weights are, which differ by 0.008."""
+
+
+@pytest.mark.usefixtures("theirs")
+@pytest.mark.parametrize("world", [1, 2])
+def test_zero_offload_trains_as_with_deepspeeds_own(tmp_path, world):
+    cases = [(stage, dtype) for stage in (1, 2) for dtype in BOUNDS]
+    code = f"import children, zero_training; children.report(found=zero_training.train({cases}, {str(tmp_path)!r}))"
+    for found in [each["found"] for each in zero(code, world)]:
+        for (_, dtype), runs in zip(cases, found.values(), strict=True):
+            expected = runs.pop("theirs")
+            assert expected[-1] < 0.5 * expected[0] and len(runs) == 3
+            for losses in runs.values():
+                assert losses == pytest.approx(expected, rel=BOUNDS[dtype])
+
+
+@pytest.mark.usefixtures("theirs")
+def test_what_deepspeed_says_where_its_configuration_lacks_a_line(tmp_path):
+    code = f"""
+        import children, fastopt.torch, zero_training as zero
+
+        zero.meet({str(tmp_path)!r})
+        said, whole = {{}}, zero.config_of
+        for key in ("zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer"):
+            zero.config_of = lambda *args: {{name: value for name, value in whole(*args).items() if name != key}}
+            try:
+                zero.engine_of(fastopt.torch.DeepSpeedCPUAdam, 2, "float32")
+            except Exception as error:
+                said[key] = str(error)
+        children.report(said=said)
+    """
+    said = zero(code)[0]["said"]
+    assert len(said) == 2 and all(key in sentence for key, sentence in said.items())
