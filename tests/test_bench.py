@@ -632,9 +632,14 @@ def function_names():
     return [f"function/{name}" for name in functions.names()]
 
 
-EXTRA = ["rows/adam/1e6x64/16384", "rows/sgd/1e6x64/16384", "formats/adam/8-bit-slots",
-         "formats/bitsandbytes/adam/1e6"]  # fmt: skip
-"""Cases of bench/test_tables.py and bench/test_formats.py."""
+EXTRA = [
+    "rows/adam/1e6x64/16384",
+    "rows/sgd/1e6x64/16384",
+    "formats/adam/8-bit-slots",
+    "formats/bitsandbytes/adam/1e6",
+    "deepspeed/adamw/float32/float32-state/1e7",
+]
+"""Cases of bench/test_tables.py, bench/test_formats.py and bench/test_deepspeed.py."""
 
 
 @pytest.mark.parametrize("name", ["gates.toml", "gates-quick.toml"])

@@ -5,8 +5,10 @@ import functools
 import inspect
 import os
 import pickle
+import re
 import sysconfig
 import warnings
+from pathlib import Path
 
 import children
 import pytest
@@ -116,6 +118,12 @@ def test_float32_states_are_no_format_beside_float32_parameters():
     stepped(DeepSpeedCPUAdam(plain), plain, range(3))
     stepped(DeepSpeedCPUAdam(flat, flat=True), flat, range(3))
     assert all(map(torch.equal, plain, flat))
+
+
+def test_the_program_of_the_page(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "torch.md").read_text(encoding="utf-8")
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), {})
+    assert capsys.readouterr().out == "".join(re.findall(r"```text\n(.*?)```", page, re.DOTALL))
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
@@ -229,23 +237,40 @@ def test_parameters_elsewhere_may_be_added_and_are_not_stepped(full):
     assert not torch.equal(near, numbers(0))
 
 
-def test_groups_that_are_stepped_one_after_the_other(monkeypatch):
-    """So ZeRO does it, with lists of one group; nothing is made anew for it once all have been stepped."""
+def by_list(optimizer, groups):
+    """As ZeRO 1 and 2: a list of one group."""
+    for group in groups:
+        optimizer.param_groups = [group]
+        yield optimizer.step()
+    optimizer.param_groups = groups
+
+
+def by_parameters(optimizer, groups):
+    """As ZeRO 3: all groups, of which but one are empty."""
+    own = [group["params"] for group in groups]
+    for number in range(len(groups)):
+        for k, group in enumerate(groups):
+            group["params"] = own[k] if k == number else []
+        yield optimizer.step()
+    for group, params in zip(groups, own, strict=True):
+        group["params"] = params
+
+
+@pytest.mark.parametrize("way", [by_list, by_parameters])
+def test_groups_that_are_stepped_one_after_the_other(way, monkeypatch):
+    """Nothing is made anew for it once all have been stepped."""
     builds, build = [], fastopt.torch.base.build
     monkeypatch.setattr("fastopt.torch.base.build", lambda *args: builds.append(1) or build(*args))
     params = [[leaf(numbers(k)) for k in range(3)] for _ in range(2)]
     together, apart = (
         DeepSpeedCPUAdam([{"params": [p], "lr": 0.1 / k} for k, p in enumerate(own, 1)]) for own in params
     )
-    groups, counts = apart.param_groups, []
+    counts = []
     for step in range(6):
         stepped(together, params[0], [step])
         for p, q in zip(*params, strict=True):
             q.grad = p.grad.clone()
-        for group in groups:
-            apart.param_groups = [group]
-            apart.step()
-        apart.param_groups = groups
+        list(way(apart, apart.param_groups))
         assert all(map(torch.equal, *params))
         counts.append(len(builds))
     assert counts[2] == counts[-1]
@@ -374,9 +399,9 @@ BOUNDS = {"float32": 1e-4, "bfloat16": 0.02}
 
 
 @pytest.mark.usefixtures("theirs")
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.full), 2])
 def test_zero_offload_trains_as_with_deepspeeds_own(tmp_path, world):
-    cases = [(stage, dtype) for stage in (1, 2) for dtype in BOUNDS]
+    cases = [(stage, dtype) for stage in (1, 2, 3) for dtype in BOUNDS]
     code = f"import children, zero_training; children.report(found=zero_training.train({cases}, {str(tmp_path)!r}))"
     for found in [each["found"] for each in zero(code, world)]:
         for (_, dtype), runs in zip(cases, found.values(), strict=True):

@@ -17,6 +17,7 @@ How it is made:
   they are elements of one array, which is written and compared as a whole.
 - Parameters of 16 bits, and state in few bytes, are kept as `formats` says: in 16 bits as torch has them by default.
 - State of bitsandbytes is converted by `bitsandbytes.from_bitsandbytes`.
+- `deepspeed` has the class that takes the place of DeepSpeed's, for its engine.
 - What else is asked for stands beside: `options`, `averages`, ``fused_backward`` in `backward`, ``flat`` in `flat`.
 - The mathematics are in ``fastopt.kernels.rules``, for CPU and CUDA alike, torch's names for slots with each `rule`.
 """

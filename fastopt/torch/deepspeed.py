@@ -98,11 +98,13 @@ class DeepSpeedCPUAdam(IntSteps, Fused, torch.optim.Optimizer):
         self._built_for: dict[tuple[int, ...], Built | None] = {}
 
     def _step(self, unscale: float = 1.0) -> None:
-        """Keep what was built for each list of groups: ZeRO steps one after the other, as if there were no others."""
-        groups = tuple(map(id, self.param_groups))
-        self._built = self._built_for.get(groups, self._built)
+        """Keep what was built for each part that is stepped by itself: ZeRO has one group at a time, or one's part, in
+        ``param_groups``. Their first parameters tell them apart; whether it fits is asked in any case.
+        """
+        part = tuple(id(next(iter(group["params"]), None)) for group in self.param_groups)
+        self._built = self._built_for.get(part, self._built)
         super()._step(unscale)
-        self._built_for[groups] = self._built
+        self._built_for[part] = self._built
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """See `Fused.add_param_group`. A group with ``amsgrad`` is a RuntimeError."""
