@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from ..kernels.rules.adam import CoupledAdamScalars, CoupledAdamSettings
-from .adam import AdamRule, IntSteps
+from .adam import IntSteps
 from .base import Fused
 from .building import Built
 from .cohorts import Cohort
 from .numbers import betas_of, check_hyper_parameters, number
+from .rule import Rule
 
 
-class DeepSpeedAdamRule(AdamRule):
+class DeepSpeedAdamRule(Rule):
     """The rule of `DeepSpeedCPUAdam`, in the terms of its parameter groups."""
 
     reads = ("lr", "betas", "eps", "weight_decay", "bias_correction")
+    names: ClassVar = {"momentum": "exp_avg", "velocity": "exp_avg_sq"}
     needs_cpu = True
 
     def __init__(self, decoupled: bool) -> None:
