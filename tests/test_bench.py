@@ -637,7 +637,7 @@ EXTRA = [
     "rows/sgd/1e6x64/16384",
     "formats/adam/8-bit-slots",
     "formats/bitsandbytes/adam/1e6",
-    "deepspeed/adamw/float32/float32-state/1e7",
+    "deepspeed/adamw/float32/float32-state/1e6",
 ]
 """Cases of bench/test_tables.py, bench/test_formats.py and bench/test_deepspeed.py."""
 
