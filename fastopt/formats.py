@@ -204,14 +204,18 @@ class Formats:
     counters : array.array
         Its first number counts the updates.
     seed : int
+    begins : bool
+        Whether slots are to begin; otherwise they hold numbers already, as those of a framework's state do.
     """
 
-    def __init__(self, formats: dict[str, str], numbers: list[int], counters: Any, seed: int) -> None:
+    def __init__(
+        self, formats: dict[str, str], numbers: list[int], counters: Any, seed: int, begins: bool = True
+    ) -> None:
         self.formats, self._numbers = formats, np.array(numbers, np.int64)
-        self._counters, self._seed = counters, seed
+        self._counters, self._seed, self._begins = counters, seed, begins
 
     def keep(self, plan: Any, slots: dict[str, Slot]) -> Kept:
-        """Fill the arrays that a plan has made by `parts_of` with what slots start as."""
+        """Give what there is of the arrays that a plan has made by `parts_of`; fill them if slots begin."""
         own = [[array for array in (p.array, p.copy) if array is not None] for p in plan.parameters]
         for name in beside(self.formats):
             own = [[*parts, array] for parts, array in zip(own, plan.slots[name], strict=True)]
@@ -220,7 +224,7 @@ class Formats:
             names = list(_parts_of_slot(name, slot, self.formats.get(name)))
             parts[name] = [list(each) for each in zip(*(plan.slots[part] for part in names), strict=True)]
         kept = Kept(self.formats, parts, self._numbers, self._counters, self._seed)
-        for name, slot in slots.items():
+        for name, slot in slots.items() if self._begins else ():
             self._begin(kept, name, slot, plan.dtype)
         return kept
 

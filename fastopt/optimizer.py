@@ -214,9 +214,14 @@ class Optimizer(Averages, Decay, Prepared, Saved, Slots, Declared):
             groups = [Group(p.multiplier, self._decay_of(p)) for p in chosen]
             scalars = type(self._scalars(branch, 1.0, 1))
             slots = self._slots_of(scalars)
-            formats = Formats(dict(kept), indices, self._counts.numbers, self._kept_seed) if kept else None
+            formats = self._formats(dict(kept), indices) if kept else None
             plans.append(Plan(branch, indices, chosen, groups, scalars, slots, extra, self._storage, formats))
         return plans
+
+    def _formats(self, kept: dict[str, str], indices: list[int]) -> Formats:
+        """Return how numbers of the parameters with these indices are kept."""
+        begins = self._storage is allocate
+        return Formats(kept, indices, self._counts.numbers, self._kept_seed, begins)
 
     def _require_built(self, what: str) -> None:
         if not self._built:

@@ -96,7 +96,7 @@ def collect(structure: Any, overrides: Mapping[str, Mapping[str, Any]] | None, c
     views = [place.view(f"parameter {path}", known) for path, known in zip(paths, given, strict=True)]
     kinds = [_kind_of(*each, place) for each in zip(paths, views, settings, strict=True)]
     arrays = [view.view(np.uint16) if kind else view for view, kind in zip(views, kinds, strict=True)]
-    _check_parameters(paths, views, kinds, place)
+    check_parameters(paths, views, kinds, place)
     found = [
         parameter_of(path, array, setting, place)._replace(foreign=None if array is known else known, kept_as=kind)
         for path, known, array, setting, kind in zip(paths, given, arrays, settings, kinds, strict=True)
@@ -171,14 +171,14 @@ def _kind_of(path: str, array: AnyArray, setting: Mapping[str, Any], place: Plac
     return kept_as(array, declared) if array.dtype.isnative and not place.on_gpu else ""
 
 
-def check_parameters(paths: list[str], given: list[Any], place: Place = HOST) -> list[AnyArray]:
-    """Arrays of float32 and float64 as fastopt works with them; refuses those that no kernel could update in place."""
-    arrays = [place.view(f"parameter {path}", known) for path, known in zip(paths, given, strict=True)]
-    _check_parameters(paths, arrays, [""] * len(paths), place)
-    return arrays
+def check_parameters(paths: list[str], arrays: list[AnyArray], kinds: list[str], place: Place = HOST) -> None:
+    """Refuse arrays that no kernel could update in place; ``kinds`` are as `kept_as` has them.
 
-
-def _check_parameters(paths: list[str], arrays: list[AnyArray], kinds: list[str], place: Place) -> None:
+    Raises
+    ------
+    TypeError, ValueError
+        If there is one, or two overlap.
+    """
     for path, array, kind in zip(paths, arrays, kinds, strict=True):
         _check_parameter(path, array, kind, place.on_gpu)
     check_disjoint(paths, arrays, place)

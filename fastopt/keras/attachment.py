@@ -68,7 +68,9 @@ class Attachment:
 
     def _check(self, parameters: list[Parameter]) -> None:
         try:
-            check_parameters([p.path for p in parameters], [p.array for p in parameters])
+            check_parameters(
+                [p.path for p in parameters], [p.array for p in parameters], [p.kept_as for p in parameters]
+            )
         except (TypeError, ValueError) as reason:
             raise Unsupported(str(reason)) from None
 

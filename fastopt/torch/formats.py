@@ -120,7 +120,7 @@ class TensorFormats(Formats):
     """
 
     def __init__(self, formats: dict[str, str], numbers: list[int], counters: Any, seed: int) -> None:
-        super().__init__(formats, numbers, counters, seed)
+        super().__init__(formats, numbers, counters, seed, begins=False)
         self.is_noisy = any(FORMATS[kind].noisy for kind in formats.values())
         self.coming: list[tuple[str, int, AnyArray]] = []
 
@@ -131,9 +131,6 @@ class TensorFormats(Formats):
             put(kept, name, k, numbers)
         self.coming.clear()
         return kept
-
-    def _begin(self, kept: Kept, name: str, slot: Slot, dtype: Any) -> None:
-        """Leave slots as they are: new state begins as it should."""
 
     def dtype_of(self, part: str, parameter: Parameter) -> torch.dtype:
         """Return the dtype of a state tensor, by the name of its array."""
