@@ -207,12 +207,20 @@ def test_state_is_in_the_variables(adapted, keras):
         np.testing.assert_array_equal(one.numpy(), two.numpy())
 
 
-def test_half_precision_is_refused(adapted, keras):
+def test_half_precision_is_refused_where_a_rule_looks_at_more_than_an_element(adapted, keras):
     variables = variables_of_keras(keras, parameters(), dtype="float16")
-    optimizer = adapted.Push()
+    grads = [keras.ops.zeros(variable.shape, "float16") for variable in variables]
+    adapted.Push().apply(grads, variables)
+    optimizer = adapted.Unit()
     optimizer.build(variables)
+    with pytest.raises(TypeError, match="is float16, and Unit keeps parameters and state in float32 or float64"):
+        optimizer.apply(grads)
+
+
+def test_variables_without_memory_to_write_to_are_refused(adapted, keras, monkeypatch):
+    monkeypatch.setattr("fastopt.keras.fused.Fused._memory", None)
     with pytest.raises(RuntimeError, match="no update but the fused one"):
-        optimizer.apply([keras.ops.zeros(variable.shape, "float16") for variable in variables])
+        train(adapted.Push(), keras, variables_of_keras(keras, parameters()), gradients(1))
 
 
 def test_a_rule_under_multi_and_loss_scale_optimizers(adapted, keras):

@@ -503,29 +503,6 @@ def test_the_users_arrays_are_not_written_to(keras, fast, backend):
 # -- what no kernel can do ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", ["Adam", "SGD", "Adagrad"])
-def test_half_precision_falls_back(name, dtype, keras, fast):
-    found = []
-    for module in (fast, keras.optimizers):
-        variables = variables_of(keras, parameters(), dtype=dtype)
-        optimizer = getattr(module, name)(learning_rate=0.01, weight_decay=0.1)
-        optimizer.build(variables)
-        if module is fast:
-            with falls_back(optimizer, dtype):
-                _half_steps(optimizer, keras, dtype)
-        else:
-            _half_steps(optimizer, keras, dtype)
-        found.append([keras.ops.convert_to_numpy(keras.ops.cast(v, "float32")) for v in variables])
-    for ours, theirs in zip(*found, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-2)
-
-
-def _half_steps(optimizer, keras, dtype):
-    for step in gradients(5):
-        optimizer.apply([keras.ops.cast(grad * np.float32(0.01), dtype) for grad in tensors(keras, step)])
-
-
 def test_a_subclass_with_a_step_of_its_own(keras, fast):
     class Halving(fast.SGD):
         def update_step(self, gradient, variable, learning_rate):

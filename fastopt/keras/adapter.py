@@ -30,8 +30,8 @@ _SHARED = (
 class Adapter(Fused, keras.optimizers.Optimizer):
     """Base of what `adapt` makes: arguments, their attributes and config are the fastopt class's, the rest is Keras's.
 
-    Variables, in order: iteration, learning rate (unless scheduled), moving averages and accumulators where they are
-    wanted, the slots grouped by name, and what the rule keeps as numbers.
+    Variables, in order: iteration, learning rate (unless scheduled), moving averages, accumulators and what is kept
+    beside variables of 16 bits, where these are wanted, the slots grouped by name, and what the rule keeps as numbers.
     """
 
     _own_slots: dict[str, list[Any]]
@@ -42,9 +42,7 @@ class Adapter(Fused, keras.optimizers.Optimizer):
         prototype = self._core_class(*args, **kwargs)
         if prototype.nonfinite == "skip":
             raise ValueError('nonfinite="skip": Keras would count the step; use keras.optimizers.LossScaleOptimizer')
-        if said(prototype):
-            raise ValueError(f"{', '.join(said(prototype))}: Keras's variables hold parameters and state as they are")
-        shared = {name: getattr(prototype, name) for name in _SHARED}
+        shared = {name: getattr(prototype, name) for name in _SHARED} | said(prototype)
         super().__init__(
             learning_rate=prototype.learning_rate if rate is None else rate, name=kwargs.get("name"), **shared
         )
@@ -63,6 +61,7 @@ class Adapter(Fused, keras.optimizers.Optimizer):
     def _make_core(self) -> Optimizer:
         core = copy.deepcopy(self._prototype)
         core.loss_scale_factor = None  # Keras unscales
+        self._formats.tell(core)
         return core
 
     def _slot_variables(self) -> dict[str, list[Any]]:
@@ -121,8 +120,8 @@ class Adapter(Fused, keras.optimizers.Optimizer):
 
     def _explain(self, reason: str) -> None:
         raise RuntimeError(
-            f"{type(self).__name__} has no update but the fused one, for float32 and float64 variables in CPU memory "
-            f"of the torch and NumPy backends: {reason}"
+            f"{type(self).__name__} has no update but the fused one, for float32, float64, bfloat16 and float16 "
+            f"variables in CPU memory of the torch and NumPy backends: {reason}"
         )
 
 

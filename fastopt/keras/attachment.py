@@ -13,12 +13,13 @@ from ..gradients import ABSENT
 from ..hyper_parameters import without_axes
 from ..kernels.registry import Slot
 from ..optimizer import Optimizer
-from ..parameters import Array, Parameter, check_parameters
+from ..parameters import Array, Parameter, check_parameters, kept_as
 from ..plan import ACCUMULATOR_SLOT, AVERAGE_SLOT
 from . import _keras
 from ._keras import count_of, value_of
 from .counting import counting
-from .memory import NumpyMemory, TorchMemory, untraced, writes_its_own_way
+from .formats import dtype_of
+from .memory import NumpyMemory, TorchMemory, dtype_name, untraced, writes_its_own_way
 
 Memory = NumpyMemory | TorchMemory
 
@@ -41,6 +42,8 @@ class Attachment:
     ------
     Unsupported
         If a variable cannot be updated in place.
+    TypeError
+        If one is of 16 bits, and the rule keeps nothing so.
     """
 
     def __init__(self, optimizer: Any, memory: Memory) -> None:
@@ -54,7 +57,8 @@ class Attachment:
         self.core: Optimizer = optimizer._make_core()
         self._followed = [name for name in optimizer._followed if hasattr(self.core, name)]
         self._counters = optimizer._core_counters()
-        self._slots = optimizer._slot_variables() | {
+        self._formats = optimizer._formats
+        self._slots = {**optimizer._slot_variables(), **optimizer._beside} | {
             AVERAGE_SLOT: _keras.averages_of(optimizer),
             ACCUMULATOR_SLOT: _keras.accumulators_of(optimizer),
         }
@@ -78,7 +82,11 @@ class Attachment:
         array = self._array(variable)
         trainable = not _keras.is_overwritten(self._optimizer, variable)
         settings = {} if _keras.decays(self._optimizer, variable) else {"weight_decay": 0.0}
-        return Parameter(variable.path, array, tuple(range(array.ndim)), trainable, 1.0, settings)
+        kind, axes = kept_as(value_of(variable)), tuple(range(array.ndim))
+        parameter = Parameter(variable.path, array, axes, trainable, 1.0, settings, kept_as=kind)
+        if trainable:
+            settings |= self._formats.settings_of(self.core, parameter)
+        return parameter
 
     def _storage(self, name: str, slot: Slot, parameters: list[Parameter]) -> tuple[list[Array | None], list[Array]]:
         """The arrays of Keras's own slot variables (see `plan.Storage`)."""
@@ -86,17 +94,19 @@ class Attachment:
         if len(variables) != len(self._variables):
             raise Unsupported(f"the optimizer was built without {name}")
         arrays = [
-            self._slot(variables[self._place[id(p.array)]], p, slot) if p.array.ndim in slot.axes else None
+            self._slot(variables[self._place[id(p.array)]], p, name, slot) if p.array.ndim in slot.axes else None
             for p in parameters
         ]
         return arrays, [array for array in arrays if array is not None]
 
-    def _slot(self, variable: Any, parameter: Parameter, slot: Slot) -> Array:
-        array, expected = self._array(variable), parameter.shape_of(slot)
-        if array.shape != expected or array.dtype != parameter.array.dtype:
+    def _slot(self, variable: Any, parameter: Parameter, name: str, slot: Slot) -> Array:
+        array, shape, own = self._array(variable), parameter.shape_of(slot), dtype_of(parameter)
+        found = dtype_name(value_of(variable))
+        expected = self._formats.beside(parameter).get(name) or self._formats.dtype_of(name, own)
+        if array.shape != shape or found != expected:
             raise Unsupported(
-                f"{variable.path} is {array.dtype} {array.shape} where {parameter.path}, "
-                f"{parameter.array.dtype} {parameter.array.shape}, needs {parameter.array.dtype} {expected}"
+                f"{variable.path} is {found} {array.shape} where {parameter.path}, "
+                f"{own} {parameter.array.shape}, needs {expected} {shape}"
             )
         return array
 
@@ -172,6 +182,7 @@ class Attachment:
         for k in absent:
             variable, average = self._variables[k], averages[k]
             if average is not None:
-                value = average * keep + variable * (1.0 - keep)
+                dtype = core._parameters[k].dtype.name  # what 16 bits would lose here is lost once, at the end
+                value = keras.ops.cast(average, dtype) * keep + keras.ops.cast(variable, dtype) * (1.0 - keep)
                 ends += [assigning(each, value) for each in (average, *((variable,) if overwrites else ()))]
         return ends

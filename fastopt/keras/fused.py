@@ -14,9 +14,10 @@ from ..hyper_parameters import takes_step, without_axes
 from ..optimizer import Optimizer
 from ..signatures import FORMAT
 from . import memory
-from ._keras import BEHIND, REPLACED, Hooked, count_of, in_stateless_scope, rate_of, value_of
+from ._keras import BEHIND, REPLACED, Hooked, count_of, in_stateless_scope, is_overwritten, rate_of, value_of
 from .attachment import Attachment, Unsupported
 from .counting import forget
+from .formats import FormatOptions, outline
 
 KEPT_BY_KERAS = ("learning_rate", "name", "loss_scale_factor", "nonfinite", *FORMAT)
 """Hyper-parameters that stay with Keras: it names, schedules and unscales by itself."""
@@ -28,15 +29,24 @@ def _is_of_step(rate: Any) -> bool:
     return callable(rate) and not is_keras and takes_step(rate)
 
 
+def _no_memory() -> str:
+    return f"the {keras.backend.backend()} backend's variables are not memory to write to"
+
+
 class Fused(Hooked):
     """Placed before a Keras optimizer class: clipping, decay, update and average become one pass over Keras's memory.
 
     Keras keeps everything else: its variables, their order and names, configs, saving, counters, schedules, checks of
-    gradients, constraints. Where no kernel can work on a variable's memory (another backend, a GPU, half precision, a
-    stateless scope), and where a subclass, a mixin or the instance has its own version of anything in `REPLACED`,
-    Keras's own update runs, after one warning that says why.
+    gradients, constraints. Where no kernel can work on a variable's memory (another backend, a GPU, a stateless
+    scope), and where a subclass, a mixin or the instance has its own version of anything in `REPLACED`, Keras's own
+    update runs, after one warning that says why.
+
+    Beside Keras's arguments there are ``slot_dtype``, ``master_weights``, ``compensation``, ``stochastic_rounding`` and
+    ``seed``, by keyword, for the fused pass only: see `fastopt.keras.formats`.
 
     Results are Keras's, but for rounding. What differs on purpose:
+
+    - variables of 16 bits are stepped in float32, where Keras computes in 16 bits;
 
     - with gradient accumulation the moving average follows, and overwrites, on real updates only, not on every call;
     - hyper-parameters out of range are a ValueError at the first step, and gradients must have their variable's shape;
@@ -55,6 +65,9 @@ class Fused(Hooked):
 
     _attachment: Attachment | None = None
     _warned = False
+    _formats = FormatOptions()
+    _beside: dict[str, list[Any]]
+    """What is kept beside variables of 16 bits: its name → a variable per parameter, None where there is none."""
 
     _replaced: ClassVar[tuple[str, ...]]
     """`REPLACED`, as far as fastopt's class has it."""
@@ -68,6 +81,52 @@ class Fused(Hooked):
             cls._replaced = tuple(name for name in REPLACED if hasattr(cls, name))
             cls._look_up = operator.attrgetter(*cls._replaced)
             cls._original = cls._versions()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        said = {name: kwargs.pop(name) for name in FORMAT if name in kwargs}
+        super().__init__(*args, **kwargs)
+        self._formats = FormatOptions(**said, use_ema=bool(self.use_ema))  # type: ignore[has-type]
+        if self._formats.needed and self._memory is None:
+            self._explain(_no_memory())
+        self.__dict__.update(_beside={})  # not as an attribute, of which Keras would track what is in it
+
+    # -- how parameters and state are kept ---------------------------------------------------------------------------
+
+    def build(self, variables: Any) -> None:
+        """Create the variables that hold the state; what is kept beside those of 16 bits comes last."""
+        if self.built:  # type: ignore[has-type]
+            return
+        if self._formats.needed:
+            core = self._make_core()
+            for variable in variables:
+                self._formats.settings_of(core, outline(variable))
+        super().build(variables)  # type: ignore[misc]
+        self._keep_beside(variables)
+
+    def _keep_beside(self, variables: Any) -> None:
+        for k, variable in enumerate(variables):
+            if not is_overwritten(self, variable):
+                for name, dtype in self._formats.beside(outline(variable)).items():
+                    row = self._beside.setdefault(name, [None] * len(variables))
+                    row[k] = self._add_like(variable, dtype, name)
+
+    def add_variable_from_reference(
+        self, reference_variable: Any, name: str | None = None, initializer: Any = "zeros"
+    ) -> Any:
+        """Create a variable of state like a variable, as Keras does, in the dtype that its slot is to have."""
+        own = reference_variable.dtype
+        dtype = own if self._memory is None else self._formats.dtype_of(name, own)
+        if dtype != own and name is not None:
+            return self._add_like(reference_variable, dtype, name, initializer)
+        return super().add_variable_from_reference(reference_variable, name, initializer)  # type: ignore[misc]
+
+    def _add_like(self, variable: Any, dtype: str, name: str, initializer: Any = "zeros") -> Any:
+        called = f"{variable.path.replace('/', '_')}_{name}"
+        return self.add_variable(variable.shape, initializer, dtype, name=called)  # type: ignore[attr-defined]
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras's config, and how parameters and state are kept, where that is not as by default."""
+        return super().get_config() | self._formats.said  # type: ignore[misc]
 
     # -- whether the fused pass is what the user asked for -----------------------------------------------------------
 
@@ -95,7 +154,9 @@ class Fused(Hooked):
         return [name for name in inspect.signature(self._core_class).parameters if name not in KEPT_BY_KERAS]
 
     def _make_core(self) -> Optimizer:
-        return self._core_class(**{name: getattr(self, name) for name in self._followed})
+        core = self._core_class(**{name: getattr(self, name) for name in self._followed})
+        self._formats.tell(core)
+        return core
 
     def _slot_variables(self) -> dict[str, list[Any]]:
         return {slot: getattr(self, attribute, []) for slot, attribute in self._slot_attributes.items()}
@@ -154,7 +215,7 @@ class Fused(Hooked):
 
     def _new_attachment(self) -> Attachment:
         if self._memory is None:
-            raise Unsupported(f"the {keras.backend.backend()} backend's variables are not memory to write to")
+            raise Unsupported(_no_memory())
         if in_stateless_scope():
             raise Unsupported("a stateless scope holds values, not variables")
         if self._is_overridden():
@@ -163,7 +224,11 @@ class Fused(Hooked):
         return Attachment(self, self._memory)
 
     def _explain(self, reason: str) -> None:
-        """Say once why the fused pass does not run."""
+        """Say once why the fused pass does not run; refuse where no other does what was asked for."""
+        if self._formats.needed:
+            raise RuntimeError(
+                f"{type(self).__name__}: {self._formats.needed[0]} is for the fused update only: {reason}"
+            )
         if not self._warned:
             self._warned = True
             warnings.warn(

@@ -8,12 +8,27 @@ from functools import partial
 from typing import Any, TypeVar
 
 import keras
+import ml_dtypes
 import numpy as np
 
-from ..parameters import Array
+from ..parameters import HALVES, Array
 from ._keras import WRITERS, set_value, setting_value, value_of
+from .formats import REMAINDER
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+READABLE = "float32", "float64", *HALVES
+"""Dtypes of numbers that kernels read."""
+
+AS_BITS = (*HALVES, REMAINDER)
+"""Dtypes of arrays that kernels take as uint16."""
+
+_IN_NUMPY = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
+
+
+def dtype_name(value: Any) -> str:
+    """The dtype of an array or tensor, by its name: torch's have another before theirs."""
+    return str(value.dtype).rpartition(".")[2]
 
 
 def untraced(function: _Function) -> _Function:
@@ -46,13 +61,13 @@ class NumpyMemory:
 
     def obstacle(self, value: Any) -> str:
         """Why a value cannot be updated in place; empty if it can."""
-        if value.dtype not in (np.float32, np.float64):
+        if dtype_name(value) not in (*READABLE, REMAINDER):
             return f"is {value.dtype}"
         return "" if value.flags.c_contiguous and value.flags.writeable else "is not contiguous, or read-only"
 
     def array(self, value: Any) -> Array:
-        """The value as an array that shares its memory."""
-        return value
+        """The value as an array that shares its memory; what has 16 bits as uint16."""
+        return value.view(np.uint16) if dtype_name(value) in AS_BITS else value
 
     def place(self, value: Any) -> Hashable:
         """Return where and how a value lies: what changes when its memory is exchanged under it."""
@@ -61,7 +76,7 @@ class NumpyMemory:
     def gradient(self, value: Any) -> Array:
         """A gradient as an array; a copy only where its kind cannot be read as it lies."""
         array = np.asarray(value)
-        return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+        return array if dtype_name(array) in READABLE else array.astype(np.float32)
 
     def number(self, value: Any) -> float:
         """A scalar as a Python number."""
@@ -97,7 +112,6 @@ class TorchMemory:
         from .. import _torch
 
         self._torch, self._internals = torch, _torch
-        self._readable = (torch.float32, torch.float64)
 
     def value(self, variable: Any) -> Any:
         """See `NumpyMemory.value`: here the parameter is there from the start."""
@@ -107,13 +121,16 @@ class TorchMemory:
         """See `NumpyMemory.obstacle`."""
         if value.device.type != "cpu":
             return f"is on {value.device}"
-        if value.layout is not self._torch.strided or value.dtype not in self._readable:
+        if value.layout is not self._torch.strided or dtype_name(value) not in (*READABLE, REMAINDER):
             return f"is {value.dtype}, {value.layout}"
         return "" if value.is_contiguous() else "is not contiguous"
 
     def array(self, value: Any) -> Array:
         """See `NumpyMemory.array`."""
-        return value.detach().numpy()
+        own = value.detach()
+        if dtype_name(own) in AS_BITS:
+            return own.view(self._torch.int16).numpy().view(np.uint16)
+        return own.numpy()
 
     def place(self, value: Any) -> Hashable:
         """See `NumpyMemory.place`."""
@@ -126,9 +143,12 @@ class TorchMemory:
         value = value.detach()
         if value.layout is not self._torch.strided:
             value = value.to_dense()
-        if value.dtype not in self._readable or value.device.type != "cpu":
+        if dtype_name(value) not in READABLE or value.device.type != "cpu":
             value = value.to("cpu", self._torch.float32)
-        return value.resolve_neg().numpy()
+        value = value.resolve_neg()
+        if dtype_name(value) in HALVES:
+            return value.view(self._torch.int16).numpy().view(_IN_NUMPY[dtype_name(value)])
+        return value.numpy()
 
     def number(self, value: Any) -> float:
         """See `NumpyMemory.number`."""
