@@ -5,6 +5,7 @@ import pickle
 import ml_dtypes
 import numpy as np
 import pytest
+from children import peak_memory
 from keras_cases import (
     CASES,
     COPY_KEYWORD,
@@ -308,16 +309,20 @@ def test_variables_are_those_of_keras(name, half, keras, fast):
         assert ours == (path, shape, "float32" if is_wide and dtype == half else dtype)
 
 
-@EVERY_OPTION
-def test_state_moves_on_bit_for_bit(options, keras, fast):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*(("Adam", options) for options in OPTIONS.values()), ("Adagrad", {}), ("Ftrl", {})],
+    ids=[*OPTIONS, "slots that start at a number", "one of two"],
+)
+def test_state_moves_on_bit_for_bit(name, options, keras, fast):
     """By Keras's own variables, into an optimizer made from the config."""
     options = {"use_ema": True, **options}
     variables = variables_of(keras, parameters(), dtype="bfloat16")
-    optimizer = fast.Adam(0.01, **options, seed=3)
+    optimizer = getattr(fast, name)(0.01, **options, seed=3)
     apply(optimizer, keras, variables, gradients(3), "bfloat16")
-    other = pickle.loads(pickle.dumps(fast.Adam.from_config(optimizer.get_config())))
+    other = pickle.loads(pickle.dumps(type(optimizer).from_config(optimizer.get_config())))
     assert other.get_config() == optimizer.get_config()
-    assert all(other._formats.__dict__[key] == value for key, value in options.items())
+    assert all(getattr(other, key) == value for key, value in {**options, "seed": 3}.items())
     others = [keras.Variable(keras.ops.copy(variable.value), dtype="bfloat16") for variable in variables]
     other.build(others)
     store = {}
@@ -395,6 +400,36 @@ def test_rules_of_ones_own(keras, fast):
     assert [v.dtype for v in again.variables] == [v.dtype for v in optimizer.variables]
 
 
+def test_variables_overwritten_with_their_gradient_and_empty_ones(keras, fast):
+    shapes = ((3, 2), (0,), (0, 5), (2,), ())
+    for options in OPTIONS.values():
+        variables = variables_of(keras, parameters(shapes), dtype="bfloat16")
+        variables[3].overwrite_with_gradient = True
+        optimizer = fast.Adam(0.01, **options)
+        apply(optimizer, keras, variables, gradients(3, shapes), "bfloat16")
+        assert is_fused(optimizer)
+        (last,) = rounded([gradients(3, shapes)[-1][3]], "bfloat16")
+        np.testing.assert_array_equal(in_float32(keras, variables[3]), last)
+        assert all(row[3] is None and row[0] is not None for row in optimizer._beside.values())
+
+
+def test_the_step_works_on_the_memory_of_keras(keras, fast, backend):
+    """And reads gradients of 16 bits as they lie."""
+    if backend == "numpy":
+        pytest.skip("only torch tells")
+    import torch
+
+    variable = keras.Variable(np.zeros((3000, 3000), np.float32), dtype="bfloat16")
+    optimizer = fast.Adam(global_clipnorm=1.0, use_ema=True, compensation="kahan")
+    optimizer.build([variable])
+    grads = [torch.ones(3000, 3000, dtype=torch.bfloat16)]
+    optimizer.apply(grads)
+    addresses = [each.value.data_ptr() for each in (variable, *optimizer.variables)]
+    assert peak_memory(lambda: optimizer.apply(grads)) < 1 << 20
+    assert [each.value.data_ptr() for each in (variable, *optimizer.variables)] == addresses
+    assert in_float32(keras, variable).max() < 0
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -446,6 +481,13 @@ def test_options_that_do_not_fit_the_variables_are_refused(options, half, messag
     with pytest.raises(ValueError, match=message):
         optimizer.build(variables)
     assert not optimizer.built and len(optimizer.variables) == 2
+
+
+def test_options_cannot_be_set_later(fast):
+    optimizer = fast.Adam(master_weights="split")
+    with pytest.raises(AttributeError, match=r"master_weights says how state is made, .* give it to Adam\(\.\.\.\)"):
+        optimizer.master_weights = None
+    assert optimizer.master_weights == "split" and optimizer.slot_dtype is None
 
 
 def test_slots_in_16_bits_of_a_rule_that_has_none_are_refused(keras, fast):

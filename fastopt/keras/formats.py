@@ -120,6 +120,21 @@ class FormatOptions:
         return {"slot_dtype": found} if found else {}
 
 
+class Told:
+    """One of the arguments, as an attribute of the optimizer that was told it."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
+        return self if optimizer is None else getattr(optimizer._formats, self._name)
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        raise AttributeError(
+            f"{self._name} says how state is made, and cannot be set later: give it to {type(optimizer).__name__}(...)"
+        )
+
+
 def dtype_of(parameter: Parameter) -> str:
     """The dtype of the variable that a parameter is."""
     return parameter.kept_as or parameter.array.dtype.name

@@ -17,7 +17,7 @@ from . import memory
 from ._keras import BEHIND, REPLACED, Hooked, count_of, in_stateless_scope, is_overwritten, rate_of, value_of
 from .attachment import Attachment, Unsupported
 from .counting import forget
-from .formats import FormatOptions, outline
+from .formats import FormatOptions, Told, outline
 
 KEPT_BY_KERAS = ("learning_rate", "name", "loss_scale_factor", "nonfinite", *FORMAT)
 """Hyper-parameters that stay with Keras: it names, schedules and unscales by itself."""
@@ -85,30 +85,30 @@ class Fused(Hooked):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         said = {name: kwargs.pop(name) for name in FORMAT if name in kwargs}
         super().__init__(*args, **kwargs)
-        self._formats = FormatOptions(**said, use_ema=bool(self.use_ema))  # type: ignore[has-type]
+        self._formats = FormatOptions(**said, use_ema=bool(self.use_ema))  # type: ignore[attr-defined]
         if self._formats.needed and self._memory is None:
             self._explain(_no_memory())
         self.__dict__.update(_beside={})  # not as an attribute, of which Keras would track what is in it
 
     # -- how parameters and state are kept ---------------------------------------------------------------------------
 
+    slot_dtype, master_weights, compensation, stochastic_rounding, seed = (Told() for _ in FORMAT)
+
     def build(self, variables: Any) -> None:
         """Create the variables that hold the state; what is kept beside those of 16 bits comes last."""
-        if self.built:  # type: ignore[has-type]
+        if self.built:  # type: ignore[attr-defined]
             return
-        if self._formats.needed:
+        needed = bool(self._formats.needed)
+        kept = {k: variable for k, variable in enumerate(variables) if needed and not is_overwritten(self, variable)}
+        if kept:
             core = self._make_core()
-            for variable in variables:
+            for variable in kept.values():
                 self._formats.settings_of(core, outline(variable))
         super().build(variables)  # type: ignore[misc]
-        self._keep_beside(variables)
-
-    def _keep_beside(self, variables: Any) -> None:
-        for k, variable in enumerate(variables):
-            if not is_overwritten(self, variable):
-                for name, dtype in self._formats.beside(outline(variable)).items():
-                    row = self._beside.setdefault(name, [None] * len(variables))
-                    row[k] = self._add_like(variable, dtype, name)
+        for k, variable in kept.items():
+            for name, dtype in self._formats.beside(outline(variable)).items():
+                row = self._beside.setdefault(name, [None] * len(variables))
+                row[k] = self._add_like(variable, dtype, name)
 
     def add_variable_from_reference(
         self, reference_variable: Any, name: str | None = None, initializer: Any = "zeros"
