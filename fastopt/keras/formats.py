@@ -48,6 +48,8 @@ class FormatOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if isinstance(self.slot_dtype, Mapping):
+            object.__setattr__(self, "slot_dtype", dict(self.slot_dtype))
         for kind in self._kinds():
             if kind not in (None, *DTYPES):
                 raise ValueError(
