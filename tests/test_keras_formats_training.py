@@ -181,7 +181,7 @@ OPTIONS = {
 EVERY_OPTION = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
 
-@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+@pytest.mark.parametrize("half", ["bfloat16", pytest.param("float16", marks=pytest.mark.full)])
 @rows("name", TAKEN)
 def test_fit_of_a_model_in_16_bits(name, half, new_model, data, keras, fast):
     """With masters its loss is that of the model in float32, as far as layers of 16 bits go."""
