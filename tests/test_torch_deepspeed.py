@@ -382,7 +382,7 @@ def zero(code, world=1):
     """What the processes of a run report, which are all on this code."""
     environment = {
         "DS_ACCELERATOR": "cpu", "PYTHONWARNINGS": None, "OMP_NUM_THREADS": 1, "WORLD_SIZE": world,
-        "MASTER_ADDR": "localhost", "MASTER_PORT": os.getpid() % 2**16,  # which DeepSpeed only names its shared memory by
+        "MASTER_ADDR": "localhost", "MASTER_PORT": os.getpid() % 2**16,  # DeepSpeed names its shared memory by it
         "PATH": os.pathsep.join([os.environ["PATH"], sysconfig.get_path("scripts")]),  # ninja, to compile more
     }  # fmt: skip
     processes = [children.start(code, RANK=rank, LOCAL_RANK=rank, **environment) for rank in range(world)]
