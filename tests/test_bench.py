@@ -635,7 +635,8 @@ def function_names():
 EXTRA = [
     "rows/adam/1e6x64/16384",
     "rows/sgd/1e6x64/16384",
-    "formats/adam/8-bit-slots",
+    "formats/adam/bfloat16-slots",
+    "formats/adam/split-masters-8-bit",
     "formats/bitsandbytes/adam/1e6",
     "deepspeed/adamw/float32/float32-state/1e6",
 ]

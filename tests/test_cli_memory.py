@@ -150,7 +150,7 @@ def test_a_file_that_safetensors_wrote(tmp_path):
     (["--model", "gpt2", "--master-weights", "bfloat16"], "master_weights must be 'float32' or 'split'"),
     (["--model", "gpt2", "--beta-3", "1"], "Adam has no --beta-3"),
     (["--model", "gpt2", "--dtype", "float16", "--master-weights", "split"], "this is float16: choose"),
-    (["--model", "gpt2", "--optimizer", "lamb", "--slot-dtype", "8bit"], "leave slot_dtype out"),
+    (["--model", "gpt2", "--optimizer", "lamb", "--slot-dtype", "8bit"], "leave slot_dtype and copies out"),
     (["--model", "gpt2", "--optimizer", "muon", "--slot-dtype", "8bit"], "Muon has no --slot-dtype"),
     (["--model", "gpt2", "--dtype", "int8"], "int8"),
 ])  # fmt: skip
