@@ -84,7 +84,8 @@ lint: $(DEV)
 # part, the fastest as a rule: to set the others up and wait for them would take minutes.
 bench: $(PEERS)
 	@mkdir -p build/bench
-	$(BENCH) bench/test_cases.py bench/test_functions.py bench/test_tables.py --fewer-peers --benchmark-json=build/bench/pytest-benchmark.json $(ARGS)
+	$(BENCH) bench/test_cases.py bench/test_functions.py bench/test_tables.py bench/test_formats.py bench/test_deepspeed.py \
+	  --fewer-peers --benchmark-json=build/bench/pytest-benchmark.json $(ARGS)
 
 # Threads that wait without spinning: whatever else runs on the machine then costs least.
 bench-quick: $(DEV)
@@ -149,6 +150,6 @@ $(DEV): pyproject.toml $(DEMO)
 
 $(PEERS): pyproject.toml $(DEV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
-	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation deepspeed ninja
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation deepspeed ninja bitsandbytes
 	@$(BIN)/python -c 'from fastopt.bench.peers.deepspeed import DeepSpeed; print(DeepSpeed.missing() or "DeepSpeed: built")'
 	@touch $@
