@@ -42,7 +42,7 @@ class Parameter(NamedTuple):
     @property
     def format(self) -> str:
         """What ``array`` holds bit patterns of: "bfloat16" or "float16"; "" if it holds numbers."""
-        return self.kept_as if self.origin is None else ""
+        return self.kept_as if self.array.dtype == np.uint16 else ""
 
     @property
     def given(self) -> Any:

@@ -680,6 +680,20 @@ def test_8_bits_follow_a_parameter_that_lies_otherwise():
     assert ((found - expected).abs() / expected.abs().max() <= bound).all()
 
 
+def test_a_parameter_of_16_bits_may_have_gaps_between_its_elements():
+    start = torch.linspace(-1, 1, 12, dtype=torch.bfloat16).reshape(3, 4)
+    p, q = leaf(torch.zeros(3, 8, dtype=torch.bfloat16)[:, ::2]), leaf(start.clone())
+    p.data.copy_(start)
+    for each in (p, q):
+        optimizer = fastopt.torch.AdamW([each], lr=0.1)
+        for _ in range(3):
+            each.grad = torch.ones_like(each)
+            optimizer.step()
+    assert not p.is_contiguous()
+    assert torch.equal(p, q)
+    assert not torch.equal(q, start)
+
+
 def test_a_model_may_change_its_dtype_while_training():
     p = leaf(torch.linspace(-1, 1, 10))
     optimizer = fastopt.torch.AdamW([p])

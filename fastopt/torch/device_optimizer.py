@@ -129,6 +129,9 @@ class DeviceOptimizer(Optimizer):
             for m, array, tensor in zip(members, arrays, tensors, strict=True)
         ]  # fmt: skip
 
+    def _is_stepped_in_float32(self, parameter: Parameter) -> bool:
+        return False  # `check_formats` refuses what would have to be
+
     def _needs_c_order(self, parameter: Parameter) -> bool:
         return not is_dense(parameter.array) or self._owner.rule.needs_c_order(parameter.axes)
 
