@@ -26,11 +26,12 @@ from typing import Any
 
 import numpy as np
 
+from .device import CudaArray
 from .device.strides import memory_order
 from .kernels.cpu.conversion import decoded, encode
 from .kernels.cpu.engines import takes_formats
-from .kernels.cpu.formatted import Kept
 from .kernels.formats import FORMATS, OWN
+from .kernels.formats.kept import Kept
 from .kernels.registry import RULES, Slot
 from .parameters import HALVES, Parameter, check_flag, check_slot_dtype
 from .signatures import FORMAT
@@ -123,8 +124,6 @@ def formats_of(optimizer: Any, parameter: Parameter, branch: str) -> tuple[tuple
             f"parameter {parameter.path}: the rule {RULES[scalars].name} keeps its parameters and state in float32 or "
             "float64: cast the parameter, and leave slot_dtype and copies out"
         )
-    if found and parameter.place.on_gpu:
-        raise TypeError(f"parameter {parameter.path}: on a GPU parameters and state are float32 or float64: cast it")
     return tuple(found.items())
 
 
@@ -223,7 +222,7 @@ class Formats:
         for name, slot in slots.items():
             names = list(_parts_of_slot(name, slot, self.formats.get(name)))
             parts[name] = [list(each) for each in zip(*(plan.slots[part] for part in names), strict=True)]
-        kept = Kept(self.formats, parts, self._numbers, self._counters, self._seed)
+        kept = Kept(self.formats, parts, self._numbers, self._counters, self._seed, plan.place)
         for name, slot in slots.items() if self._begins else ():
             self._begin(kept, name, slot, plan.dtype)
         return kept
@@ -259,8 +258,13 @@ def in_memory_order(array: Any) -> Any:
 
 
 def numbers_of(kept: Kept, name: str, k: int, dtype: np.dtype[Any]) -> Any:
-    """The numbers, in memory order, of a parameter (``""``), its average or a slot, of parameter ``k`` of a plan."""
+    """The numbers, in memory order, of a parameter (``""``), its average or a slot, of parameter ``k`` of a plan.
+
+    They are on the host; a GPU is waited for.
+    """
     parts = kept.parts[name][k]
+    if kept.place.on_gpu:
+        parts = [flat_view(kept.place.to_host(part)) for part in parts]
     if name not in kept.formats:
         return in_memory_order(parts[0])
     return decoded(kept.formats[name], parts, parts[0].size, dtype)
@@ -268,11 +272,31 @@ def numbers_of(kept: Kept, name: str, k: int, dtype: np.dtype[Any]) -> Any:
 
 def put(kept: Kept, name: str, k: int, numbers: Any) -> None:
     """Keep numbers, in memory order, as a parameter, its average or a slot."""
-    parts = kept.parts[name][k]
-    if name in kept.formats:
-        encode(kept.formats[name], parts, numbers)
+    _put(kept, kept.formats.get(name, ""), kept.parts[name][k], numbers)
+
+
+def _put(kept: Kept, kind: str, parts: list[Any], numbers: Any) -> None:
+    """Keep numbers, in memory order, in the parts of a format, "" for none."""
+    if not kept.place.on_gpu:
+        return _encode(kind, parts, numbers)
+    new = [host_like(part) for part in parts]
+    _encode(kind, new, numbers)
+    for part, values in zip(parts, new, strict=True):
+        kept.place.from_host(part, values)
+
+
+def _encode(kind: str, parts: list[Any], numbers: Any) -> None:
+    if kind:
+        encode(kind, parts, numbers)
     else:
         flat_view(parts[0])[...] = numbers
+
+
+def host_like(array: Any, dtype: Any = None) -> Any:
+    """A new array on the host that lies as an array without gaps does, on any device."""
+    order = memory_order(array)
+    in_memory = np.empty([array.shape[axis] for axis in order], dtype or array.dtype)
+    return in_memory.transpose(np.argsort(order)) if order else in_memory.reshape(())
 
 
 def bit_patterns(array: Any) -> Any:
@@ -292,16 +316,21 @@ def load_averages(kept: Kept, for_good: bool) -> None:
         if "" not in kept.formats or for_good:
             put(kept, "", k, average)
         else:
-            encode(kept.formats[""].split()[0], parts[:1], average)
+            _put(kept, kept.formats[""].split()[0], parts[:1], average)
 
 
 def shown(array: Any, name: str, kept: Kept | None) -> Any:
-    """A state array as users see it: one of 16 bits in its dtype, as far as NumPy or ml_dtypes have it."""
+    """A state array as users see it: one of 16 bits in its dtype, as far as NumPy or ml_dtypes have it.
+
+    On a GPU bfloat16 stays uint16: other libraries do not know it from ``__cuda_array_interface__``.
+    """
     kind = "" if kept is None else kept.formats.get(name) or (kept.formats.get("", "") * (name == "compensation"))
     if array is None or array.dtype != np.uint16 or not kind:
         return array
     if kind.startswith("float16"):
         return array.view(np.float16)
+    if isinstance(array, CudaArray):
+        return array
     try:
         from ml_dtypes import bfloat16
     except ImportError:

@@ -94,7 +94,7 @@ def collect(structure: Any, overrides: Mapping[str, Mapping[str, Any]] | None, c
     place = place_of([f"parameter {path}" for path in paths], given)
     settings = settings_of(paths, overrides)
     views = [place.view(f"parameter {path}", known) for path, known in zip(paths, given, strict=True)]
-    kinds = [_kind_of(*each, place) for each in zip(paths, views, settings, strict=True)]
+    kinds = [_kind_of(*each) for each in zip(paths, views, settings, strict=True)]
     arrays = [view.view(np.uint16) if kind else view for view, kind in zip(views, kinds, strict=True)]
     check_parameters(paths, views, kinds, place)
     found = [
@@ -156,19 +156,24 @@ def parameter_of(path: str, array: AnyArray, setting: Mapping[str, Any], place: 
 
 def kept_as(array: Any, declared: str = "") -> str:
     """Name the format of 16 bits in which an array holds numbers: by its dtype, or as it is declared; "" for none."""
-    kind = str(array.dtype).rpartition(".")[2]  # torch's have its name before theirs
+    kind = dtype_of(array)
     return declared if kind == "uint16" else kind if kind in HALVES else ""
+
+
+def dtype_of(array: Any) -> str:
+    """Name what an array holds."""
+    return getattr(array, "holds", "") or str(array.dtype).rpartition(".")[2]  # torch's have its name before theirs
 
 
 HALVES = "bfloat16", "float16"
 """Dtypes of 16 bits that hold numbers."""
 
 
-def _kind_of(path: str, array: AnyArray, setting: Mapping[str, Any], place: Place) -> str:
+def _kind_of(path: str, array: AnyArray, setting: Mapping[str, Any]) -> str:
     declared = setting.get("dtype", "")
-    if declared and str(array.dtype) != "uint16":
-        raise TypeError(f"parameter {path}: an override says {declared}, which is for uint16, not {array.dtype}")
-    return kept_as(array, declared) if array.dtype.isnative and not place.on_gpu else ""
+    if declared and dtype_of(array) != "uint16":
+        raise TypeError(f"parameter {path}: an override says {declared}, which is for uint16, not {dtype_of(array)}")
+    return kept_as(array, declared) if array.dtype.isnative else ""
 
 
 def check_parameters(paths: list[str], arrays: list[AnyArray], kinds: list[str], place: Place = HOST) -> None:
@@ -180,16 +185,17 @@ def check_parameters(paths: list[str], arrays: list[AnyArray], kinds: list[str],
         If there is one, or two overlap.
     """
     for path, array, kind in zip(paths, arrays, kinds, strict=True):
-        _check_parameter(path, array, kind, place.on_gpu)
+        _check_parameter(path, array, kind)
     check_disjoint(paths, arrays, place)
 
 
-def _check_parameter(path: str, array: AnyArray, kind: str, on_gpu: bool) -> None:
+def _check_parameter(path: str, array: AnyArray, kind: str) -> None:
     if not kind and array.dtype.newbyteorder("=") not in (np.float32, np.float64):
-        is_code = array.dtype == np.uint16 and not on_gpu
+        is_code = array.dtype == np.uint16
         hint = ': say {"dtype": "bfloat16"} in an override, if it is' if is_code else ": cast it first"
-        expected = "float32 or float64" if on_gpu else "float32, float64, bfloat16 or float16"
-        raise TypeError(f"parameter {path}: expected {expected}, got {array.dtype}{hint}")
+        raise TypeError(
+            f"parameter {path}: expected float32, float64, bfloat16 or float16, got {dtype_of(array)}{hint}"
+        )
     if not array.dtype.isnative:
         raise ValueError(
             f"parameter {path}: is not in native byte order: use array.astype(array.dtype.newbyteorder('='))"

@@ -101,6 +101,10 @@ class Scalars:
         for name, value in counters.items():
             setattr(self._optimizer, name, value)
 
+    def rounded(self) -> int:
+        """Return how often numbers have been rounded at random, which noise follows from."""
+        return self.counts.updates
+
     def decide(self) -> Decision:
         """Decide what the next step is.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .device import AnyArray, Array
-from .formats import bit_patterns, flat_view, parts_of, put
+from .formats import bit_patterns, flat_view, host_like, parts_of, put
 from .kernels.cpu.conversion import decoded
 from .kernels.formats import FORMATS
 from .kernels.registry import Slot
@@ -159,7 +159,7 @@ def _conversions(
             for name in plan.beside:
                 array, values = plan.slots[name][k], given.get(f"{path}/{name}")
                 if values is None or their.get("") != here.get(""):
-                    values = np.zeros_like(array)  # nothing is beside: the parameter is what it is
+                    values = np.zeros(array.shape, array.dtype)  # nothing is beside: the parameter is what it is
                 values = _checked_array(f"{path}/{name}", values, array)
                 writes.append(partial(optimizer._place.from_host, array, values))
     return writes
@@ -193,7 +193,7 @@ def _numbers_of(name: str, given: Mapping[str, Any], kind: str | None, axes: str
     """A slot of a state as numbers in the parameter's shape, and in its order."""
     if name not in given:
         raise ValueError(f"the state does not fit: missing {name}")
-    numbers = np.empty_like(parameter.array, parameter.dtype)
+    numbers = host_like(parameter.array, parameter.dtype)
     if kind is None:
         return _checked_array(name, given[name], numbers)
     _known({name: kind})

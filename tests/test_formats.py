@@ -6,8 +6,8 @@ import math
 import pickle
 from typing import NamedTuple
 
-import fastopt.kernels.cpu.streams as streams
 import fastopt.kernels.formats.eight_bit as eight_bit
+import fastopt.kernels.formats.noise as noise
 import ml_dtypes
 import numpy as np
 import pytest
@@ -161,7 +161,7 @@ def test_noise_is_even_and_independent():
 
 def _noise(start, stream):
     bits = np.arange(1024, dtype=np.uint32) * np.uint32(0x9E3779B1) + start
-    product = (bits ^ (bits >> np.uint32(16))) * np.uint32(streams._FACTORS[stream // 2])
+    product = (bits ^ (bits >> np.uint32(16))) * np.uint32(noise.FACTORS[stream // 2])
     return product & np.uint32(0xFFFF) if stream % 2 else product >> np.uint32(16)
 
 
@@ -169,7 +169,7 @@ def test_the_noise_of_this_file_is_that_of_the_kernels():
     for i, stream in itertools.product((0, 1, 17, 1023), range(6)):
         with np.errstate(over="ignore"):
             expected = _noise(np.uint32(123456789), stream)[i]
-            assert streams.noise_at(np.uint32(123456789), np.uint32(i), stream) == expected
+            assert noise.noise_at(np.uint32(123456789), np.uint32(i), stream) == expected
 
 
 def _correlation(one, other):

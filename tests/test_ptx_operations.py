@@ -277,6 +277,37 @@ def shifts():
                 )
 
 
+def inserted(bits, place, length):
+    """What inserting so many bits at a place gives."""
+    mask = (2**length - 1) << place
+
+    def expected(x, y):
+        return wrapped(exactly(lambda a, b: (a << place & mask) | (b & ~mask))(x, y), f"u{bits}")
+
+    return expected
+
+
+def permuted(selector):
+    """What bytes of two numbers, by four bits each, give."""
+
+    def one(x, y):
+        pool = (int(x) | int(y) << 32).to_bytes(8, "little")
+        chosen = [(pool[n & 7], n & 8) for n in (selector >> 4 * k & 15 for k in range(4))]
+        return int.from_bytes(bytes((byte >> 7) * 255 if sign else byte for byte, sign in chosen), "little")
+
+    return lambda x, y: np.array([one(*pair) for pair in zip(x, y, strict=True)], np.uint32)
+
+
+def pieces():
+    """Bits of one number in another, and bytes of two."""
+    for bits in (32, 64):
+        for place, length in ((0, 0), (0, 16), (16, 16), (8, 8), (24, 16), (bits - 4, 8), (0, bits), (3, 255), (255, 4)):
+            expected, kind = inserted(bits, min(place, bits), min(length, bits)), f"u{bits}"
+            yield Form(f"bfi.b{bits} {{o}}, {{x}}, {{y}}, {place}, {length};", (kind, kind), kind, expected)
+    for selector in (0x3210, 0x7654, 0x5410, 0x1054, 0x0000, 0x7777, 0xBA98, 0xFEDC, 0x6240):
+        yield Form(f"prmt.b32 {{o}}, {{x}}, {{y}}, {selector};", ("u32", "u32"), "u32", permuted(selector))
+
+
 def by_registers():
     """Shifts by what is in a register of 32 bits, always without a sign."""
     for bits in (16, 32, 64):
@@ -345,6 +376,18 @@ def comparisons():
 ROUNDED = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 
 
+def saturated(target):
+    """Whole numbers, the least and the greatest of a type in the place of those beyond, zero for NaN."""
+    least, greatest = (int(limit) for limit in (np.iinfo(DTYPES[target]).min, np.iinfo(DTYPES[target]).max))
+
+    def one(x):
+        if np.isnan(x):
+            return 0
+        return min(max(int(x), least), greatest) if np.isfinite(x) else (greatest if x > 0 else least)
+
+    return lambda x: np.array([one(each) for each in x], DTYPES[target])
+
+
 def conversions():
     """Between all integers, from integers to floats, between floats, and to whole floats."""
     integers = [f"{sign}{bits}" for sign in "su" for bits in (8, 16, 32, 64)]
@@ -354,6 +397,8 @@ def conversions():
         yield simple(f"cvt.rn.{target}.{source}", source, 1, lambda x, t=target: x.astype(DTYPES[t]), target)
     yield simple("cvt.f64.f32", "f32", 1, lambda x: x.astype(np.float64), "f64")
     yield simple("cvt.rn.f32.f64", "f64", 1, lambda x: x.astype(np.float32), "f32")
+    for source, target in itertools.product(FLOATS, ("s32", "u32", "s64", "u64")):
+        yield Form(f"cvt.rzi.{target}.{source} {{o}}, {{x}};", (source,), target, saturated(target))
     for kind, (how, function) in itertools.product(FLOATS, ROUNDED.items()):
         yield simple(f"cvt.{how}.{kind}.{kind}", kind, 1, function)
     for how in ("cvta.to.global.u64", "cvta.global.u64", "cvta.shared.u64"):
@@ -421,7 +466,7 @@ def test_divisions(form):
     check(form, [x[y != 0], y[y != 0]])
 
 
-@over(shifts())
+@over([*shifts(), *pieces()])
 def test_shifts(form):
     check(form, numbers(form.kinds))
 
@@ -668,10 +713,10 @@ UNKNOWN = [
     "rcp.approx.ftz.f64 %fd1, %fd2;", "ex2.approx.f32 %f1, %f2;", "lg2.approx.f32 %f1, %f2;", "neg.ftz.f32 %f1, %f2;",
     "abs.ftz.f32 %f1, %f2;", "min.NaN.f32 %f1, %f2, %f3;", "max.ftz.f32 %f1, %f2, %f3;", "popc.b32 %r1, %r2;",
     "setp.lt.and.f32 %p1, %f1, %f2, %p2;", "setp.lt.ftz.f32 %p1, %f1, %f2;", "set.lt.u32.f32 %r1, %f1, %f2;",
-    "cvt.f32.f64 %f1, %fd1;", "cvt.rz.f32.f64 %f1, %fd1;", "cvt.rn.f64.f32 %fd1, %f1;", "cvt.rzi.s32.f32 %r1, %f1;",
+    "cvt.f32.f64 %f1, %fd1;", "cvt.rz.f32.f64 %f1, %fd1;", "cvt.rn.f64.f32 %fd1, %f1;", "cvt.rni.s32.f32 %r1, %f1;",
     "cvt.sat.u8.s32 %rs1, %r1;", "cvt.f32.s32 %f1, %r1;", "cvt.rn.sat.f32.s32 %f1, %r1;",
     "cvt.rn.bf16.f32 %rs1, %f1;", "cvt.rni.ftz.f32.f32 %f1, %f2;", "shf.l.wrap.b32 %r1, %r2, %r3, %r4;",
-    "shfl.sync.bfly.b32 %r1, %r2, 1, 31, -1;", "vote.sync.all.pred %p1, %p2, -1;", "prmt.b32 %r1, %r2, %r3, 1;",
+    "shfl.sync.bfly.b32 %r1, %r2, 1, 31, -1;", "vote.sync.all.pred %p1, %p2, -1;", "prmt.b32.f4e %r1, %r2, %r3, 1;",
     "lop3.b32 %r1, %r2, %r3, %r4, 1;", "bfe.u32 %r1, %r2, 1, 2;", "copysign.f32 %f1, %f2, %f3;",
     "atom.cas.b64 %rd1, [%at1], %rd2, %rd3;", "atom.global.exch.b32 %r1, [%at1], %r2;",
     "atom.global.add.f32 %f1, [%at1], %f2;", "atom.acquire.gpu.global.add.u32 %r1, [%at1], %r2;",

@@ -78,12 +78,18 @@ def _check_alike(found: list[tuple[str, Any, Library]]) -> None:
 
 def engine(plan: Any) -> Any:
     """The engine that does the steps of a `Plan`."""
-    if plan.place.on_gpu:
-        from ..kernels.cuda.engine import engine_for
-    elif plan.kept is not None:
-        from ..kernels.cpu.formatted import FormattedEngine
+    return (_engine_on_gpu if plan.place.on_gpu else _engine_on_host)(plan)
 
-        return FormattedEngine(plan)
-    else:
-        from ..kernels.cpu.engines import engine_for
-    return engine_for(plan.scalars)(plan)
+
+def _engine_on_gpu(plan: Any) -> Any:
+    from ..kernels.cuda.engine import engine_for
+    from ..kernels.cuda.formatted import FormattedEngine
+
+    return FormattedEngine(plan) if plan.kept is not None else engine_for(plan.scalars)(plan)
+
+
+def _engine_on_host(plan: Any) -> Any:
+    from ..kernels.cpu.engines import engine_for
+    from ..kernels.cpu.formatted import FormattedEngine
+
+    return FormattedEngine(plan) if plan.kept is not None else engine_for(plan.scalars)(plan)

@@ -67,6 +67,8 @@ class CudaArray:
     stream : function
         Gives the stream on which the contents are worked on.
     writeable : bool
+    holds : str
+        What bit patterns, uint16, are, where NumPy has no such dtype: "bfloat16".
     """
 
     address: int
@@ -77,6 +79,7 @@ class CudaArray:
     owner: Any
     stream: Stream = default_stream
     writeable: bool = True
+    holds: str = ""
 
     @property
     def ndim(self) -> int:
@@ -139,6 +142,12 @@ class CudaArray:
         extent = len(range(start, stop, step))
         address = self.address + start * self.strides[0]
         return replace(self, address=address, shape=(extent,), strides=(step * self.strides[0],))
+
+    def view(self, dtype: Any) -> CudaArray:
+        """The same memory as another dtype of as many bytes."""
+        if np.dtype(dtype).itemsize != self.itemsize:
+            raise ValueError(f"cannot view {self.dtype} as {np.dtype(dtype)}: its elements have other sizes")
+        return replace(self, dtype=np.dtype(dtype), holds="")
 
     def reshape(self, shape: Sequence[int]) -> CudaArray:
         """A C-ordered array without gaps in another shape of as many elements."""

@@ -82,7 +82,8 @@ class Gpu:
         return array
 
     def _empty(self, size: int, dtype: np.dtype[Any]) -> CudaArray:
-        return replace(self.view("state", self.library.empty(self.ordinal, size, dtype)), stream=self.stream)
+        array = self.view("state", self.library.empty(self.ordinal, size, dtype))
+        return replace(array.view(dtype), stream=self.stream)
 
     def scalar(self, address: int, dtype: type[np.generic] = np.float64) -> CudaArray:
         """A number that fastopt keeps at an address."""

@@ -107,7 +107,7 @@ class Interface(Library):
         """See `Library.view`."""
         interface = array.__cuda_array_interface__
         _check_interface(name, interface)
-        dtype = dtype_named(name, interface["typestr"])
+        dtype, _ = dtype_named(name, interface["typestr"])
         shape = tuple(interface["shape"])
         strides = interface.get("strides") or c_strides(shape, dtype.itemsize)
         address, read_only = interface["data"]
@@ -160,9 +160,13 @@ def normal_stream(number: int) -> int:
     return 0 if number == 1 else number
 
 
-def dtype_named(name: str, dtype: str) -> np.dtype[Any]:
-    """NumPy's dtype of a name, where NumPy has it."""
+def dtype_named(name: str, dtype: str) -> tuple[np.dtype[Any], str]:
+    """NumPy's dtype of a name, where NumPy has it; and what it ``holds``, see `CudaArray`."""
+    if dtype == "bfloat16":
+        return np.dtype(np.uint16), dtype
     try:
-        return np.dtype(dtype)
+        return np.dtype(dtype), ""
     except TypeError:
-        raise TypeError(f"{name}: expected float32 or float64, got {dtype}: cast it first") from None
+        raise TypeError(
+            f"{name}: expected float32, float64, bfloat16 or float16, got {dtype}: cast it first"
+        ) from None

@@ -45,13 +45,14 @@ class Torch(Library):
             raise TypeError(f"{name}: has the layout {array.layout}: pass tensor.to_dense()")
         if array.is_neg() or array.is_conj():
             raise ValueError(f"{name}: stands for numbers that are not in memory: pass tensor.resolve_neg()")
-        dtype = dtype_named(name, str(array.dtype).removeprefix("torch."))
+        dtype, holds = dtype_named(name, str(array.dtype).removeprefix("torch."))
         strides = tuple(stride * dtype.itemsize for stride in array.stride())
         # A tensor of our own: assigning to the user's .data must not free memory that kernels have the address of.
         owner = array.detach()
         return CudaArray(
-            array.data_ptr(), tuple(array.shape), strides, dtype, array.device.index, owner, self.stream(array)
-        )
+            array.data_ptr(), tuple(array.shape), strides, dtype, array.device.index, owner, self.stream(array), True,
+            holds,
+        )  # fmt: skip
 
     def signatures(self, arrays: Iterable[Any]) -> list[object]:
         """See `Library.signatures`; a call per array would cost as much again."""
@@ -77,7 +78,8 @@ class Torch(Library):
     def empty(self, ordinal: int, size: int, dtype: np.dtype[Any]) -> Any:
         """See `Library.empty`."""
         torch = importlib.import_module("torch")
-        return torch.empty(size, dtype=getattr(torch, dtype.name), device=f"cuda:{ordinal}")
+        name = dtype.name if dtype.kind == "f" else f"int{8 * dtype.itemsize}"  # few of its functions know others
+        return torch.empty(size, dtype=getattr(torch, name), device=f"cuda:{ordinal}")
 
 
 def _is_torch(array: Any) -> bool:
@@ -197,12 +199,12 @@ class DLPack(Library):
             found = dlpack.export(array, stream)
         except (BufferError, TypeError, ValueError) as reason:
             raise TypeError(f"{name}: cannot be shared through DLPack: {reason}") from reason
-        dtype = dtype_named(name, found.dtype)
+        dtype, holds = dtype_named(name, found.dtype)
         strides = found.strides or c_strides(found.shape, 1)
         strides = tuple(stride * dtype.itemsize for stride in strides)
         complete_on = functools.partial(int, stream)
         return CudaArray(
-            found.address, found.shape, strides, dtype, found.device, found.owner, complete_on, found.writeable
+            found.address, found.shape, strides, dtype, found.device, found.owner, complete_on, found.writeable, holds
         )
 
     def _signature(self, array: Any) -> object:

@@ -15,7 +15,7 @@ from ..device.strides import lies_alike, same_strides
 from ..flat import FlatBuffer, flatten, is_plain, match
 from ..kernels.cpu.repeated_step import RepeatedStep
 from ..kernels.layout import ADDRESS, BFLOAT16, DIRECT, FIRST_RECORD, FLOAT16, FLOAT32, FLOAT64, LAYOUT
-from ..parameters import Parameter, kept_as
+from ..parameters import Parameter, dtype_of, kept_as
 from ..row_gradient import RowGradient
 
 ABSENT = object()
@@ -226,7 +226,7 @@ class BaseGradients:
         """Note how gradient ``k`` is read, along these axes, slowest first, or none, without gaps; where it starts."""
         extents = [grad.shape[axis] for axis in axes] or [grad.size]
         strides = [grad.strides[axis] for axis in axes] or [grad.itemsize]
-        record = [_kind_of(grad, self.parameters[k]), len(extents), *extents, *strides]
+        record = [kind_of(grad, self.parameters[k]), len(extents), *extents, *strides]
         start = int(self._starts[k])
         self.layouts[start : start + len(record)] = record
         return start
@@ -308,11 +308,12 @@ def _frames_to_caller() -> int:
     return level
 
 
-def _is_half(grad: AnyArray, parameter: Parameter) -> bool:
-    return not parameter.place.on_gpu and _kind_of(grad, parameter) in (BFLOAT16, FLOAT16)
+def is_half(grad: AnyArray, parameter: Parameter) -> bool:
+    """Whether an array can be a gradient of 16 bits. Only kernels for formats read such on a GPU."""
+    return kind_of(grad, parameter) in (BFLOAT16, FLOAT16) and bool(parameter.kept_as or not parameter.place.on_gpu)
 
 
-def _kind_of(grad: AnyArray, parameter: Parameter) -> int | None:
+def kind_of(grad: AnyArray, parameter: Parameter) -> int | None:
     """The kind of a gradient's numbers; those of uint16 are as the parameter is declared."""
     declared = parameter.kept_as if parameter.settings.get("dtype") else ""
     return _KINDS.get(kept_as(grad, declared) or grad.dtype.name)
@@ -321,9 +322,14 @@ def _kind_of(grad: AnyArray, parameter: Parameter) -> int | None:
 def check_gradient(parameter: Parameter, grad: AnyArray, zero: bool) -> None:
     """Refuse an array that cannot be a parameter's gradient."""
     path, array = parameter.path, parameter.array
-    if (grad.dtype not in (np.float32, np.float64) and not _is_half(grad, parameter)) or not grad.dtype.isnative:
-        halves = ", or bfloat16 or float16 on the host," * (not parameter.place.on_gpu)
-        raise TypeError(f"gradient {path}: expected float32 or float64{halves} in native byte order, got {grad.dtype}")
+    if (grad.dtype not in (np.float32, np.float64) and not is_half(grad, parameter)) or not grad.dtype.isnative:
+        if not parameter.place.on_gpu:
+            halves = ", or bfloat16 or float16 on the host,"
+        else:
+            halves = ", bfloat16 or float16" * bool(parameter.kept_as)
+        raise TypeError(
+            f"gradient {path}: expected float32 or float64{halves} in native byte order, got {dtype_of(grad)}"
+        )
     if grad.shape != array.shape:
         raise ValueError(f"gradient {path}: expected shape {array.shape} like the parameter, got {grad.shape}")
     if not grad.flags.aligned:

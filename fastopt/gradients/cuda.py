@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from ..device import AnyArray, CudaArray, Gpu, is_array
-from ..device.strides import byte_range
+from ..device.strides import byte_range, lies_alike
 from ..flat import FlatBuffer
 from ..kernels.cuda.row_tables import Rows
 from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
 from ..parameters import Parameter
 from ..row_gradient import RowGradient, check_range, check_shape
-from .base import ABSENT, BaseGradients, check_gradient
+from .base import ABSENT, BaseGradients, check_gradient, is_half, kind_of
 from .rows import axes_of_rows, check_counts, require_whole_rows
 
 
@@ -166,11 +166,20 @@ class CudaGradients(BaseGradients):
         view = self._place.view(f"gradient {parameter.path}", leaf)
         check_gradient(parameter, view, self._zeroes)
         self._find_layout(k, view)
-        if self.table[LAYOUT, k] != DIRECT:
-            self._require_countable(k, view)
         self._reach[:, k] = byte_range(0, view)
         self._itemsizes[k] = view.itemsize
         return view
+
+    def _find_layout(self, k: int, grad: CudaArray) -> None:
+        """See `BaseGradients._find_layout`. Of numbers of 16 bits that lie side by side the record has no axes."""
+        parameter = self.parameters[k]
+        if is_half(grad, parameter) and lies_alike(grad, parameter.array):
+            start = self.table[LAYOUT, k] = self._starts[k]
+            self.layouts[start : start + 2] = kind_of(grad, parameter), 0
+            return
+        super()._find_layout(k, grad)
+        if self.table[LAYOUT, k] != DIRECT:
+            self._require_countable(k, grad)
 
     def _require_countable(self, k: int, view: CudaArray) -> None:
         if view.size >= 2**32:

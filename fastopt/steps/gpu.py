@@ -261,7 +261,7 @@ class GpuSteps:
         options |= tables.SCALED if setting.scaled else 0
         options |= tables.MEASURED if decision.way or setting.checks else 0
         shared.row[tables.STAMP], shared.row[tables.OPTIONS] = decision.call - 1, options
-        shared.row[tables.WAY] = decision.way
+        shared.row[tables.WAY], shared.row[tables.ROUNDED] = decision.way, scalars.rounded()
         shared.limit[tables.LIMIT] = decision.limit
         return decision.closing
 

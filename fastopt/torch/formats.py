@@ -20,8 +20,8 @@ from ..device.strides import is_dense, lies_alike
 from ..formats import BESIDE, Formats, format_of_parameter, format_of_slot, in_memory_order, put
 from ..kernels.cpu.conversion import decoded
 from ..kernels.cpu.engines import takes_formats
-from ..kernels.cpu.formatted import Kept
 from ..kernels.formats import BLOCK, FORMATS, OWN
+from ..kernels.formats.kept import Kept
 from ..kernels.registry import Slot
 from ..parameters import Parameter
 from ..signatures import FORMAT

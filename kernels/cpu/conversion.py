@@ -8,9 +8,10 @@ import numpy as np
 from ..compile.fingerprints import fingerprint
 from ..compile.intrinsics import array_at, table_at
 from ..formats import BLOCK, FORMATS
+from ..formats.kept import PARTS
 from . import launch
 from .rowwise import bins_of
-from .streams import PARTS, addresses_of, stream_of
+from .streams import addresses_of, stream_of
 
 # Replaced in each specialisation.
 DTYPE = np.float32

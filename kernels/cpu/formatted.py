@@ -16,8 +16,9 @@ from ..compile._jit import callee, inlined_callee
 from ..compile.fingerprints import fingerprint
 from ..compile.intrinsics import array_at, scalars_at, table_at
 from ..formats import BLOCK as SCALED
-from ..formats import FORMATS
 from ..formats.half import float_of_bfloat16, float_of_float16
+from ..formats.kept import AVERAGE, PARAM, PARTS, SLOTS
+from ..formats.noise import key_of, start_at
 from ..layout import (
     ACCUMULATED,
     ACCUMULATOR,
@@ -44,7 +45,7 @@ from . import launch
 from .engines import Elementwise
 from .loops import CONTROLS, clear
 from .staging import chunk_gradient, scratch_for
-from .streams import AVERAGE, PARAM, PARTS, SLOTS, addresses_of, stream_of, together
+from .streams import addresses_of, stream_of, together
 
 # Replaced in each specialisation.
 DTYPE = np.float32
@@ -192,18 +193,8 @@ def _overwrite(param, average, size, noise, load_average, store_param):
 @callee
 def _noise_of(f, segment, offset):
     """What the noise of a block begins with that starts at element ``offset``."""
-    updates = array_at(f.counters, 0, 1, np.int64)[0]
-    key = _mixed(_mixed(_mixed(f.seed) + updates) + array_at(f.numbers, segment, 1, np.int64)[0])
-    return np.uint32(_mixed(key + offset))
-
-
-@callee
-def _mixed(number):
-    """Spread the bits of an int64 over all 64: the finaliser of splitmix64."""
-    bits = np.uint64(number) + np.uint64(0x9E3779B97F4A7C15)
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.int64(bits ^ (bits >> np.uint64(31)))
+    updates, number = array_at(f.counters, 0, 1, np.int64)[0], array_at(f.numbers, segment, 1, np.int64)[0]
+    return start_at(key_of(f.seed, updates, number), offset)
 
 
 def compiled_step(scalars, formats, dtype):
@@ -233,25 +224,6 @@ def _half_of(format):
     """The kind of the 16 bits that a parameter is kept in, and mostly its gradients, too; else ``NONE``."""
     name = "" if format is None else format.name
     return BFLOAT16 if name.startswith("bfloat16") else FLOAT16 if name.startswith("float16") else NONE
-
-
-class Kept(NamedTuple):
-    """How a plan's numbers are kept, if not all of them are as they are worked with."""
-
-    formats: dict[str, str]  # format, by name, of what has one: "" for the parameter, "average", slots by their names
-    parts: dict[str, list[list[Any]]]  # of each of these, for each parameter, the format's arrays, scales last
-    numbers: Any  # int64 array: the parameters' numbers
-    counters: Any  # array.array whose first number counts the updates
-    seed: int
-
-    @property
-    def scaled(self):
-        """Whether some format has scales."""
-        return any(FORMATS[kind].scaled for kind in self.formats.values())
-
-    def format_of(self, name):
-        """The format of something; None if it is kept as it is worked with."""
-        return FORMATS[self.formats[name]] if name in self.formats else None
 
 
 class FormattedEngine(Elementwise):

@@ -6,15 +6,12 @@ import numpy as np
 
 from ..compile._jit import callee, inlined_callee
 from ..compile.intrinsics import array_at
-from ..compile.tuples import bits_of, number_of
-from ..formats.half import INFINITY, SIZE, SMALLEST
+from ..compile.tuples import bits_of
+from ..formats.half import SIZE
+from ..formats.kept import PARTS, column_of
+from ..formats.noise import noise_at
 from ..formats.registry import BLOCK
-
-PARTS = 3
-"""Rows of the table of parts for each stream: two parts, and the scales."""
-
-PARAM, AVERAGE, SLOTS = range(3)
-"""Numbers of the streams; the slots follow each other."""
+from ..formats.scale import scale_from
 
 
 class Stream(NamedTuple):
@@ -129,10 +126,8 @@ def _scaled(format, stream, dtype):
 
 
 def addresses_of(format, parts):
-    """Addresses of the arrays of a format, 0 for none, as a column of the table of parts; None: the compute dtype's."""
-    places = [array.__array_interface__["data"][0] for array in parts]
-    scales = [places.pop()] if format is not None and format.scaled else [0]
-    return [*places, *[0] * (PARTS - 1 - len(places)), *scales]
+    """Addresses of the arrays of a format, as `column_of` has them."""
+    return column_of(format, (array.__array_interface__["data"][0] for array in parts))
 
 
 def _kinds(format):
@@ -145,26 +140,7 @@ def scale_of(numbers):
     largest = np.int32(0)  # bit patterns are ordered as sizes are, and integers need not be taken in order
     for i in range(numbers.size):
         largest = max(largest, np.int32(bits_of(numbers[i]) & np.int32(SIZE)))
-    if largest > np.int32(INFINITY):
-        return np.float32(np.nan)
-    normal = min(max(largest, np.int32(SMALLEST)), np.int32(INFINITY - 1))
-    return number_of(normal if largest else np.int32(0), np.float32(0))
-
-
-_FACTORS = 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F
-"""What the noise of two streams each is multiplied by."""
-
-
-@inlined_callee
-def noise_at(start, i, stream):
-    """16 random bits for element ``i`` of a block: half of a product, for each of two streams.
-
-    They are random enough to round by: see tests/test_formats.py.
-    """
-    bits = np.uint32(np.uint32(np.uint32(i) * np.uint32(0x9E3779B1)) + start)
-    bits = np.uint32(bits ^ np.uint32(bits >> np.uint32(16)))
-    product = np.uint32(bits * np.uint32(_FACTORS[stream // 2 % len(_FACTORS)]))
-    return np.uint32(product & np.uint32(0xFFFF)) if stream % 2 else np.uint32(product >> np.uint32(16))
+    return scale_from(largest)
 
 
 def together(streams):

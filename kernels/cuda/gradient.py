@@ -27,8 +27,8 @@ def gradient_of(t, layouts, segment):
 
 
 @callee
-def _entry(gradient, index):
-    """A number of the gradient's record."""
+def entry(gradient, index):
+    """Return a number of the gradient's record."""
     return numbers_at(gradient.record + 8 * index, one(np.int64))[0]
 
 
@@ -47,6 +47,8 @@ def numbers_of(gradient, i, like, how):
 
 @overload(numbers_of, jit_options=FLAGS)
 def _numbers_of(gradient, i, like, how):
+    if gradient.instance_class is not Gradient:
+        return None
     if len(like) == 1:
         return lambda gradient, i, like, how: (_number_of(gradient, i, like),)
     return lambda gradient, i, like, how: numbers_from(gradient.address + i * size_of(like), like, how)
@@ -54,16 +56,16 @@ def _numbers_of(gradient, i, like, how):
 
 @callee
 def _number_of(gradient, i, like):
-    where = _address_of(gradient, i, size_of(like))
+    where = address_of(gradient, i, size_of(like))
     if gradient.record == 0:
         return numbers_at(where, like)[0]
-    if _entry(gradient, 0) == FLOAT32:
+    if entry(gradient, 0) == FLOAT32:
         return constant(numbers_at(where, one(np.float32))[0], like[0])
     return constant(numbers_at(where, one(np.float64))[0], like[0])
 
 
 @callee
-def _address_of(gradient, i, size):
+def address_of(gradient, i, size):
     """Return the address of element ``i`` of a gradient; ``size`` is that of the parameter's elements, in bytes.
 
     Requires fewer than 2**32 elements of a gradient that is not read as it lies.
@@ -71,11 +73,11 @@ def _address_of(gradient, i, size):
     if gradient.record == 0:
         return gradient.address + i * size
     where = gradient.address
-    axes = _entry(gradient, 1)
+    axes = entry(gradient, 1)
     axis = axes - 1
     while axis >= 0:
-        i, place = divided(i, _entry(gradient, 2 + axis))
-        where += place * _entry(gradient, 2 + axes + axis)
+        i, place = divided(i, entry(gradient, 2 + axis))
+        where += place * entry(gradient, 2 + axes + axis)
         axis -= 1
     return where
 
@@ -86,17 +88,20 @@ def clear(gradient, i, like, how):
 
 @overload(clear, jit_options=FLAGS)
 def _clear(gradient, i, like, how):
+    if gradient.instance_class is not Gradient:
+        return None
     if len(like) == 1:
-        return lambda gradient, i, like, how: _clear_one(gradient, i, like)
+        return lambda gradient, i, like, how: clear_one(gradient, i, like)
     return lambda gradient, i, like, how: put_numbers_to(gradient.address + i * size_of(like), like, how)
 
 
 @callee
-def _clear_one(gradient, i, like):
-    where = _address_of(gradient, i, size_of(like))
+def clear_one(gradient, i, like):
+    """Zero one element."""
+    where = address_of(gradient, i, size_of(like))
     if gradient.record == 0:
         put_numbers(where, like)
-    elif _entry(gradient, 0) == FLOAT32:
+    elif entry(gradient, 0) == FLOAT32:
         put_numbers(where, one(np.float32))
     else:
         put_numbers(where, one(np.float64))

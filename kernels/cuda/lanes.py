@@ -118,6 +118,8 @@ def _in_lanes(work, lanes):
         return lambda work, lanes: (in_lane(work, lanes[0]),)
     if len(lanes) == 2:
         return lambda work, lanes: (in_lane(work, lanes[0]), in_lane(work, lanes[1]))
+    if len(lanes) == 8:
+        return lambda work, lanes: in_lanes(work, lanes[:4]) + in_lanes(work, lanes[4:])
 
     def four(work, lanes):
         return in_lane(work, lanes[0]), in_lane(work, lanes[1]), in_lane(work, lanes[2]), in_lane(work, lanes[3])

@@ -21,6 +21,7 @@ from .threads import TEAM, barrier, block_barrier
 
 # Replaced in each specialisation.
 DTYPE = np.float32
+CHUNK_OF: Any = chunk_of
 WARPS = 4
 SCRATCH = WARPS * SUM_LANES
 
@@ -73,7 +74,7 @@ def norms(handle, options):
     warps = cuda.blockDim.x // TEAM
     k = cuda.blockIdx.x * warps + warp
     while k < chunks_of(handle, DTYPE):
-        _measure_chunk(handle, options, k, lanes, flags, warp, thread, DTYPE)
+        _measure_chunk(handle, options, k, lanes, flags, warp, thread, CHUNK_OF, DTYPE)
         k += cuda.gridDim.x * warps
     if is_last_block(handle, flags, DTYPE):
         _conclude(handle, options, scratch[:SUM_LANES], cuda.threadIdx.x, cuda.blockDim.x, DTYPE)
@@ -90,20 +91,20 @@ def is_last_block(handle, flags, dtype):
 
 
 @callee
-def _measure_chunk(handle, options, k, lanes, flags, warp, thread, dtype):
+def _measure_chunk(handle, options, k, lanes, flags, warp, thread, open_chunk, dtype):
     t = device_tables_at(handle, dtype)
     program = program_of(t, options, dtype)
     if program.ready and program.options & MEASURED:
         segment = t.common.chunks[k, SEGMENT]
-        _measure(t, program, k, lanes, thread, dtype)
+        _measure(t, program, k, lanes, thread, open_chunk, dtype)
         if program.way == EACH and segment_is_done(t, segment, flags, warp, thread):
             _limit(t, program, segment, lanes, thread)
 
 
 @callee
-def _measure(t, program, k, lanes, thread, dtype):
+def _measure(t, program, k, lanes, thread, open_chunk, dtype):
     """Squares and finiteness of one chunk."""
-    sums, chunk = t.common.sums, chunk_of(t, k)
+    sums, chunk = t.common.sums, open_chunk(t, k)
     if chunk.gradient.address == 0:
         if thread == 0:
             sums[0, k], sums[1, k] = 0.0, 0.0

@@ -17,9 +17,10 @@ from ..layout import GROUP, Control
 from ..maths import constant
 from ..tables import Tables, tables_of
 
-STAMP, OPTIONS, WAY, LIMIT, HEADER = range(5)
-"""Numbers of 8 bytes that a place in the ring begins with: call number, options, way to clip by a norm (0: none), and,
-as float64, limit of the norm. From the `HEADER` on, the scalars tables of the plans follow."""
+STAMP, OPTIONS, WAY, LIMIT, ROUNDED, HEADER = range(6)
+"""Numbers of 8 bytes that a place in the ring begins with: call number, options, way to clip by a norm (0: none), as
+float64, limit of the norm, and how often numbers have been rounded at random, which noise follows from. From the
+`HEADER` on, the scalars tables of the plans follow."""
 
 MICRO, CHECKED, SCALED, MEASURED = 32, 64, 128, 256
 """Further bits of options in a program: a micro-step, which only accumulates; gradients that are not finite stop the
@@ -100,6 +101,12 @@ def program_of(t, options, dtype):
         number_of(header[LIMIT], 0.0),
         table_at(t.scalars + start, groups, fields, dtype),
     )
+
+
+@callee
+def rounded_in(t):
+    """How often numbers have been rounded at random, as the program of this call says."""
+    return t.ring[t.state[CALLS] & (t.ring.shape[0] - 1), ROUNDED]
 
 
 @callee

@@ -213,6 +213,47 @@ def _resized(b, x, kind):
     return (b.zext if x.type.width < kind.width else b.trunc)(x, kind)
 
 
+def _inserted(modifiers, kind):
+    """The lowest bits of a number put into another, from a place on, so many."""
+    if modifiers:
+        return None
+
+    def emit(b, x, into, place, length):
+        wide = ir.IntType(2 * bits_of(kind))
+        most = ir.Constant(x.type, bits_of(kind))
+        place, length = (_at_most(b, _resized(b, b.and_(by, by.type(0xFF)), x.type), most) for by in (place, length))
+        one = ir.Constant(wide, 1)
+        mask = b.sub(b.shl(one, b.zext(length, wide)), one)
+        mask = b.trunc(b.shl(mask, b.zext(place, wide)), x.type)
+        moved = b.trunc(b.shl(b.zext(x, wide), b.zext(place, wide)), x.type)
+        return b.or_(b.and_(moved, mask), b.and_(into, b.not_(mask)))
+
+    return Operation(kind, (kind, kind, "u32", "u32"), emit)
+
+
+def _at_most(b, x, most):
+    return b.select(b.icmp_unsigned(">", x, most), most, x)
+
+
+def _permuted(modifiers, kind):
+    """Four bytes of two numbers; each by four bits: its number, and whether it is its sign that is wanted."""
+    return None if modifiers or kind != "b32" else Operation(kind, (kind, kind, "u32"), _bytes_chosen)
+
+
+def _bytes_chosen(b, x, y, chosen):
+    long, byte = ir.IntType(64), ir.IntType(8)
+    both = b.or_(b.zext(x, long), b.shl(b.zext(y, long), long(32)))
+    result = x.type(0)
+    for k in range(4):
+        selector = b.lshr(chosen, chosen.type(4 * k))
+        place = b.shl(b.and_(selector, chosen.type(7)), chosen.type(3))
+        found = b.trunc(b.lshr(both, b.zext(place, long)), byte)
+        is_sign = b.icmp_unsigned("!=", b.and_(selector, chosen.type(8)), chosen.type(0))
+        found = b.select(is_sign, b.ashr(found, byte(7)), found)
+        result = b.or_(result, b.shl(b.zext(found, x.type), x.type(8 * k)))
+    return result
+
+
 def _selected(modifiers, kind):
     if modifiers:
         return None
@@ -285,11 +326,21 @@ def _conversion(rounding, source, target):
     if is_float(target):
         convert = ir.IRBuilder.sitofp if is_signed(source) else ir.IRBuilder.uitofp
         return (lambda b, x: convert(b, x, kind)) if rounding == ["rn"] else None
+    if is_float(source) and rounding == ["rzi"] and bits_of(target) >= 32:
+        return partial(_whole_number, target)
     if is_float(source) or rounding:
         return None
     if bits_of(source) < bits_of(target):
         return lambda b, x: _extended(b, x, source, target)
     return (lambda b, x: x) if bits_of(source) == bits_of(target) else (lambda b, x: b.trunc(x, kind))
+
+
+def _whole_number(target, b, x):
+    """The nearest that there is, of NaN zero."""
+    kind, sign = llvm_type(target), "s" if is_signed(target) else "u"
+    name = f"llvm.fpto{sign}i.sat.i{kind.width}.f{32 if x.type == ir.FloatType() else 64}"
+    function = b.module.globals.get(name) or ir.Function(b.module, ir.FunctionType(kind, [x.type]), name)
+    return b.call(function, [x])
 
 
 MAKERS = {
@@ -312,6 +363,8 @@ MAKERS = {
     "not": _inverted,
     "shl": partial(_shifted, "shl"),
     "shr": partial(_shifted, "shr"),
+    "bfi": _inserted,
+    "prmt": _permuted,
     "selp": _selected,
     "mov": _moved,
     "cvta": _converted_address,
