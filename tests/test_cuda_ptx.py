@@ -382,7 +382,7 @@ def test_kernels(key, dtype, capability):
             assert not arithmetic(ptx, "f64") - FEW - MORE.get(kernel, Counter()), id
 
 
-@pytest.mark.parametrize("width", [4, 8])
+@pytest.mark.parametrize("width", [2, 4, 8])
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
 def test_copies(capability, width):
     """They move bits and know no numbers."""
@@ -418,6 +418,49 @@ def test_rows(capability, dtype):
         assert not re.search(r"\.local\b|\bcall\b|\.extern", ptx), id
         assert (resources.local, resources.spilled) == (0, 0), id
         assert resources.registers <= 168, (id, resources.registers)  # three blocks on a multiprocessor
+
+
+KEPT = {
+    "bfloat16": ({"slot_dtype": "bfloat16", "stochastic_rounding": True, "clipnorm": 1.0}, 18),
+    "8bit": ({"slot_dtype": "8bit", "master_weights": "split"}, 12),
+    "float16": ({"slot_dtype": "float16", "master_weights": "float32"}, 18),
+}
+"""Options of Adam on parameters of 16 bits → the least that wide loads have in flight, in KiB per multiprocessor, less
+those of gradients, which are under a condition, and of codes of 8 bits, which are half as wide."""
+
+
+def kept(name, dtype):
+    """Build Adam on parameters in a storage format, of bfloat16 where it is split."""
+    optimizer = fastopt.Adam(**KEPT[name][0])
+    kind = "float16" if name == "float16" else "bfloat16"
+    optimizer.build([Interface(np.zeros((70, 90), np.uint16))], overrides={"": {"dtype": kind}})
+
+
+def formats_cases():
+    for name in KEPT:
+        for capability in CAPABILITIES:
+            marks = [] if capability == HOPPER and name != "float16" else [pytest.mark.full]
+            yield pytest.param(name, capability, id=f"{name}-sm_{capability[0]}{capability[1]}", marks=marks)
+
+
+@pytest.mark.parametrize(("name", "capability"), list(formats_cases()))
+def test_formats(name, capability):
+    """Three blocks stand on a multiprocessor; nothing is spilled, no number becomes a float64."""
+    found = kernels_of(functools.partial(kept, name), F32, capability)
+    expected = {"formatted.step_formatted", *(["norms.norms"] if "clipnorm" in KEPT[name][0] else [])}
+    assert {kernel_of(id) for id in found} == expected
+    for id, wanted in found.items():
+        ptx, resources, *_ = compiled(wanted)
+        assert inexact(ptx) == [], id
+        assert not re.search(r"\.local\b|\bcall\b|\.extern", ptx), id
+        assert (resources.local, resources.spilled) == (0, 0), id
+        most = 255 if capability == AMPERE and kernel_of(id) in SUMS else 168
+        assert resources.registers <= most, (id, resources.registers)
+        if kernel_of(id) in SUMS:
+            continue
+        assert not arithmetic(ptx, "f64") - FEW, id
+        if capability == HOPPER:
+            assert all(kib >= KEPT[name][1] for kib in kib_in_flight(wanted)), (id, kib_in_flight(wanted))
 
 
 def test_every_kernel_is_known():

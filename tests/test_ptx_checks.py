@@ -406,6 +406,20 @@ def test_races(name, order):
             run(*lines, **way)
 
 
+NARROW = {"u8": 1, "u16": 2}
+
+
+@over_orders
+@pytest.mark.parametrize("kind", NARROW)
+def test_neighbours_in_one_word_do_not_race(kind, order):
+    lines = (f"mul.wide.u32 %rd5, %r3, {NARROW[kind]}", "add.s64 %at2, %at1, %rd5", f"st.global.{kind} [%at2], 1")
+    run(*lines, blocks=2, races=True, order=order)
+    with fault("race"):
+        run(*lines, f"st.global.{kind} [%at2+{NARROW[kind]}], 1", blocks=2, races=True, order=order)
+    with fault("race"):
+        run(*lines, "ld.global.u32 %r4, [%at1+64]", blocks=2, races=True, order=order)
+
+
 def test_nobody_looks_for_races_unless_asked():
     run("st.global.u32 [%at1], 1", order=2)
 

@@ -301,7 +301,17 @@ def permuted(selector):
 def pieces():
     """Bits of one number in another, and bytes of two."""
     for bits in (32, 64):
-        for place, length in ((0, 0), (0, 16), (16, 16), (8, 8), (24, 16), (bits - 4, 8), (0, bits), (3, 255), (255, 4)):
+        for place, length in (
+            (0, 0),
+            (0, 16),
+            (16, 16),
+            (8, 8),
+            (24, 16),
+            (bits - 4, 8),
+            (0, bits),
+            (3, 255),
+            (255, 4),
+        ):
             expected, kind = inserted(bits, min(place, bits), min(length, bits)), f"u{bits}"
             yield Form(f"bfi.b{bits} {{o}}, {{x}}, {{y}}, {place}, {length};", (kind, kind), kind, expected)
     for selector in (0x3210, 0x7654, 0x5410, 0x1054, 0x0000, 0x7777, 0xBA98, 0xFEDC, 0x6240):

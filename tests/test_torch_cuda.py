@@ -30,23 +30,23 @@ def stream(monkeypatch):
     return Stream
 
 
-def tensor(shape, seed, on_gpu):
+def tensor(shape, seed, on_gpu, dtype=None):
     import torch
     from gpu_arrays import tensor_class
 
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype or torch.float32)
     return values.as_subclass(tensor_class()) if on_gpu else values
 
 
 class Twin:
     """An optimizer whose tensors are in CPU memory, or say that they are on a GPU."""
 
-    def __init__(self, name, on_gpu, **options):
+    def __init__(self, name, on_gpu, dtype=None, shapes=SHAPES, **options):
         import fastopt.torch
 
-        self.on_gpu, self.steps = on_gpu, 0
-        shapes = [shape for shape in SHAPES if name != "Muon" or len(shape) == 2]
-        self.params = [tensor(shape, k, on_gpu).requires_grad_() for k, shape in enumerate(shapes)]
+        self.on_gpu, self.steps, self.dtype = on_gpu, 0, dtype
+        shapes = [shape for shape in shapes if name != "Muon" or len(shape) == 2]
+        self.params = [tensor(shape, k, on_gpu, dtype).requires_grad_() for k, shape in enumerate(shapes)]
         groups = [{"params": self.params[:1]}, {"params": self.params[1:], "lr": 0.02}]
         groups = [group for group in groups if group["params"]]
         own = KWARGS.get(name, {})
@@ -58,7 +58,7 @@ class Twin:
         """One step, without gradients for some parameters, or with a NaN; as a GradScaler has it done, if told so."""
         self.steps += 1
         for k, p in enumerate(self.params):
-            p.grad = None if k in skip else tensor(p.shape, 100 * self.steps + k, self.on_gpu)
+            p.grad = None if k in skip else tensor(p.shape, 100 * self.steps + k, self.on_gpu, self.dtype)
             if k in bad:
                 p.grad.view(-1)[0] = float("nan")
         if found_inf is None:
@@ -76,11 +76,19 @@ class Twin:
         finish_all()
         states = [self.optimizer.state[p] for p in self.params if p in self.optimizer.state]
         values = [*self.params, *(state[key] for state in states for key in sorted(state))]
-        return [value.detach().numpy().tobytes() for value in values]
+        return [bytes_of(value) for value in values]
 
     def found(self):
         """These, and what is told of the last step: it makes the host wait."""
         return self.values(), (self.optimizer.last_step_skipped, self.optimizer.last_grad_norm)
+
+
+def bytes_of(value):
+    """The bits of a tensor."""
+    import torch
+
+    value = value.detach()
+    return (value.view(torch.int16) if value.dtype == torch.bfloat16 else value).numpy().tobytes()
 
 
 def both(name, **options):
@@ -313,14 +321,54 @@ def test_state_follows_its_parameter_to_another_device(name):
                 assert torch.equal(value, found.as_subclass(torch.Tensor))
 
 
-def test_storage_formats_are_refused():
+FORMATS = {
+    "as torch has it": {},
+    "at random": {"stochastic_rounding": True, "slot_dtype": "bfloat16"},
+    "split, 8 bits": {"master_weights": "split", "slot_dtype": "8bit"},
+}
+LONG = (70, 90), (33,)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_storage_formats(name):
+    """Steps, state and its dtypes; some are left out, with what a scaler has found, and use up no noise."""
     import torch
-    from gpu_arrays import tensor_class
 
-    import fastopt.torch
+    twins = both("SGD", dtype=torch.bfloat16, shapes=LONG, seed=3, clip_norm=1.0, fused=True, **FORMATS[name])
+    for options in ({}, {"found_inf": 1}, {"found_inf": 0}, {"skip": (1,)}):
+        for twin in twins:
+            twin.step(**options)
+        assert_same(*twins)
+    states = [[twin.optimizer.state[p] for p in twin.params] for twin in twins]
+    for one, other in zip(*states, strict=True):
+        assert {key: value.dtype for key, value in one.items()} == {key: value.dtype for key, value in other.items()}
+        assert all(value.device.type == "cuda" for value in other.values())
+    counts = [twin.optimizer.param_groups[0].get("rounding_step") for twin in twins]
+    assert counts == [3 if name == "at random" else None] * 2
 
-    half = torch.zeros(3, dtype=torch.bfloat16).as_subclass(tensor_class()).requires_grad_()
-    with pytest.raises(TypeError, match=r"parameter 0 of group 0 is torch.bfloat16 on cuda.*torch.autocast"):
-        fastopt.torch.AdamW([half])
-    with pytest.raises(TypeError, match=r"slot_dtype='8bit', and on a GPU.*leave slot_dtype out"):
-        fastopt.torch.AdamW([tensor((3,), 0, True).requires_grad_()], slot_dtype="8bit")
+
+def test_state_of_8_bits_goes_to_the_cpu_and_back():
+    import torch
+
+    options = {"dtype": torch.bfloat16, "shapes": LONG, **FORMATS["split, 8 bits"]}
+    twins = both("SGD", **options)
+    for twin in twins:
+        twin.step()
+    others = both("SGD", **options)
+    for other, twin, source in zip(others, twins, reversed(twins), strict=True):
+        finish_all()
+        for p, q in zip(other.params, twin.params, strict=True):
+            p.data.copy_(q.data)
+        other.optimizer.load_state_dict(source.optimizer.state_dict())
+        other.steps = 1
+    for twin in (*twins, *others):
+        twin.step()
+    assert_same(*twins)
+    assert twins[0].values() == others[0].values() == others[1].values()
+
+
+def test_what_storage_formats_are_not_for_is_refused():
+    import torch
+
+    with pytest.raises(TypeError, match=r"torch.bfloat16, and Lamb keeps parameters and state in float32 or float64"):
+        both("Lamb", dtype=torch.bfloat16)[1].step()

@@ -167,6 +167,4 @@ def dtype_named(name: str, dtype: str) -> tuple[np.dtype[Any], str]:
     try:
         return np.dtype(dtype), ""
     except TypeError:
-        raise TypeError(
-            f"{name}: expected float32, float64, bfloat16 or float16, got {dtype}: cast it first"
-        ) from None
+        raise TypeError(f"{name}: expected float32, float64, bfloat16 or float16, got {dtype}: cast it first") from None

@@ -313,6 +313,11 @@ def is_half(grad: AnyArray, parameter: Parameter) -> bool:
     return kind_of(grad, parameter) in (BFLOAT16, FLOAT16) and bool(parameter.kept_as or not parameter.place.on_gpu)
 
 
+def is_like(grad: AnyArray, parameter: Parameter) -> bool:
+    """Whether a gradient's numbers are of the same 16 bits as the parameter's."""
+    return bool(parameter.kept_as) and kind_of(grad, parameter) == _KINDS[parameter.kept_as]
+
+
 def kind_of(grad: AnyArray, parameter: Parameter) -> int | None:
     """The kind of a gradient's numbers; those of uint16 are as the parameter is declared."""
     declared = parameter.kept_as if parameter.settings.get("dtype") else ""
@@ -323,12 +328,12 @@ def check_gradient(parameter: Parameter, grad: AnyArray, zero: bool) -> None:
     """Refuse an array that cannot be a parameter's gradient."""
     path, array = parameter.path, parameter.array
     if (grad.dtype not in (np.float32, np.float64) and not is_half(grad, parameter)) or not grad.dtype.isnative:
-        if not parameter.place.on_gpu:
-            halves = ", or bfloat16 or float16 on the host,"
-        else:
-            halves = ", bfloat16 or float16" * bool(parameter.kept_as)
+        takes_halves = parameter.kept_as or not parameter.place.on_gpu
+        halves = ", or bfloat16 or float16," if takes_halves else ""
+        hint = "" if takes_halves else ": on a GPU gradients of 16 bits are for parameters of 16 bits, cast it"
         raise TypeError(
             f"gradient {path}: expected float32 or float64{halves} in native byte order, got {dtype_of(grad)}"
+            + hint * (kind_of(grad, parameter) in (BFLOAT16, FLOAT16))
         )
     if grad.shape != array.shape:
         raise ValueError(f"gradient {path}: expected shape {array.shape} like the parameter, got {grad.shape}")

@@ -16,7 +16,7 @@ from ..kernels.cuda.row_tables import Rows
 from ..kernels.layout import ADDRESS, DIRECT, LAYOUT, STAGED, ZERO
 from ..parameters import Parameter
 from ..row_gradient import RowGradient, check_range, check_shape
-from .base import ABSENT, BaseGradients, check_gradient, is_half, kind_of
+from .base import ABSENT, BaseGradients, check_gradient, is_like, kind_of
 from .rows import axes_of_rows, check_counts, require_whole_rows
 
 
@@ -171,9 +171,9 @@ class CudaGradients(BaseGradients):
         return view
 
     def _find_layout(self, k: int, grad: CudaArray) -> None:
-        """See `BaseGradients._find_layout`. Of numbers of 16 bits that lie side by side the record has no axes."""
+        """See `BaseGradients._find_layout`. Of numbers like the parameter's, of 16 bits, the record has no axes."""
         parameter = self.parameters[k]
-        if is_half(grad, parameter) and lies_alike(grad, parameter.array):
+        if is_like(grad, parameter) and lies_alike(grad, parameter.array):
             start = self.table[LAYOUT, k] = self._starts[k]
             self.layouts[start : start + 2] = kind_of(grad, parameter), 0
             return

@@ -185,7 +185,9 @@ class DeviceOptimizer(Optimizer):
         """Return what tells others of a step, by counts and new state: C functions, to be called with it."""
         calls = list(self._counting.writes)
         if self._is_noisy:
-            calls.append(partial(setitem, self._owner.param_groups[0], COUNTER, self._rounded[0] + 1))
+            # The steps of a GPU have been counted when they are told of.
+            after = self._rounded[0] + (not self._place.on_gpu)
+            calls.append(partial(setitem, self._owner.param_groups[0], COUNTER, after))
         if self.use_ema or self._unrecorded:
             calls += [partial(setattr, cohort, "averages", self.use_ema) for cohort in self._active]
             calls += [call for member in self._unrecorded for call in self._recording_of(member)]
@@ -274,7 +276,16 @@ class DeviceOptimizer(Optimizer):
     # The counters of a step on a GPU, see `steps.gpu`: what cohorts have counted is among them.
 
     def _counters(self) -> dict[str, str]:
-        return {**super()._counters(), "counts": "_counts_of_cohorts"}
+        return {**super()._counters(), "counts": "_counts_of_cohorts", "rounded": "rounded"}
+
+    @property
+    def rounded(self) -> int:
+        """How often numbers have been rounded at random."""
+        return self._rounded[0]
+
+    @rounded.setter
+    def rounded(self, count: int) -> None:
+        self._rounded[0] = count
 
     @property
     def _counts_of_cohorts(self) -> Any:
@@ -290,6 +301,7 @@ class DeviceOptimizer(Optimizer):
     def _count_cohorts(self) -> None:
         self._counting.prepare(self._active)
         self._counting.accept()
+        self._rounded[0] += self._is_noisy
 
     def _follow(self, chosen: Chosen) -> None:
         """Take over what has been set."""
@@ -355,14 +367,15 @@ class DeviceOptimizer(Optimizer):
     def _leaves_undecided(self, nonfinite: str, ends: Sequence[Call]) -> bool:
         """Whether nobody but the GPU has to know if it has left the step out.
 
-        The host must know where numbers of the owner's, or new state, are to be noted only if the step was done.
+        The host must know where numbers of the owner's, such as how often has been rounded at random, or new state, are
+        to be noted only if the step was done.
         """
         begins = self.use_ema and not all(cohort.averages for cohort in self._active)
         return (
             self._verdict is not None
             and nonfinite in ("skip", "told")
             and self._counting.are_steps_on(local(self._tensors[0]).device)
-            and not (ends or begins or any(map(self._recording_of, self._unrecorded)))
+            and not (ends or begins or self._is_noisy or any(map(self._recording_of, self._unrecorded)))
         )
 
     def _stays_undecided(self) -> bool:

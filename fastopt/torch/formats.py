@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..device import HOST, AnyArray
+from ..device import HOST, AnyArray, Array
 from ..device.strides import is_dense, lies_alike
 from ..formats import BESIDE, Formats, format_of_parameter, format_of_slot, in_memory_order, put
 from ..kernels.cpu.conversion import decoded
@@ -25,7 +25,7 @@ from ..kernels.formats.kept import Kept
 from ..kernels.registry import Slot
 from ..parameters import Parameter
 from ..signatures import FORMAT
-from .memory import HALVES, device_of, in_numpy, is_distributed, kept, new_state
+from .memory import HALVES, as_array, device_of, in_numpy, is_distributed, kept, new_state
 from .rule import Owner
 
 CODES = {torch.int8: "8bit", torch.uint8: "8bit squares"}
@@ -57,8 +57,6 @@ def check_formats(owner: Owner, group: Mapping[str, Any], path: str, tensor: tor
     if owner.rule.needs_sparse or not takes_formats(owner.rule.structure(group)[0]):
         name = owner.__class__.__name__  # of a weak reference to it, too
         raise TypeError(f"{what}, and {name} keeps parameters and state in float32 or float64: {instead}")
-    if device_of(tensor).type == "cuda":
-        raise TypeError(f"{what}, and on a GPU parameters and state are in float32 or float64: {instead}")
     for name in ("flat", "fused_backward"):
         if getattr(chosen, name):
             raise ValueError(f"{what}, and {name}=True takes what is in float32 or float64: {instead}, or {name}")
@@ -167,12 +165,12 @@ def forget_stale(state: MutableMapping[str, Any], names: Iterable[str], made: Co
             del state[name]
 
 
-def scale_in(state: Mapping[str, Any], name: str, array: AnyArray) -> torch.Tensor:
-    """Return the scales of what is kept in 8 bits like the parameter ``array``: those in its state, or new ones."""
+def scale_in(state: Mapping[str, Any], name: str, like: torch.Tensor, array: AnyArray) -> torch.Tensor:
+    """Return the scales of what is kept in 8 bits like the parameter ``like``: those in its state, or new ones."""
     found: Any = state.get(name)
     if _is_scale(found, array.size):
-        return found
-    return torch.zeros(-(-array.size // BLOCK), dtype=torch.float32, device="cpu")
+        return found.to(like.device)
+    return like.new_zeros(-(-array.size // BLOCK), dtype=torch.float32)
 
 
 def numbers_in(called: str, state: Mapping[str, Any], name: str) -> Any:
@@ -197,16 +195,18 @@ def numbers_in(called: str, state: Mapping[str, Any], name: str) -> Any:
 def codes_in(
     called: str, state: MutableMapping[str, Any], name: str, like: Any, parameter: Parameter, slot: Slot,
     dtype: torch.dtype,
-) -> tuple[torch.Tensor, AnyArray | None]:  # fmt: skip
+) -> tuple[torch.Tensor, Array | None]:  # fmt: skip
     """Return a tensor of 8 bits for a slot of the parameter ``like``, and the numbers that are to be put there.
 
     That is the one in its state, and None, if it lies as the parameter does; else a new one, for which new scales must
-    be made.
+    be made. The numbers are on the host, in the order in which the parameter lies in memory.
     """
     (found, scale), array = _both_in(state, name), parameter.array
     is_like = isinstance(found, torch.Tensor) and found.dtype is dtype and found.shape == array.shape
-    if is_like and lies_alike(in_numpy(found), array) and _is_scale(scale, array.size):
-        return found, None
+    if is_like and _is_scale(scale, array.size):
+        found = found.to(like.device)
+        if lies_alike(as_array(called, found, parameter.place), array):
+            return found, None
     numbers = numbers_in(called, state, name)
     state.pop(name + _SCALE, None)
     codes, worked_in = new_state(like, array, Slot(), dtype), getattr(torch, parameter.dtype.name)
@@ -214,7 +214,8 @@ def codes_in(
         return codes, None
     if numbers is None:
         numbers = new_state(like, array, slot, worked_in)
-    return codes, in_memory_order(kept(called, numbers, like, array, HOST, slot, worked_in)[1])
+    on_host = torch.empty((), dtype=worked_in, device="cpu")
+    return codes, in_memory_order(kept(called, numbers, on_host, array, HOST, slot, worked_in)[1])
 
 
 def keep_dtypes(owner: Owner, saved: Mapping[str, Any]) -> None:

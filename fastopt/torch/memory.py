@@ -27,7 +27,7 @@ _WHOLE = (torch.Tensor, torch.nn.Parameter)  # asked first: it is quicker
 
 DTYPES = (torch.float32, torch.float64)
 HALVES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
-"""Dtypes of 16 bits that parameters on a CPU may have, and their names."""
+"""Dtypes of 16 bits that parameters may have, and their names."""
 
 _AS_BITS = (*HALVES, torch.int16)
 DEVICES = ("cpu", "cuda")
@@ -55,8 +55,8 @@ def device_of(tensor: Any) -> torch.device:
 
 def is_updatable(tensor: torch.Tensor) -> bool:
     """Whether `check_parameter` lets a tensor pass."""
-    devices = ("cpu", "meta") if tensor.dtype in HALVES else (*DEVICES, "meta")
-    return tensor.layout is torch.strided and tensor.dtype in (*DTYPES, *HALVES) and tensor.device.type in devices
+    is_known = tensor.dtype in (*DTYPES, *HALVES) and tensor.device.type in (*DEVICES, "meta")
+    return tensor.layout is torch.strided and is_known
 
 
 def check_parameter(name: str, tensor: torch.Tensor) -> None:
@@ -70,11 +70,6 @@ def check_parameter(name: str, tensor: torch.Tensor) -> None:
     check_class(name, local(tensor))
     if tensor.layout is not torch.strided:
         raise TypeError(f"{name} is {tensor.layout}: fastopt.torch updates dense parameters only")
-    if tensor.dtype in HALVES and tensor.device.type not in ("cpu", "meta"):
-        raise TypeError(
-            f"{name} is {tensor.dtype} on {tensor.device}: there fastopt.torch keeps parameters in float32 or float64; "
-            "leave the model in float32 and run it under torch.autocast"
-        )
     if tensor.dtype not in (*DTYPES, *HALVES):
         raise TypeError(
             f"{name} is {tensor.dtype}: fastopt.torch updates parameters of float32, float64, bfloat16 and float16"
@@ -110,7 +105,10 @@ def as_array(name: str, tensor: torch.Tensor, place: Place) -> AnyArray:
         If it has none.
     """
     check_memory(name, tensor)
-    return place.view(name, tensor.detach() if place.on_gpu else in_numpy(tensor))
+    if not place.on_gpu:
+        return place.view(name, in_numpy(tensor))
+    array = place.view(name, tensor.detach())
+    return array.view(np.uint16) if tensor.dtype in _AS_BITS else array
 
 
 def in_numpy(tensor: torch.Tensor) -> AnyArray:

@@ -97,6 +97,10 @@ class DeviceScalars(Scalars):
         if unscale != 1.0:
             self._optimizer.scale_gradients(unscale)
 
+    def rounded(self) -> int:
+        """See `Scalars.rounded`."""
+        return self._optimizer.rounded
+
     def recording(self) -> list[Call]:
         """See `Scalars.recording`."""
         return self._optimizer._recording()

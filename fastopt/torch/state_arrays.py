@@ -12,7 +12,7 @@ from ..parameters import Parameter
 from ..plan import Plan
 from .cohorts import Member
 from .formats import CODES, TensorFormats, codes_in, forget_stale, name_in_state, numbers_in, scale_in
-from .memory import in_numpy, kept, local, new_state
+from .memory import as_array, kept, local, new_state
 
 
 class StateArrays:
@@ -55,14 +55,14 @@ class StateArrays:
         state, name = member.state, name_in_state(self._names, part)
         called = f"state {name!r} of {member.path}"
         if slot.scales:
-            state[name] = scale_in(state, name, array)
-            return in_numpy(state[name])
+            state[name] = scale_in(state, name, local(member.tensor), array)
+            return as_array(called, state[name], self._place)
         dtype = local(member.tensor).dtype if formats is None else formats.dtype_of(part, parameter)
         if formats is not None and dtype in CODES:
             state[name], numbers = codes_in(called, state, name, member.tensor, parameter, slot, dtype)
             if numbers is not None:
                 formats.coming.append((part, k, numbers))
-            return in_numpy(state[name])
+            return as_array(called, state[name], self._place)
         found = numbers_in(called, state, name)
         if found is None or (dtype is torch.int16 and found.dtype is not dtype):  # no numbers to convert
             found = new_state(member.tensor, array, slot, dtype)

@@ -1,7 +1,7 @@
 """Eight elements side by side, those that a thread takes at a time where numbers are kept in storage formats.
 
-Eight of 16 bits are what the widest load brings; of 8 bits they are half of one, of 32 bits two. Numbers of less than 32
-bits go through words of 32.
+Eight of 16 bits are what the widest load brings; of 8 bits they are half of one, of 32 bits two. Numbers of less than
+32 bits go through words of 32.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """Steps on a GPU of parameters and slots that are kept in a storage format: `cpu.formatted`, with its bits.
 
 A block takes a chunk at a time, a warp 256 elements of it, as many as share a scale, and each thread eight neighbours:
-the widest load brings eight numbers of 16 bits. Where a chunk ends before them, or an array does not begin at a multiple
-of 16 bytes, elements are loaded one by one. Between its loads and its stores an element lives in registers.
+the widest load brings eight numbers of 16 bits. Where a chunk ends before them, or an array does not begin at a
+multiple of 16 bytes, elements are loaded one by one. Between its loads and its stores an element lives in registers.
 """
 
 import functools
@@ -19,7 +19,7 @@ from ..cpu.launch import specialisation
 from ..formats import BLOCK as SCALED
 from ..formats.kept import AVERAGE, PARAM, PARTS, SLOTS, column_of
 from ..formats.noise import key_of, start_at
-from ..layout import ACCUMULATED, ACCUMULATOR, AVERAGED, CHUNK, OVERWRITE, ZERO, Control
+from ..layout import ACCUMULATED, ACCUMULATOR, AVERAGED, BFLOAT16, CHUNK, FLOAT16, OVERWRITE, ZERO, Control
 from ..maths import constant, decayed, plus_share
 from ..registry import update
 from . import norms
@@ -28,7 +28,7 @@ from .eight import EIGHT, bits_apart, eight_at, put_eight
 from .engine import Elementwise
 from .finish import finish
 from .gradient import is_plain
-from .half_gradient import clear_eight, eight_of, half_chunk_of
+from .half_gradient import clear_eight, eight_of, half_chunk_of, measure_halves
 from .lanes import LANES, VECTOR, cast, in_lanes, size_of
 from .shared import Memory
 from .step import chunk_of, chunks_of, clipped, factor_of, no_update
@@ -243,7 +243,8 @@ class FormattedEngine(Elementwise):
         kernel.launch(blocks, THREADS, stream, work.handle_address, self._own.address, options)
 
     def _measuring(self):
-        return super()._measuring() if self._formats[PARAM] is None else norms_of_halves(self.dtype, self.device)
+        format = self._formats[PARAM]
+        return super()._measuring() if format is None else norms_of_halves(_half_of(format), self.device)
 
 
 @functools.cache
@@ -256,7 +257,7 @@ def compiled_step(scalars, formats, dtype, device):
     bindings |= {
         "STREAMS": len(formats),
         "NOISY": any(format.noisy for format in used),
-        "CHUNK_OF": chunk_of if formats[PARAM] is None else half_chunk_of,
+        "CHUNK_OF": chunk_of if formats[PARAM] is None else half_chunk_of(_half_of(formats[PARAM])),
         "MOVE": mover_of(streams, block, dtype.type),
     }
     digest = fingerprint(*(function for format in used for function in (format.decode, format.encode)))
@@ -265,9 +266,15 @@ def compiled_step(scalars, formats, dtype, device):
     return device.load(cuda_program(step_formatted, f"{name}_{names}", 3, bindings, device.capability, key))
 
 
+def _half_of(format):
+    """The kind of numbers of 16 bits that a parameter in a format is."""
+    return BFLOAT16 if format.name.startswith("bfloat16") else FLOAT16
+
+
 @functools.cache
-def norms_of_halves(dtype, device):
-    """The kernel `norms.norms` for gradients that may be of 16 bits."""
-    bindings, name, key = specialisation(None, 0, dtype)
-    bindings["CHUNK_OF"] = half_chunk_of
-    return device.load(cuda_program(norms.norms, f"halves_{name}", 2, bindings, device.capability, f"{key}, halves"))
+def norms_of_halves(kind, device):
+    """The kernel `norms.norms` for gradients of parameters of 16 bits, which may be like them."""
+    bindings, name, key = specialisation(None, 0, np.dtype(np.float32))
+    bindings["MEASURE"] = measure_halves(kind)
+    name = f"{name}_{'bfloat16' if kind == BFLOAT16 else 'float16'}"
+    return device.load(cuda_program(norms.norms, name, 2, bindings, device.capability, f"{key} {name}"))

@@ -1,19 +1,22 @@
 """Gradients of 16 bits in a GPU's memory, beside others: those of parameters that are kept in 16 bits."""
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba.extending import overload
 
 from ..compile._jit import FLAGS, callee
-from ..compile.tuples import numbers_at, put_numbers
+from ..compile.tuples import numbers_at, put_numbers, where
 from ..formats.half import float_of_bfloat16, float_of_float16
-from ..layout import BFLOAT16, DIRECT, FLOAT16, FLOAT32
+from ..layout import ACCUMULATED, ACCUMULATOR, BFLOAT16, DIRECT, FLOAT16, FLOAT32
 from ..maths import constant
 from .eight import put_whole, some_at, whole_at
-from .gradient import Gradient, address_of, clear, clear_one, entry, numbers_of
-from .lanes import APART, numbers_from, one, size_of
+from .gradient import Gradient, address_of, clear, clear_one, entry, is_plain, numbers_of
+from .lanes import ACCUMULATES, VECTOR, one, size_of
+from .norms import Squares, measure
 from .step import Chunk, chunk_of
+from .tables import control_of
 
 HALF = 2
 """Bytes of such a number."""
@@ -24,22 +27,23 @@ class HalfGradient(NamedTuple):
 
     address: Any
     record: Any
-    kind: Any  # BFLOAT16 or FLOAT16 of such numbers side by side, else DIRECT
+    kind: Any  # BFLOAT16 or FLOAT16, the parameter's, of such numbers side by side, else DIRECT
 
 
-@callee
-def half_chunk_of(t, k):
-    """`chunk_of`, with a `HalfGradient`."""
-    chunk = chunk_of(t, k)
-    return Chunk(chunk.segment, chunk.first, chunk.size, _half_gradient(chunk.gradient))
+@functools.cache
+def half_chunk_of(kind):
+    """`chunk_of` for a `HalfGradient` of this kind, or another."""
 
+    @callee
+    def open_chunk(t, k):
+        chunk = chunk_of(t, k)
+        gradient = chunk.gradient
+        half = HalfGradient(gradient.address, gradient.record, DIRECT)
+        if gradient.record != 0 and entry(gradient, 1) == 0:  # side by side: their record has no axes
+            half = HalfGradient(gradient.address, gradient.record * 0, kind)
+        return Chunk(chunk.segment, chunk.first, chunk.size, half)
 
-@callee
-def _half_gradient(gradient):
-    """The record of numbers side by side has no axes."""
-    if gradient.record == 0 or entry(gradient, 1) != 0:
-        return HalfGradient(gradient.address, gradient.record, DIRECT)
-    return HalfGradient(gradient.address, gradient.record * 0, entry(gradient, 0))
+    return open_chunk
 
 
 @callee
@@ -91,28 +95,26 @@ def _numbers_of(gradient, i, like, how):
         return None
     if len(like) == 1:
         return lambda gradient, i, like, how: (_number_of(gradient, i, like),)
-    count = len(like)
 
     def several(gradient, i, like, how):
-        where = _place_of(gradient, i, like)
+        place = _place_of(gradient, i, like)
         if gradient.kind == DIRECT:
-            return numbers_from(where, like, how)
-        bits = some_at(where, halves(like), count) if how & APART else whole_at(where, halves(like))
-        return floats_of(bits, gradient.kind, like)
+            return numbers_at(place, like)
+        return floats_of(whole_at(place, halves(like)), gradient.kind, like)
 
     return several
 
 
 @callee
 def _number_of(gradient, i, like):
-    where, kind = _place_of(gradient, i, like), _kind_of(gradient)
+    place, kind = _place_of(gradient, i, like), _kind_of(gradient)
     if kind == DIRECT:
-        return numbers_at(where, like)[0]
+        return numbers_at(place, like)[0]
     if kind == FLOAT32:
-        return constant(numbers_at(where, one(np.float32))[0], like[0])
-    if kind == BFLOAT16 or kind == FLOAT16:
-        return floats_of(numbers_at(where, one(np.uint16)), kind, like)[0]
-    return constant(numbers_at(where, one(np.float64))[0], like[0])
+        return constant(numbers_at(place, one(np.float32))[0], like[0])
+    if kind in (BFLOAT16, FLOAT16):
+        return floats_of(numbers_at(place, one(np.uint16)), kind, like)[0]
+    return constant(numbers_at(place, one(np.float64))[0], like[0])
 
 
 @overload(clear, jit_options=FLAGS)
@@ -124,11 +126,11 @@ def _clear(gradient, i, like, how):
 
 @callee
 def _clear_one(gradient, i, like):
-    where, kind = _place_of(gradient, i, like), _kind_of(gradient)
-    if kind == BFLOAT16 or kind == FLOAT16:
-        put_numbers(where, one(np.uint16))
+    place, kind = _place_of(gradient, i, like), _kind_of(gradient)
+    if kind in (BFLOAT16, FLOAT16):
+        put_numbers(place, one(np.uint16))
     elif kind == DIRECT:
-        put_numbers(where, like)
+        put_numbers(place, like)
     else:
         clear_one(Gradient(gradient.address, gradient.record), i, like)
 
@@ -149,33 +151,63 @@ def _eight_of(gradient, i, like, count, whole):
 
         def of_either(gradient, i, like, count, whole):
             if not whole:
-                return _one_by_one(gradient, i, like, count)
-            where = _place_of(gradient, i, like)
+                return _some_of(gradient, i, like, count)
+            place = _place_of(gradient, i, like)
             if gradient.kind == DIRECT:
-                return whole_at(where, like)
-            return floats_of(whole_at(where, halves(like)), gradient.kind, like)
+                return whole_at(place, like)
+            return floats_of(whole_at(place, halves(like)), gradient.kind, like)
 
         return of_either
 
     def of_one(gradient, i, like, count, whole):
-        return whole_at(gradient.address + i * size_of(like), like) if whole else _one_by_one(gradient, i, like, count)
+        return whole_at(gradient.address + i * size_of(like), like) if whole else _some_of(gradient, i, like, count)
 
     return of_one
 
 
-def _one_by_one(gradient, i, like, count):
+@callee
+def _some_of(gradient, i, like, count):
     """`eight_of` those that are not whole."""
+    if is_plain(gradient):
+        return _side_by_side(gradient, i, like, count)
+    numbers = like
+    for k in range(count):
+        numbers = with_kth(numbers, numbers_of(gradient, i + k, like[:1], 0)[0], k)
+    return numbers
 
 
-@overload(_one_by_one, jit_options=FLAGS)
-def _one_by_one_overload(gradient, i, like, count):
-    if len(like) == 1:
-        return lambda gradient, i, like, count: numbers_of(gradient, i, like, 0) if count > 0 else like
+def _side_by_side(gradient, i, like, count):
+    """`_some_of` a gradient that `is_plain`."""
 
-    def each(gradient, i, like, count):
-        return _one_by_one(gradient, i, like[:1], count) + _one_by_one(gradient, i + 1, like[1:], count - 1)
 
-    return each
+@overload(_side_by_side, jit_options=FLAGS)
+def _side_by_side_overload(gradient, i, like, count):
+    if gradient.instance_class is Gradient:
+        return lambda gradient, i, like, count: some_at(gradient.address + i * size_of(like), like, count)
+
+    def of_either(gradient, i, like, count):
+        place = _place_of(gradient, i, like)
+        if gradient.kind == DIRECT:
+            return some_at(place, like, count)
+        return floats_of(some_at(place, halves(like), count), gradient.kind, like)
+
+    return of_either
+
+
+def with_kth(numbers, number, k):
+    """The tuple ``numbers`` with another one in place ``k``."""
+
+
+@overload(with_kth, jit_options=FLAGS)
+def _with_kth(numbers, number, k):
+    if len(numbers) == 1:
+        return lambda numbers, number, k: (where(k == 0, number, numbers[0]),)
+    half = len(numbers) // 2
+
+    def both(numbers, number, k):
+        return with_kth(numbers[:half], number, k) + with_kth(numbers[half:], number, k - half)
+
+    return both
 
 
 def clear_eight(gradient, i, like, count, whole):
@@ -205,3 +237,36 @@ def _clear_eight(gradient, i, like, count, whole):
                 clear(gradient, i + k, like[:1], 0)
 
     return of_one
+
+
+# -- norms -------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def measure_halves(kind):
+    """`norms.measure_chunk` for a `HalfGradient` of this kind, or another."""
+    open_chunk = half_chunk_of(kind)
+
+    @callee
+    def measure_chunk(t, program, k, lanes, thread, dtype):
+        chunk = open_chunk(t, k)
+        if chunk.gradient.address == 0:
+            if thread == 0:
+                t.common.sums[0, k], t.common.sums[1, k] = 0.0, 0.0
+        elif chunk.gradient.kind == DIRECT:  # constants, so that no branch comes between loads
+            _measure(t, program, k, chunk, DIRECT, lanes, thread, dtype)
+        else:
+            _measure(t, program, k, chunk, kind, lanes, thread, dtype)
+
+    return measure_chunk
+
+
+@callee
+def _measure(t, program, k, chunk, kind, lanes, thread, dtype):
+    gradient = HalfGradient(chunk.gradient.address, chunk.gradient.record, kind)
+    chunk = Chunk(chunk.segment, chunk.first, chunk.size, gradient)
+    accumulator = t.common.addresses[ACCUMULATOR, chunk.segment]
+    aligned = is_plain(gradient) and (gradient.address | accumulator) % VECTOR == 0
+    work = Squares(chunk, accumulator, aligned, program.options, control_of(t, program, k), False, (0,))
+    how = ACCUMULATES if program.options & ACCUMULATED else 0
+    measure(work, how, lanes, thread, t.common.sums, k, dtype)

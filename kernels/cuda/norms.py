@@ -19,9 +19,9 @@ from .sums import TERMS, Terms, how_to_load, row_sum, segment_is_done, start_of,
 from .tables import BLOCKS, CHECKED, FACTOR, MEASURED, NORM, PLANS, STOPPED, control_of, device_tables_at, program_of
 from .threads import TEAM, barrier, block_barrier
 
-# Replaced in each specialisation.
+# Replaced in each specialisation; at the end of this file what measures plain gradients.
 DTYPE = np.float32
-CHUNK_OF: Any = chunk_of
+MEASURE: Any = None
 WARPS = 4
 SCRATCH = WARPS * SUM_LANES
 
@@ -74,7 +74,7 @@ def norms(handle, options):
     warps = cuda.blockDim.x // TEAM
     k = cuda.blockIdx.x * warps + warp
     while k < chunks_of(handle, DTYPE):
-        _measure_chunk(handle, options, k, lanes, flags, warp, thread, CHUNK_OF, DTYPE)
+        _measure_chunk(handle, options, k, lanes, flags, warp, thread, MEASURE, DTYPE)
         k += cuda.gridDim.x * warps
     if is_last_block(handle, flags, DTYPE):
         _conclude(handle, options, scratch[:SUM_LANES], cuda.threadIdx.x, cuda.blockDim.x, DTYPE)
@@ -91,20 +91,20 @@ def is_last_block(handle, flags, dtype):
 
 
 @callee
-def _measure_chunk(handle, options, k, lanes, flags, warp, thread, open_chunk, dtype):
+def _measure_chunk(handle, options, k, lanes, flags, warp, thread, measure_one, dtype):
     t = device_tables_at(handle, dtype)
     program = program_of(t, options, dtype)
     if program.ready and program.options & MEASURED:
         segment = t.common.chunks[k, SEGMENT]
-        _measure(t, program, k, lanes, thread, open_chunk, dtype)
+        measure_one(t, program, k, lanes, thread, dtype)
         if program.way == EACH and segment_is_done(t, segment, flags, warp, thread):
             _limit(t, program, segment, lanes, thread)
 
 
 @callee
-def _measure(t, program, k, lanes, thread, open_chunk, dtype):
+def measure_chunk(t, program, k, lanes, thread, dtype):
     """Squares and finiteness of one chunk."""
-    sums, chunk = t.common.sums, open_chunk(t, k)
+    sums, chunk = t.common.sums, chunk_of(t, k)
     if chunk.gradient.address == 0:
         if thread == 0:
             sums[0, k], sums[1, k] = 0.0, 0.0
@@ -169,3 +169,6 @@ def decide(t, program, plans):
     t.measures[FACTOR] = common_factor(program.way, program.limit, norm)
     bad_norm = program.way != 0 and not math.isfinite(norm)
     t.state[STOPPED] = program.options & CHECKED != 0 and (bad != 0.0 or bad_norm)
+
+
+MEASURE = measure_chunk

@@ -15,7 +15,6 @@ from ..formats.kept import PARTS
 from ..formats.noise import noise_at
 from ..formats.registry import BLOCK
 from ..formats.scale import scale_from
-from ..maths import constant
 from .eight import EIGHT, bits_apart, eight_at, put_eight
 from .lanes import one
 from .threads import TEAM, barrier

@@ -36,7 +36,7 @@ def copy_strided(device, target, source, stream):
     ----------
     device : Device
     target, source : arrays
-        With ``address``, ``shape``, ``strides`` in bytes, and ``itemsize`` of 4 or 8.
+        With ``address``, ``shape``, ``strides`` in bytes, and ``itemsize`` of 2, 4 or 8.
     stream : int
     """
     axes = _merged(target.shape, target.strides, source.strides)
@@ -68,5 +68,5 @@ def _merged(shape, *strides):
 
 @functools.cache
 def _kernel(device, width):
-    dtype = {4: np.uint32, 8: np.uint64}[width]
+    dtype = {2: np.uint16, 4: np.uint32, 8: np.uint64}[width]
     return device.load(cuda_program(copy, f"{8 * width}", 15, {"DTYPE": dtype}, device.capability, "no rule"))

@@ -32,7 +32,7 @@ class Kept(NamedTuple):
 
 
 def column_of(format, places):
-    """The column of the table of parts for arrays of a format at some addresses, 0 for none; None: the compute dtype's."""
+    """The column of the table of parts for a format's arrays at some addresses, 0 for none. None: no format."""
     places = list(places)
     scales = [places.pop()] if format is not None and format.scaled else [0]
     return [*places, *[0] * (PARTS - 1 - len(places)), *scales]

@@ -1,7 +1,7 @@
 """Noise for rounding at random: it follows from a seed, the number of updates, a parameter's number and an element's.
 
-So it is the same on any number of threads, on a CPU and on a GPU. Elements are taken in blocks, whose first element says
-what the noise of the others begins with.
+So it is the same on any number of threads, on a CPU and on a GPU. Elements are taken in blocks, whose first element
+says what the noise of the others begins with.
 """
 
 import numpy as np

@@ -73,8 +73,9 @@ class Kernel:
         launch["check"], launch["fence"], launch["synchronise"] = runs[1:]
         launch["blocks"], launch["threads"], launch["resident"] = blocks, threads, resident
         launch["order"], launch["seed"], launch["races"] = order, seed, races
+        launch["grain"] = grain = self.text.narrowest
         launch["shared_bytes"], launch["shared_start"] = self.text.shared_bytes, shared.ctypes.data
-        kept = _clocks(launch, blocks * threads, memory.cells(), shared.size // 4) if races else ()
+        kept = _clocks(launch, blocks * threads, memory.cells() * (4 // grain), shared.size // grain) if races else ()
         runs.run_grid(self._step, records.ctypes.data, frames, shared, flags)
         del kept
         if launch["error"] != FINE:

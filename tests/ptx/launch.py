@@ -30,7 +30,7 @@ LAUNCH = np.dtype(
         (name, np.int64)
         for name in (
             "params", "check", "fence", "synchronise",  # addresses, the last three of functions
-            "blocks", "threads", "resident", "order", "seed", "races",
+            "blocks", "threads", "resident", "order", "seed", "races", "grain",
             "ranges", "range_count", "last", "shared_bytes",
             "error", "error_line", "error_thread", "error_other", "error_other_line", "error_address", "race_count",
             "loads", "stores", "wide_loads", "wide_stores", "atomics", "switches",

@@ -96,17 +96,21 @@ def _is_written(address, count, kind):
 
 @njit
 def _place_of(launch, frame, address, nbytes, space):
-    """Where the flags of some memory are, 0 if all of it was written; its first cell, -1 if it may not be touched."""
+    """Where the flags of some memory are, 0 if all of it was written; its first cell, -1 if it may not be touched.
+
+    Flags are for four bytes, cells for as many as the narrowest access of the kernel takes.
+    """
     start = frame[SHARED]
     if space != GLOBAL and start <= address and address + nbytes <= start + launch.shared_bytes:
-        return frame[FLAGS] + (address - start) // 4, launch.shared_cells + (address - launch.shared_start) // 4
+        cell = launch.shared_cells + (address - launch.shared_start) // launch.grain
+        return frame[FLAGS] + (address - start) // 4, cell
     ranges = carray(memory_at(launch.ranges), (launch.range_count, 4), np.int64)
     row = _range_of(launch, ranges, address, nbytes) if space != SHARED_ONLY else -1
     if row < 0:
         return 0, -1
-    first = (address - ranges[row, LOW]) // 4
-    written = ranges[row, WRITTEN]
-    return written + first if written else 0, ranges[row, FIRST_CELL] + first
+    offset, written = address - ranges[row, LOW], ranges[row, WRITTEN]
+    cell = ranges[row, FIRST_CELL] * (4 // launch.grain) + offset // launch.grain
+    return written + offset // 4 if written else 0, cell
 
 
 def check(launch_address, frame_address, line, address, nbytes, kind, space):
@@ -120,13 +124,12 @@ def check(launch_address, frame_address, line, address, nbytes, kind, space):
         fail(launch, OUT_OF_BOUNDS, line, frame[NUMBER], address)
         return 0
     _count(launch, nbytes, kind)
-    words = max(nbytes // 4, 1)
-    if flags and not _is_written(flags, words, kind):
+    if flags and not _is_written(flags, max(nbytes // 4, 1), kind):
         fail(launch, UNWRITTEN, line, frame[NUMBER], address)
         return 0
     if launch.races:
-        for k in range(words):
-            touch(launch, frame[NUMBER], line, cell + k, address + 4 * k, kind)
+        for k in range(nbytes // launch.grain):
+            touch(launch, frame[NUMBER], line, cell + k, address + launch.grain * k, kind)
     return 1
 
 
@@ -173,7 +176,7 @@ def run_grid(step, address, frames, shared, flags):
         begin = launch.blocks - first - count if launch.order == BACKWARDS else first
         flags[:] = 0
         if launch.races:
-            forget(launch, launch.shared_cells, shared.size // 4)
+            forget(launch, launch.shared_cells, shared.size // launch.grain)
         for k in range(count * launch.threads):
             member = k // launch.threads
             _start(launch, frames[k], begin + member, k % launch.threads, shared[member], flags[member])

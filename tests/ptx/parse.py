@@ -27,7 +27,8 @@ class Block(NamedTuple):
 class Text(NamedTuple):
     """A kernel: its name and target, names of its 64-bit parameters, types of its registers, shared arrays, blocks.
 
-    ``lines`` are those that instructions are numbered by.
+    ``lines`` are those that instructions are numbered by. ``narrowest`` are the bytes of the narrowest access, at most
+    4.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Text(NamedTuple):
     shared_bytes: int
     blocks: list[Block]
     lines: list[str]
+    narrowest: int
 
 
 LEAVING = ("bra", "ret")
@@ -68,6 +70,7 @@ def parse(ptx):
         shared_bytes,
         _blocks(lines),
         lines,
+        min([4, *(int(bits) // 8 for bits in re.findall(r"\b(?:ld|st|atom)\.[\w.]*?\.[bus](8|16)\b", body))]),
     )
 
 

@@ -1,8 +1,9 @@
 """Data races, by vector clocks over all threads of a grid; fences and atomics order as C11's do.
 
 Each thread has a clock, and knows how far it has heard of the others'. An access races with an earlier one to the same
-four bytes, one of the two a write, unless its thread has heard of that one: by a barrier, or by a fence before an
-atomic operation of the one, and a fence after a later atomic operation on the same address of the other.
+four bytes, or fewer in kernels that access fewer, one of the two a write, unless its thread has heard of that one: by a
+barrier, or by a fence before an atomic operation of the one, and a fence after a later atomic operation on the same
+address of the other.
 """
 
 import numpy as np
