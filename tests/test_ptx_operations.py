@@ -407,8 +407,9 @@ def conversions():
         yield simple(f"cvt.rn.{target}.{source}", source, 1, lambda x, t=target: x.astype(DTYPES[t]), target)
     yield simple("cvt.f64.f32", "f32", 1, lambda x: x.astype(np.float64), "f64")
     yield simple("cvt.rn.f32.f64", "f64", 1, lambda x: x.astype(np.float32), "f32")
-    for source, target in itertools.product(FLOATS, ("s32", "u32", "s64", "u64")):
-        yield Form(f"cvt.rzi.{target}.{source} {{o}}, {{x}};", (source,), target, saturated(target))
+    for source, target, how in itertools.product(FLOATS, ("s32", "u32", "s64", "u64"), ROUNDED):
+        expected = lambda x, target=target, how=how: saturated(target)(ROUNDED[how](x))  # noqa: E731
+        yield Form(f"cvt.{how}.{target}.{source} {{o}}, {{x}};", (source,), target, expected)
     for kind, (how, function) in itertools.product(FLOATS, ROUNDED.items()):
         yield simple(f"cvt.{how}.{kind}.{kind}", kind, 1, function)
     for how in ("cvta.to.global.u64", "cvta.global.u64", "cvta.shared.u64"):
@@ -723,7 +724,7 @@ UNKNOWN = [
     "rcp.approx.ftz.f64 %fd1, %fd2;", "ex2.approx.f32 %f1, %f2;", "lg2.approx.f32 %f1, %f2;", "neg.ftz.f32 %f1, %f2;",
     "abs.ftz.f32 %f1, %f2;", "min.NaN.f32 %f1, %f2, %f3;", "max.ftz.f32 %f1, %f2, %f3;", "popc.b32 %r1, %r2;",
     "setp.lt.and.f32 %p1, %f1, %f2, %p2;", "setp.lt.ftz.f32 %p1, %f1, %f2;", "set.lt.u32.f32 %r1, %f1, %f2;",
-    "cvt.f32.f64 %f1, %fd1;", "cvt.rz.f32.f64 %f1, %fd1;", "cvt.rn.f64.f32 %fd1, %f1;", "cvt.rni.s32.f32 %r1, %f1;",
+    "cvt.f32.f64 %f1, %fd1;", "cvt.rz.f32.f64 %f1, %fd1;", "cvt.rn.f64.f32 %fd1, %f1;", "cvt.rzi.ftz.s32.f32 %r1, %f1;",
     "cvt.sat.u8.s32 %rs1, %r1;", "cvt.f32.s32 %f1, %r1;", "cvt.rn.sat.f32.s32 %f1, %r1;",
     "cvt.rn.bf16.f32 %rs1, %f1;", "cvt.rni.ftz.f32.f32 %f1, %f2;", "shf.l.wrap.b32 %r1, %r2, %r3, %r4;",
     "shfl.sync.bfly.b32 %r1, %r2, 1, 31, -1;", "vote.sync.all.pred %p1, %p2, -1;", "prmt.b32.f4e %r1, %r2, %r3, 1;",

@@ -25,7 +25,7 @@ from ..kernels.formats.kept import Kept
 from ..kernels.registry import Slot
 from ..parameters import Parameter
 from ..signatures import FORMAT
-from .memory import HALVES, as_array, device_of, in_numpy, is_distributed, kept, new_state
+from .memory import HALVES, as_array, device_of, in_numpy, is_distributed, kept, local, new_state, on_device_of
 from .rule import Owner
 
 CODES = {torch.int8: "8bit", torch.uint8: "8bit squares"}
@@ -169,7 +169,7 @@ def scale_in(state: Mapping[str, Any], name: str, like: torch.Tensor, array: Any
     """Return the scales of what is kept in 8 bits like the parameter ``like``: those in its state, or new ones."""
     found: Any = state.get(name)
     if _is_scale(found, array.size):
-        return found.to(like.device)
+        return on_device_of(like, found)
     return like.new_zeros(-(-array.size // BLOCK), dtype=torch.float32)
 
 
@@ -204,7 +204,7 @@ def codes_in(
     (found, scale), array = _both_in(state, name), parameter.array
     is_like = isinstance(found, torch.Tensor) and found.dtype is dtype and found.shape == array.shape
     if is_like and _is_scale(scale, array.size):
-        found = found.to(like.device)
+        found = on_device_of(local(like), found)
         if lies_alike(as_array(called, found, parameter.place), array):
             return found, None
     numbers = numbers_in(called, state, name)

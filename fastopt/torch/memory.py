@@ -53,6 +53,13 @@ def device_of(tensor: Any) -> torch.device:
     return local(tensor).device
 
 
+def on_device_of(like: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor, or a copy of it on the device of another."""
+    if tensor.device == like.device:
+        return tensor
+    return like.new_empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor)
+
+
 def is_updatable(tensor: torch.Tensor) -> bool:
     """Whether `check_parameter` lets a tensor pass."""
     is_known = tensor.dtype in (*DTYPES, *HALVES) and tensor.device.type in (*DEVICES, "meta")

@@ -326,8 +326,8 @@ def _conversion(rounding, source, target):
     if is_float(target):
         convert = ir.IRBuilder.sitofp if is_signed(source) else ir.IRBuilder.uitofp
         return (lambda b, x: convert(b, x, kind)) if rounding == ["rn"] else None
-    if is_float(source) and rounding == ["rzi"] and bits_of(target) >= 32:
-        return partial(_whole_number, target)
+    if is_float(source) and len(rounding) == 1 and rounding[0] in WHOLE and bits_of(target) >= 32:
+        return partial(_whole_number, WHOLE[rounding[0]], target)
     if is_float(source) or rounding:
         return None
     if bits_of(source) < bits_of(target):
@@ -335,12 +335,12 @@ def _conversion(rounding, source, target):
     return (lambda b, x: x) if bits_of(source) == bits_of(target) else (lambda b, x: b.trunc(x, kind))
 
 
-def _whole_number(target, b, x):
+def _whole_number(rounded, target, b, x):
     """The nearest that there is, of NaN zero."""
     kind, sign = llvm_type(target), "s" if is_signed(target) else "u"
     name = f"llvm.fpto{sign}i.sat.i{kind.width}.f{32 if x.type == ir.FloatType() else 64}"
     function = b.module.globals.get(name) or ir.Function(b.module, ir.FunctionType(kind, [x.type]), name)
-    return b.call(function, [x])
+    return b.call(function, [_call(b, rounded, x)])
 
 
 MAKERS = {
