@@ -204,7 +204,7 @@ def test_a_capsule_of_numpys_own():
         ({"device": (device.dlpack.CUDA_HOST, 0)}, TypeError, r"parameter 0.*numpy\.ndarray"),
         ({"versioned": False}, ValueError, "parameter 0.*read-only"),
         ({"read_only": True}, ValueError, "parameter 0.*read-only"),
-        ({"code": 4, "bits": 16}, TypeError, "parameter 0.*float64, got bfloat16"),
+        ({"code": 4, "bits": 32}, TypeError, "parameter 0.*float16, got bfloat32"),
         ({"lanes": 4}, TypeError, "parameter 0.*float32x4"),
         ({"major": 2}, TypeError, r"parameter 0.*DLPack.*1\.x, got 2\.0"),
         ({"data": None}, ValueError, "parameter 0.*no memory"),
@@ -213,6 +213,11 @@ def test_a_capsule_of_numpys_own():
 def test_exports_that_are_refused(changes, error, message):
     with pytest.raises(error, match=message):
         collect([DLPack(zeros(3, 4), **changes)], None)
+
+
+def test_a_bfloat16_is_its_bit_patterns():
+    (parameter,) = collect([DLPack(zeros(3, 4, dtype=np.uint16), code=4)], None)
+    assert (parameter.kept_as, parameter.array.dtype, parameter.dtype) == ("bfloat16", np.uint16, F32)
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -225,8 +230,8 @@ def misaligned():
 @rows(
     ("array", "error", "message"),
     [
-        (zeros(3, dtype=np.int64), TypeError, "parameter 0.*float32 or float64, got int64"),
-        (zeros(3, dtype=np.float16), TypeError, "parameter 0.*got float16: cast"),
+        (zeros(3, dtype=np.int64), TypeError, "parameter 0.*bfloat16 or float16, got int64"),
+        (zeros(3, dtype=np.int16), TypeError, "parameter 0.*got int16: cast"),
         (zeros(6)[::2], ValueError, "parameter 0.*gaps.*copy"),
         (zeros(3, 8)[:, :4], ValueError, "parameter 0.*gaps"),
         (as_strided(zeros(1), (5,), (0,)), ValueError, "parameter 0.*overlaps itself"),
@@ -301,8 +306,8 @@ def test_tensors_that_are_not_in_memory(monkeypatch):
         optimizers.Adam().build([torch.ones(3).as_subclass(sparse)])
     with pytest.raises(ValueError, match=r"parameter 0.*resolve_neg"):
         optimizers.Adam().build([torch._neg_view(torch.ones(3)).as_subclass(on_gpu)])
-    with pytest.raises(TypeError, match=r"parameter 0.*bfloat16"):
-        optimizers.Adam().build([torch.ones(3, dtype=torch.bfloat16).as_subclass(on_gpu)])
+    with pytest.raises(TypeError, match=r"parameter 0.*float16, got complex64"):
+        optimizers.Adam().build([torch.ones(3, dtype=torch.complex64).as_subclass(on_gpu)])
 
 
 def test_losses_take_numpy_arrays(on_gpu):

@@ -250,12 +250,15 @@ def test_state_goes_to_the_host_and_back():
 
 
 def test_state_in_other_formats_is_converted():
-    old, new = run(COVERING["at random"], 2), twins_of(Row("AdamW", "bfloat16", SPLIT, "float32"))
-    for optimizer in (new.host, new.gpu):
-        with pytest.raises(ValueError, match="convert=True"):
-            optimizer.load_state_dict(old.host.state_dict())
-        optimizer.load_state_dict(old.gpu.state_dict(), convert=True)
-    new.check()
+    row = COVERING["8 bits"]
+    eight, plain = run(row, 2), run(row._replace(options={}), 2)
+    states = [twins.gpu.state_dict() for twins in (eight, plain)]
+    for twins, state in zip((plain, eight), states, strict=True):
+        for optimizer in (twins.host, twins.gpu):
+            with pytest.raises(ValueError, match="convert=True"):
+                optimizer.load_state_dict(state)
+            optimizer.load_state_dict(state, convert=True)
+        step(twins, row, 3)
 
 
 def test_averages_take_the_parameters_place():
@@ -296,7 +299,7 @@ def test_arrays_of_libraries(library, kind, monkeypatch):
         return [tensor.view(getattr(torch, kind)) for tensor in tensors]
 
     overrides = BF16 if kind == "bfloat16" else None
-    optimizer, reference = (fastopt.SGD(0.1) for _ in range(2))
+    optimizer, reference = (fastopt.SGD(0.1, stochastic_rounding=True) for _ in range(2))
     optimizer.build(given(params), None if library == "torch" else overrides)
     reference.build(expected, overrides)
     for seed in (1, 2):
@@ -355,7 +358,7 @@ def test_what_cannot_be_built():
 
 def test_gradients_that_do_not_fit(monkeypatch):
     params = drawn(0, "bfloat16", LONG)
-    optimizer = fastopt.SGD(0.1)
+    optimizer = fastopt.SGD(0.1, stochastic_rounding=True)
     optimizer.build(on_gpu(params), BF16)
     for grads, message in (
         (
@@ -367,7 +370,7 @@ def test_gradients_that_do_not_fit(monkeypatch):
         refused(lambda grads=grads: optimizer.apply(on_gpu(grads)), (TypeError, ValueError), message, *params)
     indices, values = np.zeros(2, np.int64), np.zeros((2, 5), np.float32)
     table = drawn(0, "bfloat16", ((9, 5),))
-    rows = fastopt.SGD(0.1)
+    rows = fastopt.SGD(0.1, stochastic_rounding=True)
     rows.build(on_gpu(table), BF16)
     given = [fastopt.RowGradient(*(gpu_arrays.numba_array(array, monkeypatch) for array in (indices, values)))]
     refused(lambda: rows.apply(given), TypeError, "what is kept in a storage format takes whole gradients", *table)
