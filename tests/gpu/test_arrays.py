@@ -263,7 +263,7 @@ def test_parameters_on_different_devices():
         fastopt.Adam().build([tensor(first), *others])
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.int32, torch.complex64])
+@pytest.mark.parametrize("kind", [torch.int32, torch.complex64])
 def test_parameters_of_other_types(kind):
     with pytest.raises((TypeError, ValueError), match="float32"):
         fastopt.Adam().build([torch.ones(3, dtype=kind, device="cuda")])
