@@ -53,17 +53,17 @@ class Room(NamedTuple):
     lane: Any
 
 
-def stream_of(format, number, dtype):
-    """The stream of a number, in a format; None: in the compute dtype."""
+def stream_of(format, stream, dtype):
+    """The stream with a number, in a format; None: in the compute dtype."""
     if format is None:
-        return _native(number, dtype)
+        return _native(stream, dtype)
     if format.scaled:
-        return _scaled(format, number, dtype)
-    return _of_one_part(format, number, dtype) if len(format.parts) == 1 else _of_two_parts(format, number, dtype)
+        return _scaled(format, stream, dtype)
+    return _of_one_part(format, stream, dtype) if len(format.parts) == 1 else _of_two_parts(format, stream, dtype)
 
 
-def _native(number, dtype):
-    first, like = PARTS * number, (dtype(0),) * EIGHT
+def _native(stream, dtype):
+    first, like = PARTS * stream, (dtype(0),) * EIGHT
 
     @inlined_callee
     def open_native(parts, segment):
@@ -93,9 +93,9 @@ def _native(number, dtype):
     return Stream(open_native, apart_native, get_native, decode_native, encode_native, put_native)
 
 
-def _of_one_part(format, number, dtype):
-    first, decode, encode, (kind,) = PARTS * number, format.decode, format.encode, _kinds(format)
-    stream, like, size = number, (kind(0),) * EIGHT, np.dtype(kind).itemsize
+def _of_one_part(format, stream, dtype):
+    first, decode, encode, (kind,) = PARTS * stream, format.decode, format.encode, _kinds(format)
+    like, size = (kind(0),) * EIGHT, np.dtype(kind).itemsize
 
     @inlined_callee
     def open_one(parts, segment):
@@ -132,9 +132,9 @@ def _of_one_part(format, number, dtype):
     return Stream(open_one, apart_one, get_one, decode_one, encode_one, put_one)
 
 
-def _of_two_parts(format, number, dtype):
-    first, decode, encode, (kind, other) = PARTS * number, format.decode, format.encode, _kinds(format)
-    stream, like, beside = number, (kind(0),) * EIGHT, (other(0),) * EIGHT
+def _of_two_parts(format, stream, dtype):
+    first, decode, encode, (kind, other) = PARTS * stream, format.decode, format.encode, _kinds(format)
+    like, beside = (kind(0),) * EIGHT, (other(0),) * EIGHT
     size, size_beside = np.dtype(kind).itemsize, np.dtype(other).itemsize
 
     @inlined_callee
@@ -175,9 +175,9 @@ def _of_two_parts(format, number, dtype):
     return Stream(open_two, apart_two, get_two, decode_two, encode_two, put_two)
 
 
-def _scaled(format, number, dtype):
+def _scaled(format, stream, dtype):
     """A stream of blocks with scales: all threads of a warp call its functions for one block."""
-    first, decode, encode, (kind,) = PARTS * number, format.decode, format.encode, _kinds(format)
+    first, decode, encode, (kind,) = PARTS * stream, format.decode, format.encode, _kinds(format)
     like, size = (kind(0),) * EIGHT, np.dtype(kind).itemsize
 
     @inlined_callee
