@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import re
 import runpy
 import sys
@@ -236,12 +237,9 @@ def test_fsdp2(mesh):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("AdamW", {"clip_norm": 1.0}, "clip_norm needs whole parameters"),
         ("Lamb", {}, "Lamb needs whole parameters"),
         ("Adafactor", {}, "Adafactor needs whole parameters"),
         ("AdamW", {"flat": True}, "flat=True cannot move"),
-        ("AdamW", {"nonfinite": "skip"}, "nonfinite='skip' sees this process's part of distributed tensors"),
-        ("AdamW", {"nonfinite": "raise"}, "one process alone would leave a step out"),
     ],
 )
 def test_what_distributed_tensors_are_refused_for(mesh, name, options, message):
@@ -260,15 +258,42 @@ def test_options_that_come_after_the_first_step_of_distributed_tensors(mesh):
 
     p = torch.nn.Parameter(distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)]))
     optimizer = fastopt.torch.SGD([p], lr=0.1)
-    for name, value in (("clip_norm", 1.0), ("nonfinite", "skip"), ("nonfinite", "raise")):
-        (p * p).sum().backward()
+    p.grad = distribute_tensor(torch.full((4, 3), 2.0), mesh, [Shard(0)])
+    optimizer.step()
+    optimizer.clip_norm = 1.0
+    optimizer.step()
+    assert optimizer.last_grad_norm == pytest.approx(48**0.5, rel=1e-15)
+    p.grad = distribute_tensor(torch.full((4, 3), math.nan), mesh, [Shard(0)])
+    before = p.detach().full_tensor().clone()
+    optimizer.nonfinite = "skip"
+    optimizer.step()
+    optimizer.nonfinite = "raise"
+    with pytest.raises(FloatingPointError, match="parameter 0 of group 0 is not finite"):
         optimizer.step()
-        before = p.detach().full_tensor().clone()
-        setattr(optimizer, name, value)
-        with pytest.raises(TypeError, match=name):
+    assert torch.equal(p.detach().full_tensor(), before)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_processes_cannot_agree_on(mesh, monkeypatch):
+    from torch.distributed.tensor import Partial, Shard, distribute_tensor
+
+    p = torch.nn.Parameter(distribute_tensor(torch.ones(4, 3), mesh, [Shard(0)]))
+    p.grad = p.detach().clone()
+    optimizer = fastopt.torch.SGD([p], lr=0.1, clip_norm=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.distributed, "get_backend_config", lambda group: "cuda:nccl")
+        with pytest.raises(TypeError, match=r"clip_norm has the processes exchange .*init_process_group\(\"cpu:gloo"):
             optimizer.step()
-        setattr(optimizer, name, None if name == "clip_norm" else "propagate")
-        assert torch.equal(p.detach().full_tensor(), before)
+    with monkeypatch.context() as patch:
+        patch.setattr("fastopt.torch.distributed.device_of", lambda tensor: torch.device("cuda"))
+        with pytest.raises(TypeError, match=r"clip_norm sees this process's part .* on a GPU: there use"):
+            optimizer.step()
+    summed = torch.nn.Parameter(type(p.data).from_local(torch.ones(4, 3), mesh, [Partial()]))
+    summed.grad = summed.detach().clone()
+    optimizer = fastopt.torch.SGD([summed], lr=0.1, nonfinite="skip")
+    with pytest.raises(TypeError, match="nonfinite='skip' takes parameters that are divided or replicated"):
+        optimizer.step()
+    assert float(p.detach().full_tensor().sum()) == 12.0
 
 
 # -- several processes -------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -18,6 +18,8 @@ from ..kernels.layout import ACCUMULATED, ADDRESS, STAGED
 from ..plan import ACCUMULATOR_SLOT, Plan
 from ..scalars import Decision, Scalars
 
+Agree = Callable[[list[tuple[float, bool]]], tuple[float, bool]]
+
 
 class HostSteps:
     """What `Optimizer` does per step, on the host.
@@ -30,10 +32,17 @@ class HostSteps:
     plans : list of Plan
     gradients : Gradients
     scalars : Scalars
+
+    Attributes
+    ----------
+    agree : function or None
+        Where the plans have parts of parameters, whose other parts are elsewhere: what makes of the sum of squares and
+        the finiteness that each plan has found those of all gradients.
     """
 
     def __init__(self, plans: list[Plan], gradients: BaseGradients, scalars: Scalars) -> None:
         self._plans, self._gradients, self._scalars = plans, gradients, scalars
+        self.agree: Agree | None = None
         self._clipped = False  # whether the last step left clipping factors behind
         for plan in plans:
             plan.connect_on_host(gradients.table, gradients.layouts)
@@ -95,16 +104,22 @@ class HostSteps:
         A step that only accumulates has no norm.
         """
         found = [plan.engine.norms(options & (ACCUMULATED | STAGED)) for plan in self._plans]
-        if nonfinite != "propagate" and not all(finite for _, finite in found):
-            return _refuse(nonfinite, nonfinite_message(self._plans, [each.engine.nonfinite() for each in self._plans]))
+        squares, finite = (self.agree or _together)(found)
+        if nonfinite != "propagate" and not finite:
+            return _refuse(nonfinite, self._nonfinite_message(found))
         if not decision.closing:
             return True, None
-        norm = math.sqrt(sum(squares for squares, _ in found))
+        norm = math.sqrt(squares)
         if decision.way and nonfinite != "propagate" and not math.isfinite(norm):
             return _refuse(nonfinite, OVERFLOW)
         self._clipped = True
         self._clip(norm, decision.way, decision.limit)
         return True, norm
+
+    def _nonfinite_message(self, found: Sequence[tuple[float, bool]]) -> str:
+        if all(finite for _, finite in found):
+            return ELSEWHERE
+        return nonfinite_message(self._plans, [each.engine.nonfinite() for each in self._plans])
 
     def _clip(self, norm: float, way: int, limit: float) -> None:
         """Have the step clip gradients whose norm, over all of them, is ``norm``."""
@@ -141,6 +156,11 @@ def _refuse(nonfinite: str, message: str) -> tuple[bool, None]:
     return False, None
 
 
+def _together(found: Sequence[tuple[float, bool]]) -> tuple[float, bool]:
+    return sum(squares for squares, _ in found), all(finite for _, finite in found)
+
+
+ELSEWHERE = "a gradient is not finite in another process; nothing was updated"
 OVERFLOW = "the gradients' norm overflows; nothing was updated"
 
 

@@ -19,6 +19,7 @@ from .averages import Averages
 from .backward import BackwardSteps
 from .building import Built, build, local_gradient, own
 from .cohorts import path_of
+from .distributed import add_up_parts, goes_on_without_gradients, is_found_anywhere
 from .formats import check_formats, keep_dtypes
 from .memory import HALVES, check_parameter, device_of, few_threads, local
 from .names import ELSEWHERE
@@ -192,7 +193,8 @@ class Fused(Options, Averages, Scaled):
             one_call(self._ends())()
             return loss
         found_inf = found_inf_of(self)
-        self._last_step_skipped = found_inf is not None and not self._is_for_gpu(found_inf) and bool(found_inf)
+        asked = found_inf is not None and not self._is_for_gpu(found_inf)
+        self._last_step_skipped = asked and is_found_anywhere(self, bool(found_inf))
         if not self._last_step_skipped:
             with alone(self._stepping):
                 scale = scale_of(self)
@@ -229,8 +231,10 @@ class Fused(Options, Averages, Scaled):
     @torch.compiler.disable
     def _step(self, unscale: float = 1.0) -> None:
         params = [p for group in self.param_groups for p in group["params"]]
-        grads = [p.grad for p in params]
         built = self._built
+        if built is None or built.is_divided:
+            add_up_parts(params)
+        grads = [p.grad for p in params]
         if built is None or not (built.is_current(self, params, grads) and built.prepare_step(grads)):
             built = build(self, params, grads, {} if built is None else built.cohorts)
             built.prepare_step(grads)
@@ -259,7 +263,8 @@ class Fused(Options, Averages, Scaled):
             # Autograd must refuse a backward pass through values that it had saved, as after any update in place.
             note_writing(stepped)
         if not optimizers:
-            one_call(ends)()
+            ran.append(goes_on_without_gradients(self))
+            one_call(ends if ran[-1] else ())()
         self._last_step_skipped = not all(ran)
         return all(ran)
 

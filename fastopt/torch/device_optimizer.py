@@ -24,9 +24,11 @@ from ..optimizer import Optimizer
 from ..parameters import Parameter, check_disjoint
 from ..plan import AVERAGE_SLOT, Plan, allocate
 from ..steps.gpu import GpuSteps
+from ..steps.host import HostSteps
 from . import reading
 from .cohorts import Cohort, Member
 from .counters import Counters
+from .distributed import agreement_of, kind_of
 from .formats import COUNTER, TensorFormats, check_formats, formats_of, names_beside
 from .gradients import TensorGradients, present_of
 from .memory import HALVES, as_array, check_parameter, is_distributed, local
@@ -88,6 +90,7 @@ class DeviceOptimizer(Optimizer):
         self._present: list[int] | None = []
         self._active: list[Cohort] = []
         self._take_charge(self._collect(), allocate)
+        self._agree_with_others()
         self._tables = [Rows(self._owner, plan) for plan in self._plans]
         self._unrecorded = list(members)
         self._may_leave_out = may_leave_out(self._owner)
@@ -152,12 +155,12 @@ class DeviceOptimizer(Optimizer):
         for k, (member, parameter) in enumerate(zip(self.members, self._parameters, strict=True)):
             structure = structures[member.group]
             kept = formats_of(self, parameter, _slots_of(*structure), owner.rule.names)
-            members.setdefault((structure, parameter.dtype, kept), []).append(k)
+            members.setdefault((structure, parameter.dtype, kept, kind_of(member.tensor)), []).append(k)
         extra = {AVERAGE_SLOT: Slot(copies_parameter=True)} if self.use_ema else {}
         names = {**owner.rule.names, AVERAGE_SLOT: "ema"}
         self._rounded, self._is_noisy = integers("q", [0]), False
         plans = []
-        for (structure, _, kept), indices in members.items():
+        for (structure, _, kept, _), indices in members.items():
             chosen = [self._parameters[k] for k in indices]
             rows: list[Any] = [self._row_of(self.members[k]) for k in indices]
             formats = self._formats(dict(kept), indices) if kept else None
@@ -166,6 +169,13 @@ class DeviceOptimizer(Optimizer):
             plans.append(Plan("", indices, chosen, rows, structure[0], slots, extra, storage, formats))
             storage.forget_stale(plans[-1])
         return plans
+
+    def _agree_with_others(self) -> None:
+        """Have steps go by the gradients of all processes that have parts of the owner's parameters."""
+        agreement = agreement_of(self._owner)
+        if agreement is not None and isinstance(self._steps, HostSteps):
+            kinds = [kind_of(self.members[plan.indices[0]].tensor) for plan in self._plans]
+            self._steps.agree = partial(agreement.agree, kinds=kinds)
 
     def _formats(self, kept: dict[str, str], indices: list[int]) -> TensorFormats:
         """Return how numbers of these members are kept; noise is that of a parameter's number among all."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .distributed import check_agreement
 from .memory import is_distributed
 from .rule import Owner
 
@@ -18,18 +19,12 @@ def check_distribution(owner: Owner, params: list[Any]) -> None:
         return
     if owner.flat:
         raise TypeError("flat=True cannot move distributed tensors (FSDP2, tensor parallel): leave it out")
-    if owner.rule.needs_whole or owner.clip_norm is not None:
-        what = type(owner).__name__ if owner.rule.needs_whole else "clip_norm"
+    if owner.rule.needs_whole:
         raise TypeError(
-            f"{what} needs whole parameters, and these are distributed tensors (FSDP2, tensor parallel), of which "
-            "this process has a part: use an elementwise rule, and torch.nn.utils.clip_grad_norm_"
+            f"{type(owner).__name__} needs whole parameters, and these are distributed tensors (FSDP2, tensor "
+            "parallel), of which this process has a part: use an elementwise rule"
         )
-    if owner.nonfinite != "propagate":
-        raise TypeError(
-            f"nonfinite={owner.nonfinite!r} sees this process's part of distributed tensors (FSDP2, tensor parallel), "
-            "and one process alone would leave a step out: step only where torch.nn.utils.get_total_norm of all "
-            "gradients, which is the same for every process, is finite"
-        )
+    check_agreement(owner, params)
 
 
 def has_processes() -> bool:
