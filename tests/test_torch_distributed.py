@@ -105,3 +105,12 @@ def test_tensor_parallel(both):
         assert found["tensor_parallel"]["placed"] == ["S(0)", "S(0)", "S(1)", "R"]
         assert found["sequence_parallel"]["gap"] < 2e-5
         assert found["sequence_parallel"]["placed"] == ["(Partial(sum),)", "(Partial(sum),)"]
+
+
+def test_evaluation_of_an_fsdp2_model(both):
+    for found in both:
+        apart, inside, after, refused = found["evaluation"]
+        assert apart
+        assert inside
+        assert after
+        assert "call model.reshard() before evaluation_weights()" in refused

@@ -376,20 +376,24 @@ def test_evaluation_of_an_fsdp2_model(mesh):
         expected = torch.func.functional_call(net(), averages, x)
         with optimizer.evaluation_weights():
             assert torch.allclose(model(x), expected)
-            model.reshard()
         before = model(x)
         assert not torch.allclose(before, expected)
-        with pytest.raises(RuntimeError, match=r"model.reshard\(\) before evaluation_weights"):
+        with pytest.raises(RuntimeError, match=r"model.reshard\(\) before evaluation_weights\(\), or make it by fully"):
             optimizer.evaluation_weights().__enter__()
         model.reshard()
-        with pytest.raises(RuntimeError, match=r"model.reshard\(\) at the end of"), optimizer.evaluation_weights():
+        with pytest.raises(KeyError), optimizer.evaluation_weights():
             assert torch.allclose(model(x), expected)
-        model.reshard()
+            raise KeyError
         assert torch.equal(model(x), before)
         model.reshard()
-        with pytest.raises(KeyError), optimizer.evaluation_weights():
+        handle = model.conv.register_forward_hook(lambda *_: 1 / 0)
+        failed = pytest.raises(RuntimeError, match=r"call model.reset_iter_state\(\): a forward pass has failed")
+        with failed as found, optimizer.evaluation_weights():
             model(x)
-            raise KeyError
+        assert isinstance(found.value.__context__, ZeroDivisionError)
+        handle.remove()
+        model.reset_iter_state()
+        assert torch.equal(model(x), before)
         model.reshard()
     assert all(map(torch.equal, trained, (p.full_tensor() for p in model.parameters())))
 
@@ -415,6 +419,35 @@ def test_schedule_free_modes_of_an_fsdp2_model(mesh):
     assert not optimizer.param_groups[0]["train_mode"]
     model.reshard()
     optimizer.train()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_fsdp2_model_that_reshards_itself(mesh):
+    """Nothing is refused, and what it computes are the weights that the optimizer says."""
+    from torch.distributed.fsdp import fully_shard
+
+    x, model = batches(1)[0][0].float(), net()
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    optimizer = fastopt.torch.ScheduleFreeAdamW(model.parameters(), lr=0.1, ema=0.5)
+    optimizer.train()
+    for batch in batches(2):
+        loss_of(model, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def is_right():
+        weights = {name: p.full_tensor() for name, p in model.named_parameters()}
+        return torch.allclose(model(x), torch.func.functional_call(net(), weights, x))
+
+    with torch.no_grad():
+        assert is_right()
+        optimizer.eval()
+        assert is_right()
+        with optimizer.evaluation_weights():
+            assert is_right()
+        assert is_right()
+        optimizer.train()
+        assert is_right()
 
 
 @pytest.mark.filterwarnings("ignore")

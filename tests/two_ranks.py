@@ -326,6 +326,28 @@ def fsdp2(mesh, rank):
 
 
 @case
+def evaluation(mesh, rank):
+    """What an FSDP2 model computes inside `evaluation_weights`, and after it, where nobody calls ``reshard``."""
+    own, x = sharded(mesh), batch(9, 0)
+    optimizer = fastopt.torch.SGD(own.parameters(), lr=0.5, ema=0.5)
+    for step in range(3):
+        train(own, optimizer, step, rank)
+    averages = {name: whole(optimizer.state[p]["ema"]) for name, p in own.named_parameters()}
+    trained = {name: whole(p) for name, p in own.named_parameters()}
+    expected = [torch.func.functional_call(model(), weights, x) for weights in (averages, trained)]
+    with torch.no_grad():
+        with optimizer.evaluation_weights():
+            inside = own(x)
+        after = own(x)
+        try:
+            optimizer.evaluation_weights().__enter__()
+        except RuntimeError as error:
+            refused = str(error)
+    apart = not torch.allclose(*expected)
+    return [apart, torch.allclose(inside, expected[0]), torch.allclose(after, expected[1]), refused]
+
+
+@case
 def tensor_parallel(mesh, rank):
     """Columns, then rows; a bias that every process has whole. Every process has the same batch."""
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
@@ -368,9 +390,7 @@ def sequence_parallel(mesh, rank):
         for step in range(3):
             optimizer.zero_grad()
             x = batch(step, 0)[None]
-            x = (
-                x if options is None else x.chunk(dist.get_world_size(), 1)[rank]
-            )  # parts of a sequence
+            x = x if options is None else x.chunk(dist.get_world_size(), 1)[rank]  # parts of a sequence
             (own(x).pow(2) * torch.arange(12.0).reshape(1, 4, 3)).mean().backward()
             placed = [str(getattr(p.grad, "placements", ())) for p in own.parameters()]
             if options is None:

@@ -16,7 +16,7 @@ from ..kernels.cpu.launch import one_call
 from ..kernels.locks import Lock
 from ..steps.alone import alone
 from .memory import few_threads, local
-from .several import check_sharded
+from .several import RESHARD, check_sharded
 
 
 class Averages:
@@ -40,7 +40,8 @@ class Averages:
         ------
         RuntimeError
             If there is none: ``ema=None``, or no step yet; or if the context is entered twice. With FSDP2, if the model
-            would go on with other weights: call its ``reshard()`` before the context and at its end.
+            would go on with weights that it has gathered: call its ``reshard()`` before the context. At its end that
+            is done.
         """
         if self.ema is None:
             raise RuntimeError("there are no averaged weights: make the optimizer with ema=0.99, for example")
@@ -56,7 +57,7 @@ class Averages:
         if not pairs:
             raise RuntimeError("there are no averaged weights before the first step")
         averaged = [p for p, _ in pairs]
-        check_sharded(averaged, "before evaluation_weights()")
+        modules = check_sharded(averaged, RESHARD.format("evaluation_weights()"))
         try:
             self._evaluating = True
             with few_threads():
@@ -69,7 +70,10 @@ class Averages:
             except BaseException:  # interrupted before it had begun
                 self.leave_evaluation()
                 raise
-        check_sharded(averaged, "at the end of evaluation_weights()")
+            finally:
+                for module in modules:  # which may have gathered averages
+                    module.reshard()
+                check_sharded(averaged, "model.reset_iter_state(): a forward pass has failed in evaluation_weights()")
 
     @few_threads()
     @torch.no_grad()

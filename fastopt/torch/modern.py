@@ -24,7 +24,7 @@ from .cohorts import Cohort
 from .memory import few_threads, local
 from .numbers import betas_of, check_hyper_parameters, number
 from .rule import Rule
-from .several import check_sharded
+from .several import RESHARD, check_sharded
 
 
 class LionRule(Rule):
@@ -309,7 +309,8 @@ class ScheduleFreeAdamW(Fused, torch.optim.Optimizer):
         changing = [group for group in self.param_groups if group["train_mode"] != train]
         states = [(p, self.state.get(p, {}).get("z"), group) for group in changing for p in group["params"]]
         begun = [(p, z, weight(betas_of(group)[0])) for p, z, group in states if z is not None]
-        check_sharded([p for p, *_ in begun], f"before {'train' if train else 'eval'}() of the optimizer")
+        way_out = RESHARD.format(f"{'train' if train else 'eval'}() of the optimizer")
+        check_sharded([p for p, *_ in begun], way_out)
         calls: list[Call] = [partial(setitem, group, "train_mode", train) for group in changing]
         for p, z, share in begun:
             own = local(p).detach()

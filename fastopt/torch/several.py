@@ -61,8 +61,11 @@ def later_reduction(wrapper: str) -> str:
     )
 
 
-def check_sharded(params: list[Any], when: str) -> None:
-    """Refuse to write to parameters of FSDP2 whose modules would not notice.
+RESHARD = "model.reshard() before {}, or make it by fully_shard(model, reshard_after_forward=True)"
+
+
+def check_sharded(params: list[Any], way_out: str) -> list[Any]:
+    """Refuse to write to parameters of FSDP2 whose modules would not notice; the modules of FSDP2 that have some.
 
     Each forward has the processes gather parameters in the place of those that the optimizer has. The outermost module
     keeps what it has gathered until a ``backward``, or `torch.distributed.fsdp.FSDPModule.reshard`.
@@ -70,20 +73,22 @@ def check_sharded(params: list[Any], when: str) -> None:
     Raises
     ------
     RuntimeError
-        With ``when`` to call that.
+        With a way out.
     """
     fsdp, own = sys.modules.get("torch.distributed.fsdp"), set(map(id, filter(is_distributed, params)))
     if not (fsdp and own):
-        return
-    modules = _modules(torch.nn.Module)
-    if any(isinstance(module, fsdp.FSDPModule) for module in modules):
+        return []
+    modules, left = _modules(torch.nn.Module), set(own)
+    sharded = [module for module in modules if isinstance(module, fsdp.FSDPModule)]
+    if sharded:
         for module in modules:
-            own.difference_update(_ids_in(module, recurse=False))
-        if own:
+            left.difference_update(_ids_in(module, recurse=False))
+        if left:
             raise RuntimeError(
                 "the model uses weights that FSDP2 has gathered in a forward pass, and would not notice others: call "
-                f"model.reshard() {when}"
+                + way_out
             )
+    return [module for module in sharded if not own.isdisjoint(_ids_in(module, recurse=True))]
 
 
 def _modules(kinds: type | tuple[type, ...]) -> list[Any]:
