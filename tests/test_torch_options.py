@@ -1,12 +1,14 @@
 """The keywords of fastopt.torch: clipping, averages, gradients that are not finite, zeroing, flat, fused backward."""
 
 import copy
+import functools
 import gc
 import pickle
 import warnings
 
 import pytest
 from needs_torch import torch
+from torch.utils.checkpoint import checkpoint
 from torch_reference import batches, distance, loss_of, net
 
 import fastopt.torch
@@ -251,6 +253,57 @@ def test_fused_backward():
     assert_alike(ours, again, 1e-12)
     with optimizer.evaluation_weights():
         assert distance([p.detach() for p in ours.parameters()], [p.detach() for p in again.parameters()]) > 1e-3
+
+
+class Segments(torch.nn.Module):
+    """Two layers; the first runs twice, in a recomputed segment each time, the second once."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.shared, self.own = (torch.nn.Linear(3, 3) for _ in range(3))
+        self.reentrant, self.shares_all = reentrant, False
+
+    def forward(self, x):
+        x = self.head(x)
+        for layer in (self.shared, self.own, self.shared, *[self.own] * self.shares_all):
+            run = functools.partial(lambda layer, x: layer(x).tanh(), layer)
+            x = run(x) if self.reentrant is None else checkpoint(run, x, use_reentrant=self.reentrant)
+        return x.square().sum()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_fused_backward_steps_a_weight_that_segments_share_once(reentrant):
+    """As without recomputing and without fused_backward; what is not shared is freed early from the second step on."""
+    found, left = [], []
+    for kind, way, options in ((torch.optim.SGD, None, {}), (fastopt.torch.SGD, reentrant, {"fused_backward": True})):
+        model = Segments(way)
+        optimizer = kind(model.parameters(), lr=0.1, momentum=0.9, **options)
+        for step in range(3):
+            model(torch.randn(2, 3, generator=torch.Generator().manual_seed(step))).backward()
+            left.append([name for name, p in model.named_parameters() if p.grad is not None])
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append([p.detach() for p in model.parameters()])
+    assert max(float((p - q).abs().max()) for p, q in zip(*found, strict=True)) < 1e-6
+    waits = ["shared.weight", "shared.bias"] if reentrant else []
+    assert left[3] == [*waits, *["own.weight", "own.bias"][: len(waits)]]
+    assert left[4] == left[5] == waits
+
+
+def test_fused_backward_refuses_parts_of_gradients():
+    model, x = Segments(True), torch.ones(1, 3)
+    optimizer = fastopt.torch.SGD(model.parameters(), lr=0.1, fused_backward=True)
+    model(x).backward()
+    optimizer.step()
+    model.shares_all = True
+    with pytest.raises(RuntimeError, match=r"with a part of its gradient, .* use use_reentrant=False"):
+        model(x).backward()
+    model = Segments(True)
+    optimizer = fastopt.torch.SGD(model.parameters(), lr=0.1, fused_backward=True)
+    model(x).backward()
+    with pytest.raises(RuntimeError, match=r"for step\(\): call it after each backward, or use use_reentrant=False"):
+        model(x).backward()
 
 
 def test_fused_backward_frees_gradients_as_it_goes():

@@ -10,6 +10,7 @@ import torch
 from .._torch import found_inf_of, scale_of
 from ..kernels.locks import Lock
 from ..steps.alone import alone
+from .arrivals import Arrivals
 from .building import AnyOptimizer, check_members, local_gradient, member_of, optimizer_of, pack
 from .cohorts import Cohort
 from .memory import few_threads
@@ -46,6 +47,7 @@ class BackwardSteps:
         self._singles: dict[Any, _Single] = {}
         self._places: dict[Any, tuple[int, int]] = {}
         self._stepped: set[int] = set()  # since `finish`
+        self._arrivals = Arrivals()
 
     def forget(self) -> None:
         """Let go of optimizers: state was exchanged."""
@@ -67,9 +69,11 @@ class BackwardSteps:
 
     @torch.compiler.disable
     def step_early(self, parameter: torch.Tensor) -> None:
-        """`step` during ``backward``, unless gradients are reduced after that."""
+        """`step` during ``backward``, unless gradients are reduced after that, or not complete yet."""
         if not self._singles:
             check_reduction(self._params())
+        if self._arrivals.waits(id(parameter)):
+            return
         self.step(parameter)
         self._stepped.add(id(parameter))
 
@@ -97,7 +101,7 @@ class BackwardSteps:
         self._singles[parameter] = single
 
     def finish(self) -> None:
-        """Step what still has a gradient: parameters that were frozen when hooks were last placed.
+        """Step what still has a gradient: parameters that were frozen when hooks were last placed, shared by segments.
 
         Raises
         ------
@@ -111,6 +115,7 @@ class BackwardSteps:
                 "a GradScaler, or the scaler without fused_backward"
             )
         self.await_gradients()
+        self._arrivals.end()
         left = [p for p in self._params() if p.grad is not None]
         stepped, self._stepped = self._stepped, set()
         if has_processes() and not stepped.isdisjoint(map(id, left)):
