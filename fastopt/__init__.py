@@ -11,6 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import _checkout, optimizers, schedules  # noqa: F401
+from .checkpoint.faults import CheckpointError
+from .checkpoint.loading import load
 from .custom import register_rule
 from .custom_format import register_format
 from .flat import FlatBuffer, pack
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CheckpointError",
     "FlatBuffer",
     "Optimizer",
     "RowGradient",
@@ -33,6 +36,7 @@ __all__ = [
     "callbacks",
     "capture",
     "get_num_threads",
+    "load",
     "losses",
     "optimizers",
     "pack",

@@ -47,7 +47,7 @@ def takes_step(rate: Callable[..., Any]) -> bool:
     )
 
 
-def _checked_exclusion(excluded: Any) -> dict[str, list[str]]:
+def checked_exclusion(excluded: Any) -> dict[str, list[str]]:
     """Check what a config says of exclusions from weight decay."""
     name = "exclude_from_weight_decay"
     if not isinstance(excluded, Mapping) or excluded.keys() - {"paths", "names"}:
@@ -265,7 +265,7 @@ class HyperParameters:
             arguments["learning_rate"] = deserialize_schedule(arguments["learning_rate"])
         optimizer = cls(**arguments)
         if excluded:
-            optimizer._excluded = _checked_exclusion(excluded)
+            optimizer._excluded = checked_exclusion(excluded)
         return optimizer
 
     def __repr__(self) -> str:

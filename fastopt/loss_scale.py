@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from . import state
 from .counts import Call
 from .hyper_parameters import without_axes
 from .memory import Memory
@@ -285,6 +286,10 @@ class LossScaleOptimizer(Optimizer):
 
     def load_state_dict(self, d: Mapping[str, Any], strict: bool = True, convert: bool = False) -> None:
         """See `Optimizer.load_state_dict`."""
+        with self.inner_optimizer._one_at_a_time():
+            state.write(self.inner_optimizer, self._taking_over(d, strict, convert))
+
+    def _taking_over(self, d: Mapping[str, Any], strict: bool, convert: bool) -> list[Callable[[], Any]]:
         own = {key: d[key] for key in ("dynamic_scale", "step_counter") if key in d}
         if strict and len(own) < 2:
             raise ValueError("the state does not fit: missing dynamic_scale or step_counter")
@@ -292,10 +297,16 @@ class LossScaleOptimizer(Optimizer):
         if checked.get("dynamic_scale", 1.0) <= 0:
             raise ValueError(f"state dynamic_scale: must be positive, got {checked['dynamic_scale']}")
         rest = {key: value for key, value in d.items() if key not in own}
-        self.inner_optimizer.load_state_dict(rest, strict, convert)
-        self._set_scaling(
-            checked.get("dynamic_scale", self.dynamic_scale), int(checked.get("step_counter", self.step_counter))
-        )
+        scale = checked.get("dynamic_scale", self.dynamic_scale)
+        counter = int(checked.get("step_counter", self.step_counter))
+        return [
+            *self.inner_optimizer._taking_over(rest, strict, convert),
+            partial(self._set_scaling, scale, counter),
+        ]
+
+    def _not_arrays(self) -> dict[str, Any]:
+        own = {"dynamic_scale": self.dynamic_scale, "step_counter": self.step_counter}
+        return {**self.inner_optimizer._not_arrays(), **own}
 
     def get_config(self) -> dict[str, Any]:
         """All hyper-parameters, JSON-able, the inner optimizer's under ``inner_optimizer``."""

@@ -38,6 +38,11 @@ def is_built_in(name: str) -> bool:
     return name.lower() in _BUILT_IN
 
 
+def is_known(kind: type[Optimizer]) -> bool:
+    """Whether `deserialize` finds a class again that `serialize` has named."""
+    return _CLASSES.get(kind.__name__.lower()) is kind or kind.__module__.startswith(_OLD_RELEASES)
+
+
 def names() -> list[str]:
     """The names that `get` knows."""
     return [kind.__name__ for kind in _CLASSES.values()]
@@ -99,4 +104,6 @@ def deserialize(config: Mapping[str, Any]) -> Any:
     name, module = config["class_name"], str(config.get("module"))
     old = module.startswith(_OLD_RELEASES)  # Keras's own modules may stand there too; nothing else is imported
     kind = getattr(importlib.import_module(module), name) if old else find(name)
+    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+        raise ValueError(f"{module}.{name} is no optimizer")
     return kind.from_config(config["config"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from array import array as numbers
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 from . import state
+from .checkpoint import contents, loading
+from .checkpoint.saving import Saving
 from .counts import Counts
 from .flat import FlatBuffer
 from .kernels.locks import Lock
@@ -61,7 +64,93 @@ class Saved:
         """
         self._require_built("load_state_dict()")
         with self._one_at_a_time():
-            state.load(self, d, strict, convert)
+            state.write(self, self._taking_over(d, strict, convert))
+
+    def _taking_over(self, d: Mapping[str, Any], strict: bool, convert: bool) -> list[Callable[[], Any]]:
+        """Check a state; what writes it."""
+        return state.taking_over(self, d, strict, convert)
+
+    def _not_arrays(self) -> dict[str, Any]:
+        """What a state has beside its arrays."""
+        return state.not_arrays(self)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        params: bool = False,
+        extra: Any = None,
+        keep: int = 1,
+        background: bool = False,
+        progress: Callable[[int, int], Any] | None = None,
+    ) -> Saving:
+        """Write a checkpoint: all that is needed to go on bit for bit, in one file, which is there as a whole or not.
+
+        What is at ``path`` stays there until the new file is on the disk. It is a *safetensors* file, see
+        docs/checkpoints.md; arrays are written from where they lie, without a copy of them all.
+
+        Parameters
+        ----------
+        path : str or path
+        params : bool
+            Whether the parameters are written, too.
+        extra : any, optional
+            What the training loop has of its own: None, bools, numbers, str, bytes, lists, tuples, dicts and NumPy
+            arrays, nested, such as ``{"epoch": 3, "rng": rng.bit_generator.state}``.
+        keep : int >= 1
+            How many checkpoints to have: the last ones are ``path.1``, ``path.2``, …, as many as were there.
+        background : bool
+            Return at once, and write from a copy of the state, made here, while training goes on.
+        progress : function, optional
+            Called with the bytes written so far, and all that will be, after some megabytes each. What it raises ends
+            the saving.
+
+        Returns
+        -------
+        fastopt.checkpoint.saving.Saving
+            ``wait()`` returns when the file is on the disk, or raises what went wrong; ``done()`` says whether it is.
+            Without ``background`` it is.
+
+        Raises
+        ------
+        RuntimeError
+            If the optimizer is not built, in the middle of a step, or, with ``params``, in `evaluation_weights`.
+        TypeError, ValueError
+            If ``extra`` holds something else, or an argument makes no sense.
+        OSError
+            If the system cannot write it. Then what was at ``path`` is there, and nothing else is.
+        """
+        return contents.save(self, path, params, extra, keep, background, progress)
+
+    def load(self, path: str | os.PathLike[str], *, strict: bool = True, convert: bool = False) -> Any:
+        """Take over a checkpoint that `save` has written: the state, and the parameters if it holds them, in place.
+
+        Hyper-parameters stay as they are, other than the learning rate: `fastopt.load` makes the optimizer, too.
+
+        Parameters
+        ----------
+        path : str or path
+        strict : bool
+            Whether parameters and state must be the same as here by name; otherwise others are passed over.
+        convert : bool
+            As of `load_state_dict`.
+
+        Returns
+        -------
+        any
+            What was ``extra`` for `save`.
+
+        Raises
+        ------
+        fastopt.CheckpointError
+            If the file is damaged, no checkpoint, of a newer fastopt, or does not fit. Then nothing has changed.
+        OSError
+            If it cannot be read.
+        RuntimeError
+            If the optimizer is not built, in the middle of a step, or in `evaluation_weights` and the file holds
+            parameters.
+        """
+        return loading.load_into(self, path, strict, convert)
 
     def __getstate__(self) -> dict[str, Any]:
         if self._evaluating:

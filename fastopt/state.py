@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from .device import AnyArray, Array
+from .checkpoint.tensors import Stored
+from .device import AnyArray, Array, Place
 from .formats import bit_patterns, flat_view, host_like, parts_of, put
 from .kernels.cpu.conversion import decoded
 from .kernels.formats import FORMATS
 from .kernels.registry import Slot
 from .parameters import Parameter
+from .uninterrupted import uninterrupted
 
 TOLD = "formats"
 """Name under which a state says how its arrays are kept, as JSON, if not all are as steps work with them."""
@@ -39,7 +41,7 @@ def _arrays(optimizer: Any) -> Iterator[tuple[str, AnyArray]]:
                 yield f"{parameter.path}/{slot}", array
 
 
-def _formats(optimizer: Any) -> dict[str, dict[str, str]]:
+def formats_in_memory(optimizer: Any) -> dict[str, dict[str, str]]:
     """For each parameter, by its path, the formats of what is kept in one."""
     found = {
         parameter.path: {**_kept(plan.kept.formats), **(_order(parameter) if plan.kept.scaled else {})}
@@ -75,11 +77,15 @@ def restore(optimizer: Any, arrays: Mapping[str, Array]) -> None:
 
 
 def export(optimizer: Any) -> dict[str, Any]:
-    """Copies of the state arrays, and the counters."""
-    found = {**snapshot(optimizer), **_counters(optimizer)}
-    formats = _formats(optimizer)
+    """Copies of the state arrays, and what is no array."""
+    return {**snapshot(optimizer), **not_arrays(optimizer)}
+
+
+def not_arrays(optimizer: Any) -> dict[str, int | float | str]:
+    """The counters, and what is to be said of formats."""
+    formats = formats_in_memory(optimizer)
     told = {"version": VERSION, "parameters": formats}
-    return {**found, TOLD: json.dumps(told, sort_keys=True)} if formats else found
+    return {**_counters(optimizer), **({TOLD: json.dumps(told, sort_keys=True)} if formats else {})}
 
 
 def _counters(optimizer: Any) -> dict[str, int | float]:
@@ -87,18 +93,38 @@ def _counters(optimizer: Any) -> dict[str, int | float]:
 
 
 def load(optimizer: Any, given: Mapping[str, Any], strict: bool, convert: bool = False) -> None:
-    """Check everything, then write it; what is kept in other formats is refused, or converted.
+    """Check everything, then write it: see `taking_over`."""
+    write(optimizer, taking_over(optimizer, given, strict, convert))
+
+
+def write(optimizer: Any, writes: list[Callable[[], Any]]) -> None:
+    """Do what writes a state that has been checked; a signal finds it done or not begun, other than on a GPU."""
+
+    def all_of_them() -> None:
+        for each in writes:
+            each()
+
+    if optimizer._place.on_gpu:
+        all_of_them()  # its current stream is the thread's
+    else:
+        uninterrupted(all_of_them)
+
+
+def taking_over(
+    optimizer: Any, given: Mapping[str, Any], strict: bool, convert: bool = False
+) -> list[Callable[[], Any]]:
+    """Check everything; what writes it. What is kept in other formats is refused, or converted.
 
     Raises
     ------
     TypeError, ValueError
-        If something does not fit; the optimizer is as it was.
+        If something does not fit.
     """
     if not isinstance(given, Mapping):
         raise TypeError(f"expected a mapping as state_dict() makes it, got {type(given).__name__}")
     optimizer._confirm()
     given = dict(given)
-    theirs, own = _told(given.pop(TOLD, None)), _formats(optimizer)
+    theirs, own = _told(given.pop(TOLD, None)), formats_in_memory(optimizer)
     if theirs != own and not convert:
         raise ValueError(
             f"the state is kept in other formats than here ({theirs or 'none'}, here {own or 'none'}): "
@@ -116,13 +142,21 @@ def load(optimizer: Any, given: Mapping[str, Any], strict: bool, convert: bool =
         _check_names({*arrays, *counters}, set(given))
     new_arrays = {name: _checked_array(name, given[name], array) for name, array in arrays.items() if name in given}
     new_counters = {name: checked_counter(name, given[name], old) for name, old in counters.items() if name in given}
-    for name, values in new_arrays.items():
-        optimizer._place.from_host(arrays[name], values)
-    for write in writes:
-        write()
-    for name, number in new_counters.items():
-        setattr(optimizer, optimizer._counters()[name], number)
-    optimizer._state_is_set()
+    attributes = optimizer._counters()
+    return [
+        *(partial(fill, optimizer._place, arrays[name], values) for name, values in new_arrays.items()),
+        *writes,
+        *(partial(setattr, optimizer, attributes[name], number) for name, number in new_counters.items()),
+        optimizer._state_is_set,
+    ]
+
+
+def fill(place: Place, array: AnyArray, values: Any) -> None:
+    """Write values of the array's shape and dtype; those of a file without a copy of them all, on the host."""
+    if isinstance(values, Stored) and not place.on_gpu:
+        values.read_into(array)
+    else:
+        place.from_host(array, np.asarray(values))
 
 
 def _told(formats: Any) -> dict[str, dict[str, str]]:
@@ -133,7 +167,7 @@ def _told(formats: Any) -> dict[str, dict[str, str]]:
         told = json.loads(str(np.asarray(formats)))
         version, parameters = told["version"], told["parameters"]
         well_formed = all(isinstance(kind, str) for kinds in parameters.values() for kind in kinds.values())
-    except (ValueError, AttributeError, KeyError, TypeError):
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         well_formed = False
     if not well_formed:
         raise ValueError(f"state {TOLD}: expected what state_dict() says, got {formats!r}")
@@ -161,7 +195,7 @@ def _conversions(
                 if values is None or their.get("") != here.get(""):
                     values = np.zeros(array.shape, array.dtype)  # nothing is beside: the parameter is what it is
                 values = _checked_array(f"{path}/{name}", values, array)
-                writes.append(partial(optimizer._place.from_host, array, values))
+                writes.append(partial(fill, optimizer._place, array, values))
     return writes
 
 
@@ -195,7 +229,7 @@ def _numbers_of(name: str, given: Mapping[str, Any], kind: str | None, axes: str
         raise ValueError(f"the state does not fit: missing {name}")
     numbers = host_like(parameter.array, parameter.dtype)
     if kind is None:
-        return _checked_array(name, given[name], numbers)
+        return np.asarray(_checked_array(name, given[name], numbers))
     _known({name: kind})
     order = [int(axis) for axis in axes.split(",")] if axes else list(range(numbers.ndim))
     stored = []
@@ -226,7 +260,10 @@ def _check_names(expected: set[str], given: set[str]) -> None:
         )
 
 
-def _checked_array(name: str, values: Any, array: AnyArray) -> Array:
+def _checked_array(name: str, values: Any, array: AnyArray) -> Array | Stored:
+    """Values as an array's dtype; of a file and of that dtype, as they are."""
+    if isinstance(values, Stored) and (values.dtype, values.shape) == (array.dtype, array.shape):
+        return values
     values = np.asarray(values)
     if array.dtype in _CODES:
         values = bit_patterns(values)
