@@ -45,7 +45,6 @@ def save(
     kept, arrays = extras.encoded(extra)
     place = os.path.realpath(name)
     wait_for_others(place)
-    saving = Saving(place)
     with between_steps(core):
         if params and core._evaluating:
             raise RuntimeError("inside evaluation_weights() the parameters are averages: leave it, then save them")
@@ -53,10 +52,9 @@ def save(
         text = json.dumps(_description(optimizer, core, params, kept), default=_plain, separators=(",", ":"))
         if not background:
             _write(name, keep, items, text, progress)
-            return saving
+            return Saving(place)
         items = [_copied(item) for item in items]
-    saving._begin(partial(_write, name, keep, items, text, progress))
-    return saving
+    return Saving(place, partial(_write, name, keep, items, text, progress))
 
 
 def _write(path: str, keep: int, items: list[Item], text: str, progress: Progress | None) -> None:
