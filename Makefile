@@ -28,7 +28,8 @@ help:
 	@echo 'make test       the test suite, less the slow and networked tests  (ARGS="-k adam", WORKERS=4)'
 	@echo 'make test-all   every test'
 	@echo 'make test-oldest  the tests with the lowest versions of all that fastopt needs'
-	@echo 'make torture    a minute of interrupted steps: each must be whole or not done  (ARGS="--seconds 600")'
+	@echo 'make torture    a minute of interrupted steps: each must be whole or not done  (ARGS="--seconds 600");'
+	@echo '                then 300 kills of a process that trains and saves: nothing may be lost'
 	@echo 'make lint       ruff, mypy and import-linter'
 	@echo 'make bench      every optimizer against the memory and other libraries, as ratios that must hold'
 	@echo '                (ARGS="--cases gpt2"); bench-quick: a few; bench-baseline: keep this processor'\''s ratios;'
@@ -67,6 +68,7 @@ endef
 
 torture: $(DEV)
 	$(BIN)/python tests/torture.py $(ARGS)
+	$(BIN)/python tests/torture_checkpoints.py
 
 # mypy and import-linter look at folders, not at the import hook of an editable install, so they would not find kernels/
 # under the name fastopt.kernels: they get a normal install.

@@ -2,8 +2,8 @@
 
     python examples/resume.py run.safetensors --epochs 20
 
-Kill it at any moment and start it again: it goes on from the last checkpoint, which holds the parameters, the optimizer's
-state, and what the loop has of its own: where it is in the epoch, the state of the generator that shuffles, the losses.
+Kill it at any moment and start it again: it goes on from the last checkpoint, which holds the parameters, the state of
+the optimizer, and what the loop has of its own: where it is in the epoch, the generator that shuffles, the losses.
 """
 
 import argparse

@@ -52,7 +52,7 @@ def main():
     """Write them."""
     FOLDER.mkdir(parents=True)
     for name in MADE:
-        optimizer, params = trained(name)
+        optimizer, _ = trained(name)
         optimizer.save(FOLDER / f"{name}.safetensors", params=True, extra=EXTRA)
 
 

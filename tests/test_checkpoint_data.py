@@ -55,7 +55,7 @@ def test_the_first_file_has_numbers_that_are_known():
     """Not by what fastopt computes today."""
     loaded = fastopt.load(DATA / "checkpoints-1" / "scaled.safetensors")
     assert (loaded.optimizer.iterations, loaded.optimizer.dynamic_scale, loaded.optimizer.step_counter) == (3, 8.0, 0)
-    # The scale is 4: gradients of b are (-8, -5, -2), (-8, -4, 0), (-8, -3, 2), divided by 8 and 4; momentum 0.9, rate 0.1.
+    # The gradients of b, times 8; then divided by the scale, which is 4. Momentum 0.9, rate 0.1.
     velocity, b = np.zeros(3), np.full(3, 0.5)
     for gradient in ([-8, -5, -2], [-8, -4, 0], [-8, -3, 2]):
         velocity = 0.9 * velocity - 0.1 * np.array(gradient) / 32
