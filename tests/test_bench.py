@@ -639,8 +639,9 @@ EXTRA = [
     "formats/adam/split-masters-8-bit",
     "formats/bitsandbytes/adam/1e6",
     "deepspeed/adamw/float32/float32-state/1e6",
+    "checkpoints/1e9",
 ]
-"""Cases of bench/test_tables.py, bench/test_formats.py and bench/test_deepspeed.py."""
+"""Cases of bench/test_tables.py, bench/test_formats.py, bench/test_deepspeed.py and bench/test_checkpoints.py."""
 
 
 @pytest.mark.parametrize("name", ["gates.toml", "gates-quick.toml"])

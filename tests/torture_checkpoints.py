@@ -4,8 +4,8 @@
 
 A child trains by itself: it loads what is at its path, takes steps whose gradients are those of its own count, saves
 after each, now and then in the background, and keeps the last three. It is killed by SIGKILL after a random time, and
-another takes its place. At the end everything that is held has the bits of a run that was never killed. After every kill
-each file that is there loads, and is one of a moment of that run.
+another takes its place. At the end everything that is held has the bits of a run that was never killed. After every
+kill each file that is there loads, and is one of a moment of that run.
 """
 
 import argparse
