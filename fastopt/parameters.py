@@ -123,11 +123,11 @@ def with_copies(parameters: list[Parameter], copies: Any) -> list[Parameter]:
 
 
 def _copy_of(parameter: Parameter, array: Any) -> dict[str, Any]:
-    name, kind = f"copy of parameter {parameter.path}", kept_as(array)
+    name = f"copy of parameter {parameter.path}"
     if parameter.place.on_gpu or parameter.array.dtype != np.float32:
         where = "on a GPU" if parameter.place.on_gpu else f"of {parameter.kept_as or parameter.array.dtype}"
         raise TypeError(f"{name}: copies are of parameters of float32 on the host, and this is one {where}")
-    view = HOST.view(name, array)
+    view, kind = HOST.view(name, array), kept_as(array)
     if not kind or not view.dtype.isnative:
         raise TypeError(f"{name}: expected bfloat16 or float16, got {view.dtype}")
     if view.shape != parameter.array.shape or not lies_alike(view, parameter.array):

@@ -1137,6 +1137,8 @@ def test_copies_come_along_when_an_optimizer_is_copied():
         ({"b": np.zeros(5, np.float32)}, TypeError, "copy of parameter b: expected bfloat16 or float16, got float32"),
         ({"b": np.zeros(10, BF16)[::2]}, ValueError, "copy of parameter b: expected shape .* strides"),
         ({"b": [1.0]}, (TypeError, ValueError), "b"),
+        ({"b": None}, TypeError, "copy of parameter b: "),
+        ({"b": 3}, TypeError, "copy of parameter b: "),
     ],
 )
 def test_what_cannot_be_a_copy_is_refused(copies, error, message):
