@@ -86,7 +86,7 @@ lint: $(DEV)
 # part, the fastest as a rule: to set the others up and wait for them would take minutes.
 bench: $(PEERS)
 	@mkdir -p build/bench
-	$(BENCH) bench/test_cases.py bench/test_functions.py bench/test_tables.py bench/test_formats.py bench/test_deepspeed.py \
+	$(BENCH) bench/test_cases.py bench/test_functions.py bench/test_tables.py bench/test_formats.py bench/test_deepspeed.py bench/test_checkpoints.py \
 	  --fewer-peers --benchmark-json=build/bench/pytest-benchmark.json $(ARGS)
 
 # Threads that wait without spinning: whatever else runs on the machine then costs least.

@@ -85,12 +85,12 @@ def parameters_of(
     shapes = list(shapes)
     paths = [str(number) for number in range(len(shapes))]
     return [
-        parameter_of(path, _stand_in(path, shape, np.dtype(np.uint16 if "dtype" in own else dtype)), own)
+        parameter_of(path, _unfilled(path, shape, np.dtype(np.uint16 if "dtype" in own else dtype)), own)
         for path, shape, own in zip(paths, shapes, settings_of(paths, overrides), strict=True)
     ]
 
 
-def _stand_in(path: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+def _unfilled(path: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
     extents = tuple(map(int, shape))
     if min(extents, default=0) < 0 or math.prod(extents) * dtype.itemsize >= 2**63:
         raise ValueError(

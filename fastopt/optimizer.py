@@ -96,7 +96,8 @@ class Optimizer(Averages, Decay, Prepared, Saved, Slots, Declared):
             Arrays of bfloat16 or float16 in the places of parameters of float32, of their shapes and axis order, for
             all or for some of them. They are written at once, and in the same pass as the parameters at each step,
             rounded to the nearest number: what a device computes with whose optimizer runs on the host. What else
-            changes a parameter does not reach its copy before the next step.
+            changes a parameter does not reach its copy before the next step. Steps write them as long as the
+            optimizer lives, also if they have been made read-only since.
 
         Raises
         ------

@@ -118,7 +118,7 @@ def with_copies(parameters: list[Parameter], copies: Any) -> list[Parameter]:
         raise ValueError(f"copies: {_few(unknown)} belong to no parameter; the paths are {_few(sorted(known))}")
     found = [p._replace(**_copy_of(p, given[p.path])) if p.path in given else p for p in parameters]
     both = [(p.path, p.array) for p in found] + [(f"{p.path} (copy)", p.copy) for p in found if p.copy is not None]
-    check_disjoint([path for path, _ in both], [array for _, array in both], HOST)
+    check_disjoint([path for path, _ in both], [array for _, array in both], HOST, "a copy needs memory of its own")
     return found
 
 
@@ -211,8 +211,10 @@ def _check_parameter(path: str, array: AnyArray, kind: str) -> None:
         )
 
 
-def check_disjoint(paths: list[str], arrays: list[AnyArray], place: Place) -> None:
-    """Refuse arrays without gaps that share memory."""
+def check_disjoint(
+    paths: list[str], arrays: list[AnyArray], place: Place, instead: str = "pass a shared parameter once"
+) -> None:
+    """Refuse arrays without gaps that share memory; the message says what to do instead."""
     starts = [place.address(array) for array in arrays]
     ranges = sorted(
         (start, start + array.nbytes, path) for start, array, path in zip(starts, arrays, paths, strict=True)
@@ -220,7 +222,7 @@ def check_disjoint(paths: list[str], arrays: list[AnyArray], place: Place) -> No
     ranges = [item for item in ranges if item[0] < item[1]]
     for (_, end, path), (start, _, other) in pairwise(ranges):
         if start < end:
-            raise ValueError(f"parameters {path} and {other} share memory: pass a shared parameter once")
+            raise ValueError(f"parameters {path} and {other} share memory: {instead}")
 
 
 def settings_of(paths: list[str], overrides: Mapping[str, Mapping[str, Any]] | None) -> list[dict[str, Any]]:

@@ -639,6 +639,7 @@ EXTRA = [
     "formats/adam/split-masters-8-bit",
     "formats/bitsandbytes/adam/1e6",
     "deepspeed/adamw/float32/float32-state/1e6",
+    "deepspeed/adamw/bfloat16/float32-state/1e7",
     "checkpoints/1e9",
 ]
 """Cases of bench/test_tables.py, bench/test_formats.py, bench/test_deepspeed.py and bench/test_checkpoints.py."""

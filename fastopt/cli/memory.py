@@ -35,7 +35,6 @@ IN_HALF: list[tuple[str, dict[str, Any]]] = [
 ]
 """The same of bfloat16 and float16, which cannot be split."""
 
-
 UNITS = "kB", "MB", "GB", "TB", "PB", "EB"
 
 

@@ -43,10 +43,8 @@ def _root(size, scale, shift, most):
 
 @inlined_callee
 def _power(root, scale, shift, most):
-    """Bits of what has such a root, a float32 whose sign is of no account."""
-    logarithm = np.int32(
-        np.int32(bits_of(root)) << shift
-    )  # what is shifted out at the top is what multiples of 2**32 are
+    """Bits of what has such a root, a float32 whose sign is of no account: it is shifted out at the top."""
+    logarithm = np.int32(np.int32(bits_of(root)) << shift)
     return np.int32(logarithm + np.int32(np.int32(bits_of(scale)) - np.int32(most << shift)))
 
 
