@@ -105,12 +105,17 @@ def _chunks(array: Array) -> Iterator[memoryview]:
     for start in range(0, array.size, max(length, 1)):
         part = buffer[: array.size - start]
         part[...] = _run(array, start, start + len(part))
-        yield memoryview(part.view(np.uint8))
+        yield _bytes_of(part)
 
 
 def _run(array: Array, start: int, stop: int) -> Array:
     """Elements of an array in C order."""
     return array.reshape(-1)[start:stop] if array.flags.c_contiguous else array.flat[start:stop]
+
+
+def _bytes_of(array: Any) -> memoryview:
+    """The memory of an array without gaps, of one axis."""
+    return memoryview(array.view(np.uint8))
 
 
 def _write_all(file: FileIO, part: memoryview) -> None:
@@ -170,14 +175,14 @@ class Stored:
         """
         self._source.file.seek(self._source.start + self._entry.begin)
         if array.flags.c_contiguous and array.dtype == self.dtype:
-            flat = memoryview(array.reshape(-1).view(np.uint8))
+            flat = _bytes_of(array.reshape(-1))
             for start in range(0, len(flat), CHUNK):
                 self._source.fill(flat[start : start + CHUNK])
             return
         numbers, start = self._source.buffer.view(self.dtype), 0
         while start < array.size:
             part = numbers[: array.size - start]
-            self._source.fill(memoryview(part.view(np.uint8)))
+            self._source.fill(_bytes_of(part))
             array.flat[start : start + len(part)] = part
             start += len(part)
 
@@ -186,7 +191,7 @@ class Stored:
         self._source.file.seek(self._source.start + self._entry.begin)
         left, number = self._entry.end - self._entry.begin, 0
         while left:
-            part = memoryview(self._source.buffer)[:left]
+            part = _bytes_of(self._source.buffer)[:left]
             self._source.fill(part)
             left, number = left - len(part), zlib.crc32(part, number)
         return number

@@ -174,8 +174,9 @@ class CudaGradients(BaseGradients):
         """See `BaseGradients._find_layout`. Of numbers like the parameter's, of 16 bits, the record has no axes."""
         parameter = self.parameters[k]
         if is_like(grad, parameter) and lies_alike(grad, parameter.array):
+            kind: Any = kind_of(grad, parameter)
             start = self.table[LAYOUT, k] = self._starts[k]
-            self.layouts[start : start + 2] = kind_of(grad, parameter), 0
+            self.layouts[start : start + 2] = kind, 0
             return
         super()._find_layout(k, grad)
         if self.table[LAYOUT, k] != DIRECT:
