@@ -45,6 +45,6 @@ def uninterrupted(job: Callable[[], Any]) -> None:
             raised = error
             if not begun:
                 break
-    for error in (*errors, raised):
-        if error is not None:
-            raise error
+    for fault in (*errors, raised):
+        if fault is not None:
+            raise fault
