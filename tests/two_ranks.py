@@ -4,15 +4,20 @@ A case is a function of the mesh and the rank; its name in the report is its own
 one of the processes.
 """
 
+import contextlib
 import copy
 import datetime
+import io
 import math
+import runpy
 import sys
 import warnings
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import fastopt.torch
@@ -224,7 +229,7 @@ def part_of_nothing(mesh, rank):
 def meshes_of_two_dimensions(mesh, rank):
     """Replicated over one dimension, divided over the other; and a parameter on one dimension's own mesh."""
     world, found = dist.get_world_size(), []
-    for shape in ((world, 1), (1, world), (2, world // 2)) if world > 2 else ((2, 1), (1, 2)):
+    for shape in [(world, 1), (1, world), *[(2, 2)] * (world == 4)]:
         both = dist.init_device_mesh("cpu", shape, mesh_dim_names=("copies", "parts"))
         for placements in (
             (Replicate(), Shard(0)),
@@ -400,17 +405,58 @@ def sequence_parallel(mesh, rank):
     return {"gap": distance(models[1].parameters(), models[0].parameters()), "placed": placed}
 
 
+@case
+def parts_that_nothing_names(mesh, rank):
+    """ZeRO-1 and FSDP1 hand plain tensors over: what goes by all gradients is refused, the rest is torch's."""
+    refused, gaps = [], []
+    for options in ({"clip_norm": 1.0}, {"nonfinite": "skip"}, {}):
+        wrapped = torch.nn.parallel.DistributedDataParallel(own := model())
+        zero = ZeroRedundancyOptimizer(own.parameters(), fastopt.torch.AdamW, lr=0.1, **options)
+        flat = FullyShardedDataParallel(model(), device_id=torch.device("cpu"), use_orig_params=True)
+        for net, optimizer in ((wrapped, zero), (flat, fastopt.torch.AdamW(flat.parameters(), lr=0.1, **options))):
+            try:
+                for step in range(3):
+                    train(net, optimizer, step, rank)
+            except RuntimeError as error:
+                refused.append(str(error))
+    zero = ZeroRedundancyOptimizer(model().parameters(), fastopt.torch.AdamW, lr=0.1, ema=0.9)
+    for p in zero.param_groups[0]["params"]:
+        p.grad = torch.ones_like(p)
+    zero.step()
+    try:
+        zero.optim.evaluation_weights().__enter__()
+    except RuntimeError as error:
+        refused.append(str(error))
+    expected, _ = one_process(lambda params: torch.optim.AdamW(params, lr=0.1), 3)
+    with FullyShardedDataParallel.summon_full_params(flat):
+        gaps = [distance(own.parameters(), expected.parameters()), distance(flat.parameters(), expected.parameters())]
+    return {"refused": refused, "gaps": gaps}
+
+
+@case
+def examples(mesh, rank):
+    """Each compares its curve with one process's."""
+    found = {}
+    for name in ("torch_fsdp2", "torch_zero1"):
+        path = Path(__file__).parents[1] / "examples" / f"{name}.py"
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            curve, expected = runpy.run_path(str(path))["compare"](rank, dist.get_world_size(), 20)
+        gap = max(abs(a - b) for a, b in zip(curve, expected, strict=True))
+        found[name] = {"gap": gap, "fell": curve[-1] / curve[0], "printed": printed.getvalue()}
+    return found
+
+
 # -- running -----------------------------------------------------------------------------------------------------------
 
 
-def main(store, rank, world):
+def main(store, rank, world, names=None):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     limit = datetime.timedelta(seconds=60)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=limit)
     mesh = dist.init_device_mesh("cpu", (world,))
     found = {}
-    for function in CASES:
+    for function in CASES if names is None else [case for case in CASES if case.__name__ in names]:
         print(f"rank {rank}: {function.__name__}", file=sys.stderr, flush=True)
         found[function.__name__] = copy.deepcopy(function(mesh, rank))
     dist.barrier()

@@ -16,7 +16,7 @@ from ..kernels.cpu.launch import one_call
 from ..kernels.locks import Lock
 from ..steps.alone import alone
 from .memory import few_threads, local
-from .several import RESHARD, check_sharded
+from .several import RESHARD, check_sharded, check_zero
 
 
 class Averages:
@@ -56,6 +56,8 @@ class Averages:
         ]
         if not pairs:
             raise RuntimeError("there are no averaged weights before the first step")
+        own: Any = self
+        check_zero(own, "there are averages of", "average the model by torch.optim.swa_utils.AveragedModel")
         averaged = [p for p, _ in pairs]
         modules = check_sharded(averaged, RESHARD.format("evaluation_weights()"))
         try:

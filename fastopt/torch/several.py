@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from .distributed import check_agreement
+from .distributed import check_agreement, goes_by_all
 from .memory import is_distributed
 from .rule import Owner
 
 
 def check_distribution(owner: Owner, params: list[Any]) -> None:
-    """Refuse distributed tensors where whole ones are needed."""
+    """Refuse parts of parameters, or of all parameters, where they do not do."""
+    check_parts(owner, params)
     if not any(map(is_distributed, params)):
         return
     if owner.flat:
@@ -30,6 +31,47 @@ def check_distribution(owner: Owner, params: list[Any]) -> None:
 def has_processes() -> bool:
     """Whether `torch.distributed` has been initialised."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def check_parts(owner: Owner, params: list[Any]) -> None:
+    """Refuse to go by all gradients where this process has some of them, and nothing tells which others have the rest.
+
+    Raises
+    ------
+    RuntimeError
+        If the optimizer is that of a ZeroRedundancyOptimizer, or the model a FullyShardedDataParallel.
+    """
+    if not (goes_by_all(owner) and has_processes() and torch.distributed.get_world_size() > 1):
+        return
+    what = "clip_norm" if owner.clip_norm is not None else f"nonfinite={owner.nonfinite!r}"
+    check_zero(
+        owner, f"{what} would see the gradients of", "call torch.nn.utils.clip_grad_norm_ of all of them before step()"
+    )
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    own = set(map(id, params))
+    if fsdp and any(not own.isdisjoint(_ids_in(each, True)) for each in _modules(fsdp.FullyShardedDataParallel)):
+        raise RuntimeError(
+            f"{what} would see this process's part of the gradients of FullyShardedDataParallel: call "
+            "model.clip_grad_norm_(limit) before step(), or shard the model by torch.distributed.fsdp.fully_shard"
+        )
+
+
+def check_zero(owner: Owner, what: str, way_out: str) -> None:
+    """Refuse what takes all parameters to an optimizer that ZeroRedundancyOptimizer has made for some of them.
+
+    Raises
+    ------
+    RuntimeError
+        If there are other processes.
+    """
+    zero = sys.modules.get("torch.distributed.optim")
+    if not (zero and has_processes() and torch.distributed.get_world_size() > 1):
+        return
+    if any(vars(each).get("optim") is owner for each in _modules(zero.ZeroRedundancyOptimizer)):
+        raise RuntimeError(
+            f"{what} those parameters alone that ZeroRedundancyOptimizer has this process step: {way_out}, or shard "
+            "the model by torch.distributed.fsdp.fully_shard"
+        )
 
 
 def check_reduction(params: list[Any]) -> None:
