@@ -399,6 +399,8 @@ class Interrupted(BaseException):
     """What a handler raises."""
 
 
+# What a handler raises within a callback of a weak reference, Python itself can only report.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("what", ["save", "load"])
 def test_signals_find_it_done_or_not_begun(what, tmp_path):
     one, two = built(1.0, 400_000)[0], built(2.0, 400_000)[0]

@@ -400,12 +400,12 @@ def _forgets_a_count(apply, self, *arguments, **options):
         self.load_state_dict({"iterations": 2}, strict=False)
 
 
-def _decays_one_group_wrongly(build, self, params, overrides=None):
+def _decays_one_group_wrongly(build, self, params, overrides=None, copies=None):
     """As if overrides of the decay were not there."""
     kept = {
         pattern: {k: v for k, v in own.items() if k != "weight_decay"} for pattern, own in (overrides or {}).items()
     }
-    build(self, params, kept)
+    build(self, params, kept, copies)
 
 
 def _restores_all_but_one_slot(load, self, state, strict=True, convert=False):

@@ -143,8 +143,7 @@ def optimizer_of(owner: Owner, members: list[Member]) -> AnyOptimizer:
 
 
 def _check_devices(owner: Owner, devices: list[Any]) -> None:
-    elsewhere = [device for device in devices if device.type != "cpu"]
-    if owner.rule.needs_cpu and elsewhere:
+    if owner.rule.needs_cpu and (elsewhere := [device for device in devices if device.type != "cpu"]):
         raise ValueError(
             f"{type(owner).__name__} steps parameters on the CPU, and there are some on {elsewhere[0]}: under ZeRO set "
             '"offload_optimizer": {"device": "cpu"}, which puts them there, or use another class'
