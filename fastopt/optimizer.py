@@ -20,7 +20,6 @@ from .flat import FlatBuffer, flatten, is_container, is_plain, match, rebuild
 from .formats import Formats, fill_copy
 from .gradients import ABSENT, BaseGradients, gradients_of
 from .kernels.clipping import ALL, EACH
-from .kernels.cpu.engines import takes_formats
 from .kernels.cpu.launch import one_call
 from .kernels.locks import Lock
 from .parameters import Array, Parameter, collect
@@ -29,14 +28,14 @@ from .prepared import Prepared
 from .saved import Saved
 from .scalars import Scalars, Scaling
 from .slots import Slots
-from .stand_ins import StandIn
+from .stand_ins import StandIn, StandIns
 from .steps.alone import alone, refuse_while
 from .steps.gpu import GpuSteps
 from .steps.host import HostSteps
 from .steps.repeated import RepeatedSteps
 
 
-class Optimizer(Averages, Decay, Prepared, Saved, Slots, Declared):
+class Optimizer(Averages, Decay, Prepared, Saved, Slots, StandIns, Declared):
     """Base class: building, stepping, state. What subclasses say is in `declared.Declared`."""
 
     _structure: Any = None  # what `build` was given
@@ -154,23 +153,6 @@ class Optimizer(Averages, Decay, Prepared, Saved, Slots, Declared):
         self._find_formats()
         self._plan()
         self._built = True
-
-    def _stood_in_for(self, parameter: Parameter) -> Parameter:
-        """A parameter as its rule can step it: as it is, or with an array that stands in for its own."""
-        if self._is_stepped_in_float32(parameter):
-            parameter = parameter.in_float32()
-        if not self._needs_c_order(parameter):
-            return parameter
-        if parameter.origin is not None:
-            raise TypeError(
-                f"parameter {parameter.path}: this rule steps arrays of {parameter.kept_as} in C order only: pass such"
-            )
-        return parameter.in_c_order()
-
-    def _is_stepped_in_float32(self, parameter: Parameter) -> bool:
-        """Whether it is of 16 bits, which its rule cannot take: float32 numbers stand in for it."""
-        takes = not parameter.kept_as or takes_formats(type(self._scalars(self._branch(parameter), 1.0, 1)))
-        return not (takes or parameter.place.on_gpu)
 
     def _plan(self, keep: dict[str, Array] | None = None) -> None:
         plans = self._make_plans()
@@ -359,16 +341,6 @@ class Optimizer(Averages, Decay, Prepared, Saved, Slots, Declared):
         with self._unchanged_by_failure(unless_stepped=True):
             self.build(params)
             self._apply_alone(grads, None, *options)
-
-    def _read_stand_ins(self) -> None:
-        """Copy those of the user's arrays that something stands in for; in order."""
-        for stand_in in self._stand_ins:
-            stand_in.read()
-
-    def _write_back(self) -> None:
-        """Copy what stands in for some of the user's arrays into them."""
-        for stand_in in self._stand_ins:
-            stand_in.writing()()
 
     def _align(self, grads: Any, params: Any) -> Any:
         """Gradients for all parameters built, from gradients for ``params``, which may be some of them."""
